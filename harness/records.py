@@ -149,11 +149,18 @@ class RunFolder:
         """Indices of the chunks whose records are there. Does not open them."""
         return {int(p.stem.removeprefix("part-")) for p in self.path.glob("records/part-*.parquet")}
 
-    def write_part(self, chunk: int, rows: pa.Table) -> None:
-        """Commit the records of one chunk."""
+    def write_part(self, chunk: int, rows: pa.Table, seconds: dict[str, float]) -> None:
+        """Commit the records of one chunk. seconds: per stage; kept beside the rows, which are the same in every run."""
         sink = pa.BufferOutputStream()
-        pq.write_table(rows.cast(ATTACK_SCHEMA), sink, compression="zstd")
+        table = rows.cast(ATTACK_SCHEMA).replace_schema_metadata({"seconds": json.dumps(seconds)})
+        pq.write_table(table, sink, compression="zstd")
         write_atomically(self.part_path(chunk), sink.getvalue().to_pybytes())
+
+    def read_seconds(self, chunk: int) -> dict[str, float]:
+        """Seconds per stage that the chunk took."""
+        metadata = pq.read_schema(self.part_path(chunk)).metadata or {}
+        seconds: dict[str, float] = json.loads(metadata.get(b"seconds", b"{}"))
+        return seconds
 
     def read_part(self, chunk: int) -> pa.Table:
         path = self.part_path(chunk)

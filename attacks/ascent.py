@@ -1,0 +1,87 @@
+"""Projected ascent along a plan of steps: the loop that the gradient attacks share."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.losses import Cotangent, margins
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+class Step(NamedTuple):
+    """Go `length` times eps along the steepest direction of `loss`."""
+
+    loss: Cotangent
+    length: float
+
+
+class Best(NamedTuple):
+    """The candidate of each sample so far: the first that fools the victim, else the one of least margin."""
+
+    z: Tensor  # [B, C, H, W]
+    margin: Tensor  # [B], of the attacked head
+    broken: Tensor  # bool [B]
+
+    @classmethod
+    def start(cls, x: Tensor) -> "Best":
+        """Nothing found yet: the candidates are the images themselves."""
+        return cls(x.clone(), x.new_full((len(x),), math.inf), torch.zeros(len(x), dtype=torch.bool, device=x.device))
+
+    def note(self, index: Tensor, z: Tensor, margin: Tensor, broken: Tensor) -> None:
+        """Enter candidates z of the samples at `index` (positions), in place."""
+        better = broken | (margin < self.margin[index])
+        where = index[better]
+        self.z[where] = z[better]
+        self.margin[where] = margin[better].to(self.margin.dtype)
+        self.broken[where] |= broken[better]
+
+
+def ascend(
+    head: MeteredHead,
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    plan: Sequence[Step],
+    best: Best,
+    index: Tensor,
+    *,
+    threat: Threat,
+    rng: Rng,
+    target: Tensor | None = None,
+    sparsity: float = 0.05,
+) -> None:
+    """Ascend from `start` and enter what is found into `best`.
+
+    A sample leaves at once when a candidate of its fools the victim. The check uses the logits of the gradient pass, so
+    each step costs one forward and one backward, and the end point one more forward.
+
+    Args:
+        x, y, start: images [b, C, H, W], labels [b] and legal start points of the samples to attack.
+        index: their positions in `best`, int64 [b].
+        target: class to move to, int64 [b]; None: away from y.
+        sparsity: share of the entries that an l1 step moves.
+    """
+    z = start
+    for number, step in enumerate(plan):
+        draw = rng.stream(number)
+        logits, gradient = head.gradient(z, partial(step.loss, y=y, target=target), draw)
+        broken = head.broken(z, logits, y, draw)
+        best.note(index, z, margins(logits, y), broken)
+        if broken.any():
+            stay = (~broken).nonzero().squeeze(1)
+            if not len(stay):
+                return
+            x, y, z, gradient, index = x[stay], y[stay], z[stay], gradient[stay], index[stay]
+            target = None if target is None else target[stay]
+            threat, rng = threat.select(stay), rng.select(stay)
+        z = threat.project(z + threat.budget(x) * step.length * threat.steepest(gradient, sparsity), x)
+    draw = rng.stream(len(plan))
+    logits = head.scores(z, draw)
+    best.note(index, z, margins(logits, y), head.broken(z, logits, y, draw))
+

@@ -1,0 +1,44 @@
+"""Fast gradient sign method."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.ascent import Best, Step, ascend
+from attacks.losses import named
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+@dataclass(frozen=True)
+class FGSM:
+    """One step of length eps along the steepest direction of the norm (Goodfellow et al. 2015, arXiv 1412.6572).
+
+    A yardstick, not an attack to report: what breaks more than PGD does hides its gradients.
+
+    Args:
+        loss: ce, margin, dlr or pm.
+        random_start: begin at a random point of the ball (R+FGSM).
+
+    Raises:
+        UserError: unknown loss.
+    """
+
+    needs: ClassVar[str] = "gradient"
+
+    loss: str = "ce"
+    random_start: bool = False
+
+    def __post_init__(self) -> None:
+        named(self.loss)
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        best = Best.start(x)
+        start = threat.random(x, rng.stream("start")) if self.random_start else x
+        plan = [Step(named(self.loss), 1.0)]
+        ascend(head, x, y, start, plan, best, torch.arange(len(x), device=x.device), threat=threat, rng=rng)
+        return best.z

@@ -1,0 +1,137 @@
+"""Attack losses, each given by the direction in which the attacker wants to push the logits.
+
+A loss is a function `(logits [B, K], y [B], target [B] or None) -> cotangent [B, K]`: the gradient of the loss with
+respect to the logits, up to a positive factor per sample, scaled to sum of absolute values one. Pulled back through the
+network once, it is the gradient of the input. Steps that do not depend on the length of the gradient (sign, normalised)
+lose nothing, and three failures disappear: softmax underflow at confident samples, the mean over a batch, and the range
+of half precision. All exponents are <= 0. The loss is to be maximised.
+
+Notation: m is the best other class, r_j = exp(z_j - z_m) for the other classes, S = sum of r_j, q = exp(z_m - z_y).
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+
+
+class Cotangent(Protocol):
+    """A loss: see the head of this file."""
+
+    def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor: ...
+
+
+def ce(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the true class; with a target, minus the cross-entropy of the target.
+
+    -log p_y grows with logsumexp_{j != y} z_j - z_y, whose gradient has no factor that vanishes.
+    """
+    z = _wide(logits)
+    if target is None:
+        return _unit(_others(z, y) - _one_hot(y, z))
+    return _unit(_one_hot(target, z) - _others(z, target))
+
+
+def margin(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """z_m - z_y, or z_t - z_y (Carlini and Wagner 2017, arXiv 1608.04644)."""
+    z = _wide(logits)
+    rival = runner_up(z, y) if target is None else target
+    return _unit(_one_hot(rival, z) - _one_hot(y, z))
+
+
+def dlr(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """Difference of logits ratio (Croce and Hein 2020, arXiv 2003.01690), and its targeted form.
+
+    (z_m - z_y) / (z_(1) - z_(3)), or (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2), with z_(i) the i-th largest logit.
+    Where the denominator vanishes the direction is that of the margin.
+    """
+    z = _wide(logits)
+    needed = 3 if target is None else 4
+    if z.shape[1] < needed:
+        raise UserError(f"loss dlr needs at least {needed} classes, the model has {z.shape[1]}; use loss=margin")
+    rival = runner_up(z, y) if target is None else target
+    order = z.argsort(dim=1, descending=True, stable=True)
+    below = _one_hot(order[:, 2], z)
+    if target is not None:
+        below = (below + _one_hot(order[:, 3], z)) / 2
+    up, scale = _one_hot(rival, z) - _one_hot(y, z), _one_hot(order[:, 0], z) - below
+    numerator, denominator = (up * z).sum(1, keepdim=True), (scale * z).sum(1, keepdim=True)
+    quotient = denominator * up - numerator * scale
+    size = z.abs().amax(1, keepdim=True)
+    return _unit(torch.where(denominator > 1e-12 * size, quotient, up))
+
+
+def pm(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """Probability margin p_m - p_y (PMA, arXiv 2411.15210), or p_t - p_y.
+
+    The cotangent is (2 + (S - 1) q) e_m + (1 - q) sum_j r_j e_j - (1 + S) e_y: the logit margin at the boundary (q = 1),
+    mixed with the direction of cross-entropy far from it. Divided by q where q > 1.
+    """
+    z, rival, r, total, up, down = _pieces(logits, y, target)
+    cotangent = r * (down - up)
+    cotangent.scatter_(1, rival[:, None], 2 * down + (total - 1) * up)
+    return _unit(cotangent.scatter_(1, y[:, None], -(1 + total) * down))
+
+
+def rival_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """p_m: (1 + (S - 1) q) e_m - e_y - q sum_{j != m, y} r_j e_j."""
+    z, rival, r, total, up, down = _pieces(logits, y, target)
+    cotangent = -up * r
+    cotangent.scatter_(1, rival[:, None], down + (total - 1) * up)
+    return _unit(cotangent.scatter_(1, y[:, None], -down))
+
+
+def true_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """+p_y: the step away from the boundary with which margin-decomposition attacks begin. Opposite to ce."""
+    return -ce(logits, y)
+
+
+LOSSES: dict[str, Cotangent] = {"ce": ce, "margin": margin, "dlr": dlr, "pm": pm}
+"""The losses that an attack can be given by name."""
+
+
+def named(name: str) -> Cotangent:
+    """The loss of that name. Raises UserError."""
+    if name not in LOSSES:
+        raise UserError(f"loss={name!r} is unknown; choose one of {', '.join(LOSSES)}")
+    return LOSSES[name]
+
+
+def runner_up(logits: Tensor, y: Tensor) -> Tensor:
+    """The best class other than y, int64 [B]."""
+    return logits.scatter(1, y[:, None], -torch.inf).argmax(1)
+
+
+def margins(logits: Tensor, y: Tensor) -> Tensor:
+    """z_y minus the best other logit, [B]: positive where the prediction is right."""
+    rival = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return logits.gather(1, y[:, None]).squeeze(1) - rival
+
+
+def _pieces(logits: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """z, m, r (zero at y), S, min(q, 1) and min(1 / q, 1); the last three as [B, 1]."""
+    z = _wide(logits)
+    rival = runner_up(z, y) if target is None else target
+    best = z.gather(1, rival[:, None])
+    # A chosen target may lie below another class; then r_j > 1 there, bounded to keep the exponent in range.
+    r = (z - best).clamp_max(80.0).exp().scatter(1, y[:, None], 0.0)
+    gap = best - z.gather(1, y[:, None])
+    return z, rival, r, r.sum(1, keepdim=True), gap.clamp_max(0).exp(), (-gap).clamp_max(0).exp()
+
+
+def _others(z: Tensor, y: Tensor) -> Tensor:
+    return z.scatter(1, y[:, None], -torch.inf).softmax(1)
+
+
+def _one_hot(index: Tensor, z: Tensor) -> Tensor:
+    return torch.zeros_like(z).scatter_(1, index[:, None], 1.0)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _unit(cotangent: Tensor) -> Tensor:
+    return cotangent / cotangent.abs().sum(1, keepdim=True).clamp_min(torch.finfo(cotangent.dtype).tiny)

@@ -1,0 +1,89 @@
+"""Projected gradient descent."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from attacks.ascent import Best, Step, ascend
+from attacks.losses import named
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient descent from a random start (Madry et al. 2018, arXiv 1706.06083), for linf, l2, l1 and l0.
+
+    A sample leaves as soon as a candidate fools the victim; the rest keep the candidate of least margin.
+
+    Args:
+        steps: per restart, >= 1.
+        step_size: first step as a multiple of eps, > 0.
+        schedule: "constant", or "cosine": step i is step_size cos(pi i / (2 steps)).
+        loss: ce, margin, dlr or pm.
+        restarts: >= 1; only what still stands is attacked again.
+        targets: 0 for untargeted; n: each restart moves to each of the n best other classes of the clean image in turn.
+        random_start: begin at a random point of the ball, else at the image.
+        sparsity: share of the entries that one step moves; l1 only.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "gradient"
+
+    steps: int = 40
+    step_size: float = 0.1
+    schedule: str = "constant"
+    loss: str = "ce"
+    restarts: int = 1
+    targets: int = 0
+    random_start: bool = True
+    sparsity: float = 0.05
+
+    def __post_init__(self) -> None:
+        named(self.loss)
+        if self.schedule not in ("constant", "cosine"):
+            raise UserError(f"attack.schedule={self.schedule!r} is unknown; choose constant or cosine")
+        for field, good in (
+            ("steps", self.steps >= 1),
+            ("step_size", self.step_size > 0 and math.isfinite(self.step_size)),
+            ("restarts", self.restarts >= 1),
+            ("targets", self.targets >= 0),
+            ("sparsity", 0 < self.sparsity <= 1),
+        ):
+            if not good:
+                raise UserError(f"attack.{field}={getattr(self, field)} is out of range; see docs/attacks.md")
+
+    def plan(self) -> list[Step]:
+        """The steps of one run."""
+        shape = [1.0] * self.steps
+        if self.schedule == "cosine":
+            shape = [math.cos(i / self.steps * math.pi / 2) for i in range(self.steps)]
+        return [Step(named(self.loss), self.step_size * share) for share in shape]
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        best = Best.start(x)
+        order = None
+        if self.targets:
+            scores = head.scores(x, rng.stream("targets"))
+            order = scores.scatter(1, y[:, None], -math.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
+        for restart in range(self.restarts):
+            for rank in range(max(1, 0 if order is None else min(self.targets, order.shape[1]))):
+                index = (~best.broken).nonzero().squeeze(1)
+                if not len(index):
+                    return best.z
+                below = rng.select(index).stream(restart).stream(rank)
+                here, around = x[index], threat.select(index)
+                start = around.random(here, below.stream("start")) if self.random_start else here
+                target = None if order is None else order[index, rank]
+                ascend(
+                    head, here, y[index], start, self.plan(), best, index,
+                    threat=around, rng=below, target=target, sparsity=self.sparsity,
+                )  # fmt: skip
+        return best.z

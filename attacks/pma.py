@@ -1,0 +1,84 @@
+"""Probability margin attack."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from attacks.ascent import Best, Step, ascend
+from attacks.losses import Cotangent, ce, pm, rival_probability, true_probability
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+@dataclass(frozen=True)
+class PMA:
+    """Probability margin attack (arXiv 2411.15210), without softmax saturation.
+
+    A run of `steps` steps first pushes one of the two probabilities of the margin, -p_y or p_m, then their difference
+    p_m - p_y. The cotangents are closed forms (see attacks/losses.py), so confident samples still have a gradient.
+
+    The two schedules differ as the paper and its released code do:
+    "released": a restart is two runs from fresh noise, the first on -p_y and the second on p_m; step 0 maximises p_y; the
+        step size is a cosine from 2 eps to 0 over the first half, and again over the second.
+    "paper": a restart is one run, on p_m and -p_y by turns; one cosine from 2 eps to 0.
+
+    Args:
+        steps: per run, >= 2; even.
+        restarts: >= 1.
+        schedule: "released" or "paper".
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "gradient"
+
+    steps: int = 100
+    restarts: int = 1
+    schedule: str = "released"
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or self.steps % 2:
+            raise UserError(f"attack.steps={self.steps} must be even and at least 2: half of them go to each phase")
+        if self.restarts < 1:
+            raise UserError(f"attack.restarts={self.restarts} must be at least 1")
+        if self.schedule not in ("released", "paper"):
+            raise UserError(f"attack.schedule={self.schedule!r} is unknown; choose released or paper")
+
+    def lengths(self) -> list[float]:
+        """Step sizes of a run as multiples of eps."""
+        total, half = self.steps, self.steps // 2
+        if self.schedule == "paper":
+            return [1 + math.cos(math.pi * i / total) for i in range(total)]
+        since = [i - 1 if i <= half else i - half - 1 for i in range(total)]
+        return [1 + math.cos(math.pi * i / (total - half)) for i in since]
+
+    def plan(self, first: Cotangent) -> list[Step]:
+        """The steps of a run whose first phase is on `first`."""
+        half = self.steps // 2
+        losses: list[Cotangent] = [first] * half + [pm] * (self.steps - half)
+        if self.schedule == "released":
+            losses[0] = true_probability
+        return [Step(loss, length) for loss, length in zip(losses, self.lengths(), strict=True)]
+
+    def runs(self) -> list[list[Step]]:
+        """The plans of all runs, in order. The direction of -p_y is that of cross-entropy."""
+        if self.schedule == "released":
+            return [self.plan(first) for _ in range(self.restarts) for first in (ce, rival_probability)]
+        return [self.plan((rival_probability, ce)[number % 2]) for number in range(self.restarts)]
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        best = Best.start(x)
+        for number, plan in enumerate(self.runs()):
+            index = (~best.broken).nonzero().squeeze(1)
+            if not len(index):
+                break
+            below, around = rng.select(index).stream(number), threat.select(index)
+            start = around.random(x[index], below.stream("start"))
+            ascend(head, x[index], y[index], start, plan, best, index, threat=around, rng=below)
+        return best.z

@@ -1,0 +1,1 @@
+"""The configuration: the printed form of the code. One group a folder, one YAML a choice."""

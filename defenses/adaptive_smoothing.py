@@ -1,0 +1,216 @@
+"""Adaptive smoothing: a network decides, image by image, how an accurate and a robust classifier are mixed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from defenses.base import Card
+from defenses.mixing import Mixing, check_scales, mixed
+from harness.errors import UserError
+from harness.rng import Rng
+from harness.threat import Threat
+from harness.victim import Head, Victim, plain
+from models.taps import Tapped
+
+
+class Composite(nn.Module):
+    """The two base networks, whose features the mixing network sees, and the mixture.
+
+    Args:
+        accurate, robust: networks with named children to tap.
+        network: models.mixing_network.MixingNetwork.
+        taps: names of the early and the late layer of the accurate and of the robust network.
+    """
+
+    def __init__(
+        self, accurate: nn.Module, robust: nn.Module, network: nn.Module, taps: tuple[tuple[str, str], tuple[str, str]]
+    ) -> None:
+        super().__init__()
+        self.accurate, self.robust = Tapped(accurate, taps[0]), Tapped(robust, taps[1])
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the accurate network, of the robust network, and gamma [B]."""
+        left, (early_left, late_left) = self.accurate(x)
+        right, (early_right, late_right) = self.robust(x)
+        return left, right, self.network((early_left, early_right), (late_left, late_right))
+
+
+@dataclass(frozen=True)
+class AdaptiveSmoothing(Mixing):
+    """The mixture of `Mixing` with alpha(x) = alpha_low + (alpha_high - alpha_low) sigmoid(gamma_scale gamma(x) + gamma_bias).
+
+    From Bai et al., "Improving the accuracy-robustness trade-off of classifiers via adaptive smoothing", arXiv
+    2301.12554. The mixing network is attacked with everything else: the true head differentiates through it, and the
+    surrogates aim at it alone, at each base network, and at the mixture with the least alpha that fooling it can buy.
+
+    Args:
+        parts: "accurate", "robust" and "mixer".
+        alpha: not used.
+        alpha_low, alpha_high: range of alpha(x); 0.5 <= alpha_low < alpha_high <= 1.
+        gamma_scale, gamma_bias: of the normalised output of the mixing network.
+        taps: names of the early and late layers that the mixing network sees, of the accurate and the robust network.
+
+    Raises:
+        UserError: a value outside its range, or parts of other names.
+    """
+
+    card: ClassVar[Card] = Card(
+        "A mixture of an accurate and a robust network whose weight a third network chooses for each image.",
+        source="Bai et al. 2024, arXiv 2301.12554",
+        claim="white-box attacks within the norm ball of its training, aware of the mixing network",
+        forwards=2.2,
+    )
+
+    alpha_low: float = 0.6
+    alpha_high: float = 0.95
+    gamma_scale: float = 2.0
+    gamma_bias: float = 0.0
+    taps: list[list[str]] = field(default_factory=lambda: [["layer1", "layer2"], ["layer1", "layer2"]])
+
+    def __post_init__(self) -> None:
+        if set(self.parts) != {"accurate", "robust", "mixer"}:
+            raise UserError(f"defense.parts of adaptive smoothing are accurate, robust and mixer, not {', '.join(self.parts)}")
+        if not 0.5 <= self.alpha_low < self.alpha_high <= 1:
+            raise UserError(
+                f"defense.alpha_low={self.alpha_low} and alpha_high={self.alpha_high} must satisfy 0.5 <= low < high <= 1"
+            )
+        check_scales(self.accurate_scale, self.robust_scale, self.gamma_scale)
+
+    def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
+        left, right = ((names[0], names[1]) for names in self.taps)
+        composite = Composite(models["accurate"], models["robust"], models["mixer"], (left, right)).eval()
+
+        def weigh(gamma: Tensor) -> Tensor:
+            share = torch.sigmoid(self.gamma_scale * gamma + self.gamma_bias)
+            return self.alpha_low + (self.alpha_high - self.alpha_low) * share
+
+        def predict(x: Tensor, rng: Rng) -> Tensor:
+            accurate, robust, gamma = composite(x)
+            return mixed(self.accurate_scale * accurate, self.robust_scale * robust, weigh(gamma))
+
+        def least_alpha(x: Tensor, rng: Rng) -> Tensor:
+            left, right = models["accurate"](x), models["robust"](x)
+            return mixed(self.accurate_scale * left, self.robust_scale * right, self.alpha_low)
+
+        def gamma_only(x: Tensor, rng: Rng) -> Tensor:
+            # gamma sits on the predicted class, so that whatever lowers that class lowers the trust in the robust model.
+            accurate, robust, gamma = composite(x)
+            scores = mixed(self.accurate_scale * accurate, self.robust_scale * robust, weigh(gamma)).detach()
+            return gamma[:, None] * nn.functional.one_hot(scores.argmax(1), scores.shape[1])
+
+        surrogates = (
+            Head("robust", plain(models["robust"])),
+            Head("least_alpha", least_alpha),
+            Head("accurate", plain(models["accurate"])),
+            Head("gamma", gamma_only),
+        )
+        return Victim(predict, tuple(models.values()), surrogates)
+
+
+@dataclass(frozen=True)
+class AdaptiveSmoothingObjective:
+    """Trains the mixing network between two frozen base networks (arXiv 2301.12554).
+
+    Per image: detection * BCE(gamma, s) + classification * CE(mixture, y) + product * BCE * CE, with s = 0 on clean and
+    s = 1 on attacked images; the loss of a sample is the mean of its clean and its attacked copy. The attack is drawn per
+    sample: eps times U(0.4, 1.1), a share w ~ U(0, 0.4) of its objective on deceiving the mixing network and the rest on
+    the margin of the mixture, untargeted or to one of the other classes.
+
+    Args:
+        accurate, robust: the frozen base networks, passed in by the part that trains.
+        norm, eps: the training threat.
+        steps: of the attack; each has length 2.5 eps / steps.
+        gamma_scale, gamma_bias: as deployed. The range of alpha is not applied in training.
+        taps: as deployed.
+        detection, classification, product: weights of the loss.
+
+    Raises:
+        UserError: unknown norm, eps not positive, or a value outside its range.
+    """
+
+    accurate: nn.Module
+    robust: nn.Module
+    eps: str | float
+    norm: str = "linf"
+    steps: int = 10
+    gamma_scale: float = 2.0
+    gamma_bias: float = 0.0
+    accurate_scale: float = 1.0
+    robust_scale: float = 1.0
+    taps: list[list[str]] = field(default_factory=lambda: [["layer1", "layer2"], ["layer1", "layer2"]])
+    detection: float = 1.0
+    classification: float = 0.5
+    product: float = 0.1
+
+    def __post_init__(self) -> None:
+        Threat(self.norm, self.eps)
+        if self.steps < 1:
+            raise UserError(f"recipe.objective.steps={self.steps} must be at least 1")
+        check_scales(self.accurate_scale, self.robust_scale, self.gamma_scale)
+
+    def classifier(self, model: nn.Module) -> nn.Module:
+        """The mixture around the mixing network being trained, from pixels to logits."""
+        return _Mixture(self, model)
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
+        """Per-sample losses [B]; x [B, C, H, W] in [0, 1], y int64 [B]."""
+        mixture = _Mixture(self, model)
+        attacked = self._attack(mixture, x, y, rng)
+        logits, gamma = mixture.both(torch.cat([x, attacked]))
+        truth = torch.cat([torch.zeros_like(gamma[: len(x)]), torch.ones_like(gamma[len(x) :])])
+        detect = nn.functional.binary_cross_entropy_with_logits(gamma, truth, reduction="none")
+        classify = nn.functional.cross_entropy(logits, torch.cat([y, y]), reduction="none")
+        total = self.detection * detect + self.classification * classify + self.product * detect * classify
+        return total.reshape(2, len(x)).mean(0)
+
+    def _attack(self, mixture: "_Mixture", x: Tensor, y: Tensor, rng: Rng) -> Tensor:
+        """Attacked images, aware of the mixing network, which is in eval mode meanwhile."""
+        knobs = rng.stream("knobs").uniform((3,), dtype=x.dtype)
+        threat = Threat(self.norm, self.eps).scaled(0.4 + 0.7 * knobs[:, 0])
+        deceive = 0.4 * knobs[:, 1]
+        z = threat.random(x, rng.stream("start"))
+        was_training = mixture.network.training
+        mixture.network.eval()
+        try:
+            logits, _ = mixture.both(x)
+            others = logits.detach().scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+            # Half of the samples go to the class with the best score at each step, half to one chosen for good.
+            choice = rng.stream("target").integers((), logits.shape[1] - 1)
+            target = others.gather(1, choice[:, None]).squeeze(1)
+            for _ in range(self.steps):
+                leaf = z.detach().requires_grad_()
+                with torch.enable_grad():
+                    logits, gamma = mixture.both(leaf)
+                    best = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1)
+                    rival = torch.where(knobs[:, 2] < 0.5, best, target)
+                    margin = logits.gather(1, rival[:, None]) - logits.gather(1, y[:, None])
+                    goal = (1 - deceive) * margin.squeeze(1) + deceive * nn.functional.softplus(-gamma)
+                    (gradient,) = torch.autograd.grad(goal.sum(), leaf)
+                z = threat.project(z + threat.budget(x) * 2.5 / self.steps * threat.steepest(gradient), x)
+        finally:
+            mixture.network.train(was_training)
+        return z
+
+
+class _Mixture(nn.Module):
+    """The mixture as the objective sees it: only the mixing network is trained."""
+
+    def __init__(self, objective: AdaptiveSmoothingObjective, network: nn.Module) -> None:
+        super().__init__()
+        self.objective, self.network = objective, network
+        left, right = ((names[0], names[1]) for names in objective.taps)
+        self.composite = Composite(objective.accurate, objective.robust, network, (left, right))
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the mixture [B, K] and the scaled gamma [B]."""
+        it = self.objective
+        accurate, robust, gamma = self.composite(x)
+        gamma = it.gamma_scale * gamma + it.gamma_bias
+        return mixed(it.accurate_scale * accurate, it.robust_scale * robust, torch.sigmoid(gamma)), gamma
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.both(x)[0]

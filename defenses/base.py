@@ -1,0 +1,54 @@
+"""What every defense shares: its trained parts, its deployment, and its card."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from torch import nn
+
+from harness.victim import Victim, plain
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a reader of a result must know about a defense.
+
+    Args:
+        summary: one sentence.
+        source: paper and arXiv id; empty where there is none.
+        claim: the threat for which its authors claim robustness, in words.
+        forwards: cost of a prediction in forward passes of one base network.
+        certificate: what certifies its predictions; "none".
+        randomized: whether predictions are random.
+    """
+
+    summary: str
+    source: str = ""
+    claim: str = "none"
+    forwards: float = 1.0
+    certificate: str = "none"
+    randomized: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Defense:
+    """A defense around its trained parts.
+
+    A subclass says what is deployed, and how to attack it: `deploy` returns a Victim whose heads are the views that an
+    informed attacker needs. Heads can only add attacks.
+
+    Args:
+        parts: name -> training.part.Part; how each network is obtained.
+    """
+
+    card: ClassVar[Card]
+
+    parts: dict[str, Any] = field(default_factory=dict)
+
+    def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
+        """The deployed defense. models: the loaded parts, from pixels in [0, 1] to logits. Here: the only part, as it is."""
+        (model,) = models.values()
+        return Victim(plain(model), (model,))

@@ -1,0 +1,13 @@
+"""No defense: a network trained on clean images."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from defenses.base import Card, Defense
+
+
+@dataclass(frozen=True)
+class Undefended(Defense):
+    """The network as it is."""
+
+    card: ClassVar[Card] = Card("A network trained on clean images, or the one that you bring.")

@@ -1,0 +1,160 @@
+"""Checks a composed configuration before any work starts.
+
+Plain YAML takes `attack.steps=abc` and `+attack.foo=1` without a word. Here each node that has a `_target_` is merged
+onto a schema made from the fields of that class (or the parameters of that function): unknown keys and values of the
+wrong type are refused with their full key, and numbers take the type of their field, so that 1 and 1.0 mean one config.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.errors import UserError
+
+PACKAGES = ("attacks", "certification", "defenses", "harness", "models", "training")
+"""Packages whose code a configuration may call; users name theirs in `trusted_packages`."""
+
+_RESERVED = {"_target_", "_recursive_", "_convert_", "_partial_", "_args_"}
+
+
+def checked(cfg: DictConfig, known: Sequence[str]) -> DictConfig:
+    """The configuration, resolved, checked and with values of the declared types.
+
+    Args:
+        cfg: as composed by Hydra.
+        known: the keys that the root may have.
+
+    Raises:
+        UserError: unknown key, wrong type, missing value, or a `_target_` that may not be called or does not exist.
+    """
+    unknown = [str(key) for key in cfg if key not in known]
+    if unknown:
+        raise UserError(f"unknown option {unknown[0]}{_near(unknown[0], known)}")
+    try:
+        resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    except OmegaConfBaseException as cause:
+        raise UserError(f"{cause.full_key}: {_first_line(cause)}" if cause.full_key else _first_line(cause)) from None
+    assert isinstance(resolved, DictConfig)
+    trusted = (*PACKAGES, *resolved.get("trusted_packages", []))
+    for path, node in list(_targets(resolved, "")):
+        _check_node(path, node, trusted)
+    return resolved
+
+
+def build(node: Any, **extra: Any) -> Any:
+    """Instantiate a checked node; the message of a constructor's UserError comes through alone."""
+    try:
+        return instantiate(node, _convert_="all", **extra)
+    except InstantiationException as cause:
+        inner: BaseException | None = cause
+        while inner is not None:
+            if isinstance(inner, UserError):
+                raise inner from None
+            inner = inner.__cause__ or inner.__context__
+        root = cause.__cause__ or cause
+        raise UserError(f"{node.get('_target_')} cannot be built: {_first_line(root)}") from cause
+
+
+def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, node
+        for key in node:
+            yield from _targets(node[key], f"{path}.{key}" if path else str(key))
+    elif isinstance(node, ListConfig):
+        for number, item in enumerate(node):
+            yield from _targets(item, f"{path}[{number}]")
+
+
+def _check_node(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
+    name = str(node["_target_"])
+    package = name.split(".")[0]
+    if package not in trusted:
+        raise UserError(
+            f"{path}._target_={name} is outside gauntlet's packages; if you trust it, add trusted_packages=[{package}]"
+        )
+    parameters, open_ended = _parameters(_locate(name, path))
+    given = {str(key): node[key] for key in node if key not in _RESERVED}
+    for key in given:
+        if key not in parameters and not open_ended:
+            raise UserError(f"unknown option {path}.{key}{_near(key, parameters)}")
+    for key, hint in parameters.items():
+        if key in given and not isinstance(given[key], DictConfig | ListConfig):
+            node[key] = _typed(f"{path}.{key}", given[key], hint)
+
+
+def _locate(name: str, path: str) -> Any:
+    """The object at a dotted name."""
+    pieces = name.split(".")
+    for cut in range(len(pieces) - 1, 0, -1):
+        module = ".".join(pieces[:cut])
+        try:
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError as cause:
+            if cause.name and (module == cause.name or module.startswith(f"{cause.name}.")):
+                continue
+            raise UserError(f"{path}._target_={name} cannot be imported: {cause}; install what it needs") from None
+        try:
+            for piece in pieces[cut:]:
+                found = getattr(found, piece)
+        except AttributeError:
+            break
+        return found
+    raise UserError(f"{path}._target_={name} does not exist; check the name and that its folder is on PYTHONPATH")
+
+
+def _parameters(target: Any) -> tuple[dict[str, Any], bool]:
+    """Names and type hints of what a target takes, and whether it takes anything else."""
+    function = target.__init__ if inspect.isclass(target) and not dataclasses.is_dataclass(target) else target
+    try:
+        hints = typing.get_type_hints(target if dataclasses.is_dataclass(target) else function)
+    except (NameError, TypeError):
+        hints = {}
+    if dataclasses.is_dataclass(target):
+        return {f.name: hints.get(f.name, Any) for f in dataclasses.fields(target) if f.init}, False
+    signature = inspect.signature(function).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
+    names = [n for n, p in signature.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n != "self"]
+    return {name: hints.get(name, Any) for name in names}, open_ended
+
+
+def _typed(path: str, value: Any, hint: Any) -> Any:
+    """The value converted to a primitive type hint; hints of other kinds are left to the constructor."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    if not all(option in (int, float, str, bool, type(None)) for option in options):
+        return value
+    if value is None:
+        if type(None) in options:
+            return None
+        raise UserError(f"{path} must not be null; it takes {_names(options)}")
+    schema = OmegaConf.structured(dataclasses.make_dataclass("Schema", [("value", hint)]))
+    try:
+        return OmegaConf.merge(schema, {"value": value}).value
+    except OmegaConfBaseException:
+        raise UserError(f"{path}={value} has the wrong type; it takes {_names(options)}") from None
+
+
+def _names(options: Sequence[Any]) -> str:
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return " or ".join(words[option] for option in options)
+
+
+def _near(key: str, names: Sequence[str] | dict[str, Any]) -> str:
+    close = difflib.get_close_matches(key, list(names), 1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there are {', '.join(names)}" if names else ""
+
+
+def _first_line(cause: BaseException) -> str:
+    return (str(cause) or type(cause).__name__).splitlines()[0]

@@ -1,0 +1,298 @@
+"""The one loop that attacks and judges. No attack grades itself.
+
+For each chunk of samples: the clean prediction, then every stage on what still stands, then for each candidate the
+membership in the threat and a fresh float32 prediction of the deployed pipeline, then a row. Nothing here prints, reads
+or writes files.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from harness.data.contract import Batch
+from harness.errors import UserError
+from harness.meter import Counts, MeteredHead
+from harness.records import CLEAN_STAGE, rows
+from harness.rng import Rng
+from harness.threat import Threat
+from harness.victim import Head, Victim
+
+log = logging.getLogger(__name__)
+
+
+class Attack(Protocol):
+    """What an attack is: knobs bound by value, and a call that returns candidates only."""
+
+    needs: ClassVar[str]
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack on one head."""
+
+    name: str
+    attack: Attack
+    head: Head
+    fast: Head | None
+
+
+@dataclass
+class Chunk:
+    """What one chunk of samples left behind.
+
+    Attributes:
+        rows: table of `records.ATTACK_SCHEMA`.
+        adversarial: sample int64 [m], stage uint8 [m], x and z float32 [m, C, H, W] of the broken samples.
+        seconds: per stage.
+    """
+
+    rows: pa.Table
+    adversarial: dict[str, np.ndarray]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An attack on a victim under a threat.
+
+    Args:
+        victim: the deployed defense, in float32 and eval mode.
+        attack: its name and the attack.
+        threat: what the attacker may change.
+        classes: number of classes that scores must have.
+        seed: of every random draw.
+        twin: the same defense over networks that are cheaper to differentiate; it proposes, `victim` judges.
+        heads: "declared": gradient attacks run on every head. "true": on the deployed forward only, for comparison.
+        batch_size: samples per forward pass; changes no record.
+        gradients: reduced precision of the gradient passes; None: that of the images.
+    """
+
+    victim: Victim
+    attack: tuple[str, Attack]
+    threat: Threat
+    classes: int
+    seed: int = 0
+    twin: Victim | None = None
+    heads: str = "declared"
+    batch_size: int = 128
+    gradients: torch.dtype | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def stages(self) -> list[Stage]:
+        """In the order in which they run, the true head first."""
+        name, attack = self.attack
+        twins = {head.name: head for head in self.twin.heads} if self.twin else {}
+        heads = self.victim.heads[:1] if self.heads == "true" or attack.needs != "gradient" else self.victim.heads
+        return [Stage(f"{name}/{head.name}", attack, head, twins.get(head.name)) for head in heads]
+
+    def chunk(self, batch: Batch, advance: Callable[[str, int], None] = lambda stage, count: None) -> Chunk:
+        """Evaluate the samples of one chunk; `advance(stage, n)` is called as samples are done.
+
+        Raises:
+            UserError: pixels outside [0, 1], labels outside the classes, scores of the wrong shape or not finite.
+        """
+        order = batch.ids.argsort()
+        ids, x, y = (t[order] for t in batch)
+        check_images(ids, x, y, self.classes)
+        ledger = _Ledger(self, ids, x, y)
+        with _timed(ledger.seconds, CLEAN_STAGE):
+            ledger.clean()
+        advance(CLEAN_STAGE, len(ids))
+        for stage in self.stages:
+            with _timed(ledger.seconds, stage.name):
+                standing = ledger.standing()
+                advance(stage.name, len(ids) - len(standing))
+                for positions in standing.split(self.batch_size):
+                    ledger.attack(stage, positions)
+                    advance(stage.name, len(positions))
+        return ledger.close()
+
+
+class _Ledger:
+    """The rows of one chunk while it is being evaluated. All tensors of samples are on the host."""
+
+    def __init__(self, run: Evaluation, ids: Tensor, x: Tensor, y: Tensor) -> None:
+        self.run, self.ids, self.x, self.y = run, ids, x, y
+        self.clean_pred = torch.full_like(y, -1)
+        self.down = torch.zeros(len(ids), dtype=torch.bool)  # broken, or in error
+        self.tables: list[pa.Table] = []
+        self.kept: list[tuple[Tensor, int, Tensor]] = []  # positions, stage index, candidates
+        self.seconds: dict[str, float] = {}
+
+    def standing(self) -> Tensor:
+        return (~self.down).nonzero().squeeze(1)
+
+    def clean(self) -> None:
+        batch = self.run.batch_size
+        scores = torch.cat([self._judge(self.x[at], self.ids[at]) for at in torch.arange(len(self.ids)).split(batch)])
+        _check_scores(scores, self.ids, self.run.classes)
+        self.clean_pred = scores.argmax(1)
+        self.down = self.clean_pred != self.y
+        zeros = torch.zeros(len(self.ids))
+        self._enter(CLEAN_STAGE, torch.arange(len(self.ids)), self.clean_pred, self.down, zeros, scores)
+
+    def attack(self, stage: Stage, positions: Tensor) -> None:
+        device = self.run.device
+        ids, x, y = self.ids[positions].to(device), self.x[positions].to(device), self.y[positions].to(device)
+        counts = Counts.of(ids)
+        head = MeteredHead(
+            stage.head, self.run.victim.predict, counts, stage.fast and stage.fast.forward, self.run.gradients
+        )
+        try:
+            z = stage.attack(head, x, y, threat=self.run.threat, rng=Rng(self.run.seed, ids, stage.name)).detach()
+        except UserError:
+            raise
+        except Exception as cause:  # a crash is a record: it must neither pass as robust nor stop the sweep
+            log.exception("%s failed on %d samples", stage.name, len(ids))
+            self._fail(stage.name, positions, f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}")
+            return
+        legal = self.run.threat.contains(z, x).cpu()
+        distance = self.run.threat.distance(z, x).cpu()
+        z = z.cpu()
+        if not legal.all():
+            worst = distance[~legal].nan_to_num(torch.inf).max().item()
+            self._fail(stage.name, positions[~legal], f"candidate outside the threat, at distance {worst:.6g}")
+        positions, z, distance = positions[legal], z[legal], distance[legal]
+        if not len(positions):
+            return
+        scores = self._judge(z, self.ids[positions])
+        finite = scores.isfinite().all(1)
+        if not finite.all():
+            self._fail(stage.name, positions[~finite], "scores of the candidate are not finite")
+            positions, z, distance, scores = positions[finite], z[finite], distance[finite], scores[finite]
+        pred = scores.argmax(1)
+        broken = pred != self.y[positions]
+        self.down[positions] |= broken
+        self._enter(stage.name, positions, pred, broken, distance, scores, counts)
+        if broken.any():
+            index = [s.name for s in self.run.stages].index(stage.name)
+            self.kept.append((positions[broken], index, z[broken]))
+
+    def close(self) -> Chunk:
+        blank = self.x[:0]
+        at = torch.cat([positions for positions, _, _ in self.kept] or [torch.zeros(0, dtype=torch.long)])
+        stage = [np.full(len(positions), index, np.uint8) for positions, index, _ in self.kept]
+        adversarial = {
+            "sample": self.ids[at].numpy(),
+            "stage": np.concatenate([*stage, np.zeros(0, np.uint8)]),
+            "x": self.x[at].float().numpy(),
+            "z": torch.cat([z for _, _, z in self.kept] or [blank]).float().numpy(),
+        }
+        return Chunk(pa.concat_tables(self.tables), adversarial, self.seconds)
+
+    @torch.no_grad()
+    def _judge(self, z: Tensor, ids: Tensor) -> Tensor:
+        """Scores of the deployed pipeline, with randomness of its own."""
+        device = self.run.device
+        return self.run.victim.predict(z.to(device), Rng(self.run.seed, ids.to(device), "judge")).cpu()
+
+    def _fail(self, stage: str, positions: Tensor, why: str) -> None:
+        self.down[positions] = True  # its fate is unknown: later stages would not mend that
+        blank = torch.full((len(positions),), -1)
+        zeros = torch.zeros(len(positions))
+        self._enter(stage, positions, blank, zeros.bool(), zeros, None, None, why)
+
+    def _enter(
+        self,
+        stage: str,
+        at: Tensor,
+        pred: Tensor,
+        broken: Tensor,
+        distance: Tensor,
+        scores: Tensor | None,
+        counts: Counts | None = None,
+        error: str | None = None,
+    ) -> None:
+        label = self.y[at]
+        zeros = np.zeros(len(at), np.int64)
+        margin = zeros.astype(np.float32) if scores is None else _margin(scores, label)
+        passes = [zeros] * 4
+        if counts is not None:
+            mine = torch.searchsorted(counts.ids.cpu(), self.ids[at])
+            columns = (counts.forwards, counts.backwards, counts.zero_gradients, counts.bad_gradients)
+            passes = [column.cpu()[mine].numpy() for column in columns]
+        values = {
+            "sample": self.ids[at].numpy(),
+            "stage": [stage] * len(at),
+            "label": label.numpy(),
+            "clean_pred": self.clean_pred[at].numpy(),
+            "pred": pred.numpy(),
+            "broken": broken.numpy(),
+            "distance": distance.double().numpy(),
+            "margin": margin,
+            "forwards": passes[0],
+            "backwards": passes[1],
+            "zero_gradients": passes[2],
+            "bad_gradients": passes[3],
+            "error": [error] * len(at),
+        }
+        self.tables.append(rows(values))
+
+
+def check_images(ids: Tensor, x: Tensor, y: Tensor, classes: int) -> None:
+    """Refuse pixels outside [0, 1] (or NaN) and labels outside the classes, naming the first sample."""
+    low, high = x.flatten(1).amin(1), x.flatten(1).amax(1)
+    bad = ~((low >= 0) & (high <= 1))
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        raise UserError(
+            f"image {int(ids[first])} has pixels from {low[first]:.4g} to {high[first]:.4g}; they must lie in [0, 1] "
+            "(put the normalisation inside the model)"
+        )
+    wrong = (y < 0) | (y >= classes)
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        raise UserError(f"image {int(ids[first])} has label {int(y[first])}, outside 0 to {classes - 1}; check dataset.classes")
+
+
+def _check_scores(scores: Tensor, ids: Tensor, classes: int) -> None:
+    if scores.dim() != 2 or scores.shape[1] != classes:
+        raise UserError(
+            f"the model returns scores of shape {list(scores.shape[1:])} per image, the data set has {classes} classes; "
+            "choose a model with as many"
+        )
+    bad = ~scores.isfinite().all(1)
+    if bad.any():
+        raise UserError(
+            f"the model returns scores that are not finite for {int(bad.sum())} of {len(bad)} clean images (first: image "
+            f"{int(ids[int(bad.nonzero()[0])])}); check its weights"
+        )
+
+
+def _margin(scores: Tensor, label: Tensor) -> np.ndarray:
+    other = scores.scatter(1, label[:, None], -torch.inf).amax(1)
+    margin: np.ndarray = (scores.gather(1, label[:, None]).squeeze(1) - other).float().numpy()
+    return margin
+
+
+class _timed:
+    """Adds the seconds of a block to an entry."""
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.begun = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.begun
+
+
+def chunk_positions(samples: int, size: int, index: int) -> slice:
+    """Positions of chunk `index` of a split."""
+    return slice(index * size, min((index + 1) * size, samples))
+
+
+def chunks_of(samples: int, size: int, shards: int, shard: int) -> Iterator[int]:
+    """The chunks that a shard takes: index = shard modulo shards."""
+    return iter(range(shard, -(-samples // size), shards))

@@ -1,0 +1,110 @@
+"""The only door from an attack to its victim: it counts every pass, per sample, and says what is broken."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.rng import Rng
+from harness.victim import Forward, Head
+
+
+@dataclass
+class Counts:
+    """Passes of the defended pipeline for each sample of one batch, all int64 [B].
+
+    A stage that averages over n draws pays n forwards and n backwards for one gradient.
+    """
+
+    ids: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    zero_gradients: Tensor
+    bad_gradients: Tensor
+
+    @classmethod
+    def of(cls, ids: Tensor) -> "Counts":
+        """Zeros for these samples; ids must be strictly increasing."""
+        return cls(ids, *(torch.zeros_like(ids) for _ in range(4)))
+
+    def add(self, column: Tensor, ids: Tensor, amount: Tensor | int = 1) -> None:
+        if len(ids) == len(self.ids):
+            column += amount
+        else:
+            column[torch.searchsorted(self.ids, ids)] += amount
+
+
+@dataclass(frozen=True)
+class MeteredHead:
+    """A head as an attack sees it.
+
+    Args:
+        head: the view that is attacked.
+        predict: the deployed forward, in float32: the judge.
+        counts: where passes are booked.
+        fast: a forward that agrees with the head up to rounding and is cheaper to differentiate; None: the head's own.
+        dtype: reduced precision of the gradient passes, such as bfloat16; None: that of the images. Never the judge's.
+    """
+
+    head: Head
+    predict: Forward
+    counts: Counts
+    fast: Forward | None = None
+    dtype: torch.dtype | None = None
+
+    @torch.no_grad()
+    def scores(self, z: Tensor, rng: Rng) -> Tensor:
+        """Logits of the head without a gradient, the mean over its draws, [B, K]."""
+        total = self.head.forward(z, rng.stream("draw0"))
+        for k in range(1, self.head.draws):
+            total = total + self.head.forward(z, rng.stream(f"draw{k}"))
+        self.counts.add(self.counts.forwards, rng.ids, self.head.draws)
+        return total / self.head.draws
+
+    def gradient(self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng) -> tuple[Tensor, Tensor]:
+        """Logits [B, K] and the pulled-back cotangent, of the shape of z; both are means over the head's draws.
+
+        Entries that are not finite are returned as zero, and counted.
+        """
+        forward = self.fast or self.head.forward
+        logits, gradient = self._pull(forward, z, cotangent, rng.stream("draw0"))
+        for k in range(1, self.head.draws):
+            more = self._pull(forward, z, cotangent, rng.stream(f"draw{k}"))
+            logits, gradient = logits + more[0], gradient + more[1]
+        self.counts.add(self.counts.forwards, rng.ids, self.head.draws)
+        self.counts.add(self.counts.backwards, rng.ids, self.head.draws)
+        peak = gradient.abs().amax(tuple(range(1, z.dim())))
+        bad = ~peak.isfinite()
+        self.counts.add(self.counts.zero_gradients, rng.ids, (peak == 0).long())
+        self.counts.add(self.counts.bad_gradients, rng.ids, bad.long())
+        if bad.any():
+            gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        return logits / self.head.draws, gradient
+
+    @torch.no_grad()
+    def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng) -> Tensor:
+        """Which candidates fool the deployed forward, bool [B]. logits: what this head gave for them.
+
+        The logits of an exact head in full precision are the verdict. Those of a faster twin only propose, and those of
+        a surrogate say nothing: then `predict` decides, at the price of one forward for each sample asked.
+        """
+        wrong = logits.argmax(1) != y
+        if self.head.exact and self.fast is None and self.dtype is None:
+            return wrong
+        asked = wrong if self.head.exact else torch.ones_like(wrong)
+        if not asked.any():
+            return wrong
+        verdict = self.predict(z[asked], rng.select(asked).stream("verdict")).argmax(1) != y[asked]
+        self.counts.add(self.counts.forwards, rng.ids[asked])
+        return asked.masked_scatter(asked, verdict)
+
+    def _pull(
+        self, forward: Forward, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng
+    ) -> tuple[Tensor, Tensor]:
+        leaf = z.detach().requires_grad_()
+        with torch.enable_grad(), torch.autocast(z.device.type, self.dtype, enabled=self.dtype is not None):
+            logits = forward(leaf, rng)
+        direction = cotangent(logits.detach())
+        (gradient,) = torch.autograd.grad(logits, leaf, direction.to(logits.dtype))
+        return logits.detach().to(torch.promote_types(logits.dtype, torch.float32)), gradient

@@ -1,0 +1,63 @@
+"""How a run is carried out. Nothing here changes the answer, so nothing here is part of a run's identity."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from harness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and in what pieces the work is done.
+
+    Args:
+        device: "auto" (the first CUDA device, else the CPU), "cpu", "cuda" or "cuda:1".
+        threads: of a process, >= 1. More than one thread on busy cores costs more than it gives.
+        batch_size: samples per forward pass.
+        chunk: samples per evidence file: the unit of resuming and of sharding. The run's first process fixes it.
+        shards, shard: this process takes the chunks whose index is `shard` modulo `shards`.
+        gradients: "float32", or "bfloat16" for the gradient passes; verdicts are always float32.
+        fold: differentiate through copies with batch norm folded into the convolutions, channels last; about twice as
+            fast on a CPU. The plain network judges.
+        keep: adversarial examples to store: "broken" or "none".
+        progress: show a progress bar.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    GRADIENTS: ClassVar[dict[str, torch.dtype | None]] = {"float32": None, "bfloat16": torch.bfloat16}
+
+    device: str = "auto"
+    threads: int = 1
+    batch_size: int = 128
+    chunk: int = 256
+    shards: int = 1
+    shard: int = 0
+    gradients: str = "float32"
+    fold: bool = True
+    keep: str = "broken"
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "batch_size", "chunk", "shards"):
+            if getattr(self, name) < 1:
+                raise UserError(f"runtime.{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.shard < self.shards:
+            raise UserError(f"runtime.shard={self.shard} must lie in 0 to {self.shards - 1} (runtime.shards={self.shards})")
+        for name, choices in (("gradients", tuple(self.GRADIENTS)), ("keep", ("broken", "none"))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"runtime.{name}={getattr(self, name)} is unknown; choose {' or '.join(choices)}")
+
+    def torch_device(self) -> torch.device:
+        """Raises UserError where there is no such device."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError):
+            raise UserError(f"runtime.device={self.device} is not there; use runtime.device=cpu or auto") from None
+        return device

@@ -1,0 +1,193 @@
+"""What an attacker may change: a norm ball around the image, inside the pixel box.
+
+The benchmark owns the threat; no attack has an eps of its own. Images are float [B, C, H, W] with pixels in [0, 1].
+"""
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.rng import Rng
+
+
+@dataclass(frozen=True)
+class Threat:
+    """The set {z in [low, high]^d : ||z - x||_norm <= eps}.
+
+    Args:
+        norm: "linf", "l2", "l1" or "l0" (l0 counts pixels, not channels).
+        eps: the budget, > 0: a number, or text such as "8/255", which is kept as an exact fraction.
+        low, high: the pixel box.
+        factors: per-sample multiples of eps, float [B]; None: all ones.
+
+    Raises:
+        UserError: unknown norm, eps not a positive finite number, empty box.
+    """
+
+    norm: str
+    eps: str | float
+    low: float = 0.0
+    high: float = 1.0
+    factors: Tensor | None = None
+
+    NORMS: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
+
+    def __post_init__(self) -> None:
+        if self.norm not in self.NORMS:
+            raise UserError(f"threat.norm={self.norm!r} is unknown; choose one of {', '.join(self.NORMS)}")
+        if not self.low < self.high:
+            raise UserError(f"threat.low={self.low} must be below threat.high={self.high}")
+        parse_eps(self.eps)
+
+    @property
+    def radius(self) -> float:
+        """eps as a float, without the per-sample factors."""
+        return float(parse_eps(self.eps))
+
+    @property
+    def label(self) -> str:
+        """Name for a folder, such as `linf-8_255`."""
+        return f"{self.norm}-{str(parse_eps(self.eps)).replace('/', '_')}"
+
+    def scaled(self, factors: Tensor) -> "Threat":
+        """The same threat with eps multiplied per sample; factors: float [B], >= 0."""
+        return replace(self, factors=factors if self.factors is None else self.factors * factors)
+
+    def select(self, index: Tensor) -> "Threat":
+        """The threat for some of the samples; index: a mask bool [B] or positions int64 [b]."""
+        return self if self.factors is None else replace(self, factors=self.factors[index])
+
+    def budget(self, x: Tensor) -> Tensor:
+        """eps per sample in the dtype of x, broadcastable against it: [1 or B, 1, 1, 1]."""
+        factors = torch.ones(1, device=x.device, dtype=x.dtype) if self.factors is None else self.factors.to(x)
+        return (factors * self.radius).reshape(-1, *[1] * (x.dim() - 1))
+
+    def project(self, z: Tensor, x: Tensor) -> Tensor:
+        """The point of the set near z. Exact for linf, l1 and l0; for l2 the ball comes first and the box second, which
+        stays inside both but is not the nearest point where a pixel meets the box."""
+        eps = self.budget(x)
+        if self.norm == "linf":
+            return torch.minimum(torch.maximum(z, x - eps), x + eps).clamp(self.low, self.high)
+        if self.norm == "l2":
+            delta = z - x
+            return (x + delta * (eps / _length(delta).clamp_min(1e-30)).clamp_max(1.0)).clamp(self.low, self.high)
+        if self.norm == "l1":
+            return _project_l1(z, x, eps, self.low, self.high)
+        delta = z.clamp(self.low, self.high) - x
+        size = delta.square().sum(1, keepdim=True)
+        keep = _largest(size.flatten(1), eps.flatten().floor().long()).reshape(size.shape)
+        return x + delta * keep
+
+    def sample(self, x: Tensor, unit: Tensor, gauss: Tensor) -> Tensor:
+        """A random point of the set. unit: uniform [0, 1), gauss: standard normal, both of the shape of x.
+
+        linf: uniform in the cube. l2: uniform in the ball. l1: a Laplace direction, uniform radius, projected.
+        l0: uniform values at the pixels that the largest of gauss pick.
+        """
+        eps = self.budget(x)
+        if self.norm == "linf":
+            return self.project(x + eps * (2 * unit - 1), x)
+        flat = [1] * (x.dim() - 1)
+        if self.norm == "l2":
+            share = unit.flatten(1)[:, 0].reshape(-1, *flat) ** (1 / x[0].numel())
+            return self.project(x + eps * share * gauss / _length(gauss).clamp_min(1e-30), x)
+        if self.norm == "l1":
+            laplace = -gauss.sign() * torch.log1p(-unit)
+            return self.project(x + eps * laplace / laplace.abs().flatten(1).sum(1).reshape(-1, *flat).clamp_min(1e-30), x)
+        chosen = _largest(gauss[:, 0].flatten(1), eps.flatten().floor().long()).reshape(len(x), 1, *x.shape[2:])
+        return torch.where(chosen, self.low + (self.high - self.low) * unit, x)
+
+    def random(self, x: Tensor, rng: Rng) -> Tensor:
+        """A random point of the set for each sample of the stream."""
+        shape = tuple(x.shape[1:])
+        unit = rng.uniform(shape, dtype=x.dtype)
+        return self.sample(x, unit, unit if self.norm == "linf" else rng.normal(shape, draw=1, dtype=x.dtype))
+
+    def steepest(self, gradient: Tensor, sparsity: float = 0.05) -> Tensor:
+        """The direction of unit length in this norm along which the gradient promises most.
+
+        l1 spreads over the share `sparsity` of the entries with the largest gradients (a single entry, the exact
+        answer, makes no progress in practice; Tramer and Boneh 2019, arXiv 1904.13000). l0 uses the l2 direction.
+        """
+        flat = [1] * (gradient.dim() - 1)
+        if self.norm == "linf":
+            return gradient.sign()
+        if self.norm == "l1":
+            count = max(1, round(sparsity * gradient[0].numel()))
+            amount = torch.full((len(gradient),), count, device=gradient.device)
+            top = gradient.sign() * _largest(gradient.abs().flatten(1), amount).reshape(gradient.shape)
+            return top / top.abs().flatten(1).sum(1).reshape(-1, *flat).clamp_min(1.0)
+        # Scaled to largest entry one first: the square of a tiny or huge gradient leaves the range of float32.
+        peak = gradient.abs().flatten(1).amax(1).reshape(-1, *flat)
+        scaled = gradient / peak.clamp_min(torch.finfo(gradient.dtype).tiny)
+        return scaled / _length(scaled).clamp_min(1e-12)
+
+    def distance(self, z: Tensor, x: Tensor) -> Tensor:
+        """||z - x|| in this norm, float64 [B]; NaN where z is not finite."""
+        delta = (z.double() - x.double()).flatten(1)
+        if self.norm == "linf":
+            return delta.abs().amax(1)
+        if self.norm == "l2":
+            return delta.square().sum(1).sqrt()
+        if self.norm == "l1":
+            return delta.abs().sum(1)
+        changed = (z != x).any(1).flatten(1).sum(1).double()
+        return torch.where(delta.isfinite().all(1), changed, math.nan)
+
+    def contains(self, z: Tensor, x: Tensor) -> Tensor:
+        """Whether each candidate is legal, bool [B]: finite, in the box, within eps (1 + 1e-6) + 1e-7."""
+        inside = ((z >= self.low) & (z <= self.high)).flatten(1).all(1)  # false for NaN
+        eps = self.budget(x.double()).flatten()
+        return inside & (self.distance(z, x) <= eps * (1 + 1e-6) + 1e-7)
+
+
+def parse_eps(eps: str | float) -> Fraction | float:
+    """eps as an exact fraction where it was given as one. Raises UserError unless it is a positive finite number."""
+    try:
+        value = Fraction(eps) if isinstance(eps, str) and "/" in eps else float(eps)
+    except (ValueError, TypeError, ZeroDivisionError):
+        raise UserError(f"threat.eps={eps!r} is not a number; write for example threat.eps=8/255 or 0.03") from None
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(f"threat.eps={eps} must be a positive number; write for example threat.eps=8/255 or 0.03")
+    return value
+
+
+def _length(delta: Tensor) -> Tensor:
+    return delta.flatten(1).norm(dim=1).reshape(-1, *[1] * (delta.dim() - 1))
+
+
+def _largest(values: Tensor, count: Tensor) -> Tensor:
+    """Mask of the `count[i]` largest entries of row i; bool like values [B, d]."""
+    order = values.argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(values.shape[1], device=values.device).expand_as(order))
+    return rank < count[:, None]
+
+
+def _project_l1(z: Tensor, x: Tensor, eps: Tensor, low: float, high: float) -> Tensor:
+    """Euclidean projection onto {||u - x||_1 <= eps} and the box, exact up to rounding.
+
+    With room_i the way from x_i to the box in the direction of delta_i, the solution moves entry i by
+    clip(|delta_i| - t, 0, room_i) for the smallest t >= 0 that meets the budget. That sum falls piecewise linearly in t
+    with kinks at |delta_i| and |delta_i| - room_i: sort the kinks, accumulate the slopes, invert the right piece.
+    """
+    delta = (z - x).flatten(1).double()
+    start = x.flatten(1).double()
+    size, limit = delta.abs(), eps.flatten(1).double()
+    room = torch.where(delta > 0, high - start, start - low)
+    full = size.minimum(room)
+    kinks, order = torch.cat([size, size - room], 1).clamp_min(0).sort(dim=1, descending=True)
+    slope = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1).gather(1, order).cumsum(1)
+    # total[k] = sum of moves at t = kinks[k], going down from the largest kink, where it is zero
+    steps = slope[:, :-1] * (kinks[:, :-1] - kinks[:, 1:])
+    total = torch.cat([torch.zeros_like(limit.expand(len(kinks), 1)), steps.cumsum(1)], 1)
+    piece = (torch.searchsorted(total.contiguous(), limit.expand(len(kinks), 1).contiguous(), right=True) - 1).clamp_min(0)
+    short = limit - total.gather(1, piece)
+    t = kinks.gather(1, piece) - short / slope.gather(1, piece).clamp_min(1.0)
+    moved = (size - t.clamp_min(0)).clamp_min(0).minimum(room)
+    moved = torch.where(full.sum(1, keepdim=True) <= limit, full, moved)
+    return (start + delta.sign() * moved).to(x.dtype).reshape(x.shape).clamp(low, high)

@@ -1,0 +1,58 @@
+"""What an informed attacker may touch: the deployed pipeline, and the differentiable views that its author declares."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from harness.rng import Rng
+
+Forward = Callable[[Tensor, Rng], Tensor]
+"""(images [B, C, H, W] in [0, 1], randomness) -> class scores [B, K], larger = more likely. Every random number comes
+from the Rng; nothing depends on batch-mates."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """One differentiable view of a defense. Gradient attacks run on every head.
+
+    Args:
+        name: "true" for the deployed forward itself.
+        forward: logits that the loss is computed on.
+        exact: whether this is the deployed forward. What fools an inexact head counts only if it fools `predict`.
+        draws: forward passes over which a gradient is averaged (expectation over transformation).
+    """
+
+    name: str
+    forward: Forward
+    exact: bool = False
+    draws: int = 1
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A deployed defense.
+
+    Args:
+        predict: the deployed pipeline; the only thing that judges.
+        modules: the networks inside, which the evaluation puts in eval mode and on the device.
+        surrogates: the inexact heads that an informed attacker needs beside the true one.
+        randomized: whether `predict` uses its Rng.
+        draws: gradient draws on the true head.
+    """
+
+    predict: Forward
+    modules: tuple[nn.Module, ...]
+    surrogates: tuple[Head, ...] = field(default=())
+    randomized: bool = False
+    draws: int = 1
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The true head, then the surrogates."""
+        return (Head("true", self.predict, exact=True, draws=self.draws), *self.surrogates)
+
+
+def plain(module: nn.Module) -> Forward:
+    """The forward of a deterministic network."""
+    return lambda x, rng: module(x)

@@ -45,7 +45,7 @@ def dlr(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """Difference of logits ratio (Croce and Hein 2020, arXiv 2003.01690), and its targeted form.
 
     (z_m - z_y) / (z_(1) - z_(3)), or (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2), with z_(i) the i-th largest logit.
-    Where the denominator vanishes the direction is that of the margin.
+    Where that is constant (y ranked third) or has no denominator, the direction is that of the margin.
     """
     z = _wide(logits)
     needed = 3 if target is None else 4
@@ -59,28 +59,28 @@ def dlr(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     up, scale = _one_hot(rival, z) - _one_hot(y, z), _one_hot(order[:, 0], z) - below
     numerator, denominator = (up * z).sum(1, keepdim=True), (scale * z).sum(1, keepdim=True)
     quotient = denominator * up - numerator * scale
-    size = z.abs().amax(1, keepdim=True)
-    return _unit(torch.where(denominator > 1e-12 * size, quotient, up))
+    return _unit(quotient / denominator.clamp_min(1e-12), up / 2)
 
 
 def pm(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """Probability margin p_m - p_y (PMA, arXiv 2411.15210), or p_t - p_y.
 
     The cotangent is (2 + (S - 1) q) e_m + (1 - q) sum_j r_j e_j - (1 + S) e_y: the logit margin at the boundary (q = 1),
-    mixed with the direction of cross-entropy far from it. Divided by q where q > 1.
+    mixed with the direction of cross-entropy far from it. Divided by q where q > 1. Far on the wrong side, where p_m is one
+    to the last digit, the direction is that of the margin.
     """
-    z, rival, r, total, up, down = _pieces(logits, y, target)
+    z, rival, r, rest, up, down = _pieces(logits, y, target)
     cotangent = r * (down - up)
-    cotangent.scatter_(1, rival[:, None], 2 * down + (total - 1) * up)
-    return _unit(cotangent.scatter_(1, y[:, None], -(1 + total) * down))
+    cotangent.scatter_(1, rival[:, None], 2 * down + rest * up)
+    return _unit(cotangent.scatter_(1, y[:, None], -(2 + rest) * down), margin(logits, y, target))
 
 
 def rival_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """p_m: (1 + (S - 1) q) e_m - e_y - q sum_{j != m, y} r_j e_j."""
-    z, rival, r, total, up, down = _pieces(logits, y, target)
+    """p_m: (1 + (S - 1) q) e_m - e_y - q sum_{j != m, y} r_j e_j; far on the wrong side as in `pm`."""
+    z, rival, r, rest, up, down = _pieces(logits, y, target)
     cotangent = -up * r
-    cotangent.scatter_(1, rival[:, None], down + (total - 1) * up)
-    return _unit(cotangent.scatter_(1, y[:, None], -down))
+    cotangent.scatter_(1, rival[:, None], down + rest * up)
+    return _unit(cotangent.scatter_(1, y[:, None], -down), margin(logits, y, target))
 
 
 def true_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
@@ -111,12 +111,12 @@ def margins(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _pieces(logits: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """z, m, r (zero at y), S, min(q, 1) and min(1 / q, 1); the last three as [B, 1]."""
+    """z, m, r (zero at y and m), S - 1, min(q, 1) and min(1 / q, 1); the last three as [B, 1]."""
     z = _wide(logits)
     rival = runner_up(z, y) if target is None else target
     best = z.gather(1, rival[:, None])
     # A chosen target may lie below another class; then r_j > 1 there, bounded to keep the exponent in range.
-    r = (z - best).clamp_max(80.0).exp().scatter(1, y[:, None], 0.0)
+    r = (z - best).clamp_max(80.0).exp().scatter(1, y[:, None], 0.0).scatter(1, rival[:, None], 0.0)
     gap = best - z.gather(1, y[:, None])
     return z, rival, r, r.sum(1, keepdim=True), gap.clamp_max(0).exp(), (-gap).clamp_max(0).exp()
 
@@ -133,5 +133,9 @@ def _wide(logits: Tensor) -> Tensor:
     return logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _unit(cotangent: Tensor) -> Tensor:
-    return cotangent / cotangent.abs().sum(1, keepdim=True).clamp_min(torch.finfo(cotangent.dtype).tiny)
+def _unit(cotangent: Tensor, otherwise: Tensor | None = None) -> Tensor:
+    """Scaled to sum of absolute values one; a row below 1e-30 is replaced by that of `otherwise`."""
+    size = cotangent.abs().sum(1, keepdim=True)
+    if otherwise is None:
+        return cotangent / size
+    return torch.where(size > 1e-30, cotangent / size.clamp_min(1e-30), otherwise)

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from defenses.base import Card
-from defenses.mixing import Mixing, check_scales, mixed
+from defenses.base import Card, Defense
+from defenses.mixing import check_scales, mixed
 from harness.errors import UserError
 from harness.rng import Rng
 from harness.threat import Threat
@@ -40,8 +40,8 @@ class Composite(nn.Module):
 
 
 @dataclass(frozen=True)
-class AdaptiveSmoothing(Mixing):
-    """The mixture of `Mixing` with alpha(x) = alpha_low + (alpha_high - alpha_low) sigmoid(gamma_scale gamma(x) + gamma_bias).
+class AdaptiveSmoothing(Defense):
+    """(1 - alpha) softmax(s_g g(x)) + alpha softmax(s_h h(x)) with alpha = low + (high - low) sigmoid(scale gamma(x) + bias).
 
     From Bai et al., "Improving the accuracy-robustness trade-off of classifiers via adaptive smoothing", arXiv
     2301.12554. The mixing network is attacked with everything else: the true head differentiates through it, and the
@@ -49,7 +49,7 @@ class AdaptiveSmoothing(Mixing):
 
     Args:
         parts: "accurate", "robust" and "mixer".
-        alpha: not used.
+        accurate_scale, robust_scale: inverse temperatures s_g, s_h > 0 of the base networks.
         alpha_low, alpha_high: range of alpha(x); 0.5 <= alpha_low < alpha_high <= 1.
         gamma_scale, gamma_bias: of the normalised output of the mixing network.
         taps: names of the early and late layers that the mixing network sees, of the accurate and the robust network.
@@ -65,6 +65,8 @@ class AdaptiveSmoothing(Mixing):
         forwards=2.2,
     )
 
+    accurate_scale: float = 1.0
+    robust_scale: float = 1.0
     alpha_low: float = 0.6
     alpha_high: float = 0.95
     gamma_scale: float = 2.0

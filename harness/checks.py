@@ -1,0 +1,142 @@
+"""Red flags: signs that a robustness number says more about the evaluation than about the model.
+
+Preflight checks look at the first images before the attack; the others look at the evidence. A flag is a result: it goes
+into `run.json` and onto the board. The ideas follow the checks that ship with AutoAttack (Croce and Hein 2020, arXiv
+2003.01690) and the list of Carlini et al. 2019, arXiv 1902.06705.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attacks.fgsm import FGSM
+from attacks.pgd import PGD
+from harness.data.contract import Batch
+from harness.evaluate import Attack, Evaluation
+from harness.meter import Counts, MeteredHead
+from harness.rng import Rng
+from harness.tally import Tally
+from harness.threat import Threat
+
+PROBE = 64
+"""Images that the preflight checks look at."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One red flag: a stable name, and what was seen."""
+
+    name: str
+    detail: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"name": self.name, "detail": self.detail}
+
+
+def preflight(run: Evaluation, batch: Batch) -> list[Flag]:
+    """Flags of the victim itself, from at most `PROBE` images. Costs about 60 forward and backward passes of each."""
+    probe = _Probe(run, batch)
+    checks: tuple[Callable[[_Probe], Flag | None], ...] = (
+        _training_mode, _probabilities, _randomness, _batch_mates, _unlimited, _one_step
+    )  # fmt: skip
+    return [flag for flag in (check(probe) for check in checks) if flag is not None]
+
+
+def from_evidence(total: Tally) -> list[Flag]:
+    """Flags that the records of a run show."""
+    flags = []
+    for stage, (attacked, zero, bad) in total.gradients.items():
+        if zero > 0.01 * attacked:
+            flags.append(Flag("zero-gradients", f"{stage}: {zero} of {attacked} samples had an input gradient of zero"))
+        if bad:
+            flags.append(Flag("bad-gradients", f"{stage}: {bad} of {attacked} samples had NaN or infinite gradients"))
+    stages = [stage for stage in total.standing if stage.count("/")]
+    if stages:
+        behind = total.standing[stages[0]] - total.standing[stages[-1]]
+        # What a surrogate finds after the true head failed measures how much the true head's gradients hide.
+        if behind > max(0.002 * total.samples, 3 * (total.robust or 1) ** 0.5):
+            flags.append(Flag("masked-gradients", f"heads other than the true one broke {behind} more samples"))
+    return flags
+
+
+class _Probe:
+    """The first images, and the ways in which the checks look at the victim."""
+
+    def __init__(self, run: Evaluation, batch: Batch) -> None:
+        order = batch.ids.argsort()[:PROBE]
+        self.run = run
+        self.ids, self.x, self.y = (t[order].to(run.device) for t in batch)
+        self.scores = self.predict(self.x, self.ids, "probe")
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, ids: Tensor, stream: str) -> Tensor:
+        return self.run.victim.predict(x, Rng(self.run.seed, ids, stream))
+
+    def accuracy(self, attack: Attack, threat: Threat) -> float:
+        """Share of the probe that is right after an attack on the true head."""
+        run, right = self.run, self.scores.argmax(1) == self.y
+        if not right.any():
+            return 0.0
+        ids, x, y = self.ids[right], self.x[right], self.y[right]
+        head = MeteredHead(run.victim.heads[0], run.victim.predict, Counts.of(ids))
+        z = attack(head, x, y, threat=threat, rng=Rng(run.seed, ids, "probe")).detach()
+        return float((self.predict(z, ids, "judge").argmax(1) == y).sum()) / len(self.y)
+
+
+def _training_mode(probe: _Probe) -> Flag | None:
+    awake = [type(m).__name__ for top in probe.run.victim.modules for m in top.modules() if m.training]
+    return Flag("training-mode", f"{len(awake)} layers are in training mode, first {awake[0]}") if awake else None
+
+
+def _probabilities(probe: _Probe) -> Flag | None:
+    s = probe.scores.double()
+    if s.min() > -1e-5 and s.max() < 1 + 1e-5 and (s.sum(1) - 1).abs().max() < 1e-5:
+        return Flag("probabilities", "the model returns probabilities where logits are expected: its gradients underflow")
+    return None
+
+
+def _randomness(probe: _Probe) -> Flag | None:
+    if probe.run.victim.randomized:
+        return None
+    change = _relative(probe.predict(probe.x, probe.ids, "again"), probe.scores)
+    if change > 1e-4:
+        return Flag("undeclared-randomness", f"two predictions of the same images differ by {change:.2g} of their size")
+    return None
+
+
+def _batch_mates(probe: _Probe) -> Flag | None:
+    few = min(4, len(probe.ids))
+    alone = [probe.predict(probe.x[i : i + 1], probe.ids[i : i + 1], "probe") for i in range(few)]
+    change = _relative(torch.cat(alone), probe.scores[:few])
+    if change > 1e-4:
+        return Flag("batch-dependence", f"scores change by {change:.2g} of their size with the images in the same batch")
+    return None
+
+
+def _unlimited(probe: _Probe) -> Flag | None:
+    """With a budget that covers the whole box, no accuracy above chance may remain."""
+    size = probe.x[0].numel()
+    whole = {"linf": 1.0, "l2": size**0.5, "l1": float(size), "l0": float(size)}[probe.run.threat.norm]
+    threat = replace(probe.run.threat, eps=whole * (probe.run.threat.high - probe.run.threat.low))
+    left = probe.accuracy(PGD(steps=50, step_size=0.1, loss="margin"), threat)
+    if left > 1 / probe.run.classes:
+        return Flag("unlimited-budget", f"{left:.0%} still right when every pixel may take any value: gradients are hidden")
+    return None
+
+
+def _one_step(probe: _Probe) -> Flag | None:
+    """One step must not beat the attack that is being reported."""
+    name, attack = probe.run.attack
+    if attack.needs != "gradient" or isinstance(attack, FGSM):
+        return None
+    one, many = (probe.accuracy(a, probe.run.threat) for a in (FGSM(), attack))
+    if one < many - max(0.002, 3 / len(probe.y)):
+        return Flag("weaker-beats-stronger", f"fgsm leaves {one:.0%} of the probe right, {name} leaves {many:.0%}")
+    return None
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    size = b.double().abs().amax(1).clamp_min(1e-12)
+    return float(((a.double() - b.double()).abs().amax(1) / size).max())

@@ -1,0 +1,81 @@
+"""What the command line says: one clear line for a mistake, a short table for a result."""
+
+import sys
+from collections.abc import Callable
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from harness.errors import UserError
+from harness.session import Outcome, evaluate
+
+IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+def run_job(cfg: DictConfig, report: Callable[[Outcome], None], failed: list[str]) -> None:
+    """Evaluate one cell and report it.
+
+    A user's mistake ends a single run with status 1 and one line. In a sweep of this process the other cells go on and
+    the cell is noted in `failed`; elsewhere the exception tells the launcher.
+    """
+    hydra = HydraConfig.get()
+    choices = {group: name for group, name in hydra.runtime.choices.items() if name and "/" not in group and "@" not in group}
+    try:
+        report(evaluate(cfg, choices))
+        return
+    except UserError as cause:
+        say(f"error: {cause}")
+        if hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_ != IN_PROCESS:
+            raise
+    failed.append(" ".join(hydra.overrides.task))
+    if hydra.mode == RunMode.RUN:
+        sys.exit(1)
+
+
+def report(outcome: Outcome) -> None:
+    """Print what the evidence says."""
+    write("\n".join(lines(outcome)))
+
+
+def lines(outcome: Outcome) -> list[str]:
+    """The report of a run."""
+    manifest, total = outcome.manifest, outcome.tally
+    name, threat = manifest["name"], manifest["threat"]
+    out = ["", f"{name['defense']} · {manifest['dataset']['name']} · {threat['norm']} {threat['eps']} · {name['attack']}"]
+    if total.samples:
+        low, high = total.interval
+        out += [
+            f"clean accuracy   {total.clean / total.samples:7.2%}   ({total.clean} of {total.samples})",
+            f"robust accuracy  {total.robust / total.samples:7.2%}   95 % interval {low:.2%} to {high:.2%}",
+            "",
+            f"{'stage':<24}{'attacked':>9}{'standing':>9}{'forwards':>10}{'backwards':>10}{'seconds':>9}",
+        ]
+    for stage, cost in total.cost.items():
+        each = max(cost["attacked"], 1)
+        out.append(
+            f"{stage:<24}{cost['attacked']:>9}{total.standing[stage]:>9}"
+            f"{cost['forwards'] / each:>10.1f}{cost['backwards'] / each:>10.1f}{cost['seconds']:>9.1f}"
+        )
+    out.append("(forwards and backwards: per attacked sample)")
+    flags = manifest.get("flags", [])
+    out += [f"red flag: {flag['name']}: {flag['detail']}" for flag in flags] or ["red flags: none"]
+    out += [f"not ranked: {count} samples with error: {text}" for text, count in total.errors.items()]
+    if manifest["heads"] == "true":
+        out.append("not ranked: heads=true attacks the deployed forward only")
+    if manifest["status"] == "running":
+        out.append(f"{len(outcome.run.present())} of {manifest['chunks']} chunks are there; the other shards have the rest")
+    out.append(f"evidence: {outcome.run.path}")
+    return out
+
+
+def write(text: str) -> None:
+    """To standard output."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """To standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,54 @@
+"""What a run was made with: library versions, the commit of the code, the device."""
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+_LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "pandas", "pyarrow", "gauntlet")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that a result can depend on."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> tuple[str, bool]:
+    """Commit of the checkout that this code runs from and whether it has changes; ("", False) outside a checkout."""
+    here = Path(__file__).parent.parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "", False
+    return (head.stdout.strip(), bool(changed.stdout.strip())) if head.returncode == 0 else ("", False)
+
+
+def describe(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def whoami() -> str:
+    """This process, as another one can name it."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

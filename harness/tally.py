@@ -1,0 +1,78 @@
+"""What the evidence of one run adds up to. Always counted from the files, never from a process's memory."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness.interval import wilson
+from harness.records import CLEAN_STAGE, Cost, RunFolder
+
+
+@dataclass
+class Tally:
+    """Counts over all chunks of a run.
+
+    Attributes:
+        samples, clean: evaluated, and right without an attack.
+        robust: right after every stage, with a record of each stage to show for it.
+        standing: per stage, the samples that still stand after it.
+        cost: per stage.
+        errors: distinct error texts with their counts.
+        gradients: per stage, (samples attacked, samples whose gradient was once zero, samples whose gradient was once bad).
+    """
+
+    samples: int = 0
+    clean: int = 0
+    robust: int = 0
+    standing: dict[str, int] = field(default_factory=dict)
+    cost: dict[str, Cost] = field(default_factory=dict)
+    errors: dict[str, int] = field(default_factory=dict)
+    gradients: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the robust accuracy."""
+        return wilson(self.robust, self.samples)
+
+
+def tally(run: RunFolder, stages: list[str]) -> Tally:
+    """Add up the records of a run, one chunk at a time."""
+    total = Tally(standing=dict.fromkeys(stages, 0))
+    for chunk in sorted(run.present()):
+        table = run.read_part(chunk)
+        seconds = run.read_seconds(chunk)
+        alive: set[int] = set()
+        for stage in stages:
+            part = table.filter(pc.equal(table["stage"], stage))
+            sample, broken = part["sample"].to_numpy(), part["broken"].to_numpy(zero_copy_only=False)
+            fine = pc.is_null(part["error"]).to_numpy(zero_copy_only=False)
+            held = set(sample[~broken & fine].tolist())
+            if stage == CLEAN_STAGE:
+                total.samples += len(part)
+                total.clean += len(held)
+                alive = held
+            else:
+                alive &= held  # a sample without a record of this stage does not pass it
+            total.standing[stage] += len(alive)
+            _add(total, stage, part, seconds.get(stage, 0.0))
+        total.robust += len(alive)
+        for text in table["error"].drop_null().to_pylist():
+            total.errors[text] = total.errors.get(text, 0) + 1
+    return total
+
+
+def _add(total: Tally, stage: str, part: pa.Table, seconds: float) -> None:
+    def column(name: str) -> np.ndarray:
+        values: np.ndarray = part[name].to_numpy()
+        return values
+
+    zero, bad = column("zero_gradients"), column("bad_gradients")
+    cost = total.cost.setdefault(stage, Cost(attacked=0, forwards=0, backwards=0, seconds=0.0))
+    cost["attacked"] += len(zero)
+    cost["forwards"] += int(column("forwards").sum())
+    cost["backwards"] += int(column("backwards").sum())
+    cost["seconds"] = round(cost["seconds"] + seconds, 3)
+    seen = total.gradients.get(stage, (0, 0, 0))
+    total.gradients[stage] = (seen[0] + len(zero), seen[1] + int((zero > 0).sum()), seen[2] + int((bad > 0).sum()))

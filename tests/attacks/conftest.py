@@ -1,0 +1,59 @@
+"""A small victim, and the door to it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.meter import Counts, MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+from harness.victim import Victim, plain
+
+
+class Crooked(nn.Module):
+    """A fixed two-layer network without any global randomness: 1x4x4 pixels to `classes` logits."""
+
+    def __init__(self, classes: int = 5, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> None:
+        super().__init__()
+        rng = Rng(7, torch.arange(1), "weights")
+        self.first = nn.Parameter(rng.normal((16, 24), dtype=dtype)[0] / 4, requires_grad=False)
+        self.second = nn.Parameter(rng.stream("2").normal((24, classes), dtype=dtype)[0] / 2, requires_grad=False)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * (torch.relu((x - 0.5).flatten(1) @ self.first) @ self.second)
+
+
+class Case:
+    """Images that the network gets right, and one way to attack them."""
+
+    def __init__(self, network: nn.Module, count: int = 24, dtype: torch.dtype = torch.float32) -> None:
+        self.network = network
+        self.victim = Victim(plain(network), (network,))
+        self.ids = torch.arange(100, 100 + count)
+        self.x = Rng(0, self.ids, "images").uniform((1, 4, 4), -0.2, 1.2, dtype=dtype).clamp(0, 1)
+        self.y = network(self.x).argmax(1)
+
+    def attack(self, attack: Callable[..., Tensor], threat: Threat, index: Tensor | None = None) -> tuple[Tensor, Counts]:
+        at = torch.arange(len(self.ids)) if index is None else index
+        counts = Counts.of(self.ids[at])
+        head = MeteredHead(self.victim.heads[0], self.victim.predict, counts)
+        return attack(head, self.x[at], self.y[at], threat=threat, rng=Rng(0, self.ids[at], "attack")), counts
+
+    def broken(self, z: Tensor) -> Tensor:
+        return self.network(z).argmax(1) != self.y
+
+
+@pytest.fixture
+def case() -> Case:
+    return Case(Crooked())
+
+
+@pytest.fixture
+def make_case() -> Callable[..., Case]:
+    def make(dtype: torch.dtype = torch.float32, **knobs: float) -> Case:
+        return Case(Crooked(dtype=dtype, **knobs), dtype=dtype)
+
+    return make

@@ -1,0 +1,107 @@
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from harness.errors import UserError
+from harness.rng import Rng
+from harness.threat import Threat, parse_eps
+
+NORMS = [("linf", 0.1), ("l2", 0.7), ("l1", 1.5), ("l0", 3.0)]
+
+
+def images(seed, count=4):
+    x = Rng(seed, torch.arange(count), "x").uniform((2, 4, 4), -0.3, 1.3)
+    return x.clamp(0, 1)  # many pixels at the walls
+
+
+@pytest.mark.parametrize(("norm", "eps"), NORMS)
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10**6), size=st.sampled_from([1e-6, 0.05, 1.0, 1e4]))
+def test_projection_is_inside_idempotent_and_leaves_members_alone(norm, eps, seed, size):
+    threat, x = Threat(norm, eps), images(seed)
+    z = threat.project(x + size * Rng(seed, torch.arange(4), "z").normal((2, 4, 4)), x)
+    assert threat.contains(z, x).all()
+    assert torch.allclose(threat.project(z, x), z, atol=1e-6)
+    assert torch.equal(threat.project(x, x), x)
+
+
+@pytest.mark.parametrize(("norm", "eps"), NORMS)
+def test_random_points_are_members_and_differ(norm, eps):
+    threat, x = Threat(norm, eps), images(0)
+    rng = Rng(0, torch.arange(4))
+    z = threat.random(x, rng)
+    assert threat.contains(z, x).all()
+    assert (threat.distance(z, x) > 0).all()
+    assert not torch.equal(z, threat.random(x, rng.stream("other")))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("eps", [0.2, 1.0])
+def test_l1_projection_is_the_nearest_point(seed, eps):
+    x = Rng(seed, torch.arange(1), "x").uniform((1, 1, 5), -0.2, 1.2, dtype=torch.float64).clamp(0, 1)
+    z = x + Rng(seed, torch.arange(1), "z").normal((1, 1, 5), dtype=torch.float64)
+    ours = Threat("l1", eps).project(z, x).flatten()
+    start, goal = x.flatten().numpy(), z.flatten().numpy()
+    # u = x + p - m with p, m >= 0 turns the l1 ball into linear constraints
+    found = minimize(
+        lambda v: ((start + v[:5] - v[5:] - goal) ** 2).sum(),
+        x0=[1e-3] * 10,
+        bounds=[(0, 1 - s) for s in start] + [(0, s) for s in start],
+        constraints={"type": "ineq", "fun": lambda v: eps - v.sum()},
+        tol=1e-12,
+    )
+    best = start + found.x[:5] - found.x[5:]
+    assert ours.numpy() == pytest.approx(best, abs=2e-5)
+
+
+def test_steepest_promises_the_dual_norm():
+    g = Rng(0, torch.arange(3), "g").normal((2, 4, 4))
+    flat = g.flatten(1)
+    gain = {norm: (Threat(norm, 1.0).steepest(g, sparsity=1 / 32) * g).flatten(1).sum(1) for norm in ("linf", "l2", "l1")}
+    assert torch.allclose(gain["linf"], flat.abs().sum(1))
+    assert torch.allclose(gain["l2"], flat.norm(dim=1))
+    assert torch.allclose(gain["l1"], flat.abs().amax(1))
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-20, 1e20, 1e36])
+def test_l2_direction_survives_tiny_and_huge_gradients(scale):
+    g = Rng(0, torch.arange(3), "g").normal((2, 4, 4))
+    assert torch.allclose(Threat("l2", 1.0).steepest(g * scale), Threat("l2", 1.0).steepest(g), atol=1e-5)
+
+
+def test_factors_scale_eps_per_sample():
+    x = torch.full((3, 1, 2, 2), 0.5)
+    threat = Threat("linf", 0.2).scaled(torch.tensor([0.0, 0.5, 1.0]))
+    moved = threat.distance(threat.project(x + 1, x), x)
+    assert moved.tolist() == pytest.approx([0, 0.1, 0.2], abs=1e-6)
+    assert threat.contains(x + 0.1001, x).tolist() == [False, False, True]
+    assert threat.select(torch.tensor([2])).contains(x[2:] + 0.2, x[2:]).item()
+
+
+def test_contains_refuses_nan_box_and_ball_violations():
+    threat, x = Threat("linf", 0.1), torch.full((4, 1, 2, 2), 0.95)
+    z = torch.stack([x[0], x[0] * torch.nan, x[0] + 0.06, x[0] - 0.11])
+    assert threat.contains(z, x).tolist() == [True, False, False, False]
+
+
+def test_eps_is_kept_exactly():
+    assert parse_eps("8/255") == Fraction(8, 255)
+    assert Threat("linf", "8/255").label == "linf-8_255"
+    assert Threat("linf", 0.15).label == "linf-0.15"
+    assert Threat("linf", "0.15").radius == 0.15
+
+
+@pytest.mark.parametrize("eps", [-0.1, 0, "0/255", "abc", "8/0", float("nan"), float("inf"), "nan", "-8/255"])
+def test_a_bad_eps_is_refused_in_one_line(eps):
+    with pytest.raises(UserError, match=r"threat\.eps=.*8/255") as caught:
+        Threat("linf", eps)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_norm_is_refused():
+    with pytest.raises(UserError, match="linf, l2, l1, l0"):
+        Threat("l3", 0.1)

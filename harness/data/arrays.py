@@ -1,0 +1,32 @@
+"""A source of images that are held in memory."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.digest import digest_arrays
+from harness.data.images import Pixels
+from harness.data.selection import Ids
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """pixels: uint8 [n, H, W, C]; labels: int64 [n]; origin: where they come from, for messages."""
+
+    pixels: Pixels
+    labels: NDArray[np.int64]
+    origin: str
+    levels: int = 255
+    _digest: list[str] = field(default_factory=list)
+
+    def images(self, rows: Ids) -> Pixels:
+        return self.pixels[rows]
+
+    def where(self, row: int) -> str:
+        return f"{self.origin}, image {row}"
+
+    def digest(self) -> str:
+        if not self._digest:
+            self._digest.append(digest_arrays(self.pixels, self.labels))
+        return self._digest[0]

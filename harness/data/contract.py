@@ -1,0 +1,71 @@
+"""What a data set promises to the rest of the program."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+PARTS = ("train", "validation", "test")
+
+
+class Batch(NamedTuple):
+    """Some images with their labels."""
+
+    ids: Tensor  # int64 [B], stable sample ids
+    x: Tensor  # float32 [B, C, H, W] in [0, 1]
+    y: Tensor  # int64 [B], in [0, classes)
+
+
+class Split(Protocol):
+    """One part of a data set; images are read when they are asked for."""
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """[n], the position of each image in the unselected source split, after `limit` and `indices`."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, positions: Sequence[int] | slice) -> Batch:
+        """The images at `positions` in [0, n), in that order; repeats are allowed.
+
+        Raises:
+            IndexError: a position outside the split.
+            UserError: an image that cannot be decoded or has another size, named by file and row.
+        """
+
+    def digest(self) -> str:
+        """`sha256:<hex>` of the content of the whole part, whatever is selected (see `harness.data.digest`)."""
+
+    def selection(self) -> str:
+        """`all`, or a short hash of the chosen ids."""
+
+
+class Dataset(Protocol):
+    """A named set of images with a train, a validation and a test part."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels."""
+
+    @property
+    def budgets(self) -> dict[str, str | float]:
+        """The reference eps of each norm, such as `{"linf": "8/255", "l2": 0.5, "l1": 12.0}`."""
+
+    def split(self, part: str) -> Split:
+        """The part named `train`, `validation` or `test`.
+
+        Raises:
+            UserError: files are missing or damaged, a label is outside the classes, or the selection does not fit.
+        """

@@ -1,0 +1,78 @@
+"""ImageNet (ILSVRC 2012; Russakovsky et al., arXiv 1409.0575), unpacked by torchvision, read from its folders.
+
+The published validation images are the test part, as everywhere in the field; a fixed tenth of the training images is
+the validation part. The archives are not free to download: the user brings them.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.data.download import staged
+from harness.data.imagefolder import check_resize, folder_part
+from harness.data.images import Form
+from harness.data.reason import reason
+from harness.data.source import ImageSet, Part
+from harness.data.torchvision_sets import DAMAGE
+from harness.errors import UserError
+
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNet(ImageSet):
+    """The shorter side is resized to `resize`, then `size` x `size` is cut out of the centre.
+
+    root: the folder with `train/` and `val/`, one folder per WordNet id in each, or with the archives as published.
+    download: unpack the archives where the folders are missing; ImageNet cannot be downloaded without an account.
+    resize: null, and every image must be `size` x `size` already.
+    """
+
+    name: str = "imagenet"
+    classes: int = 1000
+    channels: int = 3
+    size: int = 224
+    resize: int | None = 256
+    budgets: dict[str, str | float] = field(default_factory=lambda: {"linf": "4/255", "l2": 3.0, "l1": 60.0})
+    root: str = "data/imagenet"
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_resize(self.resize, self.size)
+
+    def open(self, part: str) -> Part:
+        root = Path(self.root).expanduser()
+        folder = "val" if part == "test" else "train"
+        if not (root / folder).is_dir():
+            if not self.download:
+                raise UserError(
+                    f"dataset.root={self.root} has no folder {folder}; ImageNet must be fetched by hand: put {DEVKIT} "
+                    f"and {ARCHIVES[folder]} from image-net.org there, then dataset.download=true unpacks them"
+                )
+            _unpack(root, folder)
+        form = Form(self.channels, self.size, self.resize)
+        return folder_part(root / folder, self.classes, form, part, cut=part != "test")
+
+
+def _unpack(root: Path, folder: str) -> None:
+    """Make `root/folder` from the archives in `root`, whole or not at all."""
+    from torchvision import datasets  # slow to import
+
+    if not root.is_dir():
+        raise UserError(f"dataset.root={root} is not a folder; make it and put {DEVKIT} and {ARCHIVES[folder]} there")
+    try:
+        with staged(root) as stage:
+            if (root / folder).is_dir():  # another process has unpacked it while this one waited
+                return
+            links = [stage / name for name in (DEVKIT, ARCHIVES[folder], "meta.bin") if (root / name).exists()]
+            for link in links:
+                link.symlink_to((root / link.name).absolute())
+            datasets.ImageNet(str(stage), split=folder)
+            for link in links:
+                link.unlink()
+    except DAMAGE as cause:
+        raise UserError(
+            f"ImageNet cannot be unpacked in {root} ({reason(cause)}); put {DEVKIT} and {ARCHIVES[folder]} "
+            "from image-net.org there, whole, and leave room on the disk"
+        ) from None

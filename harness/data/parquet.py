@@ -1,0 +1,78 @@
+"""Images in Parquet files, as on the Hugging Face Hub: a struct `image` with `bytes` and `path`, and an int `label`."""
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.data.imagefolder import check_resize
+from harness.data.images import Form
+from harness.data.parquet_rows import ParquetRows
+from harness.data.selection import hold_out
+from harness.data.source import ImageSet, Part
+from harness.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(ImageSet):
+    """Streams: a few megabytes of encoded images are in memory at a time.
+
+    path: a folder that `train`, `test` and `validation` are relative to; or the test part itself, as a file or a glob.
+    train, test, validation: each a file, a folder or a glob; several files are taken in the order of their sorted
+        paths. Without a validation part, a fixed tenth of the training images is held out.
+    image, label: the names of the columns. The image column is the struct, or plain encoded bytes.
+    resize: null, and every image must be `size` x `size`; or the length that the shorter side is resized to before
+        the centre is cut out.
+
+    Images come in the order of the files, and the sample id is the row, counted from 0 over all files of the part.
+    """
+
+    path: str
+    train: str = "train*.parquet"
+    test: str = "test*.parquet"
+    validation: str | None = None
+    image: str = "image"
+    label: str = "label"
+    resize: int | None = None
+    name: str = "parquet"
+    classes: int = 10
+    channels: int = 3
+    size: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_resize(self.resize, self.size)
+
+    def open(self, part: str) -> Part:
+        sliced = part != "test" and self.validation is None
+        files = self._files("train" if sliced else part)
+        source = ParquetRows.open(files, self.image, self.label, Form(self.channels, self.size, self.resize))
+        if not sliced:
+            return Part(source, np.arange(len(source.labels)))
+        training, validation = hold_out(len(source.labels))
+        return Part(source, training if part == "train" else validation, sliced=True)
+
+    def _files(self, part: str) -> list[Path]:
+        root, pattern = Path(self.path).expanduser(), getattr(self, part)
+        if root.is_dir():
+            found = [root / match for match in _matches(pattern, root)]
+        elif part == "test":
+            found = [Path(match) for match in _matches(str(root), Path())]
+        else:
+            found = [root.parent / match for match in _matches(pattern, root.parent)]
+        files = [file for match in found for file in (match.rglob("*.parquet") if match.is_dir() else [match])]
+        if not files:
+            key = "path" if part == "test" and not root.is_dir() else part
+            raise UserError(
+                f"no Parquet file for the {part} part: dataset.path={self.path}, dataset.{key}={getattr(self, key)}; "
+                f"set dataset.{key} to a file, a folder or a glob"
+            )
+        return sorted(set(files))
+
+
+def _matches(pattern: str, root: Path) -> list[str]:
+    """A path that exists as it is written is not read as a glob."""
+    if (root / pattern).exists():
+        return [pattern]
+    return glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207  a Path cannot glob an absolute pattern

@@ -1,0 +1,139 @@
+"""Random access to the encoded images of Parquet files in bounded memory.
+
+A row group is read in blocks of at most `BLOCK` bytes, front to back, by one cursor. Reading forward, the last two
+blocks are kept, so every row group is decoded once, and a file whose rows are all in one big group needs no more memory
+than one with many small ones. Once a row group has to be read again, as in training, up to `CACHE` bytes are kept.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from harness.data.digest import digest_files
+from harness.data.images import Form, Pixels, decode
+from harness.data.parquet_file import Group, bytes_column, footer_bytes, open_file, read_labels, reading, row_groups
+from harness.data.selection import Ids
+from harness.errors import UserError
+
+CACHE = 64 << 20
+"""Most bytes of encoded images that are kept where reading jumps about."""
+
+
+class Block(NamedTuple):
+    """Encoded images of neighbouring rows; None where a row has none."""
+
+    images: list[bytes | None]
+    size: int  # bytes
+
+
+@dataclass
+class Cursor:
+    """A row group that is being read."""
+
+    group: int
+    batches: Iterator[pa.RecordBatch]
+    next: int = 0  # block
+
+
+@dataclass(eq=False)
+class ParquetRows:
+    """The rows of some files, one after the other."""
+
+    files: list[Path]
+    groups: list[Group]
+    labels: NDArray[np.int64]
+    column: str  # the path of the encoded bytes, such as `image.bytes`
+    form: Form
+    levels: int = field(default=255, init=False)
+    _starts: Ids = field(init=False)  # first row of each group, over all files
+    _blocks: OrderedDict[tuple[int, int], Block] = field(default_factory=OrderedDict, init=False)
+    _held: int = field(default=0, init=False)  # bytes in the blocks
+    _visited: set[int] = field(default_factory=set, init=False)  # groups
+    _jumps: bool = field(default=False, init=False)  # a group was read more than once
+    _cursor: Cursor | None = field(default=None, init=False)
+    _file: tuple[int, pq.ParquetFile] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._starts = np.cumsum([0, *(group.rows for group in self.groups)])[:-1]
+
+    @classmethod
+    def open(cls, files: list[Path], image: str, label: str, form: Form) -> "ParquetRows":
+        """Read footers and labels.
+
+        Raises:
+            UserError: a file is missing, cut short or no Parquet file, or a column is missing or of another type.
+        """
+        groups, labels = [], []
+        column = image
+        for number, path in enumerate(files):
+            with reading(path), open_file(path) as file:
+                column = bytes_column(file.schema_arrow, image, path)
+                groups += row_groups(file.metadata, number, column)
+                labels.append(read_labels(file, label, path))
+        return cls(files, groups, np.concatenate(labels), column, form)
+
+    def images(self, rows: Ids) -> Pixels:
+        pixels = np.empty((len(rows), self.form.size, self.form.size, self.form.channels), np.uint8)
+        for position in np.argsort(rows, kind="stable").tolist():  # forward through the files, whatever the order
+            row = int(rows[position])
+            group = int(np.searchsorted(self._starts, row, side="right")) - 1
+            number, offset = divmod(row - int(self._starts[group]), self.groups[group].block)
+            data = self._block(group, number).images[offset]
+            if not data:
+                raise UserError(f"{self.where(row)}: {self.column} is empty; write the images into the file")
+            pixels[position] = decode(data, self.form, self.where(row))
+        return pixels
+
+    def where(self, row: int) -> str:
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        found = self.groups[group]
+        return f"{self.files[found.file]}, row {found.first + row - int(self._starts[group])}"
+
+    def digest(self) -> str:
+        return digest_files([("", path) for path in self.files], outline=footer_bytes)
+
+    def _block(self, group: int, number: int) -> Block:
+        key = (group, number)
+        if key in self._blocks:
+            self._blocks.move_to_end(key)
+            return self._blocks[key]
+        with reading(self.files[self.groups[group].file]):
+            if self._cursor is None or self._cursor.group != group or self._cursor.next > number:
+                self._jumps = self._jumps or group in self._visited
+                self._visited.add(group)
+                self._cursor = Cursor(group, self._batches(self.groups[group]))
+            while self._cursor.next <= number:
+                self._keep((group, self._cursor.next), next(self._cursor.batches, None))
+                self._cursor.next += 1
+        return self._blocks[key]
+
+    def _batches(self, group: Group) -> Iterator[pa.RecordBatch]:
+        """The blocks of one row group. One file is open at a time."""
+        if self._file is None or self._file[0] != group.file:
+            if self._file is not None:
+                self._file[1].close()
+            self._file = (group.file, open_file(self.files[group.file]))
+        batches: Iterator[pa.RecordBatch] = self._file[1].iter_batches(
+            group.block, row_groups=[group.index], columns=[self.column], use_threads=False
+        )
+        return batches
+
+    def _keep(self, key: tuple[int, int], batch: pa.RecordBatch | None) -> None:
+        group = self.groups[key[0]]
+        if batch is None or batch.num_rows != min(group.block, group.rows - key[1] * group.block):
+            raise pa.ArrowInvalid("a row group is shorter than the footer says")
+        column = batch.column(0)
+        if pa.types.is_struct(column.type):
+            column = pc.struct_field(column, 0)
+        self._blocks[key] = Block(column.to_pylist(), column.nbytes)  # Arrow's allocator would hold on to far more
+        self._held += column.nbytes
+        while len(self._blocks) > 2 and not (self._jumps and self._held <= CACHE):
+            self._held -= self._blocks.popitem(last=False)[1].size

@@ -1,0 +1,106 @@
+"""Which images of a split are used: a fixed order by hash, a slice held out for validation, `limit` and `indices`."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.reason import reason
+from harness.errors import UserError
+
+Ids = NDArray[np.int64]
+
+HELD_OUT = 10
+"""One training image in this many is held out where a set has no validation part of its own."""
+
+
+def hash_order(count: int) -> Ids:
+    """The numbers 0 to count-1, sorted by the SHA-256 of their decimal text: a shuffle that no library can change."""
+    return np.array(sorted(range(count), key=_hash), dtype=np.int64)
+
+
+def hold_out(count: int) -> tuple[Ids, Ids]:
+    """Rows for training and rows for validation (the last tenth in hash order), each ascending."""
+    order = hash_order(count)
+    cut = count - max(1, count // HELD_OUT)
+    return np.sort(order[:cut]), np.sort(order[cut:])
+
+
+def select(ids: Ids, limit: int | None, indices: str | None) -> Ids:
+    """The ids that `indices` (a file) lists, in the order of the split, and of these the first `limit`.
+
+    Raises:
+        UserError: the file is missing, empty or malformed, an id is unknown or repeated, or `limit` is too high.
+    """
+    chosen = ids
+    if indices is not None:
+        listed = _listed(Path(indices).expanduser(), ids)
+        chosen = ids[np.isin(ids, listed)]
+    if limit is None:
+        return chosen
+    if not 0 < limit <= len(chosen):
+        raise UserError(f"dataset.limit={limit}, but there are {len(chosen)} images; give 1 to {len(chosen)}, or null")
+    return chosen[:limit]
+
+
+def selection_name(chosen: Ids, total: int) -> str:
+    """`all` where nothing is left out, else twelve hex digits of the SHA-256 over the sorted ids."""
+    if len(chosen) == total:
+        return "all"
+    return hashlib.sha256(np.sort(chosen).astype("<i8").tobytes()).hexdigest()[:12]
+
+
+def _hash(number: int) -> bytes:
+    return hashlib.sha256(str(number).encode()).digest()
+
+
+def _listed(path: Path, ids: Ids) -> Ids:
+    known = set(ids.tolist())
+    seen: dict[int, str] = {}
+    for place, number in _numbers(path):
+        if number not in known:
+            raise UserError(
+                f"{path}, {place}: there is no id {number} in this split; ids go from {ids.min()} to {ids.max()}"
+            )
+        if number in seen:
+            raise UserError(f"{path}, {place}: id {number} stands at {seen[number]} already; list each id once")
+        seen[number] = place
+    if not seen:
+        raise UserError(f"{path} lists no ids; write one id a line, or leave dataset.indices out")
+    return np.fromiter(seen, dtype=np.int64)
+
+
+def _numbers(path: Path) -> Iterable[tuple[str, int]]:
+    """Each id with its place in the file."""
+    try:
+        return list(_array_numbers(path) if path.suffix == ".npy" else _text_numbers(path))
+    except FileNotFoundError:
+        raise UserError(f"dataset.indices={path}: no such file; give a text file with one id a line") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text; give a text file with one id a line, or a .npy file") from None
+    except OSError as cause:
+        raise UserError(f"{path} cannot be read ({reason(cause)}); check dataset.indices") from None
+
+
+def _text_numbers(path: Path) -> Iterable[tuple[str, int]]:
+    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        word = text.partition("#")[0].strip()
+        if not word:
+            continue
+        if not re.fullmatch(r"-?[0-9]{1,18}", word):
+            raise UserError(f"{path}, line {line}: {word[:40]!r} is not an id; write one whole number a line")
+        yield f"line {line}", int(word)
+
+
+def _array_numbers(path: Path) -> Iterable[tuple[str, int]]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as cause:
+        raise UserError(f"{path} is not a NumPy array file ({reason(cause)}); write it anew") from None
+    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UserError(f"{path} does not hold a one-dimensional array of whole numbers; save one of int64")
+    for position, number in enumerate(array.tolist()):
+        yield f"entry {position}", number

@@ -1,0 +1,131 @@
+"""What every data set shares: the fields, and a split over rows of a source of uint8 images."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from harness.data.contract import PARTS, Batch, Split
+from harness.data.digest import derive
+from harness.data.images import MODES, Pixels
+from harness.data.selection import Ids, select, selection_name
+from harness.errors import UserError
+
+
+class Source(Protocol):
+    """Rows of images with labels, in memory or on disk."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """[rows]"""
+
+    @property
+    def levels(self) -> int:
+        """The stored value that stands for 1.0."""
+
+    def images(self, rows: Ids) -> Pixels:
+        """uint8 [B, H, W, C], in the order of `rows`."""
+
+    def where(self, row: int) -> str:
+        """The place of a row in words, for messages."""
+
+    def digest(self) -> str:
+        """Of every row."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of a source that make one part of a data set, in the order of the split."""
+
+    source: Source
+    rows: Ids
+    sliced: bool = False  # the source has other rows, which belong to another part
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet(ABC):
+    """A data set.
+
+    name: as it stands in the path of a run.
+    classes, channels (1 or 3), size (height and width in pixels): what its images are.
+    budgets: the reference eps of each norm; `threat=linf` and so on start from it.
+    limit: use the first `limit` images of the test part; null uses them all.
+    indices: a file with the ids of the test images to use, one a line (`#` starts a comment), or a `.npy` file.
+    """
+
+    name: str
+    classes: int
+    channels: int
+    size: int
+    budgets: dict[str, str | float] = field(default_factory=lambda: {"linf": "8/255", "l2": 0.5, "l1": 12.0})
+    limit: int | None = None
+    indices: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
+            raise UserError(f"dataset.name={self.name!r} cannot name a folder; use letters, digits, _ and -")
+        if self.channels not in MODES:
+            raise UserError(f"dataset.channels={self.channels} is not supported; use 1 (grey) or 3 (RGB)")
+        for key in ("classes", "size"):
+            if getattr(self, key) < 1:
+                raise UserError(f"dataset.{key}={getattr(self, key)} is not positive; give the number of the data set")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"dataset.limit={self.limit} leaves no images; give 1 or more, or null for all")
+
+    @abstractmethod
+    def open(self, part: str) -> Part:
+        """The rows of one part, before any selection."""
+
+    def split(self, part: str) -> Split:
+        if part not in PARTS:
+            raise ValueError(f"{part!r} is not one of {', '.join(PARTS)}")
+        opened = self.open(part)
+        if len(opened.rows) == 0:
+            raise UserError(f"the {part} part of {self.name} holds no images; check the files that dataset names")
+        chosen = select(opened.rows, self.limit, self.indices) if part == "test" else opened.rows
+        self._check_labels(opened.source, chosen)
+        form = (self.channels, self.size, self.size)
+        return SourceSplit(opened.source, chosen, form, len(opened.rows), part if opened.sliced else "")
+
+    def _check_labels(self, source: Source, rows: Ids) -> None:
+        labels = source.labels[rows]
+        wrong = np.flatnonzero((labels < 0) | (labels >= self.classes))
+        if len(wrong):
+            row, label = int(rows[wrong[0]]), int(labels[wrong[0]])
+            raise UserError(
+                f"sample {row} of {self.name} ({source.where(row)}) has label {label}, "
+                f"not one of 0 to {self.classes - 1}; set dataset.classes to the number of classes, or mend the labels"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class SourceSplit:
+    """A `Split` of chosen rows; the id of an image is its row in the source."""
+
+    source: Source
+    ids: Ids
+    form: tuple[int, int, int]  # C, H, W
+    total: int  # images before the selection
+    cut: str  # the name of the part, where it is only a slice of the source
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, positions: Sequence[int] | slice) -> Batch:
+        rows = self.ids[positions] if isinstance(positions, slice) else self.ids[np.asarray(positions, dtype=np.int64)]
+        pixels = self.source.images(rows) if len(rows) else np.empty((0, *self.form[1:], self.form[0]), np.uint8)
+        planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+        x = planes.to(torch.float32).div_(self.source.levels)
+        return Batch(torch.from_numpy(rows.copy()), x, torch.from_numpy(self.source.labels[rows]))
+
+    def digest(self) -> str:
+        whole = self.source.digest()
+        return derive(whole, self.cut) if self.cut else whole
+
+    def selection(self) -> str:
+        return selection_name(self.ids, self.total)

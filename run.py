@@ -1,14 +1,11 @@
 """Evaluate a defense: `python run.py attack=pma defense=adaptive_smoothing`. See `python run.py --help`."""
 
-import os
 import sys
-
-# Before torch is imported: threads that wait must not spin, and one thread a process is the fast choice on busy cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hydra
 from omegaconf import DictConfig
+
+import harness  # noqa: F401  (settings that must stand before torch is imported)
 
 failed: list[str] = []  # cells of this process's sweep that ended in a user's mistake
 

@@ -14,6 +14,7 @@ from harness.rng import Rng
 from harness.threat import Threat
 from harness.victim import Head, Victim, plain
 from models.taps import Tapped
+from training.mode import evaluating
 
 
 class Composite(nn.Module):
@@ -175,9 +176,7 @@ class AdaptiveSmoothingObjective:
         threat = Threat(self.norm, self.eps).scaled(0.4 + 0.7 * knobs[:, 0])
         deceive = 0.4 * knobs[:, 1]
         z = threat.random(x, rng.stream("start"))
-        was_training = mixture.network.training
-        mixture.network.eval()
-        try:
+        with evaluating(mixture):
             logits, _ = mixture.both(x)
             others = logits.detach().scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
             # Half of the samples go to the class with the best score at each step, half to one chosen for good.
@@ -193,8 +192,6 @@ class AdaptiveSmoothingObjective:
                     goal = (1 - deceive) * margin.squeeze(1) + deceive * nn.functional.softplus(-gamma)
                     (gradient,) = torch.autograd.grad(goal.sum(), leaf)
                 z = threat.project(z + threat.budget(x) * 2.5 / self.steps * threat.steepest(gradient), x)
-        finally:
-            mixture.network.train(was_training)
         return z
 
 

@@ -6,14 +6,10 @@ measures distances in NumPy, and predicts in another batch composition. What it 
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch

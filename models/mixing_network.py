@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from harness.errors import UserError
+
 
 class _Block(nn.Module):
     """Pre-activation residual block of two 3x3 convolutions."""
@@ -29,14 +31,17 @@ class MixingNetwork(nn.Module):
     parameters on that output.
 
     Args:
-        early, late: channels of the early and of the late features, summed over the base networks.
+        early, late: channels of the early and of the late features, each summed over the base networks.
         width: channels of the stages.
         clamp: in training the raw output is held within this many standard deviations of its batch mean; 0 = off.
+
+    Raises:
+        UserError: in the forward pass, features of other channels.
     """
 
     def __init__(self, early: int, late: int, width: int = 16, clamp: float = 0.6) -> None:
         super().__init__()
-        self.clamp = clamp
+        self.clamp, self.channels = clamp, (early, late)
         self.stage1 = _Block(early, width, 1)
         self.stage2 = _Block(width + late, 2 * width, 1)
         self.norm = nn.BatchNorm2d(2 * width)
@@ -49,8 +54,13 @@ class MixingNetwork(nn.Module):
         early, late: features [B, C, h, w] of the base networks; those of one list have the same h and w, and early ones
         are at least as large as late ones.
         """
-        first = self.stage1(torch.cat(tuple(early), 1))
-        behind = torch.cat(tuple(late), 1)
+        front, behind = torch.cat(tuple(early), 1), torch.cat(tuple(late), 1)
+        if (front.shape[1], behind.shape[1]) != self.channels:
+            raise UserError(
+                f"the tapped layers give {front.shape[1]} early and {behind.shape[1]} late channels, the mixing network takes "
+                f"{self.channels[0]} and {self.channels[1]}; set early and late in defense.parts.mixer.model"
+            )
+        first = self.stage1(front)
         if first.shape[2:] != behind.shape[2:]:
             first = nn.functional.adaptive_avg_pool2d(first, behind.shape[2:])
         joined = self.norm(self.stage2(torch.cat([first, behind], 1))).relu()

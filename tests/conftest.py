@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import harness  # noqa: F401  (settings that must stand before torch is imported)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

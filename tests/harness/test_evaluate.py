@@ -1,0 +1,193 @@
+"""The evaluation loop on small deterministic victims."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks.pgd import PGD
+from attacks.pma import PMA
+from harness.data.contract import Batch
+from harness.errors import UserError
+from harness.evaluate import Evaluation, chunks_of
+from harness.records import ATTACK_SCHEMA
+from harness.rng import Rng
+from harness.threat import Threat
+from harness.victim import Head, Victim, plain
+
+
+class Net(nn.Module):
+    def __init__(self, dtype=torch.float64):
+        super().__init__()
+        rng = Rng(7, torch.arange(1), "weights")
+        self.first = rng.normal((16, 24), dtype=dtype)[0] / 4
+        self.second = rng.stream("2").normal((24, 5), dtype=dtype)[0] / 2
+
+    def forward(self, x):
+        return torch.relu((x - 0.5).flatten(1) @ self.first) @ self.second
+
+
+def images(count=40, dtype=torch.float64):
+    ids = torch.arange(count) * 3 + 5
+    x = Rng(0, ids, "images").uniform((1, 4, 4), dtype=dtype)
+    y = Net(dtype)(x).argmax(1)
+    y[:4] = (y[:4] + 1) % 5  # some clean errors
+    return Batch(ids, x, y)
+
+
+def evaluation(**changes):
+    net = Net()
+    knobs = {"victim": Victim(plain(net), (net,)), "attack": ("pma", PMA(steps=10)), "threat": Threat("linf", 0.05), "classes": 5}
+    return Evaluation(**(knobs | changes))
+
+
+def frame(run, batch=None):
+    return run.chunk(batch or images()).rows.to_pandas()
+
+
+def test_one_row_per_sample_and_stage_that_attacks_it():
+    rows = frame(evaluation())
+    clean, attacked = rows[rows["stage"] == "clean"], rows[rows["stage"] == "pma/true"]
+    assert clean["sample"].tolist() == images().ids.tolist()
+    assert clean["broken"].sum() == 4
+    assert set(attacked["sample"]) == set(clean[~clean["broken"]]["sample"])
+    assert 0 < attacked["broken"].sum() < len(attacked)
+    assert (attacked["broken"] == (attacked["pred"] != attacked["label"])).all()
+    assert (attacked["distance"] <= 0.05 * (1 + 1e-6)).all()
+    assert (attacked["margin"] < 0).equals(attacked["broken"])
+    assert rows["error"].isna().all()
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+@pytest.mark.parametrize("attack", [("pma", PMA(steps=10)), ("pgd", PGD(steps=10, restarts=2))], ids=lambda a: a[0])
+def test_the_batch_size_changes_no_record(size, attack):
+    whole = evaluation(attack=attack, batch_size=40).chunk(images())
+    parts = evaluation(attack=attack, batch_size=size).chunk(images())
+    assert parts.rows.equals(whole.rows)
+    assert all(np.array_equal(parts.adversarial[key], whole.adversarial[key]) for key in whole.adversarial)
+
+
+def test_the_cut_into_chunks_changes_no_record():
+    batch = images()
+    whole = frame(evaluation()).sort_values(["stage", "sample"], ignore_index=True)
+    split = [frame(evaluation(), Batch(*(t[at] for t in batch))) for at in (slice(0, 11), slice(11, 40))]
+    glued = __import__("pandas").concat(split).sort_values(["stage", "sample"], ignore_index=True)
+    assert glued.equals(whole)
+
+
+def test_the_order_within_a_chunk_changes_no_record():
+    batch = images()
+    mixed = torch.arange(39, -1, -1)
+    assert frame(evaluation(), Batch(*(t[mixed] for t in batch))).equals(frame(evaluation()))
+
+
+def test_stored_examples_are_the_judged_ones():
+    done = evaluation().chunk(images())
+    rows = done.rows.to_pandas()
+    broken = rows[rows["broken"] & (rows["stage"] != "clean")]
+    assert done.adversarial["sample"].tolist() == broken["sample"].tolist()
+    z = torch.from_numpy(done.adversarial["z"]).double()
+    assert Net()(z).argmax(1).tolist() == broken["pred"].tolist()
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """An attack that returns what it is told to."""
+
+    needs: ClassVar[str] = "gradient"
+    kind: str = "crash"
+
+    def __call__(self, head, x, y, *, threat, rng) -> Tensor:
+        if self.kind == "crash":
+            raise RuntimeError("out of luck\nand a second line")
+        if self.kind == "illegal":
+            return x + 2 * threat.radius
+        return torch.full_like(x, torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [("crash", "RuntimeError: out of luck"), ("illegal", "outside the threat"), ("nan", "outside the threat")]
+)
+def test_a_crash_or_an_illegal_candidate_is_an_error_record(kind, text):
+    rows = frame(evaluation(attack=("fixed", Fixed(kind))))
+    attacked = rows[rows["stage"] == "fixed/true"]
+    assert attacked["error"].str.contains(text).all()
+    assert not attacked["broken"].any()
+    assert len(attacked) == 36
+
+
+def test_a_surrogate_find_counts_only_if_it_fools_the_deployed_forward():
+    net = Net()
+    lying = Head("lying", lambda x, rng: -net(x))  # calls everything broken
+    helpful = Head("helpful", lambda x, rng: net(x))
+    for head in (lying, helpful):
+        victim = Victim(lambda x, rng: net(x).round(decimals=2), (net,), (head,))  # the true head has no gradient
+        rows = frame(evaluation(victim=victim, threat=Threat("linf", 0.02)))
+        found = rows[rows["stage"] == f"pma/{head.name}"]
+        assert found["broken"].any() if head is helpful else not found["broken"].all()
+        assert (found["broken"] == (found["pred"] != found["label"])).all()
+        true = rows[rows["stage"] == "pma/true"]
+        assert (true["zero_gradients"] > 0).all() or not true["broken"].all()
+
+
+def test_heads_true_attacks_only_the_deployed_forward():
+    net = Net()
+    victim = Victim(plain(net), (net,), (Head("other", plain(net)),))
+    assert [stage.name for stage in evaluation(victim=victim).stages] == ["pma/true", "pma/other"]
+    assert [stage.name for stage in evaluation(victim=victim, heads="true").stages] == ["pma/true"]
+
+
+def test_bfloat16_gradients_and_a_folded_twin_find_as_much_and_the_plain_network_judges():
+    net = Net(torch.float32)
+    batch = images(200, torch.float32)
+    victim = Victim(plain(net), (net,))
+    base = evaluation(victim=victim, threat=Threat("linf", 0.04))
+    found = frame(base, batch)["broken"].sum()
+    reduced = frame(replace(base, gradients=torch.bfloat16), batch)
+    assert abs(int(reduced["broken"].sum()) - int(found)) <= 1
+    assert (reduced["broken"] == (reduced["pred"] != reduced["label"])).all()
+    twin = replace(base, twin=Victim(plain(Net(torch.float32)), (net,)))
+    assert frame(twin, batch)["broken"].sum() == found
+
+
+@pytest.mark.parametrize(("value", "seen"), [(1.5, "1.5"), (-0.1, "-0.1"), (float("nan"), "nan"), (float("inf"), "inf")])
+def test_pixels_outside_the_box_are_refused(value, seen):
+    batch = images()
+    batch.x[7, 0, 0, 0] = value
+    with pytest.raises(UserError, match=rf"image 26 has pixels.*{seen}.*\[0, 1\]"):
+        evaluation().chunk(batch)
+
+
+@pytest.mark.parametrize("label", [-1, 5])
+def test_labels_outside_the_classes_are_refused(label):
+    batch = images()
+    batch.y[7] = label
+    with pytest.raises(UserError, match=f"image 26 has label {label}"):
+        evaluation().chunk(batch)
+
+
+def test_a_wrong_class_count_and_nan_scores_are_refused():
+    with pytest.raises(UserError, match="the data set has 9 classes"):
+        evaluation(classes=9).chunk(images())
+    broken = Victim(lambda x, rng: torch.full((len(x), 5), torch.nan), ())
+    with pytest.raises(UserError, match="not finite for 40 of 40"):
+        evaluation(victim=broken).chunk(images())
+
+
+def test_progress_counts_every_sample_of_every_stage():
+    seen: list[int] = []
+    run = evaluation(batch_size=7)
+    run.chunk(images(), lambda stage, count: seen.append(count))
+    assert sum(seen) == 40 * 2
+
+
+def test_every_chunk_belongs_to_one_shard():
+    taken = [list(chunks_of(1000, 64, 3, shard)) for shard in range(3)]
+    assert sorted(sum(taken, [])) == list(range(16))
+
+
+def test_rows_have_the_schema():
+    assert evaluation().chunk(images()).rows.schema.equals(ATTACK_SCHEMA)

@@ -1,0 +1,49 @@
+"""`python -m leaderboard [--runs runs] [--out leaderboard/site]`: build the static site from the evidence."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import UserError
+from leaderboard.build import build
+from leaderboard.naming import percent
+from leaderboard.score import Board
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 after one line about what the user can mend."""
+    parser = argparse.ArgumentParser("python -m leaderboard", description="Build the leaderboard from the run folders.")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the evidence (default: runs)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("leaderboard/site"),
+        metavar="DIR",
+        help="the site (default: leaderboard/site)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        built = build(options.runs, options.out)
+    except UserError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)  # noqa: T201 - the command's output
+        return 2
+    for line in built.damaged:
+        print(f"warning: {line}", file=sys.stderr)  # noqa: T201
+    for board in built.boards:
+        print(_summary(board))  # noqa: T201
+    hint = "" if built.boards else " (no runs yet; the page says how to make the first)"
+    print(f"board: {options.out / 'index.html'}{hint}")  # noqa: T201
+    return 0
+
+
+def _summary(board: Board) -> str:
+    best = board.entries[0]
+    count = f"{len(board.entries)} {'entry' if len(board.entries) == 1 else 'entries'}"
+    low, high = (f"{100 * end:.1f}" for end in best.interval)
+    lead = f"best {best.defense} {percent(best.robust, best.n)} % [{low}, {high}]" if best.rank else "none ranked yet"
+    return f"{board.data.name} {board.threat.norm} {board.eps}, n = {best.n:,}: {count}, {lead}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""From a runs folder to a site: one group of runs in memory at a time."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaderboard import render
+from leaderboard.collect import collect, discover
+from leaderboard.score import Board, Entry, boards, pools, score
+from leaderboard.site import Site
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build made: the tables, and a line for every file that could not be read."""
+
+    boards: tuple[Board, ...]
+    damaged: tuple[str, ...]
+
+
+def build(runs: Path, out: Path) -> Built:
+    """Score the runs below `runs` and write the site to `out`. The same records give the same bytes.
+
+    Raises:
+        UserError: there is no such runs folder, or the site cannot be written.
+    """
+    found = discover(runs)
+    site = Site(out)
+    damaged = list(found.damaged)
+    entries: list[Entry] = []
+    for pool in pools(found.runs):
+        evidence = [collect(run, runs) for run in pool]
+        damaged += [line for each in evidence for line in each.damaged]
+        entries += score(evidence)
+    tables = boards(entries)
+    render.write(site, tables, damaged, found.other)
+    site.finish()
+    return Built(tuple(tables), tuple(damaged))

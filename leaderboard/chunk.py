@@ -1,0 +1,174 @@
+"""The verdict on the samples of one chunk, from its rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from harness.records import ATTACK_SCHEMA
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Find:
+    """One candidate that fooled the deployed pipeline."""
+
+    chunk: int
+    sample: int
+    stage: str
+    label: int
+    pred: int
+    distance: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Totals of one stage of a run: samples, and passes or gradient steps summed over them."""
+
+    name: str
+    attacked: int
+    found: int
+    forwards: int
+    backwards: int
+    zero_gradients: int
+    bad_gradients: int
+
+    @classmethod
+    def of(cls, name: str, totals: Sequence[int]) -> "Stage":
+        return cls(name, *totals)
+
+    @property
+    def attack(self) -> str:
+        return self.name.rpartition("/")[0] or self.name
+
+    @property
+    def head(self) -> str:
+        return self.name.rpartition("/")[2]
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """One entry per sample with a clean row, ordered by id. `totals` is int64 [stages, 6], a `Stage` per row."""
+
+    ids: Ints
+    clean_wrong: Bools
+    found_at: Floats
+    complete: Bools
+    attacked: Bools
+    forwards: Ints
+    backwards: Ints
+    totals: Ints
+    counted: Bools  # per row of the table: a find that counts
+    errors: int = 0
+    repeated: int = 0
+    unknown: int = 0
+    outside: int = 0
+
+    def examples(self, table: pa.Table, chunk: int, limit: int) -> list[Find]:
+        """The first finds of this chunk, in the order of its rows."""
+        rows = table.take(pa.array(np.flatnonzero(self.counted)[: max(0, limit)])).to_pylist()
+        return [Find(chunk, r["sample"], r["stage"], r["label"], r["pred"], r["distance"]) for r in rows]
+
+
+def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
+    """The verdict on each sample of a table of rows.
+
+    A find counts where its row is broken, has no error and lies within `reach`. A sample is complete when every stage
+    up to the one that broke it has a row without error.
+    """
+    stage = _numpy(pc.fill_null(pc.index_in(table["stage"], value_set=pa.array(stages, pa.string())), -1))
+    broken, distance, error = _numpy(table["broken"]), _numpy(table["distance"]), _numpy(pc.is_valid(table["error"]))
+    attack, near = stage > 0, distance <= reach
+    counted = broken & attack & near & ~error
+    wrong = broken & (stage == 0) & ~error
+
+    sample = _numpy(table["sample"])
+    ids = np.unique(sample[stage == 0])
+    row, listed = locate(sample, ids)
+    shape = (len(ids), len(stages))
+
+    def grid(mask: Bools) -> Ints:
+        cells = row[mask & listed] * len(stages) + stage[mask & listed]
+        return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+
+    rows, beaten = grid(stage >= 0), grid(counted | wrong) > 0
+    before = np.cumsum(beaten, axis=1) - beaten > 0  # broken at an earlier stage: no later row is owed
+    found_at = np.full(len(ids), np.inf)
+    np.minimum.at(found_at, row[listed & counted], distance[listed & counted])
+    passes = [_numpy(table[name]) for name in ("forwards", "backwards", "zero_gradients", "bad_gradients")]
+    spent = [np.where(listed & attack, each, 0) for each in passes[:2]]
+    return Verdicts(
+        ids=ids,
+        clean_wrong=beaten[:, 0],
+        found_at=found_at,
+        complete=np.all((grid((stage >= 0) & ~error) > 0) | before, axis=1),
+        attacked=np.sum(rows[:, 1:], axis=1) > 0,
+        forwards=_sums(row, spent[0], len(ids)),
+        backwards=_sums(row, spent[1], len(ids)),
+        totals=_totals(stage, counted | wrong, passes, len(stages)),
+        counted=counted,
+        errors=int(error.sum()),
+        repeated=int((rows > 1).sum()),
+        unknown=int((stage < 0).sum()),
+        outside=int((broken & attack & ~near & ~error).sum()),
+    )
+
+
+def merge(chunks: Sequence[Verdicts], stages: Sequence[str]) -> Verdicts:
+    """Put chunks together, ordered by id. A sample that two chunks hold is told as repeated and judged by its worst."""
+    parts = [judge(ATTACK_SCHEMA.empty_table(), stages, 0.0), *chunks]
+    ids, place, times = np.unique(np.concatenate([p.ids for p in parts]), return_inverse=True, return_counts=True)
+
+    def sums(name: str) -> Ints:
+        return _sums(place, np.concatenate([getattr(p, name) for p in parts]), len(ids))
+
+    found_at = np.full(len(ids), np.inf)
+    np.minimum.at(found_at, place, np.concatenate([p.found_at for p in parts]))
+    return Verdicts(
+        ids=ids,
+        clean_wrong=sums("clean_wrong") > 0,
+        found_at=found_at,
+        complete=sums("complete") == times,
+        attacked=sums("attacked") > 0,
+        forwards=sums("forwards"),
+        backwards=sums("backwards"),
+        totals=np.sum([p.totals for p in parts], axis=0),
+        counted=np.zeros(0, bool),
+        errors=sum(p.errors for p in parts),
+        repeated=sum(p.repeated for p in parts) + int((times - 1).sum()),
+        unknown=sum(p.unknown for p in parts),
+        outside=sum(p.outside for p in parts),
+    )
+
+
+def locate(ids: Ints, among: Ints) -> tuple[NDArray[np.intp], Bools]:
+    """Positions of `ids` in the ordered `among`, and a mask of those that are there; the others point at 0."""
+    if not len(among):
+        return np.zeros(len(ids), np.intp), np.zeros(len(ids), bool)
+    places = np.minimum(np.searchsorted(among, ids), len(among) - 1)
+    there: Bools = among[places] == ids
+    return np.where(there, places, 0), there
+
+
+def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
+    array: NDArray[Any] = column.to_numpy()
+    return array
+
+
+def _sums(place: NDArray[np.intp], values: NDArray[Any], count: int) -> Ints:
+    """Sum of the values at each place; exact below 2^53."""
+    return np.bincount(place, values, count).astype(np.int64)
+
+
+def _totals(stage: Ints, beaten: Bools, passes: Sequence[Ints], stages: int) -> Ints:
+    """The rows of each stage summed up, int64 [stages, 6], in the order of the fields of `Stage`."""
+    known = stage >= 0
+    columns = [np.ones(len(stage), np.int64), beaten, *passes]
+    return np.stack([_sums(stage[known], column[known], stages) for column in columns], axis=1)

@@ -1,0 +1,194 @@
+"""Reads the evidence of one run, chunk by chunk: what is kept is one small array per column of the verdict."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from harness.errors import UserError
+from harness.evidence_digest import records_digest
+from harness.records import find_runs
+from leaderboard.chunk import Bools, Find, Floats, Ints, Stage, Verdicts, judge, merge
+from leaderboard.manifest import Run, read_run
+
+EXAMPLES = 12
+"""Finds remembered per run, from which an entry's page draws its examples."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What an independent check of the stored examples said: verified | failed | stale | none."""
+
+    state: str
+    checked: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes of the defended pipeline over all stages of a run, the clean prediction left out."""
+
+    attacked: int
+    forwards: int
+    backwards: int
+    survived: int
+    survivor_forwards: int
+    survivor_backwards: int
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The verdict of one run. Arrays are [samples that have a clean row], ordered by id.
+
+    `found_at` is the distance of the nearest candidate that counts, infinite where nothing was found; `complete` says
+    that the sample was attacked to the end, or was broken before.
+    """
+
+    run: Run
+    ids: Ints
+    clean_wrong: Bools
+    found_at: Floats
+    complete: Bools
+    stages: tuple[Stage, ...]
+    passes: Passes
+    finds: tuple[Find, ...]
+    errors: int
+    verification: Verification
+    problems: tuple[str, ...]  # why the run does not count as whole
+    damaged: tuple[str, ...]  # files that could not be read, as lines for the reader
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in a runs folder: attack runs, folders of other kinds, and lines about what cannot be read."""
+
+    runs: tuple[Run, ...]
+    other: int
+    damaged: tuple[str, ...]
+
+
+def discover(root: Path) -> Found:
+    """Every run below `root`, finished or not, ordered by folder. Reads manifests only.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise UserError(f"there is no runs folder {root}; make a run first, or name the folder with --runs DIR")
+    runs, damaged, other = [], [], 0
+    for folder in find_runs(root):
+        try:
+            run = read_run(folder, root)
+        except UserError as cause:
+            damaged.append(relative(str(cause), root))
+            continue
+        if run is None:
+            other += 1
+        else:
+            runs.append(run)
+    return Found(tuple(runs), other, tuple(damaged))
+
+
+def relative(line: str, root: Path) -> str:
+    """A line without the place of the runs folder in it, so that the site does not depend on where that is."""
+    return line.replace(f"{root}{os.sep}", "")
+
+
+def collect(run: Run, root: Path) -> Evidence:
+    """Stream the parts of a run. A part that cannot be read is told, and its samples count as missing."""
+    damaged: list[str] = []
+    chunks: list[Verdicts] = []
+    finds: list[Find] = []
+    seen = _present(run, damaged)
+    for chunk in seen:
+        try:
+            table = run.folder.read_part(chunk)
+        except (UserError, OSError, pa.ArrowException, ValueError) as cause:
+            damaged.append(relative(str(cause).splitlines()[0], root))
+            continue
+        verdicts = judge(table, run.stages, run.threat.reach)
+        chunks.append(verdicts)
+        finds += verdicts.examples(table, chunk, EXAMPLES - len(finds))
+    verification = _verification(run, damaged)
+    return _evidence(run, merge(chunks, run.stages), finds, seen, verification, damaged)
+
+
+def _present(run: Run, damaged: list[str]) -> list[int]:
+    try:
+        return sorted(run.folder.present())
+    except (OSError, ValueError):
+        damaged.append(f"{run.place}/records holds a file with a foreign name; move it away")
+        return []
+
+
+def _evidence(
+    run: Run, all_: Verdicts, finds: list[Find], seen: list[int], verification: Verification, damaged: list[str]
+) -> Evidence:
+    standing = all_.complete & ~all_.clean_wrong & ~np.isfinite(all_.found_at)
+    attacked = all_.attacked
+    passes = Passes(
+        attacked=int(attacked.sum()),
+        forwards=int(all_.forwards.sum()),
+        backwards=int(all_.backwards.sum()),
+        survived=int((standing & attacked).sum()),
+        survivor_forwards=int(all_.forwards[standing].sum()),
+        survivor_backwards=int(all_.backwards[standing].sum()),
+    )
+    return Evidence(
+        run=run,
+        ids=all_.ids,
+        clean_wrong=all_.clean_wrong,
+        found_at=all_.found_at,
+        complete=all_.complete,
+        stages=tuple(Stage.of(name, row) for name, row in zip(run.stages, all_.totals.tolist(), strict=True)),
+        passes=passes,
+        finds=tuple(finds),
+        errors=all_.errors,
+        verification=verification,
+        problems=tuple(_problems(run, all_, seen, damaged)),
+        damaged=tuple(damaged),
+    )
+
+
+def _problems(run: Run, verdicts: Verdicts, seen: list[int], damaged: list[str]) -> Iterable[str]:
+    missing = run.chunks - len(set(seen) & set(range(run.chunks)))
+    lacking = run.samples - int(verdicts.complete.sum())
+    if run.status != "done":
+        yield f"its status is {run.status}"
+    if missing:
+        yield f"{missing} of {run.chunks} chunks are missing"
+    if damaged:
+        yield f"{len(damaged)} of its files cannot be read"
+    if verdicts.errors:
+        yield f"{verdicts.errors} rows carry an error"
+    if lacking > 0 and not (missing or damaged):
+        yield f"{lacking} samples lack records"
+    if lacking < 0 or set(seen) - set(range(run.chunks)):
+        yield "it holds more records than it declares"
+    if verdicts.repeated:
+        yield f"{verdicts.repeated} rows are repeated"
+    if verdicts.unknown:
+        yield f"{verdicts.unknown} rows name a stage that the run does not declare"
+    if verdicts.outside:
+        yield f"{verdicts.outside} finds lie outside the threat and do not count"
+
+
+def _verification(run: Run, damaged: list[str]) -> Verification:
+    path = run.folder.path / "verification.json"
+    if not path.exists():
+        return Verification("none")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        state = str(content.get("records_digest"))
+        checked, failed = int(content.get("checked", 0)), int(content.get("failed", 0))
+        if state != records_digest(run.folder):
+            return Verification("stale", checked, failed)
+        return Verification("verified" if content.get("verified") is True else "failed", checked, failed)
+    except (OSError, TypeError, ValueError, AttributeError):
+        damaged.append(f"{run.place}/verification.json cannot be read; verify the run again")
+        return Verification("none")

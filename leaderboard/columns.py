@@ -1,0 +1,80 @@
+"""What the columns of the board mean: the one table that heads, tooltips and glossary are made from."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the board, or another word that its reader meets."""
+
+    key: str
+    title: str
+    meaning: str
+    first: str = "desc"  # the order that the first click gives
+
+
+RANK = Column(
+    "rank",
+    "Rank",
+    "First and last place that the entry may hold: one more than the number of entries that are significantly "
+    "better, and the number of entries less those that are significantly worse (exact McNemar tests on the same "
+    "samples, Holm's adjustment over all pairs, 5 %). Entries whose ranks overlap are not told apart. Bold: may be "
+    "first.",
+    "asc",
+)
+DEFENSE = Column("defense", "Defense", "The deployed pipeline; it links to the page with all evidence.", "asc")
+MODEL = Column("model", "Model", "The architecture inside, where there is a single one.", "asc")
+CLEAN = Column("clean", "Clean", "Share of the samples that are classified correctly as they are, in percent.")
+ROBUST = Column(
+    "robust",
+    "Robust, worst case",
+    "Share of the samples that are classified correctly and that no recorded attack broke within the threat, in "
+    "percent: the number to quote. Below it the Wilson 95 % interval. “≤” marks entries with samples that were not "
+    "attacked to the end: these do not count as robust, and the bound is what would remain if all of them were.",
+)
+ATTACK = Column(
+    "attack",
+    "one column per attack",
+    "Share of the samples that this attack alone leaves standing, in percent, over all its runs. “–”: it was not run. "
+    "“true head” marks attacks through the deployed forward pass alone, for comparison: they do not adapt to the "
+    "defense and never earn a rank, though what they break is broken.",
+)
+COST = Column(
+    "cost",
+    "Cost",
+    "Passes of the defended pipeline per attacked sample, summed over all runs: K = F + 2 B for F forward and B "
+    "backward passes.",
+)
+FLAGS = Column("flags", "Flags", "Red flags: signs that the number may be too high. The entry's page explains each.")
+VERIFIED = Column(
+    "verified",
+    "Verified",
+    "Runs whose stored adversarial examples an independent check confirmed, with the records unchanged since.",
+)
+SAMPLES = Column("n", "n", "Number of samples.")
+DATE = Column("date", "Date", "Day of the latest run.")
+
+BEFORE = (RANK, DEFENSE, MODEL, CLEAN, ROBUST)
+"""Columns left of the attacks."""
+
+AFTER = (COST, FLAGS, VERIFIED, SAMPLES, DATE)
+"""Columns right of the attacks."""
+
+TERMS = (
+    Column("threat", "Threat", "What the attacker may change: all images within distance ε in the given norm."),
+    Column("entry", "Entry", "One defended model with fixed weights, on one selection of samples, under one threat."),
+    Column("front", "Pareto front", "Ranked entries that no other ranked entry beats in both accuracies."),
+    Column("head", "Head", "A differentiable view of the defense that attacks take gradients from."),
+    Column(
+        "stage", "Stage", "One attack on one head. Stages run one after the other, on the samples that still stand."
+    ),
+)
+
+GLOSSARY = (*BEFORE, ATTACK, *AFTER, *TERMS)
+
+READING = (
+    "The interval speaks about the data distribution: how far the number may be off because only n samples were drawn. "
+    "An attack gives an upper bound on robustness, so the true value can also be lower because the attacks were too "
+    "weak; no interval covers that."
+)
+"""The line that every page with a robust accuracy carries."""

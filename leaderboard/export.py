@@ -1,0 +1,81 @@
+"""The table as data: one flat record per entry, for JSON and CSV."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from leaderboard.naming import address
+from leaderboard.score import Attack, Board, Entry
+
+SCHEMA_VERSION = 1
+
+
+def records(boards: Sequence[Board]) -> list[dict[str, Any]]:
+    """One record per entry, boards and entries in the order of the page. Shares are in [0, 1]."""
+    return [_record(entry) for board in boards for entry in board.entries]
+
+
+def as_json(boards: Sequence[Board], damaged: Sequence[str]) -> str:
+    content = {"schema_version": SCHEMA_VERSION, "entries": records(boards), "damaged": list(damaged)}
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_csv(boards: Sequence[Board]) -> str:
+    """The same, with one column per attack; lists are joined by `; `."""
+    rows = records(boards)
+    attacks = sorted({name for row in rows for name in row["attacks"]})
+    fixed = [name for name in rows[0] if name != "attacks"] if rows else []
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow([*fixed, *(f"attack: {name}" for name in attacks)])
+    for row in rows:
+        cells = ["; ".join(value) if isinstance(value, list) else value for value in (row[name] for name in fixed)]
+        writer.writerow([*cells, *(row["attacks"].get(name, {}).get("robust") for name in attacks)])
+    return sink.getvalue()
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    low, high = entry.interval
+    first, last = entry.rank or (None, None)
+    return {
+        "dataset": entry.data.name,
+        "dataset_digest": entry.data.digest,
+        "selection": entry.data.selection,
+        "norm": entry.threat.norm,
+        "eps": entry.eps,
+        "radius": entry.threat.radius,
+        "rank_first": first,
+        "rank_last": last,
+        "defense": entry.defense,
+        "model": entry.model,
+        "victim": entry.victim,
+        "n": entry.n,
+        "clean": _share(entry.clean, entry.known),
+        "robust": _share(entry.robust, entry.n),
+        "robust_low": round(low, 6),
+        "robust_high": round(high, 6),
+        "open": _share(entry.open, entry.n),
+        "attacks": {attack.column: _attack(attack, entry.n) for attack in entry.attacks},
+        "cost": round(entry.cost, 3),
+        "flags": sorted({flag.name for flag in entry.flags}),
+        "verified_runs": entry.verified,
+        "runs": len(entry.counted),
+        "date": entry.date,
+        "unranked_because": list(entry.reasons),
+        "page": f"entries/{address(entry)}.html",
+    }
+
+
+def _attack(attack: Attack, n: int) -> dict[str, Any]:
+    return {
+        "robust": _share(attack.standing, n),
+        "open": _share(attack.open, n),
+        "declared_heads": attack.declared,
+        "runs": attack.runs,
+    }
+
+
+def _share(count: int, n: int) -> float | None:
+    return round(count / n, 6) if n else None

@@ -1,0 +1,104 @@
+"""Red flags that show only when runs of the same model are laid side by side."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from leaderboard.chunk import Bools
+from leaderboard.manifest import Flag, Run
+from leaderboard.statistics import mcnemar
+
+WEAK = ("noise", "random", "fgsm", "square")
+"""Attacks that a stronger one should never lose to: one step, or no gradient at all."""
+
+STRONG = ("pgd", "pma", "apgd", "autoattack")
+
+CLEAR = 0.002
+"""A difference in the share of broken samples that is worth a flag, if it is also beyond noise (exact McNemar, 5 %)."""
+
+HERE = "across runs"
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """The verdicts of one run on the samples of an entry, bool [n]: broken includes those misclassified as they are."""
+
+    run: Run
+    clean_wrong: Bools
+    broken: Bools
+    complete: Bools
+
+
+def across(own: Sequence[Aligned], others: Sequence[Aligned]) -> Iterable[Flag]:
+    """Flags of one entry. own: its runs, through declared heads or not; others: further runs of the same model."""
+    declared = _by_attack(view for view in own if view.run.declared)
+    true = _by_attack(view for view in own if not view.run.declared)
+    weak, strong = ([name for name in declared if _is(name, family)] for family in (WEAK, STRONG))
+    for low in weak:
+        for high in strong:
+            if gap := _clearly_more(declared[low], declared[high]):
+                detail = f"{low} breaks {gap} of the samples more than {high}, which is stronger by design"
+                yield Flag("weaker-attack-wins", f"{detail}: {high} is not finding what is there", HERE)
+    for name in sorted(set(true) & set(declared)):
+        if gap := _clearly_more(true[name], declared[name]):
+            detail = f"{name} through the true head alone breaks {gap} of the samples more than through all heads"
+            yield Flag("true-head-wins", detail, HERE)
+    yield from _smaller_eps(own, others, declared)
+    yield from _moving(own)
+    if declared and len(weak) == len(declared):
+        yield Flag("weak-attacks-only", f"nothing stronger than {', '.join(weak)} was run", HERE)
+
+
+def _smaller_eps(
+    own: Sequence[Aligned], others: Sequence[Aligned], declared: dict[str, list[Aligned]]
+) -> Iterable[Flag]:
+    run = own[0].run
+    smaller = [
+        view
+        for view in others
+        if view.run.declared and view.run.data == run.data and view.run.threat.radius < run.threat.radius
+    ]
+    for eps in sorted({view.run.eps for view in smaller}):
+        found = _by_attack(view for view in smaller if view.run.eps == eps)
+        for name in sorted(set(found) & set(declared)):
+            if gap := _clearly_more(found[name], declared[name]):
+                detail = f"{name} breaks {gap} of the samples more at eps {eps} than at {run.eps}"
+                yield Flag("smaller-eps-wins", detail, HERE)
+
+
+def _moving(own: Sequence[Aligned]) -> Iterable[Flag]:
+    """The same clean images, another prediction: randomness that the defense does not declare."""
+    if any(view.run.randomized for view in own):
+        return
+    known = np.all([view.complete | view.broken for view in own], axis=0)
+    wrong = np.array([view.clean_wrong for view in own])
+    moved = int((wrong.any(0) & ~wrong.all(0) & known).sum())
+    if moved:
+        detail = f"{moved} clean predictions are right in one run, wrong in another; no randomness is declared"
+        yield Flag("clean-predictions-differ", detail, HERE)
+
+
+def _by_attack(views: Iterable[Aligned]) -> dict[str, list[Aligned]]:
+    grouped: dict[str, list[Aligned]] = defaultdict(list)
+    for view in views:
+        grouped[view.run.attack].append(view)
+    return dict(sorted(grouped.items()))
+
+
+def _is(attack: str, family: Sequence[str]) -> bool:
+    """Whether an attack is one of the family or a variant, such as `pgd_cosine` of `pgd`."""
+    return any(attack == name or attack.startswith((f"{name}_", f"{name}-")) for name in family)
+
+
+def _clearly_more(suspect: Sequence[Aligned], better: Sequence[Aligned]) -> str:
+    """How much more the first broke, in points; empty where that is not clear. Only samples that both decided."""
+    broken = [np.any([view.broken for view in views], axis=0) for views in (suspect, better)]
+    known = [np.all([view.complete | view.broken for view in views], axis=0) for views in (suspect, better)]
+    both = known[0] & known[1]
+    more = int((broken[0] & ~broken[1] & both).sum())
+    less = int((~broken[0] & broken[1] & both).sum())
+    share = (more - less) / max(1, int(both.sum()))
+    clear = share > CLEAR and float(mcnemar(np.array(more), np.array(less))) <= 0.05
+    return f"{100 * share:.1f} points" if clear else ""

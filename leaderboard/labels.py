@@ -1,0 +1,50 @@
+"""Where the labels of a scatter plot go, so that they cover neither points nor each other."""
+
+from collections.abc import Sequence
+
+Box = tuple[float, float, float, float]
+
+_CHARACTER, _LINE, _GAP = 0.018, 0.055, 0.015
+"""Width of a letter, height of a line and distance to the point, as shares of the plot: between wide and narrow."""
+
+
+def positions(points: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[str]:
+    """A `textposition` of plotly.js for each label.
+
+    Args:
+        points: places in the plot as shares of its width and height, [0, 1].
+        texts: the labels; an empty one takes no room.
+
+    Greedy, in the given order: the first of six places with the least overlap.
+    """
+    taken = [(x - _GAP, y - _GAP, x + _GAP, y + _GAP) for x, y in points]
+    chosen = []
+    for (x, y), text in zip(points, texts, strict=True):
+        options = _options(x, y, _CHARACTER * len(text))
+        costs = {name: sum(_overlap(box, other) for other in taken) + _outside(box) for name, box in options.items()}
+        name = min(costs, key=lambda option: costs[option])
+        chosen.append(name)
+        if text:
+            taken.append(options[name])
+    return chosen
+
+
+def _options(x: float, y: float, width: float) -> dict[str, Box]:
+    columns = {"right": (x + _GAP, x + _GAP + width), "left": (x - _GAP - width, x - _GAP)}
+    columns["center"] = (x - width / 2, x + width / 2)
+    rows = {"top": (y + _GAP, y + _GAP + _LINE), "bottom": (y - _GAP - _LINE, y - _GAP)}
+    rows["middle"] = (y - _LINE / 2, y + _LINE / 2)
+    sides = "middle right, middle left, top right, bottom right, top left, bottom left"
+    names = [side.split() for side in sides.split(", ")]
+    return {
+        f"{row} {column}": (columns[column][0], rows[row][0], columns[column][1], rows[row][1]) for row, column in names
+    }
+
+
+def _overlap(a: Box, b: Box) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _outside(box: Box) -> float:
+    """How far a box leaves the plot, weighed above any overlap."""
+    return sum(max(0.0, -end) for end in box[:2]) + sum(max(0.0, end - 1) for end in box[2:])

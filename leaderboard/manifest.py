@@ -1,0 +1,148 @@
+"""The typed view of a `run.json` that scoring needs: what was attacked, under which threat, and what was promised."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.records import CLEAN_STAGE, Manifest, RunFolder
+
+DECLARED = "declared"
+"""Value of `heads` for a run against every head that the defense declares. Only such runs are ranked."""
+
+
+@dataclass(frozen=True, order=True)
+class DataKey:
+    """A data set and the samples chosen from it."""
+
+    name: str
+    digest: str
+    selection: str  # "all" or a short hash of the chosen ids
+
+
+@dataclass(frozen=True, order=True)
+class ThreatKey:
+    """A norm ball inside a pixel box. Equal radii are equal threats, however eps was written."""
+
+    norm: str
+    radius: float
+    low: float
+    high: float
+
+    @property
+    def reach(self) -> float:
+        """The largest distance that counts as inside: the slack is the one with which the evaluation judges."""
+        return self.radius * (1 + 1e-6) + 1e-7
+
+
+@dataclass(frozen=True, order=True)
+class Flag:
+    """Something a reader must know before trusting a number."""
+
+    name: str
+    detail: str
+    source: str  # run folders that it was seen in, or "across runs"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attack run. `place` is its folder relative to the runs folder, with forward slashes."""
+
+    folder: RunFolder
+    place: str
+    manifest: Manifest
+    status: str
+    data: DataKey
+    samples: int
+    threat: ThreatKey
+    eps: str
+    victim: str
+    defense: str
+    model: str
+    attack: str
+    heads: str
+    stages: tuple[str, ...]
+    chunks: int
+    randomized: bool
+    flags: tuple[Flag, ...]
+
+    @property
+    def declared(self) -> bool:
+        return self.heads == DECLARED
+
+    @property
+    def column(self) -> str:
+        """Name of the attack's column: runs through the true head alone have their own."""
+        return self.attack if self.declared else f"{self.attack} (true head)"
+
+    @property
+    def date(self) -> str:
+        """Day on which the run ended, or began if it did not end: YYYY-MM-DD, or an empty text."""
+        return str(self.manifest.get("finished") or self.manifest.get("started") or "")[:10]
+
+
+def read_run(folder: RunFolder, root: Path) -> Run | None:
+    """The run in a folder below `root`; None where it is not an attack.
+
+    Raises:
+        UserError: `run.json` is damaged, or lacks what scoring needs.
+    """
+    place = folder.path.relative_to(root).as_posix()
+    try:
+        manifest = folder.manifest()
+        if manifest.get("kind", "attack") != "attack":
+            return None
+        return _parse(folder, place, manifest)
+    except UserError:
+        raise
+    except KeyError as cause:
+        raise UserError(f"{folder.manifest_path} lacks {cause}; run the same command again") from None
+    except (OSError, TypeError, ValueError, AttributeError) as cause:
+        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        raise UserError(f"{folder.manifest_path} cannot be used ({reason}); run the same command again") from None
+
+
+def _parse(folder: RunFolder, place: str, manifest: Manifest) -> Run:
+    _check_shapes(manifest)
+    data, threat, name = manifest["dataset"], manifest["threat"], manifest["name"]
+    stages = tuple(str(stage) for stage in manifest["stages"])
+    if not stages or stages[0] != CLEAN_STAGE or len(set(stages)) != len(stages):
+        raise ValueError(f"stages must begin with {CLEAN_STAGE!r} and differ")
+    key = ThreatKey(
+        str(threat["norm"]), float(threat["radius"]), float(threat.get("low", 0)), float(threat.get("high", 1))
+    )
+    if not (math.isfinite(key.radius) and key.radius > 0):
+        raise ValueError(f"threat.radius is {key.radius}")
+    samples, chunks = int(data["samples"]), int(manifest["chunks"])
+    if samples < 1 or chunks < 1:
+        raise ValueError("it counts no samples or no chunks")
+    return Run(
+        folder=folder,
+        place=place,
+        manifest=manifest,
+        status=str(manifest["status"]),
+        data=DataKey(str(data["name"]), str(data["digest"]), str(data["selection"])),
+        samples=samples,
+        threat=key,
+        eps=str(threat.get("eps", key.radius)),
+        victim=str(manifest["victim"]),
+        defense=str(name["defense"]),
+        model=str(name.get("model") or ""),
+        attack=str(name["attack"]),
+        heads=str(manifest.get("heads", DECLARED)),
+        stages=stages,
+        chunks=chunks,
+        randomized=bool(manifest.get("card", {}).get("randomized", False)),
+        flags=tuple(Flag(str(f["name"]), str(f.get("detail", "")), place) for f in manifest.get("flags", [])),
+    )
+
+
+def _check_shapes(manifest: Manifest) -> None:
+    """Whether what the pages print is what it should be; scoring itself does not use it."""
+    for name in ("config", "cost", "weights", "versions", "card"):
+        if not isinstance(manifest.get(name, {}), dict):
+            raise ValueError(f"{name} is not a mapping")
+    if not all(isinstance(cost, dict) for cost in manifest.get("cost", {}).values()):
+        raise ValueError("cost holds something else than totals")
+    if not isinstance(manifest.get("failures", []), list):
+        raise ValueError("failures is not a list")

@@ -1,0 +1,49 @@
+"""How things are called on the site: addresses, titles, numbers."""
+
+import hashlib
+import re
+
+from leaderboard.manifest import DataKey, ThreatKey
+from leaderboard.score import Board, Entry
+
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+
+
+def address(entry: Entry) -> str:
+    """Name of an entry's page and folder: readable, safe as a file name, and different for different entries."""
+    identity = repr((entry.data, entry.threat, entry.victim)).encode()
+    words = f"{entry.data.name}-{entry.threat.norm}-{entry.eps}-{entry.defense}"
+    return f"{_safe(words)}-{hashlib.sha256(identity).hexdigest()[:8]}"
+
+
+def anchor(board: Board) -> str:
+    """Id of a board on the index page."""
+    identity = repr((board.data, board.threat)).encode()
+    words = f"{board.data.name}-{board.threat.norm}-{board.eps}"
+    return f"board-{_safe(words)}-{hashlib.sha256(identity).hexdigest()[:8]}"
+
+
+def norm(threat: ThreatKey) -> str:
+    return NORMS.get(threat.norm, threat.norm)
+
+
+def samples(data: DataKey, n: int) -> str:
+    """Which samples, such as `all 360 samples`."""
+    return f"all {n:,} samples" if data.selection == "all" else f"{n:,} samples, selection {data.selection}"
+
+
+def percent(count: int, n: int) -> str:
+    """A share in percent with one decimal, without the sign."""
+    return f"{100 * count / n:.1f}" if n else "–"
+
+
+def per(total: int, n: int) -> str:
+    """A mean per sample, with as many digits as it is worth."""
+    if not n:
+        return "–"
+    mean = total / n
+    return f"{mean:,.0f}" if mean >= 100 else f"{mean:.1f}"
+
+
+def _safe(words: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60].strip("-") or "entry"

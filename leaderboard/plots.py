@@ -1,0 +1,131 @@
+"""The plot of a board: clean accuracy against worst-case robust accuracy, with the Pareto front.
+
+A figure is plain JSON for plotly.js. Colours come from the page, so that the plot follows light and dark: a trace says
+in `meta` which role it plays.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from leaderboard.labels import positions
+from leaderboard.naming import address
+from leaderboard.score import Board, Entry
+
+LABELLED = 16
+"""Above this number of entries only the front is labelled; the rest speaks when pointed at."""
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Positions of the points that no other point beats in both coordinates, by their first coordinate.
+
+    >>> front([(0.9, 0.1), (0.8, 0.5), (0.7, 0.4)])
+    [1, 0]
+    """
+    best, chosen = -1.0, []
+    for i in sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1], i)):
+        if points[i][1] > best:
+            best = points[i][1]
+            chosen.append(i)
+    return chosen[::-1]
+
+
+def figure(board: Board) -> dict[str, Any]:
+    """The figure of a board. The `customdata` of a point is the address of its entry's page."""
+    ranked = [entry for entry in board.entries if entry.rank is not None]
+    unranked = [entry for entry in board.entries if entry.rank is None]
+    best = [ranked[i] for i in front([_place(entry) for entry in ranked])]
+    shown = [entry for entry in board.entries if len(board.entries) <= LABELLED or entry in best]
+    layout = _layout(board.entries)
+    spans = [layout[name]["range"] for name in ("xaxis", "yaxis")]
+    shares = [_shares(_place(entry), spans) for entry in shown]
+    sides = positions(shares, [entry.defense for entry in shown])
+    labels = {address(entry): (_plain(entry.defense), side) for entry, side in zip(shown, sides, strict=True)}
+    traces = []
+    if len(best) > 1:
+        line = {"shape": "vh", "width": 1.5}
+        x, y = ([_place(entry)[axis] for entry in best] for axis in (0, 1))
+        traces.append(
+            go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", name="Pareto front", meta="front")
+        )
+    traces += [_points(role, e, labels) for role, e in (("ranked", ranked), ("unranked", unranked)) if e]
+    result: dict[str, Any] = go.Figure(traces, layout).to_plotly_json()
+    return result
+
+
+def _points(role: str, entries: list[Entry], labels: dict[str, tuple[str, str]]) -> go.Scatter:
+    places = [_place(entry) for entry in entries]
+    ends = [[100 * end for end in entry.interval] for entry in entries]
+    told = [labels.get(address(entry), ("", "middle right")) for entry in entries]
+    certain = role == "ranked"
+    return go.Scatter(
+        x=[x for x, _ in places],
+        y=[y for _, y in places],
+        mode="markers+text",
+        name="ranked" if certain else "not ranked (at most)",
+        meta=role,
+        text=[text for text, _ in told],
+        textposition=[side for _, side in told],
+        cliponaxis=False,
+        customdata=[f"entries/{address(entry)}.html" for entry in entries],
+        hovertext=[_hover(entry) for entry in entries],
+        hoverinfo="text",
+        marker={"size": 9, "symbol": "circle" if certain else "circle-open"},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [round(high - y, 3) for (_, high), (_, y) in zip(ends, places, strict=True)],
+            "arrayminus": [round(y - low, 3) for (low, _), (_, y) in zip(ends, places, strict=True)],
+            "width": 0,
+            "thickness": 1,
+            "visible": certain,
+        },
+    )
+
+
+def _place(entry: Entry) -> tuple[float, float]:
+    """Clean and worst-case robust accuracy in percent; samples with missing records count as robust for the place."""
+    clean = 100 * entry.clean / max(1, entry.known)
+    return round(clean, 3), round(100 * (entry.robust + entry.open) / entry.n, 3)
+
+
+def _hover(entry: Entry) -> str:
+    clean, robust = _place(entry)
+    low, high = (100 * end for end in entry.interval)
+    told = f"{low:.1f}–{high:.1f}" if entry.rank else "not ranked"
+    model = f"<br>{_plain(entry.model)}" if entry.model else ""
+    return f"<b>{_plain(entry.defense)}</b>{model}<br>clean {clean:.1f}<br>robust {robust:.1f} ({told})"
+
+
+def _plain(text: str) -> str:
+    """Text that plotly.js shows as it is: it would take tags for formatting."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _layout(entries: Sequence[Entry]) -> dict[str, Any]:
+    x = [_place(entry)[0] for entry in entries]
+    y = [_place(entry)[1] for entry in entries]
+    y += [100 * end for entry in entries if entry.rank for end in entry.interval]
+    axis = {"ticksuffix": " %", "zeroline": False, "showline": True, "ticks": "outside"}
+    return {
+        "hovermode": "closest",
+        "showlegend": True,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 64, "r": 24, "t": 36, "b": 52},
+        "xaxis": axis | {"title": {"text": "clean accuracy"}, "range": _range(x)},
+        "yaxis": axis | {"title": {"text": "worst-case robust accuracy"}, "range": _range(y)},
+    }
+
+
+def _shares(place: tuple[float, float], spans: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """A place as shares of the width and height of the plot."""
+    x, y = ((value - low) / (high - low) for value, (low, high) in zip(place, spans, strict=True))
+    return x, y
+
+
+def _range(values: Sequence[float]) -> list[float]:
+    """The span of the values with room for labels; at least ten points wide."""
+    low, high = min(values), max(values)
+    room = max(0.14 * (high - low), (10 - (high - low)) / 2, 1.5)
+    return [round(max(-2.0, low - room), 3), round(min(102.0, high + room), 3)]

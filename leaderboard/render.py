@@ -1,0 +1,138 @@
+"""From entries to pages. Everything that is shown is escaped; nothing depends on the clock or on where things lie."""
+
+import json
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from leaderboard import assets, naming
+from leaderboard.columns import AFTER, BEFORE, GLOSSARY, READING
+from leaderboard.examples import Example, examples
+from leaderboard.export import as_csv, as_json
+from leaderboard.plots import figure
+from leaderboard.score import Board, Entry
+from leaderboard.site import Site
+from leaderboard.stages import heads
+
+
+def environment() -> Environment:
+    """Templates with escaping always on, and errors for misspelt names."""
+    env = Environment(
+        loader=PackageLoader("leaderboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    env.filters |= {"address": naming.address, "anchor": naming.anchor, "norm": naming.norm, "yaml": yaml}
+    env.filters["breakable"] = breakable
+    env.globals |= {"percent": naming.percent, "per": naming.per, "samples": naming.samples, "reading": READING}
+    return env
+
+
+def write(site: Site, boards: Sequence[Board], damaged: list[str], other: int) -> None:
+    """Write all pages. Examples that cannot be read are added to `damaged` on the way."""
+    env = environment()
+    for board in boards:
+        for entry in board.entries:
+            _entry_page(site, env, board, entry, boards, damaged)
+    facets = _facets(boards)
+    page = env.get_template("index.html.j2").render(
+        boards=boards,
+        figures={naming.anchor(board): figure(board) for board in boards if len(board.entries) > 1},
+        attacks={naming.anchor(board): _columns(board) for board in boards},
+        before=BEFORE,
+        after=AFTER,
+        glossary=GLOSSARY,
+        facets=facets,
+        damaged=damaged,
+        other=other,
+        root="",
+    )
+    site.write("index.html", page)
+    site.write("board.json", as_json(boards, damaged))
+    site.write("board.csv", as_csv(boards))
+    static = files("leaderboard") / "static"
+    for name in ("board.css", "board.js"):
+        site.write(f"static/{name}", (static / name).read_bytes())
+    site.write("static/datatables.js", assets.datatables())
+    site.copy("static/plotly.min.js", assets.plotly())
+
+
+def _entry_page(
+    site: Site, env: Environment, board: Board, entry: Entry, boards: Sequence[Board], damaged: list[str]
+) -> None:
+    address = naming.address(entry)
+    pictures = examples(entry, damaged)
+    for example in pictures:
+        for kind, data in _images(example):
+            site.write(f"entries/{address}/{example.find.sample}-{kind}.png", data)
+    page = env.get_template("entry.html.j2").render(
+        board=board,
+        entry=entry,
+        heads=heads(entry),
+        relatives=[
+            other
+            for each in boards
+            for other in each.entries
+            if other is not entry and (other.victim, other.data.digest) == (entry.victim, entry.data.digest)
+        ],
+        missing=[column for column in _columns(board) if column not in {attack.column for attack in entry.attacks}],
+        examples=pictures,
+        root="../",
+    )
+    site.write(f"entries/{address}.html", page)
+
+
+def _images(example: Example) -> Iterable[tuple[str, bytes]]:
+    return ("clean", example.clean), ("adversarial", example.adversarial), ("difference", example.difference)
+
+
+def _columns(board: Board) -> list[str]:
+    """The attack columns of a board: those on declared heads first."""
+    found = {(not attack.declared, attack.column) for entry in board.entries for attack in entry.attacks}
+    return [column for _, column in sorted(found)]
+
+
+def _facets(boards: Sequence[Board]) -> list[dict[str, Any]]:
+    """What the table can be narrowed down by; a facet with a single value would narrow nothing."""
+    entries = [entry for board in boards for entry in board.entries]
+    values = {
+        "dataset": ("Data set", sorted({entry.data.name for entry in entries})),
+        "norm": ("Norm", sorted({naming.norm(entry.threat) for entry in entries})),
+        "eps": ("ε", [text for _, text in sorted({(b.threat.radius, b.eps) for b in boards})]),
+        "defense": ("Defense", sorted({entry.defense for entry in entries})),
+        "verified": ("Verified", ["all runs", "some runs", "no run"]),
+        "flagged": ("Red flags", ["flagged", "not flagged"]),
+    }
+    return [{"key": key, "title": title, "values": found} for key, (title, found) in values.items() if len(found) > 1]
+
+
+def breakable(name: str) -> Markup:
+    """A name that a narrow column may break after an underscore, a hyphen being such a place already."""
+    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
+
+
+def yaml(value: Any, depth: int = 0) -> str:  # noqa: ANN401 - any JSON value
+    """Plain nested data as indented `key: value` lines, ordered by key."""
+    pad = "  " * depth
+    if isinstance(value, dict) and value:
+        return "".join(f"{pad}{key}:{_tail(value[key], depth)}" for key in sorted(value, key=str))
+    if isinstance(value, list) and value:
+        return "".join(f"{pad}-{_tail(item, depth)}" for item in value)
+    return f"{pad}{_scalar(value)}\n"
+
+
+def _tail(value: Any, depth: int) -> str:  # noqa: ANN401 - any JSON value
+    if isinstance(value, dict | list) and value:
+        return "\n" + yaml(value, depth + 1)
+    return f" {_scalar(value)}\n"
+
+
+def _scalar(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    plain = isinstance(value, str) and value.isprintable() and value.strip() == value != ""
+    return str(value) if plain else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,264 @@
+"""From evidence to entries: the worst case of every sample over all that was ever recorded against one model.
+
+An entry is one victim on one selection of one data set under one threat. A sample counts as robust when its clean
+prediction is right, no run broke it, and every run recorded it to the end: a missing record is not a pass.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from leaderboard.chunk import Bools, Find, Ints, Stage, locate
+from leaderboard.collect import Evidence, Passes, Verification
+from leaderboard.flags import Aligned, across
+from leaderboard.manifest import DataKey, Flag, Run, ThreatKey
+from leaderboard.statistics import rank_intervals, wilson
+
+PoolKey = tuple[str, str, str, float, float, str]
+"""Data set, its digest, norm, pixel box, victim: runs with equal keys speak of the same model on the same images."""
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """One run of an entry, without its arrays."""
+
+    run: Run
+    standing: int  # samples that this run alone leaves standing, of those that it recorded to the end
+    open: int  # samples that it neither broke nor recorded to the end
+    alone: int  # samples that it broke and no other counted run of the entry
+    stages: tuple[Stage, ...]
+    passes: Passes
+    finds: tuple[Find, ...]
+    verification: Verification
+    problems: tuple[str, ...]
+    damaged: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One column of an entry: the worst case over the runs of one attack."""
+
+    column: str
+    declared: bool
+    runs: int
+    standing: int
+    open: int
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A run outside the entry whose finds lower its number."""
+
+    place: str
+    reason: str
+    lowered: int  # samples that it broke and the entry's own runs did not
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One row of the board. Counts are samples out of `n`; robust + broken + open = n."""
+
+    data: DataKey
+    threat: ThreatKey
+    eps: str
+    victim: str
+    defense: str
+    model: str
+    n: int
+    known: int  # samples with a clean prediction on record
+    clean: int  # of these, right in every run of the entry
+    robust: int
+    open: int
+    robust_ids: Ints
+    runs: tuple[RunLine, ...]
+    attacks: tuple[Attack, ...]
+    elsewhere: tuple[Elsewhere, ...]
+    flags: tuple[Flag, ...]
+    reasons: tuple[str, ...]  # why it is not ranked; empty: it is
+    rank: tuple[int, int] | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson 95 % interval of the share of robust samples."""
+        return wilson(self.robust, self.n)
+
+    @property
+    def counted(self) -> tuple[RunLine, ...]:
+        return tuple(line for line in self.runs if line.run.declared)
+
+    @property
+    def cost(self) -> float:
+        """Passes per attacked sample, F + 2 B, summed over the counted runs."""
+        passes = [line.passes for line in self.counted]
+        return sum((each.forwards + 2 * each.backwards) / max(1, each.attacked) for each in passes)
+
+    @property
+    def verified(self) -> int:
+        """Number of counted runs whose stored examples an independent check confirmed."""
+        return sum(line.verification.state == "verified" for line in self.counted)
+
+    @property
+    def date(self) -> str:
+        return max((line.run.date for line in self.runs), default="")
+
+
+@dataclass(frozen=True)
+class Board:
+    """The entries that face the same threat on the same samples, best first; those without a rank come last."""
+
+    data: DataKey
+    threat: ThreatKey
+    eps: str
+    entries: tuple[Entry, ...]
+
+
+def pools(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs that may speak of each other's samples, in a fixed order."""
+    grouped: dict[PoolKey, list[Run]] = defaultdict(list)
+    for run in runs:
+        box = run.threat.low, run.threat.high
+        grouped[run.data.name, run.data.digest, run.threat.norm, *box, run.victim].append(run)
+    return [grouped[key] for key in sorted(grouped)]
+
+
+def score(pool: Sequence[Evidence]) -> list[Entry]:
+    """The entries of one pool; each sees the finds of all its runs."""
+    grouped: dict[tuple[str, float], list[Evidence]] = defaultdict(list)
+    for evidence in pool:
+        grouped[evidence.run.data.selection, evidence.run.threat.radius].append(evidence)
+    return [_entry(grouped[key], pool) for key in sorted(grouped)]
+
+
+def boards(entries: Iterable[Entry]) -> list[Board]:
+    """Entries in tables, ranked inside each (exact McNemar tests over all pairs, Holm's adjustment, 5 %)."""
+    grouped: dict[tuple[DataKey, ThreatKey], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        grouped[entry.data, entry.threat].append(entry)
+    order = sorted(grouped, key=lambda key: (key[0].name, -len(grouped[key]), key))  # the fullest table first
+    return [_board(grouped[key]) for key in order]
+
+
+def _board(entries: list[Entry]) -> Board:
+    ordered = sorted(entries, key=lambda e: (bool(e.reasons), -e.robust, e.defense, e.model, e.victim))
+    ranked = [entry for entry in ordered if not entry.reasons]
+    ids = np.unique(np.concatenate([entry.robust_ids for entry in ordered]))
+    robust = np.array([locate(ids, entry.robust_ids)[1] for entry in ranked], bool).reshape(len(ranked), len(ids))
+    placed = [replace(e, rank=rank) for e, rank in zip(ranked, rank_intervals(robust), strict=True)]
+    first = ordered[0]
+    eps = min((entry.eps for entry in entries), key=lambda text: (len(text), text))
+    return Board(first.data, first.threat, eps, tuple(placed + ordered[len(ranked) :]))
+
+
+def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
+    first = own[0].run
+    counted = [evidence for evidence in own if evidence.run.declared]
+    ids = np.unique(np.concatenate([evidence.ids for evidence in own]))
+    aligned = {evidence.run.place: _align(evidence, ids, first.threat.reach) for evidence in pool}
+    beaten = np.sum([aligned[evidence.run.place].broken for evidence in counted], axis=0, dtype=np.int64)
+    beaten = np.broadcast_to(beaten, ids.shape)
+    inside = beaten > 0
+    others = [evidence for evidence in pool if evidence not in counted]
+    elsewhere = tuple(_elsewhere(evidence, first, aligned[evidence.run.place], inside) for evidence in others)
+    broken = inside | np.any([aligned[e.run.place].broken for e in others] or [np.zeros(len(ids), bool)], axis=0)
+    complete = np.all([aligned[e.run.place].complete for e in counted] or [np.zeros(len(ids), bool)], axis=0)
+    robust = complete & ~broken
+    n = max(len(ids), *(evidence.run.samples for evidence in own))
+    reported = [aligned[evidence.run.place] for evidence in own]
+    wrong = np.any([each.clean_wrong for each in reported], axis=0)
+    return Entry(
+        data=first.data,
+        threat=first.threat,
+        eps=min((evidence.run.eps for evidence in own), key=lambda text: (len(text), text)),
+        victim=first.victim,
+        defense=first.defense,
+        model=first.model,
+        n=n,
+        known=len(ids),
+        clean=int((~wrong).sum()),
+        robust=int(robust.sum()),
+        open=n - int(robust.sum()) - int(broken.sum()),
+        robust_ids=ids[robust],
+        runs=tuple(_line(evidence, aligned[evidence.run.place], beaten, n) for evidence in own),
+        attacks=tuple(_attacks(reported, n)),
+        elsewhere=tuple(each for each in elsewhere if each.lowered),
+        flags=tuple(_flags(own, reported, [aligned[e.run.place] for e in others])),
+        reasons=tuple(_reasons(own, counted, n)),
+    )
+
+
+def _align(evidence: Evidence, ids: Ints, reach: float) -> Aligned:
+    """The verdicts of a run on these samples, judged by this reach; nothing is known of samples that it lacks."""
+    place, there = locate(ids, evidence.ids)
+    if not len(evidence.ids):
+        nothing = np.zeros(len(ids), bool)
+        return Aligned(evidence.run, nothing, nothing, nothing)
+    wrong = evidence.clean_wrong[place] & there
+    broken = wrong | ((evidence.found_at[place] <= reach) & there)
+    return Aligned(evidence.run, wrong, broken, evidence.complete[place] & there)
+
+
+def _elsewhere(evidence: Evidence, own: Run, view: Aligned, inside: Bools) -> Elsewhere:
+    run = evidence.run
+    reasons = []
+    if not run.declared:
+        reasons.append("attacked through the true head alone")
+    if run.data.selection != own.data.selection:
+        reasons.append(f"another selection of samples ({run.data.selection})")
+    if run.threat.radius != own.threat.radius:
+        size = "smaller" if run.threat.radius < own.threat.radius else "larger"
+        reasons.append(f"{size} eps {run.eps}")
+    return Elsewhere(run.place, ", ".join(reasons), int((view.broken & ~inside).sum()))
+
+
+def _line(evidence: Evidence, view: Aligned, beaten: Ints, n: int) -> RunLine:
+    others = beaten - view.broken if evidence.run.declared else beaten
+    return RunLine(
+        run=evidence.run,
+        standing=int((view.complete & ~view.broken).sum()),
+        open=n - int((view.complete | view.broken).sum()),
+        alone=int((view.broken & ~view.clean_wrong & (others == 0)).sum()),
+        stages=evidence.stages,
+        passes=evidence.passes,
+        finds=evidence.finds,
+        verification=evidence.verification,
+        problems=evidence.problems,
+        damaged=evidence.damaged,
+    )
+
+
+def _attacks(own: Sequence[Aligned], n: int) -> Iterable[Attack]:
+    grouped: dict[tuple[bool, str], list[Aligned]] = defaultdict(list)
+    for view in own:
+        grouped[not view.run.declared, view.run.column].append(view)
+    for (true, column), views in sorted(grouped.items()):
+        broken = np.any([view.broken for view in views], axis=0)
+        standing = int((np.all([view.complete for view in views], axis=0) & ~broken).sum())
+        yield Attack(column, not true, len(views), standing, n - standing - int(broken.sum()))
+
+
+def _flags(own: Sequence[Evidence], reported: Sequence[Aligned], others: Sequence[Aligned]) -> Iterable[Flag]:
+    told: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for evidence in own:
+        for flag in evidence.run.flags:
+            told[flag.name, flag.detail].append(flag.source)
+        check = evidence.verification
+        if check.state == "failed":
+            detail = f"{check.failed} of {check.checked} stored examples did not pass the independent check"
+            told["verification-failed", detail].append(evidence.run.place)
+    yield from (Flag(name, detail, ", ".join(places)) for (name, detail), places in sorted(told.items()))
+    yield from across(reported, others)
+
+
+def _reasons(own: Sequence[Evidence], counted: Sequence[Evidence], n: int) -> Iterable[str]:
+    if not counted:
+        yield "no run attacks every head that the defense declares (heads=declared)"
+    for evidence in counted:
+        for problem in evidence.problems:
+            yield f"{evidence.run.place}: {problem}"
+    if any(evidence.run.samples != n or len(evidence.ids) > n for evidence in own):
+        yield "its runs do not agree on the number of samples"
+    for evidence in counted[1:]:
+        if len(evidence.ids) == len(counted[0].ids) and not np.array_equal(evidence.ids, counted[0].ids):
+            yield f"{evidence.run.place}: it holds other samples than {counted[0].run.place}"

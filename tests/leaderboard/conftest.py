@@ -1,0 +1,155 @@
+"""Synthetic evidence: run folders written as the evaluation writes them, with verdicts chosen by the test."""
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from harness.evidence_digest import records_digest
+from harness.records import CLEAN_STAGE, Manifest, RunFolder, rows, write_atomically
+
+Make = Callable[..., RunFolder]
+
+
+def make_run(
+    root: Path,
+    *,
+    attack: str = "pgd",
+    defense: str = "none",
+    model: str = "small_cnn",
+    victim: str | None = None,
+    dataset: str = "digits",
+    norm: str = "linf",
+    eps: str = "8/255",
+    heads: str = "declared",
+    stages: Sequence[str] | None = None,
+    ids: Sequence[int] = range(20),
+    selection: str = "all",
+    wrong: Collection[int] = (),
+    broken: Mapping[str, Collection[int]] | Collection[int] = (),
+    distance: float | None = None,
+    errors: Mapping[int, str] | None = None,
+    missing: Collection[tuple[int, str]] = (),
+    chunk: int = 8,
+    chunks: Collection[int] | None = None,
+    images: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None,
+    change: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> RunFolder:
+    """Write a run.
+
+    broken: samples that each stage breaks (a bare collection: the first stage). missing: (sample, stage) rows left out.
+    chunks: which chunks to write (all). images: sample -> clean and adversarial image. change: manifest keys to replace.
+    """
+    stages = list(stages or [f"{attack}/true"])
+    finds = broken if isinstance(broken, Mapping) else {stages[0]: broken}
+    radius = float(Fraction(eps))
+    name = {"dataset": dataset, "threat": f"{norm}-{eps.replace('/', '_')}", "defense": defense, "attack": attack}
+    name |= {"model": model}
+    tail = f"{heads}-{selection}-{seed}"
+    run = RunFolder(root.joinpath(*(name[part].replace("/", "_") for part in ("dataset", "threat", "defense", "attack")), tail))
+    wanted = range(-(-len(ids) // chunk)) if chunks is None else chunks
+    manifest: Manifest = {
+        "schema_version": 1,
+        "status": "done",
+        "kind": "attack",
+        "name": name,
+        "command": f"python run.py attack={attack} defense={defense} seed={seed}",
+        "config": {"attack": {"steps": 20}, "model": {"_target_": "models.small_cnn.SmallCNN"}, "seed": seed},
+        "config_hash": "sha256:" + "0" * 64,
+        "victim": victim or f"sha256:{defense}",
+        "threat": {"norm": norm, "eps": eps, "radius": radius, "low": 0.0, "high": 1.0},
+        "heads": heads,
+        "dataset": {"name": dataset, "digest": "sha256:data", "selection": selection, "samples": len(ids)},
+        "weights": {"model": "sha256:" + "1" * 64},
+        "card": {"claims": "none", "randomized": False},
+        "stages": [CLEAN_STAGE, *stages],
+        "chunk": chunk,
+        "chunks": -(-len(ids) // chunk),
+        "seed": seed,
+        "commit": "0123456789abcdef",
+        "dirty": False,
+        "versions": {"python": "3.11.9", "torch": "2.15.0"},
+        "device": "cpu",
+        "started": "2026-01-04T10:00:00Z",
+        "finished": "2026-01-05T10:00:00Z",
+        "cost": {s: {"attacked": 0, "forwards": 0, "backwards": 0, "seconds": 1.5} for s in [CLEAN_STAGE, *stages]},
+        "flags": [],
+        "failures": [],
+    }
+    run.create({**manifest, **(change or {})})  # type: ignore[typeddict-item]
+    for index in wanted:
+        members = list(ids)[index * chunk : (index + 1) * chunk]
+        table = _table(members, stages, wrong, finds, radius if distance is None else distance, errors or {}, missing)
+        if images is not None:
+            write_atomically(run.adversarial_path(index), _pictures(table, stages, images))
+        run.write_part(index, rows(table), {"clean": 0.5})
+    return run
+
+
+def _table(
+    members: Sequence[int],
+    stages: Sequence[str],
+    wrong: Collection[int],
+    finds: Mapping[str, Collection[int]],
+    distance: float,
+    errors: Mapping[int, str],
+    missing: Collection[tuple[int, str]],
+) -> dict[str, list[Any]]:
+    """One clean row and, until it breaks, one row per stage for each sample: 10 forwards and 4 backwards a stage."""
+    records = []
+    for sample in members:
+        stood = sample not in wrong
+        records.append((sample, CLEAN_STAGE, 1, 1 if stood else 2, 1 if stood else 2, not stood, 0.0, 1.0, 1, 0, 0, 0, None))
+        for stage in stages:
+            if not stood:
+                break
+            fell = sample in finds.get(stage, ())
+            error = errors.get(sample)
+            pred = 2 if fell else 1
+            records.append((sample, stage, 1, 1, pred, fell, distance, -1.0 if fell else 1.0, 10, 4, 0, 0, error))
+            stood = not fell
+    kept = [record for record in records if record[:2] not in set(missing)]
+    names = "sample stage label clean_pred pred broken distance margin forwards backwards zero_gradients bad_gradients error"
+    return {column: [record[i] for record in kept] for i, column in enumerate(names.split())}
+
+
+def _pictures(
+    table: dict[str, list[Any]], stages: Sequence[str], images: Callable[[int], tuple[np.ndarray, np.ndarray]]
+) -> bytes:
+    names = list(stages)
+    pairs = zip(table["sample"], table["stage"], table["broken"], strict=True)
+    found = [(sample, names.index(stage)) for sample, stage, broken in pairs if broken and stage != CLEAN_STAGE]
+    shape = np.shape(images(0)[0])
+    stacked = [np.array([images(s)[i] for s, _ in found], np.float32).reshape(-1, *shape) for i in (0, 1)]
+    tensors = {
+        "sample": np.array([s for s, _ in found], np.int64),
+        "stage": np.array([i for _, i in found], np.uint8),
+        "x": stacked[0],
+        "z": stacked[1],
+    }
+    return bytes(save(tensors, {"stages": json.dumps(names)}))
+
+
+def verify(run: RunFolder, *, verified: bool = True, checked: int = 5, failed: int = 0) -> None:
+    """Write the verdict of the independent check."""
+    content = {"verified": verified, "records_digest": records_digest(run), "checked": checked, "failed": failed}
+    (run.path / "verification.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def make(runs: Path) -> Make:
+    return partial(make_run, runs)

@@ -84,4 +84,3 @@ def ascend(
     draw = rng.stream(len(plan))
     logits = head.scores(z, draw)
     best.note(index, z, margins(logits, y), head.broken(z, logits, y, draw))
-

@@ -65,11 +65,11 @@ def dlr(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
 def pm(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """Probability margin p_m - p_y (PMA, arXiv 2411.15210), or p_t - p_y.
 
-    The cotangent is (2 + (S - 1) q) e_m + (1 - q) sum_j r_j e_j - (1 + S) e_y: the logit margin at the boundary (q = 1),
-    mixed with the direction of cross-entropy far from it. Divided by q where q > 1. Far on the wrong side, where p_m is one
-    to the last digit, the direction is that of the margin.
+    The cotangent is (2 + (S - 1) q) e_m + (1 - q) sum_j r_j e_j - (1 + S) e_y: the logit margin at the boundary, q = 1,
+    mixed with the direction of cross-entropy far from it. Divided by q where q > 1. Far on the wrong side, where p_m is
+    one to the last digit, the direction is that of the margin.
     """
-    z, rival, r, rest, up, down = _pieces(logits, y, target)
+    _, rival, r, rest, up, down = _pieces(logits, y, target)
     cotangent = r * (down - up)
     cotangent.scatter_(1, rival[:, None], 2 * down + rest * up)
     return _unit(cotangent.scatter_(1, y[:, None], -(2 + rest) * down), margin(logits, y, target))
@@ -77,7 +77,7 @@ def pm(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
 
 def rival_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """p_m: (1 + (S - 1) q) e_m - e_y - q sum_{j != m, y} r_j e_j; far on the wrong side as in `pm`."""
-    z, rival, r, rest, up, down = _pieces(logits, y, target)
+    _, rival, r, rest, up, down = _pieces(logits, y, target)
     cotangent = -up * r
     cotangent.scatter_(1, rival[:, None], down + rest * up)
     return _unit(cotangent.scatter_(1, y[:, None], -down), margin(logits, y, target))

@@ -22,8 +22,8 @@ class PMA:
     p_m - p_y. The cotangents are closed forms (see attacks/losses.py), so confident samples still have a gradient.
 
     The two schedules differ as the paper and its released code do:
-    "released": a restart is two runs from fresh noise, the first on -p_y and the second on p_m; step 0 maximises p_y; the
-        step size is a cosine from 2 eps to 0 over the first half, and again over the second.
+    "released": a restart is two runs from fresh noise, the first on -p_y and the second on p_m; step 0 maximises p_y;
+        the step size is a cosine from 2 eps to 0 over the first half, and again over the second.
     "paper": a restart is one run, on p_m and -p_y by turns; one cosine from 2 eps to 0.
 
     Args:

@@ -37,12 +37,13 @@ class Composite(nn.Module):
         """Logits of the accurate network, of the robust network, and gamma [B]."""
         left, (early_left, late_left) = self.accurate(x)
         right, (early_right, late_right) = self.robust(x)
-        return left, right, self.network((early_left, early_right), (late_left, late_right))
+        gamma: Tensor = self.network((early_left, early_right), (late_left, late_right))
+        return left, right, gamma
 
 
 @dataclass(frozen=True)
 class AdaptiveSmoothing(Defense):
-    """(1 - alpha) softmax(s_g g(x)) + alpha softmax(s_h h(x)) with alpha = low + (high - low) sigmoid(scale gamma(x) + bias).
+    """(1 - a) softmax(s_g g(x)) + a softmax(s_h h(x)) with a = low + (high - low) sigmoid(scale gamma(x) + bias).
 
     From Bai et al., "Improving the accuracy-robustness trade-off of classifiers via adaptive smoothing", arXiv
     2301.12554. The mixing network is attacked with everything else: the true head differentiates through it, and the
@@ -72,14 +73,16 @@ class AdaptiveSmoothing(Defense):
     alpha_high: float = 0.95
     gamma_scale: float = 2.0
     gamma_bias: float = 0.0
-    taps: list[list[str]] = field(default_factory=lambda: [["layer1", "layer2"], ["layer1", "layer2"]])
+    taps: list[list[str]] = field(default_factory=lambda: [["stem", "layer1"], ["stem", "layer1"]])
 
     def __post_init__(self) -> None:
         if set(self.parts) != {"accurate", "robust", "mixer"}:
-            raise UserError(f"defense.parts of adaptive smoothing are accurate, robust and mixer, not {', '.join(self.parts)}")
+            raise UserError(
+                f"defense.parts of adaptive smoothing are accurate, robust and mixer, not {', '.join(self.parts)}"
+            )
         if not 0.5 <= self.alpha_low < self.alpha_high <= 1:
             raise UserError(
-                f"defense.alpha_low={self.alpha_low} and alpha_high={self.alpha_high} must satisfy 0.5 <= low < high <= 1"
+                f"defense.alpha_low={self.alpha_low}, alpha_high={self.alpha_high}: must be 0.5 <= low < high <= 1"
             )
         check_scales(self.accurate_scale, self.robust_scale, self.gamma_scale)
 
@@ -100,10 +103,11 @@ class AdaptiveSmoothing(Defense):
             return mixed(self.accurate_scale * left, self.robust_scale * right, self.alpha_low)
 
         def gamma_only(x: Tensor, rng: Rng) -> Tensor:
-            # gamma sits on the predicted class, so that whatever lowers that class lowers the trust in the robust model.
+            # gamma sits on the predicted class: what lowers that class lowers the trust in the robust model.
             accurate, robust, gamma = composite(x)
             scores = mixed(self.accurate_scale * accurate, self.robust_scale * robust, weigh(gamma)).detach()
-            return gamma[:, None] * nn.functional.one_hot(scores.argmax(1), scores.shape[1])
+            at: Tensor = nn.functional.one_hot(scores.argmax(1), scores.shape[1])
+            return gamma[:, None] * at
 
         surrogates = (
             Head("robust", plain(models["robust"])),
@@ -119,9 +123,9 @@ class AdaptiveSmoothingObjective:
     """Trains the mixing network between two frozen base networks (arXiv 2301.12554).
 
     Per image: detection * BCE(gamma, s) + classification * CE(mixture, y) + product * BCE * CE, with s = 0 on clean and
-    s = 1 on attacked images; the loss of a sample is the mean of its clean and its attacked copy. The attack is drawn per
-    sample: eps times U(0.4, 1.1), a share w ~ U(0, 0.4) of its objective on deceiving the mixing network and the rest on
-    the margin of the mixture, untargeted or to one of the other classes.
+    s = 1 on attacked images; the loss of a sample is the mean of its clean and its attacked copy. The attack is drawn
+    per sample: eps times U(0.4, 1.1), a share w ~ U(0, 0.4) of its objective on deceiving the mixing network and the
+    rest on the margin of the mixture, untargeted or to one of the other classes.
 
     Args:
         accurate, robust: the frozen base networks, passed in by the part that trains.
@@ -144,7 +148,7 @@ class AdaptiveSmoothingObjective:
     gamma_bias: float = 0.0
     accurate_scale: float = 1.0
     robust_scale: float = 1.0
-    taps: list[list[str]] = field(default_factory=lambda: [["layer1", "layer2"], ["layer1", "layer2"]])
+    taps: list[list[str]] = field(default_factory=lambda: [["stem", "layer1"], ["stem", "layer1"]])
     detection: float = 1.0
     classification: float = 0.5
     product: float = 0.1

@@ -49,6 +49,6 @@ class Defense:
     parts: dict[str, Any] = field(default_factory=dict)
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
-        """The deployed defense. models: the loaded parts, from pixels in [0, 1] to logits. Here: the only part, as it is."""
+        """The deployed defense: here the only part, as it is. models: the loaded parts, from pixels to logits."""
         (model,) = models.values()
         return Victim(plain(model), (model,))

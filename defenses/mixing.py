@@ -32,7 +32,7 @@ class Mixing(Defense):
     """(1 - alpha) softmax(s_g g(x)) + alpha softmax(s_h h(x)) of an accurate network g and a robust network h.
 
     From Bai et al., "Mixing classifiers to alleviate the accuracy-robustness trade-off", arXiv 2311.15165. With
-    alpha >= 1/2 no output of g alone overturns a prediction of h whose margin in probability exceeds (1 - alpha) / alpha.
+    alpha >= 1/2 no output of g overturns a prediction of h whose margin in probability exceeds (1 - alpha) / alpha.
 
     Args:
         parts: "accurate" and "robust": any two networks.
@@ -58,7 +58,9 @@ class Mixing(Defense):
         if set(self.parts) != {"accurate", "robust"}:
             raise UserError(f"defense.parts of a mixture are accurate and robust, not {', '.join(self.parts)}")
         if not 0.5 <= self.alpha <= 1:
-            raise UserError(f"defense.alpha={self.alpha} must lie in [0.5, 1]: below it the accurate model alone decides")
+            raise UserError(
+                f"defense.alpha={self.alpha} must lie in [0.5, 1]: below it the accurate model alone decides"
+            )
         check_scales(self.accurate_scale, self.robust_scale)
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:

@@ -1,7 +1,7 @@
 """Red flags: signs that a robustness number says more about the evaluation than about the model.
 
-Preflight checks look at the first images before the attack; the others look at the evidence. A flag is a result: it goes
-into `run.json` and onto the board. The ideas follow the checks that ship with AutoAttack (Croce and Hein 2020, arXiv
+Preflight checks look at the first images; the others look at the evidence. A flag is a result: it goes
+into `run.json` and onto the board. The ideas follow the checks that come with AutoAttack (Croce and Hein 2020, arXiv
 2003.01690) and the list of Carlini et al. 2019, arXiv 1902.06705.
 """
 
@@ -93,7 +93,9 @@ def _training_mode(probe: _Probe) -> Flag | None:
 def _probabilities(probe: _Probe) -> Flag | None:
     s = probe.scores.double()
     if s.min() > -1e-5 and s.max() < 1 + 1e-5 and (s.sum(1) - 1).abs().max() < 1e-5:
-        return Flag("probabilities", "the model returns probabilities where logits are expected: its gradients underflow")
+        return Flag(
+            "probabilities", "the model returns probabilities where logits are expected: its gradients underflow"
+        )
     return None
 
 
@@ -111,7 +113,9 @@ def _batch_mates(probe: _Probe) -> Flag | None:
     alone = [probe.predict(probe.x[i : i + 1], probe.ids[i : i + 1], "probe") for i in range(few)]
     change = _relative(torch.cat(alone), probe.scores[:few])
     if change > 1e-4:
-        return Flag("batch-dependence", f"scores change by {change:.2g} of their size with the images in the same batch")
+        return Flag(
+            "batch-dependence", f"scores change by {change:.2g} of their size with the images in the same batch"
+        )
     return None
 
 
@@ -122,7 +126,9 @@ def _unlimited(probe: _Probe) -> Flag | None:
     threat = replace(probe.run.threat, eps=whole * (probe.run.threat.high - probe.run.threat.low))
     left = probe.accuracy(PGD(steps=50, step_size=0.1, loss="margin"), threat)
     if left > 1 / probe.run.classes:
-        return Flag("unlimited-budget", f"{left:.0%} still right when every pixel may take any value: gradients are hidden")
+        return Flag(
+            "unlimited-budget", f"{left:.0%} still right when every pixel may take any value: gradients are hidden"
+        )
     return None
 
 

@@ -20,7 +20,9 @@ def run_job(cfg: DictConfig, report: Callable[[Outcome], None], failed: list[str
     the cell is noted in `failed`; elsewhere the exception tells the launcher.
     """
     hydra = HydraConfig.get()
-    choices = {group: name for group, name in hydra.runtime.choices.items() if name and "/" not in group and "@" not in group}
+    choices = {
+        group: name for group, name in hydra.runtime.choices.items() if name and "/" not in group and "@" not in group
+    }
     try:
         report(evaluate(cfg, choices))
         return
@@ -42,7 +44,10 @@ def lines(outcome: Outcome) -> list[str]:
     """The report of a run."""
     manifest, total = outcome.manifest, outcome.tally
     name, threat = manifest["name"], manifest["threat"]
-    out = ["", f"{name['defense']} · {manifest['dataset']['name']} · {threat['norm']} {threat['eps']} · {name['attack']}"]
+    out = [
+        "",
+        f"{name['defense']} · {manifest['dataset']['name']} · {threat['norm']} {threat['eps']} · {name['attack']}",
+    ]
     if total.samples:
         low, high = total.interval
         out += [
@@ -64,7 +69,9 @@ def lines(outcome: Outcome) -> list[str]:
     if manifest["heads"] == "true":
         out.append("not ranked: heads=true attacks the deployed forward only")
     if manifest["status"] == "running":
-        out.append(f"{len(outcome.run.present())} of {manifest['chunks']} chunks are there; the other shards have the rest")
+        out.append(
+            f"{len(outcome.run.present())} of {manifest['chunks']} chunks are there; the other shards have the rest"
+        )
     out.append(f"evidence: {outcome.run.path}")
     return out
 

@@ -43,7 +43,7 @@ def checked(cfg: DictConfig, known: Sequence[str]) -> DictConfig:
     try:
         resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as cause:
-        raise UserError(f"{cause.full_key}: {_first_line(cause)}" if cause.full_key else _first_line(cause)) from None
+        raise UserError(f"{cause.full_key!s}: {_first_line(cause)}" if cause.full_key else _first_line(cause)) from None
     assert isinstance(resolved, DictConfig)
     trusted = (*PACKAGES, *resolved.get("trusted_packages", []))
     for path, node in list(_targets(resolved, "")):
@@ -130,7 +130,11 @@ def _parameters(target: Any) -> tuple[dict[str, Any], bool]:
 
 def _typed(path: str, value: Any, hint: Any) -> Any:
     """The value converted to a primitive type hint; hints of other kinds are left to the constructor."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    options = (
+        typing.get_args(hint)
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        else (hint,)
+    )
     if not all(option in (int, float, str, bool, type(None)) for option in options):
         return value
     if value is None:

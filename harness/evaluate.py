@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -112,7 +112,7 @@ class Evaluation:
             with _timed(ledger.seconds, stage.name):
                 standing = ledger.standing()
                 advance(stage.name, len(ids) - len(standing))
-                for positions in standing.split(self.batch_size):
+                for positions in standing.split(self.batch_size):  # type: ignore[no-untyped-call]
                     ledger.attack(stage, positions)
                     advance(stage.name, len(positions))
         return ledger.close()
@@ -134,7 +134,8 @@ class _Ledger:
 
     def clean(self) -> None:
         batch = self.run.batch_size
-        scores = torch.cat([self._judge(self.x[at], self.ids[at]) for at in torch.arange(len(self.ids)).split(batch)])
+        parts = torch.arange(len(self.ids)).split(batch)  # type: ignore[no-untyped-call]
+        scores = torch.cat([self._judge(self.x[at], self.ids[at]) for at in parts])
         _check_scores(scores, self.ids, self.run.classes)
         self.clean_pred = scores.argmax(1)
         self.down = self.clean_pred != self.y
@@ -145,16 +146,17 @@ class _Ledger:
         device = self.run.device
         ids, x, y = self.ids[positions].to(device), self.x[positions].to(device), self.y[positions].to(device)
         counts = Counts.of(ids)
-        head = MeteredHead(
-            stage.head, self.run.victim.predict, counts, stage.fast and stage.fast.forward, self.run.gradients
-        )
+        fast = stage.fast.forward if stage.fast else None
+        head = MeteredHead(stage.head, self.run.victim.predict, counts, fast, self.run.gradients)
         try:
             z = stage.attack(head, x, y, threat=self.run.threat, rng=Rng(self.run.seed, ids, stage.name)).detach()
         except UserError:
             raise
         except Exception as cause:  # a crash is a record: it must neither pass as robust nor stop the sweep
             log.exception("%s failed on %d samples", stage.name, len(ids))
-            self._fail(stage.name, positions, f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}")
+            self._fail(
+                stage.name, positions, f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"
+            )
             return
         legal = self.run.threat.contains(z, x).cpu()
         distance = self.run.threat.distance(z, x).cpu()
@@ -221,7 +223,7 @@ class _Ledger:
             mine = torch.searchsorted(counts.ids.cpu(), self.ids[at])
             columns = (counts.forwards, counts.backwards, counts.zero_gradients, counts.bad_gradients)
             passes = [column.cpu()[mine].numpy() for column in columns]
-        values = {
+        values: dict[str, Any] = {
             "sample": self.ids[at].numpy(),
             "stage": [stage] * len(at),
             "label": label.numpy(),
@@ -252,20 +254,21 @@ def check_images(ids: Tensor, x: Tensor, y: Tensor, classes: int) -> None:
     wrong = (y < 0) | (y >= classes)
     if wrong.any():
         first = int(wrong.nonzero()[0])
-        raise UserError(f"image {int(ids[first])} has label {int(y[first])}, outside 0 to {classes - 1}; check dataset.classes")
+        what = f"image {int(ids[first])} has label {int(y[first])}"
+        raise UserError(f"{what}, outside 0 to {classes - 1}; check dataset.classes")
 
 
 def _check_scores(scores: Tensor, ids: Tensor, classes: int) -> None:
     if scores.dim() != 2 or scores.shape[1] != classes:
         raise UserError(
-            f"the model returns scores of shape {list(scores.shape[1:])} per image, the data set has {classes} classes; "
-            "choose a model with as many"
+            f"the model returns scores of shape {list(scores.shape[1:])} per image, the data set has {classes} "
+            "classes; choose a model with as many"
         )
     bad = ~scores.isfinite().all(1)
     if bad.any():
         raise UserError(
-            f"the model returns scores that are not finite for {int(bad.sum())} of {len(bad)} clean images (first: image "
-            f"{int(ids[int(bad.nonzero()[0])])}); check its weights"
+            f"the model returns scores that are not finite for {int(bad.sum())} of {len(bad)} clean images (first: "
+            f"image {int(ids[int(bad.nonzero()[0])])}); check its weights"
         )
 
 

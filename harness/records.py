@@ -150,7 +150,7 @@ class RunFolder:
         return {int(p.stem.removeprefix("part-")) for p in self.path.glob("records/part-*.parquet")}
 
     def write_part(self, chunk: int, rows: pa.Table, seconds: dict[str, float]) -> None:
-        """Commit the records of one chunk. seconds: per stage; kept beside the rows, which are the same in every run."""
+        """Commit the records of one chunk. seconds: per stage, beside the rows, which are the same in every run."""
         sink = pa.BufferOutputStream()
         table = rows.cast(ATTACK_SCHEMA).replace_schema_metadata({"seconds": json.dumps(seconds)})
         pq.write_table(table, sink, compression="zstd")
@@ -167,7 +167,9 @@ class RunFolder:
         try:
             table = pq.read_table(path, partitioning=None)
         except (pa.ArrowInvalid, pa.ArrowException, OSError, EOFError) as cause:
-            raise UserError(f"{path} is damaged ({_first_line(cause)}); run the same command again to redo it") from None
+            raise UserError(
+                f"{path} is damaged ({_first_line(cause)}); run the same command again to redo it"
+            ) from None
         missing = [name for name in ATTACK_SCHEMA.names if name not in table.column_names]
         if missing:
             raise UserError(f"{path} lacks the columns {', '.join(missing)}; run the same command again to redo it")
@@ -188,7 +190,7 @@ class RunFolder:
 
 
 def find_runs(root: Path) -> list[RunFolder]:
-    """Every run folder below `root`, sorted by path. Folders whose name starts with an underscore are not looked into."""
+    """Every run folder below `root`, sorted by path. Folders whose name starts with an underscore are left out."""
     found = []
     for folder, below, files in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith(("_", ".")))

@@ -54,7 +54,12 @@ class Rng:
         return words.flatten(1)[:, :count].reshape(len(self.ids), *shape)
 
     def uniform(
-        self, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0, draw: int = 0, dtype: torch.dtype = torch.float32
+        self,
+        shape: tuple[int, ...],
+        low: float = 0.0,
+        high: float = 1.0,
+        draw: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Uniform in [low, high), with 24 random bits, [B, *shape]: the same values in every floating dtype."""
         unit = (self.bits(shape, draw) >> 8).to(dtype) * 2.0**-24
@@ -63,16 +68,19 @@ class Rng:
     def normal(self, shape: tuple[int, ...], draw: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal by inversion, with 32 random bits (so within 6.3 standard deviations), [B, *shape]."""
         unit = (self.bits(shape, draw).to(torch.float64) + 0.5) * 2.0**-32
-        return torch.special.ndtri(unit).to(dtype)
+        gauss: Tensor = torch.special.ndtri(unit)
+        return gauss.to(dtype)
 
     def integers(self, shape: tuple[int, ...], high: int, draw: int = 0) -> Tensor:
         """Uniform in {0, ..., high - 1}, int64 [B, *shape]; the bias is below high / 2**32."""
         return (self.bits(shape, draw) * high) >> 32
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten rounds of Philox4x32 on 32-bit words held in int64 tensors that broadcast against each other."""
-    a, b, c, d = torch.broadcast_tensors(*counter)
+    a, b, c, d = torch.broadcast_tensors(*counter)  # type: ignore[no-untyped-call]
     low, high = key
     for _ in range(10):
         # The 64-bit product wraps as a signed integer; its upper word survives the arithmetic shift under the mask.

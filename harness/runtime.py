@@ -46,7 +46,9 @@ class Runtime:
             if getattr(self, name) < 1:
                 raise UserError(f"runtime.{name}={getattr(self, name)} must be at least 1")
         if not 0 <= self.shard < self.shards:
-            raise UserError(f"runtime.shard={self.shard} must lie in 0 to {self.shards - 1} (runtime.shards={self.shards})")
+            raise UserError(
+                f"runtime.shard={self.shard} must lie in 0 to {self.shards - 1} (runtime.shards={self.shards})"
+            )
         for name, choices in (("gradients", tuple(self.GRADIENTS)), ("keep", ("broken", "none"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"runtime.{name}={getattr(self, name)} is unknown; choose {' or '.join(choices)}")

@@ -110,7 +110,9 @@ def prepare(composed: DictConfig, choices: dict[str, str]) -> Job:
     check_images(first.ids, first.x, first.y, dataset.classes)
     manifest = _manifest(cfg, choices, evaluation, split, dataset, defense, weights, runtime)
     name = manifest["name"]
-    folder = Path(cfg.runs_dir, name["dataset"], name["threat"], name["defense"], name["attack"], manifest["config_hash"])
+    folder = Path(
+        cfg.runs_dir, name["dataset"], name["threat"], name["defense"], name["attack"], manifest["config_hash"]
+    )
     return Job(evaluation, split, runtime, RunFolder(folder), manifest)
 
 
@@ -152,7 +154,8 @@ def _manifest(
 ) -> Manifest:
     config: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     parts = {
-        name: {"model": part["model"], "weights": weights[name]} for name, part in config["defense"].get("parts", {}).items()
+        name: {"model": part["model"], "weights": weights[name]}
+        for name, part in config["defense"].get("parts", {}).items()
     }
     victim = _hash({"defense": {**config["defense"], "parts": parts}})
     threat = evaluation.threat
@@ -182,7 +185,13 @@ def _manifest(
         config=config,
         config_hash=_hash(answer),
         victim=victim,
-        threat={"norm": threat.norm, "eps": str(threat.eps), "radius": threat.radius, "low": threat.low, "high": threat.high},
+        threat={
+            "norm": threat.norm,
+            "eps": str(threat.eps),
+            "radius": threat.radius,
+            "low": threat.low,
+            "high": threat.high,
+        },
         heads=cfg.heads,
         dataset={"name": dataset.name, **data, "samples": len(split), "classes": dataset.classes},
         weights=weights,
@@ -278,9 +287,13 @@ def _sole_writer(job: Job) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         who = owner.read_text().strip() if owner.exists() else "another process"
-        raise UserError(f"{who} is working on {job.run.path}; wait for it, or split the work with runtime.shards") from None
+        raise UserError(
+            f"{who} is working on {job.run.path}; wait for it, or split the work with runtime.shards"
+        ) from None
     except OSError as cause:
-        raise UserError(f"cannot write {job.run.path} ({cause.strerror}); choose another place with runs_dir=DIR") from None
+        raise UserError(
+            f"cannot write {job.run.path} ({cause.strerror}); choose another place with runs_dir=DIR"
+        ) from None
     try:
         write_atomically(owner, f"{environment.whoami()}\n".encode())
         yield

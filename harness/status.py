@@ -1,4 +1,4 @@
-"""List runs: `python -m harness.status [runs]`. Says what is done, running, failed or partial, from the evidence alone."""
+"""List runs: `python -m harness.status [runs]`. What is done, running, failed or partial, from the evidence alone."""
 
 import argparse
 import sys
@@ -62,8 +62,13 @@ def main(arguments: list[str] | None = None) -> int:
     for entry in found:
         remark = f"\n         {entry.remark}" if entry.remark else ""
         sys.stdout.write(f"{entry.state:<8} {entry.present:>5}/{entry.chunks:<5} {entry.path}{remark}\n")
-    count = {state: sum(entry.state == state for entry in found) for state in ("done", "running", "partial", "failed", "damaged")}
-    sys.stdout.write(", ".join(f"{number} {state}" for state, number in count.items() if number) + "\n" if found else "no runs\n")
+    count = {
+        state: sum(entry.state == state for entry in found)
+        for state in ("done", "running", "partial", "failed", "damaged")
+    }
+    sys.stdout.write(
+        ", ".join(f"{number} {state}" for state, number in count.items() if number) + "\n" if found else "no runs\n"
+    )
     return 1 if count["failed"] or count["damaged"] else 0
 
 

@@ -20,7 +20,7 @@ class Tally:
         standing: per stage, the samples that still stand after it.
         cost: per stage.
         errors: distinct error texts with their counts.
-        gradients: per stage, (samples attacked, samples whose gradient was once zero, samples whose gradient was once bad).
+        gradients: per stage, the samples attacked, those whose gradient was once zero, and those where it was once bad.
     """
 
     samples: int = 0

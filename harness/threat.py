@@ -72,7 +72,7 @@ class Threat:
         stays inside both but is not the nearest point where a pixel meets the box."""
         eps = self.budget(x)
         if self.norm == "linf":
-            return torch.minimum(torch.maximum(z, x - eps), x + eps).clamp(self.low, self.high)
+            return z.clamp(x - eps, x + eps).clamp_(self.low, self.high)
         if self.norm == "l2":
             delta = z - x
             return (x + delta * (eps / _length(delta).clamp_min(1e-30)).clamp_max(1.0)).clamp(self.low, self.high)
@@ -98,7 +98,9 @@ class Threat:
             return self.project(x + eps * share * gauss / _length(gauss).clamp_min(1e-30), x)
         if self.norm == "l1":
             laplace = -gauss.sign() * torch.log1p(-unit)
-            return self.project(x + eps * laplace / laplace.abs().flatten(1).sum(1).reshape(-1, *flat).clamp_min(1e-30), x)
+            return self.project(
+                x + eps * laplace / laplace.abs().flatten(1).sum(1).reshape(-1, *flat).clamp_min(1e-30), x
+            )
         chosen = _largest(gauss[:, 0].flatten(1), eps.flatten().floor().long()).reshape(len(x), 1, *x.shape[2:])
         return torch.where(chosen, self.low + (self.high - self.low) * unit, x)
 
@@ -158,13 +160,16 @@ def parse_eps(eps: str | float) -> Fraction | float:
 
 
 def _length(delta: Tensor) -> Tensor:
-    return delta.flatten(1).norm(dim=1).reshape(-1, *[1] * (delta.dim() - 1))
+    length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return length.reshape(-1, *[1] * (delta.dim() - 1))
 
 
 def _largest(values: Tensor, count: Tensor) -> Tensor:
     """Mask of the `count[i]` largest entries of row i; bool like values [B, d]."""
     order = values.argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(values.shape[1], device=values.device).expand_as(order))
+    rank = torch.empty_like(order).scatter_(
+        1, order, torch.arange(values.shape[1], device=values.device).expand_as(order)
+    )
     return rank < count[:, None]
 
 
@@ -185,7 +190,9 @@ def _project_l1(z: Tensor, x: Tensor, eps: Tensor, low: float, high: float) -> T
     # total[k] = sum of moves at t = kinks[k], going down from the largest kink, where it is zero
     steps = slope[:, :-1] * (kinks[:, :-1] - kinks[:, 1:])
     total = torch.cat([torch.zeros_like(limit.expand(len(kinks), 1)), steps.cumsum(1)], 1)
-    piece = (torch.searchsorted(total.contiguous(), limit.expand(len(kinks), 1).contiguous(), right=True) - 1).clamp_min(0)
+    piece = (
+        torch.searchsorted(total.contiguous(), limit.expand(len(kinks), 1).contiguous(), right=True) - 1
+    ).clamp_min(0)
     short = limit - total.gather(1, piece)
     t = kinks.gather(1, piece) - short / slope.gather(1, piece).clamp_min(1.0)
     moved = (size - t.clamp_min(0)).clamp_min(0).minimum(room)

@@ -69,7 +69,10 @@ def verify(run: RunFolder) -> Report:
         claims = table[(table["broken"]) & (table["stage"] != "clean") & (table["error"].isna())]
         report.claimed += len(claims)
         stored = _stored(run, chunk)
-        index = {(int(s), manifest["stages"][1 + int(k)]): n for n, (s, k) in enumerate(zip(stored["sample"], stored["stage"], strict=True))}
+        index = {
+            (int(s), manifest["stages"][1 + int(k)]): n
+            for n, (s, k) in enumerate(zip(stored["sample"], stored["stage"], strict=True))
+        }
         rows = [(row, index.get((int(row.sample), row.stage))) for row in claims.itertuples()]
         missing = [row for row, at in rows if at is None]
         report.problems += [f"sample {row.sample} ({row.stage}): no adversarial example is stored" for row in missing]
@@ -134,13 +137,21 @@ def _distance(z: NDArray[Any], x: NDArray[Any], threat: dict[str, Any]) -> tuple
 
 def _stored(run: RunFolder, chunk: int) -> dict[str, NDArray[Any]]:
     path = run.adversarial_path(chunk)
-    empty = {"sample": np.zeros(0, np.int64), "stage": np.zeros(0, np.uint8), "x": np.zeros(0), "z": np.zeros(0)}
+    empty: dict[str, NDArray[Any]] = {
+        "sample": np.zeros(0, np.int64),
+        "stage": np.zeros(0, np.uint8),
+        "x": np.zeros(0),
+        "z": np.zeros(0),
+    }
     if not path.exists():
         return empty
     try:
-        return load_file(path)
+        tensors: dict[str, NDArray[Any]] = load_file(path)
+        return tensors
     except (SafetensorError, OSError) as cause:
-        raise UserError(f"{path} is damaged ({str(cause).splitlines()[0]}); delete the run folder and run again") from None
+        raise UserError(
+            f"{path} is damaged ({str(cause).splitlines()[0]}); delete the run folder and run again"
+        ) from None
 
 
 def _rebuild(manifest: Manifest) -> tuple[Split, Victim]:
@@ -155,7 +166,9 @@ def _rebuild(manifest: Manifest) -> tuple[Split, Victim]:
     defense = build(cfg.defense)
     models: dict[str, nn.Module] = {}
     for name, part in defense.parts.items():
-        trained = part.load(dataset, Path(cfg.runs_dir) / "_trained", given={other: models[other] for other in part.uses})
+        trained = part.load(
+            dataset, Path(cfg.runs_dir) / "_trained", given={other: models[other] for other in part.uses}
+        )
         if checkpoint.digest(trained.module) != manifest["weights"][name]:
             raise UserError(f"the weights of {name} are no longer those of this run (their digest differs)")
         models[name] = trained.module.eval()
@@ -167,7 +180,9 @@ def _rebuild(manifest: Manifest) -> tuple[Split, Victim]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Verify each run below the given folders; 0 = everything holds."""
-    parser = argparse.ArgumentParser(prog="python -m harness.verify", description="Re-check stored adversarial examples.")
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.verify", description="Re-check stored adversarial examples."
+    )
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
     failures = 0
     try:
@@ -205,7 +220,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _runs_in(folder: Path) -> list[RunFolder]:
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give a run folder such as runs/digits/linf-3_20/none/pgd/0123456789ab")
+        raise UserError(
+            f"{folder} is not a folder; give a run folder such as runs/digits/linf-3_20/none/pgd/0123456789ab"
+        )
     runs = find_runs(folder)
     if not runs:
         raise UserError(f"there is no run.json below {folder}; make a run first, for example: python run.py attack=pgd")

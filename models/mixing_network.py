@@ -20,15 +20,16 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         ready = self.norm1(x).relu()
         inner: Tensor = self.conv2(self.norm2(self.conv1(ready)).relu())
-        return inner + self.shortcut(ready)
+        outer: Tensor = self.shortcut(ready)
+        return inner + outer
 
 
 class MixingNetwork(nn.Module):
     """Features of an early and a late layer of both base networks -> one normalised score gamma per image.
 
-    The shape follows the mixing network of adaptive smoothing (Bai et al., arXiv 2301.12554): residual stages on the early
-    features, joined by the late ones, global average, one linear output without bias, and a batch norm without affine
-    parameters on that output.
+    The shape follows the mixing network of adaptive smoothing (Bai et al., arXiv 2301.12554): residual stages on the
+    early features, joined by the late ones, global average, one linear output without bias, and a batch norm without
+    affine parameters on that output.
 
     Args:
         early, late: channels of the early and of the late features, each summed over the base networks.
@@ -57,12 +58,12 @@ class MixingNetwork(nn.Module):
         front, behind = torch.cat(tuple(early), 1), torch.cat(tuple(late), 1)
         if (front.shape[1], behind.shape[1]) != self.channels:
             raise UserError(
-                f"the tapped layers give {front.shape[1]} early and {behind.shape[1]} late channels, the mixing network takes "
-                f"{self.channels[0]} and {self.channels[1]}; set early and late in defense.parts.mixer.model"
+                f"the tapped layers give {front.shape[1]} early and {behind.shape[1]} late channels, the mixing "
+                f"network takes {self.channels[0]} and {self.channels[1]}; set early and late in defense.parts.mixer.model"
             )
         first = self.stage1(front)
         if first.shape[2:] != behind.shape[2:]:
-            first = nn.functional.adaptive_avg_pool2d(first, behind.shape[2:])
+            first = nn.functional.adaptive_avg_pool2d(first, (behind.shape[2], behind.shape[3]))
         joined = self.norm(self.stage2(torch.cat([first, behind], 1))).relu()
         raw: Tensor = self.head(joined.mean((2, 3)))
         if self.training and self.clamp:

@@ -36,7 +36,9 @@ class Case:
         self.x = Rng(0, self.ids, "images").uniform((1, 4, 4), -0.2, 1.2, dtype=dtype).clamp(0, 1)
         self.y = network(self.x).argmax(1)
 
-    def attack(self, attack: Callable[..., Tensor], threat: Threat, index: Tensor | None = None) -> tuple[Tensor, Counts]:
+    def attack(
+        self, attack: Callable[..., Tensor], threat: Threat, index: Tensor | None = None
+    ) -> tuple[Tensor, Counts]:
         at = torch.arange(len(self.ids)) if index is None else index
         counts = Counts.of(self.ids[at])
         head = MeteredHead(self.victim.heads[0], self.victim.predict, counts)

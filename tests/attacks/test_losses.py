@@ -74,7 +74,9 @@ def test_half_precision_logits_are_widened():
 def test_pm_is_the_margin_at_the_boundary_and_keeps_the_cross_entropy_far_away():
     y = torch.tensor([0])
     near = losses.pm(torch.tensor([[1.0, 1.0, -4.0, -5.0]], dtype=torch.float64), y)
-    assert torch.allclose(near, losses.margin(torch.tensor([[1.0, 1.0, -4.0, -5.0]], dtype=torch.float64), y), atol=1e-2)
+    assert torch.allclose(
+        near, losses.margin(torch.tensor([[1.0, 1.0, -4.0, -5.0]], dtype=torch.float64), y), atol=1e-2
+    )
     far = losses.pm(torch.tensor([[50.0, 0.0, -0.1, -0.2]], dtype=torch.float64), y)
     assert (far[0, 1:] > 0.05).all()
 

@@ -71,7 +71,9 @@ def test_pma_reaches_the_optimum(norm, schedule):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("attack", [FGSM(loss="margin"), PGD(steps=150, loss="margin"), PMA(steps=20)], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "attack", [FGSM(loss="margin"), PGD(steps=150, loss="margin"), PMA(steps=20)], ids=lambda a: type(a).__name__
+)
 def test_the_boundary_is_where_theory_puts_it(attack, norm):
     radius = 0.1
     offset = radius * drop(norm)

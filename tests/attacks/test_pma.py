@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -9,7 +11,19 @@ from harness.threat import Threat
 
 def test_the_released_step_sizes():
     lengths = PMA(steps=100).lengths()
-    expected = {0: 1.998, 1: 2.0, 10: 1.844, 25: 1.063, 40: 0.230, 49: 0.0079, 50: 0.0020, 51: 2.0, 60: 1.844, 75: 1.063, 99: 0.0079}
+    expected = {
+        0: 1.998,
+        1: 2.0,
+        10: 1.844,
+        25: 1.063,
+        40: 0.230,
+        49: 0.0079,
+        50: 0.0020,
+        51: 2.0,
+        60: 1.844,
+        75: 1.063,
+        99: 0.0079,
+    }
     for step, length in expected.items():
         assert lengths[step] == pytest.approx(length, abs=6e-4), step
 
@@ -18,13 +32,15 @@ def test_the_paper_step_sizes_are_one_cosine():
     lengths = PMA(steps=100, schedule="paper").lengths()
     assert lengths[0] == 2
     assert lengths[50] == pytest.approx(1)
-    assert all(a > b for a, b in zip(lengths, lengths[1:], strict=False))
+    assert all(a > b for a, b in pairwise(lengths))
 
 
 def test_the_released_objectives():
     first, second = PMA(steps=10).runs()
     assert [step.loss for step in first] == [losses.true_probability] + [losses.ce] * 4 + [losses.pm] * 5
-    assert [step.loss for step in second] == [losses.true_probability] + [losses.rival_probability] * 4 + [losses.pm] * 5
+    assert [step.loss for step in second] == [losses.true_probability] + [losses.rival_probability] * 4 + [
+        losses.pm
+    ] * 5
 
 
 def test_the_paper_objectives_take_turns():

@@ -40,7 +40,12 @@ def images(count=40, dtype=torch.float64):
 
 def evaluation(**changes):
     net = Net()
-    knobs = {"victim": Victim(plain(net), (net,)), "attack": ("pma", PMA(steps=10)), "threat": Threat("linf", 0.05), "classes": 5}
+    knobs = {
+        "victim": Victim(plain(net), (net,)),
+        "attack": ("pma", PMA(steps=10)),
+        "threat": Threat("linf", 0.05),
+        "classes": 5,
+    }
     return Evaluation(**(knobs | changes))
 
 
@@ -109,7 +114,8 @@ class Fixed:
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"), [("crash", "RuntimeError: out of luck"), ("illegal", "outside the threat"), ("nan", "outside the threat")]
+    ("kind", "text"),
+    [("crash", "RuntimeError: out of luck"), ("illegal", "outside the threat"), ("nan", "outside the threat")],
 )
 def test_a_crash_or_an_illegal_candidate_is_an_error_record(kind, text):
     rows = frame(evaluation(attack=("fixed", Fixed(kind))))
@@ -153,7 +159,9 @@ def test_bfloat16_gradients_and_a_folded_twin_find_as_much_and_the_plain_network
     assert frame(twin, batch)["broken"].sum() == found
 
 
-@pytest.mark.parametrize(("value", "seen"), [(1.5, "1.5"), (-0.1, "-0.1"), (float("nan"), "nan"), (float("inf"), "inf")])
+@pytest.mark.parametrize(
+    ("value", "seen"), [(1.5, "1.5"), (-0.1, "-0.1"), (float("nan"), "nan"), (float("inf"), "inf")]
+)
 def test_pixels_outside_the_box_are_refused(value, seen):
     batch = images()
     batch.x[7, 0, 0, 0] = value
@@ -186,7 +194,7 @@ def test_progress_counts_every_sample_of_every_stage():
 
 def test_every_chunk_belongs_to_one_shard():
     taken = [list(chunks_of(1000, 64, 3, shard)) for shard in range(3)]
-    assert sorted(sum(taken, [])) == list(range(16))
+    assert sorted(chunk for chunks in taken for chunk in chunks) == list(range(16))
 
 
 def test_rows_have_the_schema():

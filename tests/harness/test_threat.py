@@ -61,7 +61,9 @@ def test_l1_projection_is_the_nearest_point(seed, eps):
 def test_steepest_promises_the_dual_norm():
     g = Rng(0, torch.arange(3), "g").normal((2, 4, 4))
     flat = g.flatten(1)
-    gain = {norm: (Threat(norm, 1.0).steepest(g, sparsity=1 / 32) * g).flatten(1).sum(1) for norm in ("linf", "l2", "l1")}
+    gain = {
+        norm: (Threat(norm, 1.0).steepest(g, sparsity=1 / 32) * g).flatten(1).sum(1) for norm in ("linf", "l2", "l1")
+    }
     assert torch.allclose(gain["linf"], flat.abs().sum(1))
     assert torch.allclose(gain["l2"], flat.norm(dim=1))
     assert torch.allclose(gain["l1"], flat.abs().amax(1))

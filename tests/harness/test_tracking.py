@@ -1,0 +1,300 @@
+"""Trackers, fed from a run folder and read back with W&B's own reader."""
+
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from harness.errors import UserError
+from harness.records import RunFolder, rows, write_atomically
+from harness.tally import tally
+from harness.tracking import Wandb, connection
+from harness.tracking.pictures import examples, picture
+from harness.tracking.sweep import LONGEST, name
+
+STAGES = ["clean", "pma/true", "pma/base"]
+SAMPLES, CHUNK = 12, 6
+BROKEN = {0: "clean", 1: "pma/true", 4: "pma/true", 7: "pma/true", 8: "pma/base", 9: "clean", 10: "pma/true"}
+
+# W&B leaves temporary folders to the interpreter's end, and reads its settings in ways that are about to change.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning:wandb")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """No settings of the user's."""
+    for variable in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_DIR", "WANDB_INIT_TIMEOUT"):
+        monkeypatch.delenv(variable, raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(variable, str(home))
+    connection._answers.cache_clear()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """An evaluation of 12 samples in two chunks, with the stage at which each sample of `BROKEN` fell."""
+    folder = RunFolder(tmp_path / "runs" / "digits" / "linf-8-255" / "mixing" / "pma" / "0123456789ab")
+    rng = np.random.default_rng(0)
+    for chunk in range(SAMPLES // CHUNK):
+        left = np.arange(chunk * CHUNK, (chunk + 1) * CHUNK)
+        columns = []
+        for stage in STAGES:
+            down = np.array([BROKEN.get(sample) == stage for sample in left.tolist()])
+            columns.append((stage, left, down))
+            left = left[~down]
+        folder.write_part(chunk, _rows(columns), dict.fromkeys(STAGES, 0.5))
+        found = [(sample, number) for number, (_, ids, down) in enumerate(columns[1:]) for sample in ids[down]]
+        x = rng.uniform(size=(len(found), 1, 8, 8)).astype(np.float32)
+        z = (x + np.where(x > 0.5, -0.1, 0.1)).astype(np.float32)
+        samples, stages = (np.array(column) for column in zip(*found, strict=True))
+        tensors = {"sample": samples.astype(np.int64), "stage": stages.astype(np.uint8), "x": x, "z": z}
+        write_atomically(folder.adversarial_path(chunk), save(tensors))
+    folder.create(_manifest())
+    return folder
+
+
+def _rows(columns):
+    sample = np.concatenate([ids for _, ids, _ in columns])
+    broken = np.concatenate([down for _, _, down in columns])
+    stage = [stage for stage, ids, _ in columns for _ in ids]
+    attacked = np.array([name != "clean" for name in stage])
+    constant = {"label": 3, "clean_pred": 3, "zero_gradients": 0, "bad_gradients": 0, "error": None}
+    return rows(
+        {name: [value] * len(sample) for name, value in constant.items()}
+        | {
+            "sample": sample,
+            "stage": stage,
+            "broken": broken,
+            "pred": np.where(broken, 5, 3),
+            "distance": attacked * 0.1,
+        }
+        | {
+            "margin": np.where(broken, -1.0, 1.0).astype(np.float32),
+            "forwards": 1 + 10 * attacked,
+            "backwards": 10 * attacked,
+        }
+    )
+
+
+def _manifest():
+    return {
+        "schema_version": 1,
+        "status": "done",
+        "kind": "attack",
+        "name": {
+            "dataset": "digits",
+            "threat": "linf-8-255",
+            "defense": "mixing",
+            "attack": "pma",
+            "model": "small_cnn",
+        },
+        "command": "python run.py attack=pma defense=mixing",
+        "config": {"attack": {"_target_": "attacks.pma.PMA", "steps": 10}, "seed": 0},
+        "config_hash": "0123456789ab",
+        "victim": "ba9876543210",
+        "threat": {"norm": "linf", "eps": "8/255", "radius": 8 / 255, "low": 0.0, "high": 1.0},
+        "heads": "declared",
+        "dataset": {"name": "digits", "digest": "sha256:00", "selection": "all", "samples": SAMPLES, "classes": 10},
+        "weights": {"base": "sha256:11"},
+        "stages": STAGES,
+        "flags": [{"name": "zero-gradients", "detail": "pma/true: 3 of 9"}],
+        "failures": [],
+    }
+
+
+def _track(tracker, run):
+    manifest = run.manifest()
+    tracker.evaluation(run, manifest, tally(run, manifest["stages"]))
+
+
+def _read(folder: Path, *flags):
+    """What W&B's reader finds in the only run of a folder."""
+    (path,) = folder.glob("wandb/*run-*")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *flags, str(path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return path, (json.loads(out) if flags else [json.loads(line) for line in out.splitlines()])
+
+
+def _contents(folder: Path):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_an_evaluation_reads_back(run, tmp_path, caplog, capfd):
+    before = _contents(run.path)
+    _track(Wandb(str(tmp_path / "w"), group="a sweep", images=3), run)
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+    assert _contents(run.path) == before
+
+    path, found = _read(tmp_path / "w", "--summary")
+    assert (found["run_id"], found["exit_code"], found["project"]) == ("0123456789ab", 0, "gauntlet")
+    assert found["name"] == "mixing pma digits linf 8/255"
+    assert found["config"]["attack"]["steps"] == 10
+    assert found["config"]["name"]["defense"] == "mixing"
+    assert found["config"]["evidence"]["victim"] == "ba9876543210"
+    total = tally(run, STAGES)
+    shown = found["summary"]
+    assert (shown["samples"], shown["clean"], shown["robust"]) == (12, total.clean / 12, total.robust / 12)
+    assert [shown["robust_low"], shown["robust_high"]] == pytest.approx(total.interval)
+    assert shown["stage"]["pma/true"]["standing"] == total.standing["pma/true"]
+    assert (shown["stage"]["pma/true"]["forwards"], shown["stage"]["pma/true"]["seconds"]) == (11, 1)
+    assert shown["flags"] == ["zero-gradients: pma/true: 3 of 9"]
+
+    stages = json.loads((path / "files" / shown["stages"]["path"]).read_text())
+    assert stages["columns"][:3] == ["stage", "attacked", "standing"]
+    assert [row[0] for row in stages["data"]] == STAGES
+    assert stages["data"][2][1:3] == [total.cost["pma/base"]["attacked"], total.robust]
+
+    pictures = json.loads((path / "files" / shown["examples"]["path"]).read_text())
+    assert len(pictures["data"]) == 3
+    assert pictures["columns"][-3:] == ["clean", "adversarial", "difference"]
+    first = dict(zip(pictures["columns"], pictures["data"][0], strict=True))
+    assert (first["sample"], first["stage"], first["pred"]) == (1, "pma/true", 5)
+    assert (first["clean"]["height"], first["clean"]["width"]) == (96, 96)
+
+
+def test_the_records_are_an_artifact_and_all_files_lie_in_one_folder(run, tmp_path):
+    _track(Wandb(str(tmp_path / "w"), group="a sweep"), run)
+    _, lines = _read(tmp_path / "w")
+    (begin,) = (line["run"] for line in lines if line["type"] == "run")
+    assert (begin["run_group"], begin["job_type"]) == ("a sweep", "attack")
+    artifacts = {line["artifact"]["name"]: line["artifact"]["manifest"] for line in lines if line["type"] == "artifact"}
+    files = {file["path"]: file["local_path"] for file in artifacts["records-0123456789ab"]["contents"]}
+    assert set(files) == {"run.json", "records/part-00000.parquet", "records/part-00001.parquet"}
+    assert files["records/part-00001.parquet"] == str(run.part_path(1))
+    assert Path(files["run.json"]).read_bytes() == run.manifest_path.read_bytes()
+    assert Path(files["run.json"]).is_relative_to(tmp_path / "w")
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+
+
+def test_a_failed_evaluation_does_not_look_finished(run, tmp_path):
+    run.update(run.manifest() | {"status": "failed", "failures": ["RuntimeError: no"]})
+    _track(Wandb(str(tmp_path / "w"), images=0), run)
+    _, found = _read(tmp_path / "w", "--summary")
+    assert (found["exit_code"], found["summary"]["failures"]) == (1, ["RuntimeError: no"])
+    assert "examples" not in found["summary"]
+
+
+def test_online_without_a_key_keeps_the_run_offline_with_one_warning(run, tmp_path, caplog):
+    _track(Wandb(str(tmp_path / "w"), mode="online"), run)
+    (record,) = caplog.records
+    assert "no API key" in record.getMessage()
+    assert _read(tmp_path / "w", "--summary")[1]["summary"]["samples"] == 12
+
+
+def test_a_server_that_does_not_answer_costs_one_warning(run, tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(connection, "_answers", lambda url: False)
+    _track(Wandb(str(tmp_path / "w")), run)
+    (record,) = caplog.records
+    assert "does not answer" in record.getMessage()
+    assert _read(tmp_path / "w", "--summary")[1]["summary"]["samples"] == 12
+
+
+def test_a_folder_that_cannot_be_written_costs_one_warning(run, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    _track(Wandb(str(tmp_path / "file" / "w")), run)
+    (record,) = caplog.records
+    assert "evidence is complete" in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+def test_a_training_is_logged(tmp_path, caplog):
+    tracker = Wandb(str(tmp_path / "w"))
+    with tracker.training("digits-smallcnn", "f" * 64, {"model": {"width": 8}}) as log:
+        for epoch in (1, 2):
+            log.log({"training/loss": 1 / epoch}, step=epoch)
+    assert not caplog.records
+    _, found = _read(tmp_path / "w", "--summary")
+    assert (found["run_id"], found["exit_code"], found["step"]) == ("f" * 12, 0, 2)
+    assert (found["summary"]["training/loss"], found["config"]) == (0.5, {"model": {"width": 8}})
+
+
+def test_a_training_outlives_its_log(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    with Wandb(str(tmp_path / "file")).training("a", "b" * 64, {}) as log:
+        log.log({"training/loss": 1.0}, step=1)
+    assert len(caplog.records) == 1
+    with Wandb(str(tmp_path / "w")).training("a", "b" * 64, {}) as log:
+        log.run = type("Broken", (), {})()
+        for epoch in (1, 2):
+            log.log({"training/loss": 1.0}, step=epoch)
+    assert len(caplog.records) == 2
+
+
+def test_a_failed_training_fails_as_it_would_alone(tmp_path, caplog):
+    with pytest.raises(UserError, match="went to NaN"), Wandb(str(tmp_path / "w")).training("a", "c" * 64, {}):
+        raise UserError("training went to NaN")
+    assert not caplog.records
+    assert _read(tmp_path / "w", "--summary")[1]["exit_code"] == 1
+
+
+def test_nothing_is_imported_without_use():
+    code = (
+        "import sys; from harness.tracking import NoTracker, Wandb; Wandb('w')\n"
+        "NoTracker().evaluation(None, {}, None)\n"
+        "with NoTracker().training('a', 'b', {}) as log: assert log is None\n"
+        "assert not {'wandb', 'torch'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_bad_option_is_refused():
+    with pytest.raises(UserError, match=r"logger\.mode=on is unknown"):
+        Wandb("w", mode="on")
+    with pytest.raises(UserError, match=r"logger\.images=-1"):
+        Wandb("w", images=-1)
+
+
+def test_a_closed_port_does_not_answer_and_an_error_page_does():
+    class Refuses(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(403)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        assert connection._answers(url)
+        server.shutdown()
+        thread.join()
+    connection._answers.cache_clear()
+    assert not connection._answers(url)
+
+
+def test_pictures_show_what_is_in_the_evidence(run):
+    found = examples(run, STAGES, 100)
+    assert {e.sample: e.stage for e in found} == {k: v for k, v in BROKEN.items() if v != "clean"}
+    one = found[0]
+    assert one.clean.shape == one.difference.shape == (96, 96)
+    assert one.largest == pytest.approx(0.1, abs=1e-6)
+    assert set(np.unique(one.difference[one.clean > 153])) == {0}
+    assert examples(run, STAGES, 0) == []
+
+
+def test_a_picture_keeps_large_images_and_colours():
+    x = np.zeros((3, 2, 200), np.float32)
+    x[0] = 1
+    assert picture(np.repeat(x, 60, 1)).shape == (120, 200, 3)
+    assert picture(np.repeat(x, 60, 1))[0, 0].tolist() == [255, 0, 0]
+    assert picture(np.full((2, 48, 48), 0.5, np.float32)).shape == (96, 96)
+
+
+def test_a_sweep_is_named_by_its_command():
+    assert name(["attack=pgd"]) is None
+    assert name(["-m", "attack=pgd,pma", "logger=wandb"]) == "attack=pgd,pma"
+    long = name(["--multirun", *(f"seed={number}" for number in range(40))])
+    assert len(long) == LONGEST
+    assert long != name(["--multirun", *(f"seed={number}" for number in range(41))])

@@ -117,7 +117,7 @@ def _load(kind: str, root: str, train: bool, download: bool) -> Arrays:
     except DAMAGE as cause:
         if not download:
             raise UserError(
-                f"{kind} is missing or damaged under dataset.root={root} ({reason(cause)}); "
+                f"{kind} is missing or damaged under dataset.root={root} ({reason(cause).partition('. You')[0]}); "
                 "run with dataset.download=true, or set dataset.root to the folder that has it"
             ) from None
     _fetch(kind, folder, train)
@@ -163,6 +163,6 @@ def _construct(kind: str, folder: Path, train: bool, download: bool) -> Any:  # 
     from torchvision import datasets  # slow to import
 
     which: dict[str, Any] = {"split": "train" if train else "test"} if kind == "SVHN" else {"train": train}
-    with warnings.catch_warnings():  # the pickles of CIFAR were written by a NumPy that is long gone
+    with warnings.catch_warnings():  # NumPy 2.4.0 to 2.4.4 warn of pickles as old as those of CIFAR
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
         return getattr(datasets, kind)(str(folder), **which, download=download)

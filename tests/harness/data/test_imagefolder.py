@@ -79,11 +79,11 @@ def test_native_sizes_need_resize(data, tmp_path, pictures, png):
 
 
 def test_mistakes_are_named(data, tmp_path):
-    with pytest.raises(UserError, match="test has 3 class folders; set dataset.classes=3, not 10"):
+    with pytest.raises(UserError, match=r"test has 3 class folders; set dataset.classes=3, not 10"):
         replace(data, classes=10).split("test")
-    with pytest.raises(UserError, match="dataset.path=/none is not a folder"):
+    with pytest.raises(UserError, match=r"dataset.path=/none is not a folder"):
         replace(data, path="/none").split("test")
-    with pytest.raises(UserError, match="val is not a folder; set dataset.test"):
+    with pytest.raises(UserError, match=r"val is not a folder; set dataset.test"):
         replace(data, test="val").split("test")
     split = data.split("test")
     where = tmp_path / "test" / "ant" / "0000.png"

@@ -42,7 +42,7 @@ def test_resizing_is_that_of_torchvision(shape):
 
 
 def test_another_size_is_refused(pictures, png):
-    with pytest.raises(UserError, match="^here: the image is 8x8, not 9x9; check dataset.size"):
+    with pytest.raises(UserError, match=r"^here: the image is 8x8, not 9x9; check dataset.size"):
         decode(png(pictures(1)[0]), Form(3, 9), "here")
 
 

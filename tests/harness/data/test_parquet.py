@@ -30,7 +30,7 @@ def folder(tmp_path_factory, pictures, png, write_parquet):
 
 
 @pytest.fixture(scope="module")
-def test_split(folder):
+def whole(folder):
     return Parquet(path=str(folder[0]), **SMALL).split("test")
 
 
@@ -38,26 +38,26 @@ def tensor(pixels):
     return torch.from_numpy((pixels.astype(np.float32) / np.float32(255)).transpose(0, 3, 1, 2))
 
 
-def test_the_images_of_all_files_come_in_order(folder, test_split):
-    batch = test_split.read(slice(None))
-    assert test_split.ids.tolist() == batch.ids.tolist() == list(range(23))
+def test_the_images_of_all_files_come_in_order(folder, whole):
+    batch = whole.read(slice(None))
+    assert whole.ids.tolist() == batch.ids.tolist() == list(range(23))
     assert torch.equal(batch.x, tensor(folder[1][40:]))
     assert batch.y.tolist() == [number % 4 for number in range(40, 63)]
     assert (batch.ids.dtype, batch.x.dtype, batch.y.dtype) == (torch.int64, torch.float32, torch.int64)
 
 
 @given(st.lists(st.integers(0, 22), max_size=30))
-def test_reading_together_is_reading_one_by_one(test_split, positions):
-    batch = test_split.read(positions)
-    singles = [test_split.read([position]) for position in positions]
+def test_reading_together_is_reading_one_by_one(whole, positions):
+    batch = whole.read(positions)
+    singles = [whole.read([position]) for position in positions]
     for column, found in zip(zip(*singles, strict=True), batch, strict=False):
         assert torch.equal(found, torch.cat(column))
     assert batch.x.shape == (len(positions), 3, 8, 8)
 
 
 @given(st.slices(23))
-def test_slices_are_positions(test_split, piece):
-    assert torch.equal(test_split.read(piece).x, test_split.read(list(range(23))[piece]).x)
+def test_slices_are_positions(whole, piece):
+    assert torch.equal(whole.read(piece).x, whole.read(list(range(23))[piece]).x)
 
 
 def test_without_a_validation_part_a_tenth_of_training_is_held_out(folder):
@@ -95,7 +95,7 @@ def test_paths_are_files_folders_and_globs(folder, path, fields, count):
     assert len(data.split("train")) == 36
 
 
-def test_the_selection_leaves_digest_and_ids_alone(folder, tmp_path, test_split):
+def test_the_selection_leaves_digest_and_ids_alone(folder, tmp_path, whole):
     (tmp_path / "ids.txt").write_text("20\n3\n")
     data = Parquet(path=str(folder[0]), **SMALL)
     limited = replace(data, limit=7).split("test")
@@ -103,18 +103,18 @@ def test_the_selection_leaves_digest_and_ids_alone(folder, tmp_path, test_split)
     assert limited.ids.tolist() == list(range(7))
     assert listed.ids.tolist() == [3, 20]
     assert torch.equal(listed.read([1, 0]).x, tensor(folder[1][[60, 43]]))
-    assert {limited.digest(), listed.digest(), test_split.digest()} == {test_split.digest()}
-    assert len({limited.selection(), listed.selection(), test_split.selection()}) == 3
-    assert test_split.selection() == "all"
+    assert {limited.digest(), listed.digest(), whole.digest()} == {whole.digest()}
+    assert len({limited.selection(), listed.selection(), whole.selection()}) == 3
+    assert whole.selection() == "all"
 
 
-def test_the_digest_is_of_content(folder, tmp_path, test_split):
+def test_the_digest_is_of_content(folder, tmp_path, whole):
     for name in ("0.parquet", "1.parquet"):
         (tmp_path / name).write_bytes((folder[0] / f"test-0000{name[0]}-of-00002.parquet").read_bytes())
     moved = Parquet(path=str(tmp_path), test="*.parquet", **SMALL)
-    assert moved.split("test").digest() == test_split.digest()
+    assert moved.split("test").digest() == whole.digest()
     (tmp_path / "0.parquet").rename(tmp_path / "2.parquet")
-    assert moved.split("test").digest() != test_split.digest()
+    assert moved.split("test").digest() != whole.digest()
 
 
 def test_beyond_eight_gigabytes_the_footers_are_digested(tmp_path, pictures, png, write_parquet, monkeypatch):
@@ -207,9 +207,9 @@ def test_images_of_any_size_can_be_resized(tmp_path, pictures, png, write_parque
     path = write_parquet(tmp_path / "test.parquet", [png(image) for image in pictures(2, 20)], [0, 1])
     data = Parquet(path=str(path), resize=10, **SMALL)
     assert data.split("test").read([0, 1]).x.shape == (2, 3, 8, 8)
-    with pytest.raises(UserError, match="test.parquet, row 1: the image is 20x20, not 8x8"):
+    with pytest.raises(UserError, match=r"test.parquet, row 1: the image is 20x20, not 8x8"):
         replace(data, resize=None).split("test").read([1])
-    with pytest.raises(UserError, match="dataset.resize=7 is below dataset.size=8"):
+    with pytest.raises(UserError, match=r"dataset.resize=7 is below dataset.size=8"):
         replace(data, resize=7)
 
 
@@ -235,7 +235,7 @@ def test_bad_rows_are_named(tmp_path, pictures, png, write_parquet):
     with pytest.raises(UserError, match=r"test-1.parquet, row 2: image.bytes is empty"):
         split.read([4])
     write_parquet(tmp_path / "test-2.parquet", [good, good], [0, None])
-    with pytest.raises(UserError, match="test-2.parquet, row 1: the label is missing"):
+    with pytest.raises(UserError, match=r"test-2.parquet, row 1: the label is missing"):
         Parquet(path=str(tmp_path), **SMALL).split("test")
 
 

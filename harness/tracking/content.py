@@ -1,0 +1,62 @@
+"""What there is to show of an evaluation, as plain values."""
+
+from typing import Any
+
+from harness.records import Manifest
+from harness.tally import Tally
+
+STAGE_COLUMNS = ("stage", "attacked", "standing", "accuracy", "forwards", "backwards", "seconds")
+
+
+def config(manifest: Manifest) -> dict[str, Any]:
+    """The configuration, the names of its choices, and what the result depends on beside them."""
+    origin = ("command", "config_hash", "victim", "commit", "dirty", "versions", "device", "weights", "card")
+    found: dict[str, Any] = dict(manifest)
+    return {
+        **manifest["config"],
+        "name": manifest["name"],
+        "evidence": {key: found[key] for key in (*origin, "threat", "dataset") if key in found},
+    }
+
+
+def summary(manifest: Manifest, total: Tally) -> dict[str, Any]:
+    """Accuracies in [0, 1] (NaN without a sample), the 95 % interval, the stages, red flags and errors."""
+    low, high = total.interval
+    return {
+        "status": manifest["status"],
+        "samples": total.samples,
+        "clean": _share(total.clean, total.samples),
+        "robust": _share(total.robust, total.samples),
+        "robust_low": low,
+        "robust_high": high,
+        "stage": {row[0]: dict(zip(STAGE_COLUMNS[1:], row[1:], strict=True)) for row in stages(total)},
+        "flags": [f"{flag['name']}: {flag['detail']}" for flag in manifest.get("flags", [])],
+        "failures": manifest.get("failures", []),
+        "seconds": sum(cost["seconds"] for cost in total.cost.values()),
+    }
+
+
+def stages(total: Tally) -> list[tuple[Any, ...]]:
+    """A row of `STAGE_COLUMNS` per stage; forwards and backwards are per attacked sample."""
+    return [
+        (
+            stage,
+            cost["attacked"],
+            total.standing[stage],
+            _share(total.standing[stage], total.samples),
+            _share(cost["forwards"], cost["attacked"]),
+            _share(cost["backwards"], cost["attacked"]),
+            cost["seconds"],
+        )
+        for stage, cost in total.cost.items()
+    ]
+
+
+def title(manifest: Manifest) -> str:
+    """The name of an evaluation for people."""
+    name, threat = manifest["name"], manifest["threat"]
+    return f"{name['defense']} {name['attack']} {name['dataset']} {threat['norm']} {threat['eps']}"
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

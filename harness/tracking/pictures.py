@@ -1,0 +1,85 @@
+"""A few adversarial examples of a run as pictures, read back from its evidence."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+from safetensors import safe_open
+
+from harness.records import RunFolder
+
+SHOWN = 96
+"""Smaller images are enlarged to at least so many pixels in height."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One adversarial example.
+
+    Attributes:
+        sample, stage: its key in the records; label, clean_pred, pred, distance: of its row there.
+        largest: greatest change of a pixel.
+        clean, adversarial, difference: uint8 [H, W] or [H, W, 3]. A difference is grey where nothing changed and black
+            or white where the pixel changed by `largest`.
+    """
+
+    sample: int
+    stage: str
+    label: int
+    clean_pred: int
+    pred: int
+    distance: float
+    largest: float
+    clean: np.ndarray
+    adversarial: np.ndarray
+    difference: np.ndarray
+
+
+def examples(run: RunFolder, stages: list[str], limit: int) -> list[Example]:
+    """At most `limit` examples, of the first samples that broke; opens no more parts than that takes.
+
+    Args:
+        stages: of the manifest, "clean" first.
+    """
+    found: list[Example] = []
+    for chunk in sorted(run.present()):
+        if len(found) >= limit:
+            break
+        if run.adversarial_path(chunk).exists():
+            found += _of_chunk(run, chunk, stages[1:], limit - len(found))
+    return found
+
+
+def _of_chunk(run: RunFolder, chunk: int, stages: list[str], limit: int) -> Iterator[Example]:
+    records = run.read_part(chunk)
+    with safe_open(run.adversarial_path(chunk), framework="numpy") as file:
+        samples, numbers = file.get_tensor("sample"), file.get_tensor("stage")
+        for at in np.argsort(samples, kind="stable")[:limit].tolist():
+            sample, stage = int(samples[at]), stages[int(numbers[at])]
+            x, z = (file.get_slice(name)[at : at + 1][0] for name in ("x", "z"))
+            match = pc.and_(pc.equal(records["sample"], sample), pc.equal(records["stage"], stage))
+            row = records.filter(match).to_pylist()[0]
+            largest = float(np.abs(z - x).max())
+            yield Example(
+                sample=sample,
+                stage=stage,
+                **{name: row[name] for name in ("label", "clean_pred", "pred", "distance")},
+                largest=largest,
+                clean=picture(x),
+                adversarial=picture(z),
+                difference=picture(0.5 + (z - x) / (2 * largest or 1.0)),
+            )
+
+
+def picture(x: np.ndarray) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3] of an image float [C, H, W] in [0, 1]; small ones enlarged without smoothing.
+
+    Images with other than three channels become their mean.
+    """
+    pixels = (
+        np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8) if len(x) == 3 else np.rint(x.mean(0) * 255).astype(np.uint8)
+    )
+    factor = -(-SHOWN // x.shape[1])
+    large = np.repeat(np.repeat(pixels, factor, axis=-2), factor, axis=-1)
+    return large.transpose(1, 2, 0) if large.ndim == 3 else large

@@ -1,0 +1,44 @@
+"""What a tracker is, and the one that does nothing."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness.records import Manifest, RunFolder
+from harness.tally import Tally
+
+
+class Log(Protocol):
+    """Where the numbers of one training go."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """The numbers of one epoch; step: from 1. Raises no Exception."""
+
+
+class Tracker(Protocol):
+    """Shows runs elsewhere. It reads what is on disk and changes nothing of it."""
+
+    def evaluation(self, run: RunFolder, manifest: Manifest, total: Tally) -> None:
+        """Show an evaluation whose evidence is complete. Raises no Exception."""
+
+    def training(self, name: str, key: str, config: Mapping[str, Any]) -> AbstractContextManager[Log | None]:
+        """A log for as long as a training runs. It raises no Exception of its own.
+
+        Args:
+            name: for people.
+            key: equal for equal trainings.
+            config: what is trained, as plain values.
+        """
+
+
+@dataclass(frozen=True)
+class NoTracker:
+    """Shows nothing."""
+
+    def evaluation(self, run: RunFolder, manifest: Manifest, total: Tally) -> None:
+        """Does nothing."""
+
+    def training(self, name: str, key: str, config: Mapping[str, Any]) -> AbstractContextManager[Log | None]:
+        """No log."""
+        return nullcontext()

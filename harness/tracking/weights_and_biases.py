@@ -1,0 +1,143 @@
+"""Runs in Weights & Biases, offline unless the user asks.
+
+An evaluation is shown once its evidence is on disk, because W&B keeps its own file in memory for a while and loses that
+when the process is killed. The numbers of a training are in its history.json as well.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.records import Manifest, RunFolder
+from harness.tally import Tally
+from harness.tracking import content
+from harness.tracking.connection import Run, opened, wandb
+from harness.tracking.pictures import Example, examples
+from harness.tracking.sweep import sweep
+
+PICTURES = ("clean", "adversarial", "difference")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """One W&B run per evaluation, with the hash of the evaluation as its id, and one per training.
+
+    Args:
+        dir: folder for W&B's files.
+        project, entity: where the run belongs; entity null: the user's default.
+        group: of the run; null: the sweep that it is part of.
+        mode: "offline"; "online"; "auto": online where the environment has WANDB_MODE=online, else offline. A run that
+            cannot be online is kept offline.
+        images: largest number of adversarial examples to show, >= 0.
+
+    Raises:
+        UserError: unknown mode, or a negative number of images.
+    """
+
+    dir: str
+    project: str = "gauntlet"
+    entity: str | None = None
+    group: str | None = None
+    mode: str = "auto"
+    images: int = 16
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("auto", "offline", "online"):
+            raise UserError(f"logger.mode={self.mode} is unknown; choose auto, offline or online")
+        if self.images < 0:
+            raise UserError(f"logger.images={self.images} must be at least 0")
+
+    def evaluation(self, run: RunFolder, manifest: Manifest, total: Tally) -> None:
+        """Show an evaluation: configuration, summary, stages, pictures, and its records as an artifact."""
+        key, failed = manifest["config_hash"], manifest["status"] != "done"
+        try:
+            shown = examples(run, manifest["stages"], self.images)
+            with self._opened(key, content.title(manifest), "attack", content.config(manifest), failed) as tracked:
+                tracked.log(_tables(total, shown))
+                tracked.summary.update(content.summary(manifest, total))
+                tracked.log_artifact(_artifact(run, key))
+        except Exception as cause:
+            log.warning("W&B lacks this run, whose evidence is complete: %s", _first_line(cause))
+
+    @contextmanager
+    def training(self, name: str, key: str, config: Mapping[str, Any]) -> Iterator["_History"]:
+        """A log of a training; the first failure ends the log with a warning."""
+        history, stack = _History(), ExitStack()
+        with history.guard():
+            history.run = stack.enter_context(self._opened(key[:12], name, "train", config))
+        try:
+            yield history
+        finally:
+            with history.guard():
+                stack.__exit__(*sys.exc_info())
+
+    @contextmanager
+    def _opened(self, key: str, name: str, kind: str, config: Mapping[str, Any], failed: bool = False) -> Iterator[Run]:
+        online = self.mode == "online" or (self.mode == "auto" and os.environ.get("WANDB_MODE") == "online")
+        options = {"project": self.project, "entity": self.entity, "group": self.group or sweep()}
+        folder = Path(self.dir).absolute()
+
+        def missed(cause: Exception) -> None:
+            log.warning("W&B keeps this run offline in %s: %s", folder, _first_line(cause))
+
+        with opened(
+            folder, online=online, failed=failed, missed=missed,
+            id=key, name=name, job_type=kind, config=dict(config), **options,
+        ) as run:  # fmt: skip
+            yield run
+
+
+@dataclass
+class _History:
+    """The log of one training."""
+
+    run: Run | None = None
+    warned: bool = False
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Pass on the numbers of one epoch."""
+        if self.run is not None:
+            with self.guard():
+                self.run.log(dict(values), step=step)
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Turn a failure into one warning and the end of this log."""
+        try:
+            yield
+        except Exception as cause:
+            self.run = None
+            if not self.warned:
+                log.warning("W&B lacks the rest of this training, which goes on: %s", _first_line(cause))
+            self.warned = True
+
+
+def _tables(total: Tally, shown: list[Example]) -> dict[str, Any]:
+    stages = [list(row) for row in content.stages(total)]
+    tables = {"stages": wandb().Table(columns=list(content.STAGE_COLUMNS), data=stages)}
+    if shown:
+        rows = [asdict(example) for example in shown]
+        data = [[wandb().Image(value) if name in PICTURES else value for name, value in row.items()] for row in rows]
+        tables["examples"] = wandb().Table(columns=list(rows[0]), data=data)
+    return tables
+
+
+def _artifact(run: RunFolder, key: str) -> object:
+    artifact = wandb().Artifact(f"records-{key}", type="records")
+    artifact.add_file(str(run.manifest_path), name="run.json")
+    for chunk in sorted(run.present()):
+        path = run.part_path(chunk).absolute()
+        artifact.add_file(str(path), name=f"records/{path.name}", policy="immutable")  # sent from its place, not copied
+    return artifact
+
+
+def _first_line(cause: BaseException) -> str:
+    return (str(cause) or type(cause).__name__).splitlines()[0]

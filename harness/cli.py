@@ -24,7 +24,10 @@ def run_job(cfg: DictConfig, report: Callable[[Outcome], None], failed: list[str
         group: name for group, name in hydra.runtime.choices.items() if name and "/" not in group and "@" not in group
     }
     try:
-        report(evaluate(cfg, choices))
+        outcome = evaluate(cfg, choices)
+        report(outcome)
+        if outcome.manifest["status"] != "running":
+            outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.tally)
         return
     except UserError as cause:
         say(f"error: {cause}")

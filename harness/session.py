@@ -28,6 +28,7 @@ from harness.records import CLEAN_STAGE, SCHEMA_VERSION, Manifest, RunFolder, wr
 from harness.runtime import Runtime
 from harness.tally import Tally, tally
 from harness.threat import Threat
+from harness.tracking import Tracker
 from harness.victim import Victim
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Outcome:
     run: RunFolder
     manifest: Manifest
     tally: Tally
+    tracker: Tracker
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Job:
     evaluation: Evaluation
     split: Split
     runtime: Runtime
+    tracker: Tracker
     run: RunFolder
     manifest: Manifest
 
@@ -75,7 +78,7 @@ def evaluate(composed: DictConfig, choices: dict[str, str]) -> Outcome:
         if manifest["status"] != "done":
             _work(job, manifest)
             manifest = _settle(job, manifest)
-    return Outcome(job.run, manifest, tally(job.run, manifest["stages"]))
+    return Outcome(job.run, manifest, tally(job.run, manifest["stages"]), job.tracker)
 
 
 def prepare(composed: DictConfig, choices: dict[str, str]) -> Job:
@@ -83,7 +86,7 @@ def prepare(composed: DictConfig, choices: dict[str, str]) -> Job:
     cfg = checked(composed, KEYS)
     if cfg.heads not in ("declared", "true"):
         raise UserError(f"heads={cfg.heads} is unknown; choose declared or true")
-    runtime, threat, attack = build(cfg.runtime), build(cfg.threat), build(cfg.attack)
+    runtime, threat, attack, tracker = (build(cfg[key]) for key in ("runtime", "threat", "attack", "logger"))
     if not isinstance(threat, Threat) or not isinstance(runtime, Runtime):
         raise UserError("threat and runtime must be harness.threat.Threat and harness.runtime.Runtime")
     torch.set_num_threads(runtime.threads)
@@ -91,7 +94,7 @@ def prepare(composed: DictConfig, choices: dict[str, str]) -> Job:
     dataset: Dataset = build(cfg.dataset)
     split = dataset.split("test")
     defense = build(cfg.defense)
-    models, weights = _load_parts(defense, dataset, Path(cfg.runs_dir) / "_trained", runtime, device)
+    models, weights = _load_parts(defense, dataset, Path(cfg.runs_dir) / "_trained", runtime, device, tracker)
     victim = _deployed(defense, models)
     attack_name = choices.get("attack", _target_name(cfg.attack))
     evaluation = Evaluation(
@@ -113,17 +116,17 @@ def prepare(composed: DictConfig, choices: dict[str, str]) -> Job:
     folder = Path(
         cfg.runs_dir, name["dataset"], name["threat"], name["defense"], name["attack"], manifest["config_hash"]
     )
-    return Job(evaluation, split, runtime, RunFolder(folder), manifest)
+    return Job(evaluation, split, runtime, tracker, RunFolder(folder), manifest)
 
 
 def _load_parts(
-    defense: Any, dataset: Dataset, cache: Path, runtime: Runtime, device: torch.device
+    defense: Any, dataset: Dataset, cache: Path, runtime: Runtime, device: torch.device, tracker: Tracker
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     models: dict[str, nn.Module] = {}
     digests: dict[str, str] = {}
     for name, part in defense.parts.items():
         given = {other: models[other] for other in part.uses}
-        trained = part.load(dataset, cache, given=given, device=str(device), progress=runtime.progress)
+        trained = part.load(dataset, cache, given=given, device=str(device), progress=runtime.progress, tracker=tracker)
         models[name], digests[name] = trained.module.to(device), trained.digest
     return models, digests
 

@@ -1,0 +1,28 @@
+"""A small training that saves its state after every step: `python killable.py FOLDER`."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import FewDigits, Net
+
+from training.inner import InnerPGD
+from training.loop import fit
+from training.objective import PGDAT
+from training.recipe import Recipe
+from training.selection import Selection
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+recipe = Recipe(
+    objective=PGDAT(InnerPGD(eps=0.15, steps=2)),
+    epochs=3,
+    batch_size=10,
+    ema=0.9,
+    crop=1,
+    clip=5.0,
+    selection=Selection(eps=0.15, steps=2),
+)
+fit(Net(0.3), FewDigits(), recipe, Path(sys.argv[1]), identity="killable", progress=False, save_seconds=0.0)

@@ -1,0 +1,215 @@
+"""The loop: reproducible, paired, finite, and blind to the test part."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from harness.errors import UserError
+from training import history
+from training.draws import seeded, shuffle
+from training.inner import InnerPGD
+from training.loop import BEST, LAST, fit
+from training.objective import PGDAT, TRADES
+from training.passes import Passes
+from training.run import Run
+
+
+def _same(one, other):
+    left, right = load_file(one), load_file(other)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture
+def train(few, make_net, make_recipe, tmp_path):
+    """Train in a folder of that name; returns its history. `net` and `recipe` can be given."""
+
+    def call(name, *, recipe=None, net=None, seed=0, dropout=0.0, **changes):
+        recipe = recipe or make_recipe(**changes)
+        net = net or make_net(dropout)
+        return fit(net, few, recipe, tmp_path / name, identity=name, seed=seed, progress=False)
+
+    return call
+
+
+def test_a_training_learns_and_leaves_its_weights_and_history(train, tmp_path):
+    done = train("run", epochs=6, batch_size=10, learning_rate=0.05)
+    assert done.best.clean > 0.6
+    assert len(done.epochs) == done.last.epoch == 6
+    assert done.epochs[0].loss > done.epochs[-1].loss
+    assert math.isnan(done.epochs[0].pgd)
+    assert 0 <= done.best.pgd <= done.best.clean
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {BEST, LAST, "history.json"}
+    assert history.read(tmp_path / "run") == replace(done, epochs=history.read(tmp_path / "run").epochs)
+    json.loads((tmp_path / "run" / "history.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_best_and_last_are_what_they_say(train, few, make_net, make_recipe, tmp_path):
+    recipe = make_recipe(steps=2, epochs=4, learning_rate=0.05)
+    done = train("run", recipe=recipe)
+    assert done.best.epoch == max(done.epochs, key=lambda e: (e.pgd, e.clean, e.epoch)).epoch
+    for name, kept in ((BEST, done.best), (LAST, done.last)):
+        net = make_net()
+        net.load_state_dict(load_file(tmp_path / "run" / name))
+        scores = recipe.selection.measure(net, few.split("validation"), 0, torch.device("cpu"), attack=True)
+        assert scores == (kept.clean, kept.pgd)
+        assert scores == (done.epochs[kept.epoch - 1].clean, done.epochs[kept.epoch - 1].pgd)
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_the_global_generator_holds(train, tmp_path):
+    options = {"steps": 2, "dropout": 0.3, "ema": 0.9, "crop": 1, "flip": True, "epochs": 2}
+    torch.manual_seed(1)
+    train("one", **options)
+    torch.manual_seed(2)
+    before = torch.random.get_rng_state()
+    train("two", **options)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert _same(tmp_path / "one" / LAST, tmp_path / "two" / LAST)
+    train("three", seed=1, **options)
+    assert not _same(tmp_path / "one" / LAST, tmp_path / "three" / LAST)
+
+
+def test_switched_off_parts_change_no_bit(train, make_recipe, tmp_path):
+    train("standard", recipe=make_recipe())
+    attack = InnerPGD(eps=0.15, steps=0, init="zero")
+    kl = InnerPGD(eps=0.15, steps=2, loss="kl", init="normal")
+    for name, objective in (("at", PGDAT(attack)), ("trades", TRADES(kl, beta=0.0))):
+        train(name, recipe=make_recipe(objective=objective))
+        assert _same(tmp_path / "standard" / LAST, tmp_path / name / LAST)
+    train("loose clip", recipe=make_recipe(clip=1e9))
+    assert _same(tmp_path / "standard" / LAST, tmp_path / "loose clip" / LAST)
+
+
+def test_the_average_is_kept_and_changes_nothing_about_the_training(few, make_net, make_recipe):
+    plain, averaged = (Run(make_net(), few, make_recipe(ema=ema), 0, torch.device("cpu")) for ema in (0.0, 0.9))
+    assert list(plain.steps()) == list(averaged.steps())
+    assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), averaged.model.parameters(), strict=True))
+    assert plain.kept is plain.model
+    assert not torch.equal(averaged.kept.head.weight, averaged.model.head.weight)
+
+
+class _Spy:
+    """Standard training that notes what it is given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def loss(self, model, x, y, rng):
+        self.seen.append((rng.ids.tolist(), x.clone(), rng))
+        return nn.functional.cross_entropy(model(x), y, reduction="none")
+
+    def classifier(self, model):
+        return model
+
+
+def test_every_epoch_has_its_own_order_of_all_samples(train, few, make_recipe):
+    spy = _Spy()
+    train("run", recipe=make_recipe(objective=spy, batch_size=25, epochs=3))
+    epochs = [sum((ids for ids, _, _ in spy.seen[4 * e : 4 * e + 4]), []) for e in range(3)]
+    assert [sorted(ids) for ids in epochs] == [sorted(few.split("train").ids.tolist())] * 3
+    assert len({tuple(ids) for ids in epochs}) == 3
+
+
+def test_a_batch_is_never_short(train, make_recipe):
+    spy = _Spy()
+    train("run", recipe=make_recipe(objective=spy, batch_size=33, epochs=1))  # 100 = 3 * 33 + 1
+    assert [len(ids) for ids, _, _ in spy.seen] == [33, 33, 33]
+    spy.seen.clear()
+    train("large", recipe=make_recipe(objective=spy, batch_size=512, epochs=1))
+    assert [len(ids) for ids, _, _ in spy.seen] == [100]
+
+
+def test_batch_size_changes_no_draw(train, make_recipe):
+    images = []
+    for size in (25, 50):
+        spy = _Spy()
+        train(f"run{size}", recipe=make_recipe(objective=spy, batch_size=size, epochs=1, crop=2))
+        images.append({i: (x, rng.select(slice(k, k + 1)).bits((2,)))
+                       for ids, xs, rng in spy.seen for k, (i, x) in enumerate(zip(ids, xs, strict=True))})  # fmt: skip
+    assert images[0].keys() == images[1].keys()
+    assert all(torch.equal(images[0][i][0], images[1][i][0]) for i in images[0])
+    assert all(torch.equal(images[0][i][1], images[1][i][1]) for i in images[0])
+
+
+@pytest.mark.parametrize(
+    ("objective", "forwards", "backwards"),
+    [
+        (PGDAT(InnerPGD(eps=0.15, steps=3)), 4, 4),
+        (TRADES(InnerPGD(eps=0.15, steps=3, loss="kl", init="normal")), 6, 5),
+    ],
+)
+def test_passes_are_counted(objective, forwards, backwards, train, make_recipe):
+    done = train("run", recipe=make_recipe(objective=objective, epochs=1))
+    assert (done.epochs[0].forwards, done.epochs[0].backwards) == (forwards, backwards)
+
+
+def test_counting_ends_with_the_block(make_net, batch):
+    net = make_net()
+    with Passes(net) as passes:
+        net(batch.x).sum().backward()
+        with torch.no_grad():
+            net(batch.x[:2])
+    net(batch.x)
+    assert (passes.forwards, passes.backwards) == (34, 32)
+
+
+@pytest.mark.parametrize("changes", [{"learning_rate": 1e20}, {"learning_rate": 1e20, "ema": 0.9}])
+def test_a_training_that_diverges_is_stopped_in_words(changes, train, tmp_path):
+    with pytest.raises(UserError, match=r"epoch 1 .*lower recipe.learning_rate"):
+        train("run", epochs=3, **changes)
+    assert not (tmp_path / "run" / BEST).exists()
+
+
+def test_nan_in_a_buffer_alone_is_found(few, make_net, make_recipe):
+    net = make_net()
+    net.register_buffer("router", torch.tensor(math.nan))
+    run = Run(net, few, make_recipe(epochs=1), 0, torch.device("cpu"))
+    with pytest.raises(UserError, match="router"):
+        list(run.steps())
+
+
+def test_the_state_of_another_training_is_refused(few, make_net, make_recipe, tmp_path):
+    from training import state
+
+    state.save(tmp_path, "one", {"a": 1})
+    assert state.load(tmp_path, "one") == {"a": 1}
+    with pytest.raises(UserError, match="other settings"):
+        fit(make_net(), few, make_recipe(), tmp_path, identity="two", progress=False)
+    (tmp_path / state.STATE).write_bytes((tmp_path / state.STATE).read_bytes()[:-50])
+    with pytest.raises(UserError, match="cannot be read"):
+        fit(make_net(), few, make_recipe(), tmp_path, identity="one", progress=False)
+
+
+def test_a_tracker_hears_of_every_epoch(few, make_net, make_recipe, tmp_path):
+    heard = []
+
+    class Tracker:
+        def log(self, values, step):
+            heard.append((step, dict(values)))
+
+    fit(make_net(), few, make_recipe(), tmp_path, identity="", tracker=Tracker(), progress=False)
+    assert [step for step, _ in heard] == [1, 2]
+    assert {"training/loss", "training/clean"} <= heard[0][1].keys()
+    assert "training/pgd" not in heard[0][1]
+
+
+def test_the_order_depends_on_ids_seed_and_epoch():
+    ids = torch.arange(50)
+    assert sorted(shuffle(ids, 0, 0).tolist()) == list(range(50))
+    orders = [shuffle(ids, *key).tolist() for key in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(order) for order in orders}) == 3
+    backwards = ids.flip(0)
+    assert backwards[shuffle(backwards, 0, 0)].tolist() == orders[0]
+
+
+def test_seeded_draws_are_a_function_of_seed_and_name():
+    def draw(*key):
+        with seeded(*key):
+            return torch.rand(3).tolist()
+
+    assert draw(0, "a") == draw(0, "a")
+    assert len({tuple(draw(*key)) for key in ((0, "a"), (0, "b"), (1, "a"))}) == 3

@@ -1,0 +1,86 @@
+"""What a training leaves beside its weights: a line for each epoch, and how good the kept weights are."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.records import write_atomically
+
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch.
+
+    Args:
+        epoch: from 1.
+        loss: mean over the training samples.
+        learning_rate: of the last step.
+        clean, pgd: validation accuracies in [0, 1]; pgd is NaN where the selection does not need it.
+        forwards, backwards: passes of a sample through the network, per training sample.
+        seconds: wall time with validation, without what a killed process lost.
+    """
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    clean: float
+    pgd: float
+    forwards: float
+    backwards: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Weights that were kept: of which epoch, and their validation accuracies."""
+
+    epoch: int
+    clean: float
+    pgd: float
+
+
+@dataclass(frozen=True)
+class History:
+    """A training; best and last are None while it runs."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best: Kept | None = None
+    last: Kept | None = None
+
+    @property
+    def seconds(self) -> float:
+        return sum(epoch.seconds for epoch in self.epochs)
+
+    def write(self, folder: Path) -> None:
+        """Write `history.json`, whole or not at all."""
+        text = json.dumps(_without_nan(asdict(self)), indent=1, allow_nan=False)
+        write_atomically(folder / HISTORY, (text + "\n").encode())
+
+
+def read(folder: Path) -> History:
+    """The history of a folder. Raises UserError where it is missing or damaged."""
+    path = folder / HISTORY
+    try:
+        content = json.loads(path.read_bytes())
+        epochs = [Epoch(**_with_nan(epoch)) for epoch in content["epochs"]]
+        best, last = (content[name] and Kept(**_with_nan(content[name])) for name in ("best", "last"))
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise UserError(f"{path} cannot be read ({cause}); delete the folder to train anew") from None
+    return History(epochs, best, last)
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _with_nan(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: math.nan if value is None else value for key, value in fields.items()}

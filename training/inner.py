@@ -1,0 +1,100 @@
+"""The attack inside a training step: projected gradient ascent, all samples to the end, no trace in the network."""
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attacks import losses
+from harness.errors import UserError
+from harness.rng import Rng
+from harness.threat import Threat
+from training.mode import evaluating, frozen
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerPGD:
+    """Adversarial examples to train on (Madry et al. 2018, arXiv 1706.06083).
+
+    The network keeps its weights' gradients, its batch-norm statistics (unless bn_mode=train) and its mode.
+
+    Args:
+        norm: linf, l2, l1 or l0.
+        eps: the budget: a number, or text such as "8/255".
+        steps: >= 0; none returns the start.
+        step_size: as a multiple of eps, > 0.
+        init: the start: uniform (a random point of the ball), normal (the image + 0.001 N(0, 1)) or zero (the image).
+        loss: ce, margin, or kl: the divergence of the output from that on the image, which is flat at the image itself.
+        bn_mode: eval; or train, in which the passes use the batch's statistics and change the running ones, as much
+            published code does.
+
+    Raises:
+        UserError: a value outside its range, or kl from init=zero, where its gradient vanishes.
+    """
+
+    LOSSES: ClassVar[tuple[str, ...]] = ("ce", "kl", "margin")
+    INITS: ClassVar[tuple[str, ...]] = ("uniform", "normal", "zero")
+    NOISE: ClassVar[float] = 0.001
+
+    norm: str = "linf"
+    eps: str | float
+    steps: int = 10
+    step_size: float = 0.25
+    init: str = "uniform"
+    loss: str = "ce"
+    bn_mode: str = "eval"
+
+    def __post_init__(self) -> None:
+        Threat(self.norm, self.eps)
+        for field, choices in (("loss", self.LOSSES), ("init", self.INITS), ("bn_mode", ("eval", "train"))):
+            if getattr(self, field) not in choices:
+                raise UserError(f"attack.{field}={getattr(self, field)!r} is unknown; choose {', '.join(choices)}")
+        if self.steps < 0:
+            raise UserError(f"attack.steps={self.steps} must not be negative")
+        if not (self.step_size > 0 and math.isfinite(self.step_size)):
+            raise UserError(f"attack.step_size={self.step_size} must be positive; it is a multiple of eps")
+        if self.loss == "kl" and self.init == "zero":
+            raise UserError("attack.loss=kl has no gradient at the image itself; use attack.init=normal or uniform")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
+        """Examples z like x [B, C, H, W], detached, within the ball and the box; y: labels int64 [B].
+
+        factors: multiples of eps per sample, float [B]; the steps scale with them.
+        """
+        threat = Threat(self.norm, self.eps)
+        threat = threat if factors is None else threat.scaled(factors)
+        x = x.detach()
+        z = self._start(x, threat, rng)
+        with frozen(model), evaluating(model) if self.bn_mode == "eval" else nullcontext():
+            reference = None
+            if self.loss == "kl" and self.steps:
+                with torch.no_grad():
+                    reference = model(x).softmax(1)
+            for _ in range(self.steps):
+                gradient = self._gradient(model, z, y, reference)
+                z = threat.project(z + threat.budget(x) * self.step_size * threat.steepest(gradient), x)
+        return z
+
+    def _start(self, x: Tensor, threat: Threat, rng: Rng) -> Tensor:
+        if self.init == "uniform":
+            return threat.random(x, rng)
+        if self.init == "normal":
+            return threat.project(x + self.NOISE * rng.normal(tuple(x.shape[1:]), dtype=x.dtype), x)
+        return x.clone()
+
+    def _gradient(self, model: nn.Module, z: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+        leaf = z.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = model(leaf)
+        direction = _divergence(logits, reference) if reference is not None else losses.named(self.loss)(logits, y)
+        (gradient,) = torch.autograd.grad(logits, leaf, direction.to(logits.dtype))
+        return gradient
+
+
+def _divergence(logits: Tensor, reference: Tensor) -> Tensor:
+    """Gradient of KL(p || q) with respect to the logits of q, scaled to sum of absolute values one: q - p."""
+    difference = logits.detach().softmax(1) - reference
+    return difference / difference.abs().sum(1, keepdim=True).clamp_min(torch.finfo(difference.dtype).tiny)

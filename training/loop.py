@@ -1,0 +1,88 @@
+"""The training loop: one for every objective, and the same weights however often it is killed and started again."""
+
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from harness import checkpoint
+from harness.data import Dataset
+from harness.tracking import Log
+from training import state
+from training.history import Epoch, History
+from training.recipe import Recipe
+from training.run import Run
+
+BEST, LAST = "best.safetensors", "last.safetensors"
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    identity: str,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    log: Log | None = None,
+    progress: bool = True,
+    save_seconds: float = 30.0,
+) -> History:
+    """Train `model` in place, or go on where a killed process stopped: on one thread to the same weights, bit for bit.
+
+    The folder then holds best.safetensors and last.safetensors (of the average where the recipe has one) and
+    history.json; while training runs, state.pt instead of the weights. best.safetensors comes last: it means done.
+    Reads the train and the validation part only.
+
+    Args:
+        model: fresh, also when a training is resumed; its output is what the objective expects.
+        folder: of this training alone; only one process may train in it.
+        identity: what makes this training this one; a state of another is refused.
+        seed: of data order, augmentation, attack noise and dropout.
+        log: is told of each epoch.
+        save_seconds: the state is saved after each epoch, and within one after so long.
+
+    Raises:
+        UserError: loss or weights became NaN or infinite, the folder cannot be written, or its state is another's.
+    """
+    run = Run(model, dataset, recipe, seed, torch.device(device))
+    saved = state.load(folder, identity)
+    if saved is not None:
+        run.restore(saved)
+    with tqdm(total=run.total, initial=run.step, unit="batch", disable=not progress, dynamic_ncols=True) as bar:
+        due = time.monotonic() + save_seconds
+        bar.set_postfix_str(_line(run))
+        for finished in run.steps():
+            bar.update(run.step - bar.n)
+            if finished:
+                bar.set_postfix_str(_line(run))
+                run.history.write(folder)
+                if log:
+                    log.log(_tracked(run.history.epochs[-1]), step=run.epoch)
+            if finished or time.monotonic() >= due:
+                state.save(folder, identity, run.state())
+                due = time.monotonic() + save_seconds
+    history = run.result()
+    checkpoint.save(run.kept, folder / LAST, {})
+    history.write(folder)
+    checkpoint.save(run.best(), folder / BEST, {})
+    state.clear(folder)
+    return history
+
+
+def _line(run: Run) -> str:
+    words = f"epoch {min(run.epoch + 1, run.recipe.epochs)}/{run.recipe.epochs}"
+    if not run.history.epochs:
+        return words
+    done = run.history.epochs[-1]
+    pgd = "" if math.isnan(done.pgd) else f", pgd {done.pgd:.1%}"
+    return f"{words}, loss {done.loss:.3f}, validation {done.clean:.1%}{pgd}"
+
+
+def _tracked(epoch: Epoch) -> dict[str, float]:
+    return {f"training/{name}": value for name, value in asdict(epoch).items() if not math.isnan(value)}

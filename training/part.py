@@ -1,0 +1,184 @@
+"""A trained network as a configuration names it: shipped, in the cache, trained now, or brought along."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import filelock
+import torch
+from torch import nn
+
+from harness import checkpoint, environment
+from harness.compose import build
+from harness.data import Dataset
+from harness.errors import UserError
+from harness.records import write_atomically
+from harness.tracking import NoTracker, Tracker
+from training import zoo
+from training.draws import seeded
+from training.key import training_key
+from training.loop import BEST, fit
+from training.probe import check_output
+from training.recipe import Recipe
+
+PART = "part.json"
+NOTHING: Mapping[str, nn.Module] = MappingProxyType({})
+UNTRACKED = NoTracker()
+
+log = logging.getLogger(__name__)
+
+
+class Trained(NamedTuple):
+    """A network that is ready for use."""
+
+    module: nn.Module  # eval mode, no gradients to its weights
+    digest: str  # of its weights, "sha256:<hex>"
+    source: str  # where the weights come from, in words
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a defense. In a configuration it has `_recursive_: false`, so that its nodes stay configurations.
+
+    Args:
+        model: configuration of the network.
+        recipe: configuration of the `training.recipe.Recipe` that trains it.
+        weights: null: those of the recipe, shipped or trained once and kept; "included": those that the network has
+            when it is built; else a file.
+        seed: of initial weights, data order, augmentation and noise.
+        uses: names of other parts that the objective takes as arguments.
+    """
+
+    model: dict[str, Any]
+    recipe: dict[str, Any]
+    weights: str | None = None
+    seed: int = 0
+    uses: list[str] = field(default_factory=list)
+
+    def load(
+        self,
+        dataset: Dataset,
+        cache: Path,
+        *,
+        given: Mapping[str, nn.Module] = NOTHING,
+        device: torch.device | str = "cpu",
+        progress: bool = True,
+        tracker: Tracker = UNTRACKED,
+    ) -> Trained:
+        """The network, trained first where that has to be.
+
+        Args:
+            cache: folder of trained networks.
+            given: loaded parts; those that `uses` names must be among them.
+
+        Raises:
+            UserError: configuration, data or weights are unfit, or the cache cannot be written.
+        """
+        recipe, module = self._recipe(given), self._module().to(device)
+        check_output(recipe.objective.classifier(module), dataset)
+        if self.weights == "included":
+            digest, source = checkpoint.digest(module), "included"
+        elif self.weights is not None:
+            digest, source = checkpoint.load(module, self.weights), f"file {self.weights}"
+        else:
+            path = zoo.find(self.key(dataset, given))
+            source = f"zoo {path.stem}" if path else "trained"
+            if path is None:
+                folder = self.train(dataset, cache, given=given, device=device, progress=progress, tracker=tracker)
+                path = folder / BEST
+            digest = checkpoint.load(module, path)
+        module.eval().requires_grad_(False)
+        check_output(recipe.objective.classifier(module), dataset)
+        return Trained(module, digest, source)
+
+    def train(
+        self,
+        dataset: Dataset,
+        cache: Path,
+        *,
+        given: Mapping[str, nn.Module] = NOTHING,
+        device: torch.device | str = "cpu",
+        progress: bool = True,
+        tracker: Tracker = UNTRACKED,
+        command: str = "",
+    ) -> Path:
+        """The folder with the weights of the recipe in the cache, trained once, by one process at a time.
+
+        Arguments as for `load`; command: what the user called, for the record.
+        """
+        key = self.key(dataset, given)
+        folder = cache / self._name(dataset, key)
+        if (folder / BEST).exists():
+            return folder
+        with _sole_trainer(folder):
+            if not (folder / BEST).exists():
+                recipe, module = self._recipe(given), self._module().to(device)
+                check_output(recipe.objective.classifier(module), dataset)
+                answer = {"key": key, "command": command, "model": self.model, "recipe": self.recipe, "seed": self.seed}
+                write_atomically(folder / PART, (json.dumps(answer, indent=1) + "\n").encode())
+                with tracker.training(folder.name, key, answer) as history:
+                    fit(
+                        module, dataset, recipe, folder,
+                        identity=key, seed=self.seed, device=device, tracker=history, progress=progress,
+                    )  # fmt: skip
+        return folder
+
+    def key(self, dataset: Dataset, given: Mapping[str, nn.Module] = NOTHING) -> str:
+        """What the trained weights depend on, as a SHA-256 in hex."""
+        digests = {name: checkpoint.digest(module) for name, module in self._used(given).items()}
+        return training_key(self.model, self.recipe, self.seed, dataset, digests)
+
+    def _module(self) -> nn.Module:
+        with seeded(self.seed, "initial weights"):
+            module = build(self.model)
+        if not isinstance(module, nn.Module):
+            raise UserError(f"model._target_={self.model.get('_target_')} does not give a torch.nn.Module")
+        return module
+
+    def _recipe(self, given: Mapping[str, nn.Module]) -> Recipe:
+        # Partial, because Hydra would copy networks that it is given as arguments.
+        used = self._used(given)
+        node = dict(self.recipe)
+        objective = {name: value for name, value in dict(node.pop("objective", {})).items() if name not in used}
+        recipe = build(node, _partial_=True)(objective=build(objective, _partial_=True)(**used))
+        if not isinstance(recipe, Recipe):
+            raise UserError(f"recipe._target_={node.get('_target_')} does not give a training.recipe.Recipe")
+        return recipe
+
+    def _used(self, given: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+        missing = [name for name in self.uses if name not in given]
+        if missing:
+            raise UserError(f"a part uses {missing[0]}, which is not there; list that part before it")
+        return {name: given[name] for name in self.uses}
+
+    def _name(self, dataset: Dataset, key: str) -> str:
+        targets = (node.get("_target_", "").split(".")[-1] for node in (self.model, self.recipe.get("objective", {})))
+        return "-".join([dataset.name, *targets, key[:12]]).lower()
+
+
+@contextmanager
+def _sole_trainer(folder: Path) -> Iterator[None]:
+    """Hold the lock of a training, or wait for it; a process that dies loses it."""
+    owner = folder / "train.owner"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / "train.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            who = owner.read_text().strip() if owner.exists() else "another process"
+            log.warning("waiting for %s, which trains %s", who, folder)
+            lock.acquire()
+    except OSError as cause:
+        raise UserError(f"cannot write {folder} ({cause.strerror}); choose another place with runs_dir=DIR") from None
+    try:
+        write_atomically(owner, f"{environment.whoami()}\n".encode())
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()

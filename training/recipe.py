@@ -1,0 +1,93 @@
+"""How a network is trained, apart from the network, the data and the seed."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from harness.errors import UserError
+from training import schedule
+from training.objective import Objective
+from training.selection import Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The settings of one training.
+
+    Args:
+        objective: what is minimised.
+        epochs: >= 1.
+        batch_size: >= 2. Images that do not fill a batch at the end of an epoch wait for the next shuffle.
+        optimizer: sgd or adamw.
+        learning_rate: at the peak of the schedule, > 0.
+        momentum: of sgd, in [0, 1).
+        weight_decay: >= 0, on all parameters.
+        schedule: cosine, step or constant.
+        milestones: of schedule=step: shares of the training, in (0, 1), after which the rate falls tenfold.
+        warmup: share of the training over which the rate rises from zero, in [0, 1).
+        ema: decay of the average of the weights that is validated and kept, in [0, 1); 0 is off.
+        crop: pixels by which an image is shifted at random; 0 is off.
+        flip: mirror half of the images.
+        clip: largest gradient norm; 0 is off.
+        selection: which epoch is the best.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    OPTIMIZERS: ClassVar[tuple[str, ...]] = ("sgd", "adamw")
+
+    objective: Objective
+    epochs: int = 30
+    batch_size: int = 64
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
+    warmup: float = 0.0
+    ema: float = 0.0
+    crop: int = 0
+    flip: bool = False
+    clip: float = 0.0
+    selection: Selection
+
+    def __post_init__(self) -> None:
+        for name, choices in (("optimizer", self.OPTIMIZERS), ("schedule", schedule.SHAPES)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"recipe.{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
+        for name, good, wanted in self._ranges():
+            if not good:
+                raise UserError(f"recipe.{name}={getattr(self, name)} must be {wanted}")
+
+    def _ranges(self) -> Iterator[tuple[str, bool, str]]:
+        yield "epochs", self.epochs >= 1, "at least 1"
+        yield "batch_size", self.batch_size >= 2, "at least 2, because batch norm needs two images"
+        yield "learning_rate", 0 < self.learning_rate < math.inf, "a positive number"
+        yield "weight_decay", 0 <= self.weight_decay < math.inf, "zero or a positive number"
+        yield "clip", 0 <= self.clip < math.inf, "zero (off) or a positive number"
+        yield "crop", self.crop >= 0, "zero (off) or a number of pixels"
+        for name in ("momentum", "warmup", "ema"):
+            yield name, 0 <= getattr(self, name) < 1, "at least 0 and below 1"
+        shares = all(isinstance(share, float | int) and 0 < share < 1 for share in self.milestones)
+        yield "milestones", shares, "shares between 0 and 1, such as [0.5,0.75]"
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of the weights that take part. Raises UserError where none does."""
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        if not weights:
+            raise UserError("the model has no weights to train; check the model, or load it with checkpoint=included")
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=self.weight_decay)
+        decay, momentum = self.weight_decay, self.momentum
+        return torch.optim.SGD(weights, lr=self.learning_rate, momentum=momentum, weight_decay=decay)
+
+    def rate(self, step: int, total: int) -> float:
+        """The learning rate of step number `step` of `total`."""
+        share = schedule.factor(self.schedule, step / total, milestones=self.milestones, warmup=self.warmup)
+        return self.learning_rate * share

@@ -1,0 +1,91 @@
+"""How good a network is on the validation part; the test part is never read in training."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from attacks.pgd import PGD
+from harness.data import Split
+from harness.errors import UserError
+from harness.meter import Counts, MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+from harness.victim import Head, plain
+from training.mode import evaluating, frozen
+
+CHUNK = 256
+
+
+class Scores(NamedTuple):
+    """Shares of the validation images, in [0, 1]. pgd: right before and after the attack; NaN: not measured."""
+
+    clean: float
+    pgd: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which epoch's weights are kept as the best.
+
+    Args:
+        by: pgd (robust accuracy; clean accuracy decides between equals) or clean. Of equals the last epoch wins.
+        norm, eps: the threat of the attack.
+        steps: of the attack, >= 1.
+        step_size: as a multiple of eps, > 0.
+        limit: use the first images of the part, >= 1; null uses them all.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    CHOICES: ClassVar[tuple[str, ...]] = ("pgd", "clean")
+
+    by: str = "pgd"
+    norm: str = "linf"
+    eps: str | float
+    steps: int = 10
+    step_size: float = 0.25
+    limit: int | None = 1000
+
+    def __post_init__(self) -> None:
+        if self.by not in self.CHOICES:
+            raise UserError(f"recipe.selection.by={self.by!r} is unknown; choose {' or '.join(self.CHOICES)}")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"recipe.selection.limit={self.limit} leaves no images; give 1 or more, or null for all")
+        if self.steps < 1 or not (self.step_size > 0 and math.isfinite(self.step_size)):
+            raise UserError("recipe.selection.steps must be at least 1 and recipe.selection.step_size positive")
+        Threat(self.norm, self.eps)
+
+    def better(self, new: Scores, old: Scores) -> bool:
+        """Whether the later epoch takes the place of the earlier one."""
+        if self.by == "clean":
+            return new.clean >= old.clean
+        return (new.pgd, new.clean) >= (old.pgd, old.clean)
+
+    def measure(self, model: nn.Module, split: Split, seed: int, device: torch.device, *, attack: bool) -> Scores:
+        """Accuracy in eval mode, with the same attack noise at every call; the network is left as it was."""
+        ids = torch.as_tensor(split.ids)[: self.limit]
+        order = ids.argsort()  # the meter wants ascending ids
+        clean = robust = 0
+        with evaluating(model), frozen(model):
+            for chunk in torch.split(order, CHUNK):
+                batch = split.read(chunk.tolist())
+                rng = Rng(seed, batch.ids.to(device), "validation")
+                right, stands = self._verdicts(model, batch.x.to(device), batch.y.to(device), rng, attack)
+                clean, robust = clean + int(right.sum()), robust + int(stands.sum())
+        return Scores(clean / len(order), robust / len(order) if attack else math.nan)
+
+    def _verdicts(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, attack: bool) -> tuple[Tensor, Tensor]:
+        """Which samples are right [B], and which are still right when attacked [B]."""
+        with torch.no_grad():
+            right = model(x).argmax(1) == y
+        if not attack:
+            return right, right
+        pgd = PGD(steps=self.steps, step_size=self.step_size)
+        head = MeteredHead(Head("true", plain(model), exact=True), plain(model), Counts.of(rng.ids))
+        z = pgd(head, x, y, threat=Threat(self.norm, self.eps), rng=rng)
+        with torch.no_grad():
+            return right, right & (model(z).argmax(1) == y)

@@ -1,0 +1,45 @@
+"""The state of an unfinished training on disk: what a killed process needs to go on to the same weights."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.errors import UserError
+from harness.records import write_atomically
+
+STATE = "state.pt"
+
+
+def save(folder: Path, fingerprint: str, state: dict[str, Any]) -> None:
+    """Write the state whole or not at all. state: tensors, numbers, text, lists and dicts."""
+    buffer = io.BytesIO()
+    torch.save({"fingerprint": fingerprint, **state}, buffer)
+    write_atomically(folder / STATE, buffer.getvalue())
+
+
+def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The state on the CPU, or None where there is none.
+
+    Raises:
+        UserError: it cannot be read, or belongs to a training with other settings.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = state.pop("fingerprint")
+    except (OSError, RuntimeError, EOFError, KeyError, AttributeError, ValueError, pickle.UnpicklingError) as cause:
+        reason = (str(cause) or type(cause).__name__).splitlines()[0]
+        raise UserError(f"{path} cannot be read ({reason}); delete it to train anew") from None
+    if found != fingerprint:
+        raise UserError(f"{path} belongs to a training with other settings or data; delete it to train anew")
+    return state
+
+
+def clear(folder: Path) -> None:
+    """Remove the state of a training that is done."""
+    (folder / STATE).unlink(missing_ok=True)

@@ -159,7 +159,7 @@ def _read(kind: str, folder: Path, train: bool) -> Arrays:
     return Arrays(pixels, labels, f"{kind} {'training' if train else 'test'} set")
 
 
-def _construct(kind: str, folder: Path, train: bool, download: bool) -> Any:  # noqa: ANN401  torchvision is untyped
+def _construct(kind: str, folder: Path, train: bool, download: bool) -> Any:
     from torchvision import datasets  # slow to import
 
     which: dict[str, Any] = {"split": "train" if train else "test"} if kind == "SVHN" else {"train": train}

@@ -1,14 +1,11 @@
 """Train a network by a recipe: `python train.py recipe=pgd_at dataset=digits`. See `python train.py --help`."""
 
-import os
 import sys
-
-# Before torch is imported: threads that wait must not spin, and one thread a process is the fast choice on busy cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hydra
 from omegaconf import DictConfig
+
+import harness  # noqa: F401  (settings that must stand before torch is imported)
 
 failed: list[str] = []  # trainings of this process's sweep that ended in a user's mistake
 

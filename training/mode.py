@@ -20,7 +20,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No gradients to the weights inside, which makes those to the input cheaper; afterwards the flags are as before."""
+    """No gradients to the weights inside, which makes those to the input cheaper; afterwards the flags are back."""
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     for weight in weights:
         weight.requires_grad_(False)

@@ -121,10 +121,10 @@ class Part:
                 check_output(recipe.objective.classifier(module), dataset)
                 answer = {"key": key, "command": command, "model": self.model, "recipe": self.recipe, "seed": self.seed}
                 write_atomically(folder / PART, (json.dumps(answer, indent=1) + "\n").encode())
-                with tracker.training(folder.name, key, answer) as history:
+                with tracker.training(folder.name, key, answer) as listener:
                     fit(
                         module, dataset, recipe, folder,
-                        identity=key, seed=self.seed, device=device, tracker=history, progress=progress,
+                        identity=key, seed=self.seed, device=device, log=listener, progress=progress,
                     )  # fmt: skip
         return folder
 

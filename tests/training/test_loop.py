@@ -109,7 +109,7 @@ class _Spy:
 def test_every_epoch_has_its_own_order_of_all_samples(train, few, make_recipe):
     spy = _Spy()
     train("run", recipe=make_recipe(objective=spy, batch_size=25, epochs=3))
-    epochs = [sum((ids for ids, _, _ in spy.seen[4 * e : 4 * e + 4]), []) for e in range(3)]
+    epochs = [[i for ids, _, _ in spy.seen[4 * e : 4 * e + 4] for i in ids] for e in range(3)]
     assert [sorted(ids) for ids in epochs] == [sorted(few.split("train").ids.tolist())] * 3
     assert len({tuple(ids) for ids in epochs}) == 3
 
@@ -184,14 +184,14 @@ def test_the_state_of_another_training_is_refused(few, make_net, make_recipe, tm
         fit(make_net(), few, make_recipe(), tmp_path, identity="one", progress=False)
 
 
-def test_a_tracker_hears_of_every_epoch(few, make_net, make_recipe, tmp_path):
+def test_a_log_hears_of_every_epoch(few, make_net, make_recipe, tmp_path):
     heard = []
 
-    class Tracker:
+    class Log:
         def log(self, values, step):
             heard.append((step, dict(values)))
 
-    fit(make_net(), few, make_recipe(), tmp_path, identity="", tracker=Tracker(), progress=False)
+    fit(make_net(), few, make_recipe(), tmp_path, identity="", log=Log(), progress=False)
     assert [step for step, _ in heard] == [1, 2]
     assert {"training/loss", "training/clean"} <= heard[0][1].keys()
     assert "training/pgd" not in heard[0][1]

@@ -83,12 +83,15 @@ def _unpickled(path: Path) -> object:
         text = str(cause)
         if "TorchScript" in text:
             raise UserError(f"{path} is a TorchScript archive; save its state_dict() instead") from None
-        if "Weights only load failed" in text:
-            culprit = re.search(r"GLOBAL ([\w.]+)", text)
-            name = f" such as {culprit[1]}" if culprit else ""
+        if culprit := re.search(r"GLOBAL ([\w.]+)", text):
             raise UserError(
-                f"{path} holds Python objects{name}, and loading them could run code; "
+                f"{path} holds Python objects such as {culprit[1]}, and loading them could run code; "
                 "save only the tensors: torch.save(model.state_dict(), FILE)"
+            ) from None
+        if "Weights only load failed" in text:
+            raise UserError(
+                f"{path} is cut short or damaged, or a pickle of Python objects, which could run code; "
+                "copy it again, or save only the tensors: torch.save(model.state_dict(), FILE)"
             ) from None
         raise _damaged(path, cause) from None
     return content

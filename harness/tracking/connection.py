@@ -85,6 +85,7 @@ def _start(online: bool, missed: Callable[[Exception], None], options: dict[str,
             return init(mode="online")
         except Exception as cause:
             missed(cause)
+            wandb().teardown()  # else its id would count as taken
     return init(mode="offline")
 
 

@@ -140,4 +140,4 @@ def _artifact(run: RunFolder, key: str) -> object:
 
 
 def _first_line(cause: BaseException) -> str:
-    return (str(cause) or type(cause).__name__).splitlines()[0]
+    return (str(cause) or type(cause).__name__).splitlines()[0][:300]

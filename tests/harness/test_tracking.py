@@ -58,6 +58,28 @@ def run(tmp_path):
     return folder
 
 
+@pytest.fixture
+def server():
+    """Address of a server that refuses everything."""
+
+    class Refuses(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_error(403)
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+        thread.join()
+
+
 def _rows(columns):
     sample = np.concatenate([ids for _, ids, _ in columns])
     broken = np.concatenate([down for _, _, down in columns])
@@ -121,7 +143,7 @@ def _read(folder: Path, *flags):
 
 
 def _warnings(caplog):
-    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    return [record.getMessage() for record in caplog.records if record.name.startswith("harness")]
 
 
 def _contents(folder: Path):
@@ -190,17 +212,19 @@ def test_online_without_a_key_keeps_the_run_offline_with_one_warning(run, tmp_pa
     _track(Wandb(str(tmp_path / "w"), mode="online"), run)
     (message,) = _warnings(caplog)
     assert "no API key" in message
-    assert _read(tmp_path / "w", "--summary")[1]["summary"]["samples"] == 12
+    assert len(list(tmp_path.glob("w/wandb/offline-run-*/run-0123456789ab.wandb"))) == 1
 
 
-def test_a_server_that_does_not_answer_costs_one_warning(run, tmp_path, caplog, monkeypatch):
+@pytest.mark.parametrize(("answers", "cause"), [(False, "does not answer"), (True, "403")])
+def test_a_server_that_cannot_be_had_costs_one_warning(run, tmp_path, caplog, monkeypatch, server, answers, cause):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setattr(connection, "_answers", lambda url: False)
+    monkeypatch.setenv("WANDB_BASE_URL", server if answers else "http://127.0.0.1:1")
+    connection.wandb().teardown()  # W&B reads its settings once
     _track(Wandb(str(tmp_path / "w")), run)
     (message,) = _warnings(caplog)
-    assert "does not answer" in message
-    assert _read(tmp_path / "w", "--summary")[1]["summary"]["samples"] == 12
+    assert cause in message
+    assert len(list(tmp_path.glob("w/wandb/offline-run-*/run-0123456789ab.wandb"))) == 1
 
 
 def test_a_folder_that_cannot_be_written_costs_one_warning(run, tmp_path, caplog):
@@ -246,7 +270,8 @@ def test_nothing_is_imported_without_use():
         "import sys; from harness.tracking import NoTracker, Wandb; Wandb('w')\n"
         "NoTracker().evaluation(None, {}, None)\n"
         "with NoTracker().training('a', 'b', {}) as log: assert log is None\n"
-        "assert not {'wandb', 'torch'} & set(sys.modules), sorted(sys.modules)"
+        "assert not {'wandb', 'torch'} & set(sys.modules)\n"
+        "import harness.cli, training.cli; assert 'torch' in sys.modules and 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -258,23 +283,9 @@ def test_a_bad_option_is_refused():
         Wandb("w", images=-1)
 
 
-def test_a_closed_port_does_not_answer_and_an_error_page_does():
-    class Refuses(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_error(403)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
-        url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        assert connection._answers(url)
-        server.shutdown()
-        thread.join()
-    connection._answers.cache_clear()
-    assert not connection._answers(url)
+def test_a_closed_port_does_not_answer_and_an_error_page_does(server):
+    assert connection._answers(server)
+    assert not connection._answers("http://127.0.0.1:1")
 
 
 def test_pictures_show_what_is_in_the_evidence(run):

@@ -1,6 +1,5 @@
 """The command line of training: from a composed configuration to a short table."""
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -28,21 +27,19 @@ def run_job(cfg: DictConfig, failed: list[str]) -> None:
     and this one is noted in `failed`; elsewhere the exception tells the launcher.
     """
     hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
     try:
-        folder = train(cfg, shlex.join(["python", "train.py", *overrides]))
-        write("\n".join(lines(folder)))
+        write("\n".join(lines(train(cfg))))
         return
     except UserError as cause:
         say(f"error: {cause}")
         if hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_ != IN_PROCESS:
             raise
-    failed.append(" ".join(overrides))
+    failed.append(" ".join(hydra.overrides.task))
     if hydra.mode == RunMode.RUN:
         sys.exit(1)
 
 
-def train(composed: DictConfig, command: str) -> Path:
+def train(composed: DictConfig) -> Path:
     """The folder of the trained weights; trained there unless they are there already.
 
     Raises:
@@ -58,7 +55,7 @@ def train(composed: DictConfig, command: str) -> Path:
     part = Part(model, recipe, seed=cfg.seed)  # type: ignore[arg-type]
     cache = Path(cfg.runs_dir) / "_trained"
     device, progress = runtime.torch_device(), runtime.progress
-    return part.train(dataset, cache, device=device, progress=progress, tracker=tracker, command=command)
+    return part.train(dataset, cache, device=device, progress=progress, tracker=tracker)
 
 
 def lines(folder: Path) -> list[str]:

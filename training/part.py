@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -105,11 +107,10 @@ class Part:
         device: torch.device | str = "cpu",
         progress: bool = True,
         tracker: Tracker = UNTRACKED,
-        command: str = "",
     ) -> Path:
         """The folder with the weights of the recipe in the cache, trained once, by one process at a time.
 
-        Arguments as for `load`; command: what the user called, for the record.
+        Arguments as for `load`.
         """
         key = self.key(dataset, given)
         folder = cache / self._name(dataset, key)
@@ -119,6 +120,7 @@ class Part:
             if not (folder / BEST).exists():
                 recipe, module = self._recipe(given), self._module().to(device)
                 check_output(recipe.objective.classifier(module), dataset)
+                command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
                 answer = {"key": key, "command": command, "model": self.model, "recipe": self.recipe, "seed": self.seed}
                 write_atomically(folder / PART, (json.dumps(answer, indent=1) + "\n").encode())
                 with tracker.training(folder.name, key, answer) as listener:
@@ -145,7 +147,10 @@ class Part:
         used = self._used(given)
         node = dict(self.recipe)
         objective = {name: value for name, value in dict(node.pop("objective", {})).items() if name not in used}
-        recipe = build(node, _partial_=True)(objective=build(objective, _partial_=True)(**used))
+        try:
+            recipe = build(node, _partial_=True)(objective=build(objective, _partial_=True)(**used))
+        except TypeError as cause:
+            raise UserError(f"recipe cannot be built: {cause}") from cause
         if not isinstance(recipe, Recipe):
             raise UserError(f"recipe._target_={node.get('_target_')} does not give a training.recipe.Recipe")
         return recipe

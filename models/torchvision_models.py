@@ -96,7 +96,10 @@ def _pretrained(name: str, classes: int, weights: str) -> nn.Module:
     entry = choices[weights]
     trained = len(entry.meta["categories"])
     if trained != classes:
-        raise UserError(f"the weights {weights} of {name} are for {trained} classes, the data set has {classes}")
+        raise UserError(
+            f"the weights {weights} of {name} are for {trained} classes, the data set has {classes}; "
+            "set model.weights=null and train it"
+        )
     cached = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[-1]
     if not cached.exists():
         _reach(name, weights, entry.url)

@@ -29,12 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {mistake}", file=sys.stderr)  # noqa: T201 - the command's output
         return 2
     for line in built.damaged:
-        print(f"warning: {line}", file=sys.stderr)  # noqa: T201
+        print(f"warning: {_line(line)}", file=sys.stderr)  # noqa: T201
     for board in built.boards:
-        print(_summary(board))  # noqa: T201
+        print(_line(_summary(board)))  # noqa: T201
     hint = "" if built.boards else " (no runs yet; the page says how to make the first)"
     print(f"board: {options.out / 'index.html'}{hint}")  # noqa: T201
     return 0
+
+
+def _line(text: str) -> str:
+    """Text that stays on its line of the terminal and moves no cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _summary(board: Board) -> str:

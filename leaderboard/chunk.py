@@ -81,11 +81,12 @@ def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
     """The verdict on each sample of a table of rows.
 
     A find counts where its row is broken, has no error and lies within `reach`. A sample is complete when every stage
-    up to the one that broke it has a row without error.
+    up to the one that broke it has a row without error; a find outside is no answer either.
     """
     stage = _numpy(pc.fill_null(pc.index_in(table["stage"], value_set=pa.array(stages, pa.string())), -1))
     broken, distance, error = _numpy(table["broken"]), _numpy(table["distance"]), _numpy(pc.is_valid(table["error"]))
     attack, near = stage > 0, distance <= reach
+    outside = broken & attack & ~near & ~error
     counted = broken & attack & near & ~error
     wrong = broken & (stage == 0) & ~error
 
@@ -108,7 +109,7 @@ def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
         ids=ids,
         clean_wrong=beaten[:, 0],
         found_at=found_at,
-        complete=np.all((grid((stage >= 0) & ~error) > 0) | before, axis=1),
+        complete=np.all((grid((stage >= 0) & ~error & ~outside) > 0) | before, axis=1),
         attacked=np.sum(rows[:, 1:], axis=1) > 0,
         forwards=_sums(row, spent[0], len(ids)),
         backwards=_sums(row, spent[1], len(ids)),
@@ -117,7 +118,7 @@ def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
         errors=int(error.sum()),
         repeated=int((rows > 1).sum()),
         unknown=int((stage < 0).sum()),
-        outside=int((broken & attack & ~near & ~error).sum()),
+        outside=int(outside.sum()),
     )
 
 

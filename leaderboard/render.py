@@ -117,7 +117,7 @@ def breakable(name: str) -> Markup:
     return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
 
 
-def yaml(value: Any, depth: int = 0) -> str:  # noqa: ANN401 - any JSON value
+def yaml(value: Any, depth: int = 0) -> str:
     """Plain nested data as indented `key: value` lines, ordered by key."""
     pad = "  " * depth
     if isinstance(value, dict) and value:
@@ -127,12 +127,12 @@ def yaml(value: Any, depth: int = 0) -> str:  # noqa: ANN401 - any JSON value
     return f"{pad}{_scalar(value)}\n"
 
 
-def _tail(value: Any, depth: int) -> str:  # noqa: ANN401 - any JSON value
+def _tail(value: Any, depth: int) -> str:
     if isinstance(value, dict | list) and value:
         return "\n" + yaml(value, depth + 1)
     return f" {_scalar(value)}\n"
 
 
-def _scalar(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def _scalar(value: Any) -> str:
     plain = isinstance(value, str) and value.isprintable() and value.strip() == value != ""
     return str(value) if plain else json.dumps(value, ensure_ascii=False)

@@ -12,7 +12,9 @@ import pytest
 from safetensors.numpy import save
 
 from harness.evidence_digest import records_digest
-from harness.records import CLEAN_STAGE, Manifest, RunFolder, rows, write_atomically
+from harness.records import ATTACK_SCHEMA, CLEAN_STAGE, Manifest, RunFolder, rows, write_atomically
+from leaderboard.collect import collect, discover
+from leaderboard.score import Entry, pools, score
 
 Make = Callable[..., RunFolder]
 
@@ -45,21 +47,20 @@ def make_run(
     """Write a run.
 
     broken: samples that each stage breaks (a bare collection: the first stage). missing: (sample, stage) rows left out.
-    chunks: which chunks to write (all). images: sample -> clean and adversarial image. change: manifest keys to replace.
+    chunks: which chunks to write (all). images: sample -> clean and adversarial image. change: manifest keys to set.
     """
     stages = list(stages or [f"{attack}/true"])
     finds = broken if isinstance(broken, Mapping) else {stages[0]: broken}
     radius = float(Fraction(eps))
     name = {"dataset": dataset, "threat": f"{norm}-{eps.replace('/', '_')}", "defense": defense, "attack": attack}
-    name |= {"model": model}
     tail = f"{heads}-{selection}-{seed}"
-    run = RunFolder(root.joinpath(*(name[part].replace("/", "_") for part in ("dataset", "threat", "defense", "attack")), tail))
+    run = RunFolder(root.joinpath(*(part.replace("/", "_") for part in name.values()), tail))
     wanted = range(-(-len(ids) // chunk)) if chunks is None else chunks
     manifest: Manifest = {
         "schema_version": 1,
         "status": "done",
         "kind": "attack",
-        "name": name,
+        "name": name | {"model": model},
         "command": f"python run.py attack={attack} defense={defense} seed={seed}",
         "config": {"attack": {"steps": 20}, "model": {"_target_": "models.small_cnn.SmallCNN"}, "seed": seed},
         "config_hash": "sha256:" + "0" * 64,
@@ -106,7 +107,8 @@ def _table(
     records = []
     for sample in members:
         stood = sample not in wrong
-        records.append((sample, CLEAN_STAGE, 1, 1 if stood else 2, 1 if stood else 2, not stood, 0.0, 1.0, 1, 0, 0, 0, None))
+        pred = 1 if stood else 2
+        records.append((sample, CLEAN_STAGE, 1, pred, pred, not stood, 0.0, 1.0, 1, 0, 0, 0, None))
         for stage in stages:
             if not stood:
                 break
@@ -116,8 +118,7 @@ def _table(
             records.append((sample, stage, 1, 1, pred, fell, distance, -1.0 if fell else 1.0, 10, 4, 0, 0, error))
             stood = not fell
     kept = [record for record in records if record[:2] not in set(missing)]
-    names = "sample stage label clean_pred pred broken distance margin forwards backwards zero_gradients bad_gradients error"
-    return {column: [record[i] for record in kept] for i, column in enumerate(names.split())}
+    return {column: [record[i] for record in kept] for i, column in enumerate(ATTACK_SCHEMA.names)}
 
 
 def _pictures(
@@ -153,3 +154,24 @@ def runs(tmp_path: Path) -> Path:
 @pytest.fixture
 def make(runs: Path) -> Make:
     return partial(make_run, runs)
+
+
+@pytest.fixture
+def entries(runs: Path) -> Callable[[], list[Entry]]:
+    """Scores what is in the runs folder."""
+
+    def scored() -> list[Entry]:
+        return [entry for pool in pools(discover(runs).runs) for entry in score([collect(run, runs) for run in pool])]
+
+    return scored
+
+
+@pytest.fixture
+def check() -> Callable[..., None]:
+    return verify
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Make:
+    """The builder itself, for tests that choose their folder."""
+    return make_run

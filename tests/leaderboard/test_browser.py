@@ -1,0 +1,179 @@
+"""The site in a real browser, opened as a file and without network."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from leaderboard.__main__ import main
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror='window.hurt=1'>"
+
+
+def pictures(sample: int) -> tuple[np.ndarray, np.ndarray]:
+    x = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
+    return x, np.clip(x + np.float32(0.03), 0, 1)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., object]) -> Path:
+    folder = tmp_path_factory.mktemp("board")
+    runs = folder / "runs"
+    for defense, wrong, broken in (
+        ("trades", range(0, 8), range(8, 30)),
+        ("none", range(0, 2), range(2, 98)),
+        ("mixing", range(0, 4), range(4, 33)),
+    ):
+        for attack in ("pgd", "pma"):
+            write_run(runs, defense=defense, attack=attack, ids=range(100), wrong=wrong, broken=broken, images=pictures)
+    write_run(runs, defense="none", norm="l2", eps="0.5", broken=[1])
+    write_run(runs, defense="mixing", norm="l2", eps="0.5", attack="fgsm", broken=[1])
+    flag = {"name": HOSTILE, "detail": HOSTILE}
+    name = {"dataset": "digits", "threat": "x", "defense": HOSTILE, "attack": HOSTILE, "model": HOSTILE}
+    change = {"flags": [flag], "name": name}
+    write_run(runs, defense="hostile", victim="h", ids=range(100), broken=range(50), change=change)
+    assert main(["--runs", str(runs), "--out", str(folder / "site")]) == 0
+    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no chromium on the PATH; install one, for example: apt-get install chromium")
+    with driver.sync_playwright() as session:
+        chromium = session.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=[(1440, "light"), (390, "dark")], ids=["wide", "narrow"])
+def page(request: pytest.FixtureRequest, browser: Browser, site: Path) -> Iterator[Page]:
+    """The index page. Whatever the browser complains about fails the test at its end."""
+    width, scheme = request.param
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
+    view = context.new_page()
+    complaints: list[str] = []
+    view.on("console", lambda message: complaints.append(f"console: {message.text}"))
+    view.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+    view.on("requestfailed", lambda call: complaints.append(f"failed: {call.url}"))
+    view.on("request", lambda call: None if call.url.startswith(("file:", "data:")) else complaints.append(call.url))
+    view.goto((site / "index.html").as_uri())
+    view.wait_for_selector("html.js")
+    yield view
+    assert view.evaluate("window.hurt") is None
+    context.close()
+    assert complaints == []
+
+
+def defenses(page: Page) -> list[str]:
+    """The defenses of the first table, from top to bottom."""
+    names = page.locator("section.board").first.locator("tbody th.defense").all_inner_texts()
+    return ["hostile" if name.startswith("<") else name for name in names]
+
+
+def expect(page: Page, order: list[str]) -> None:
+    """The first table comes to hold these defenses in this order."""
+    found = """order => {
+        const names = [...document.querySelector("section.board").querySelectorAll("tbody th.defense")];
+        const texts = names.map(name => name.innerText.startsWith("<") ? "hostile" : name.innerText);
+        return JSON.stringify(texts) === JSON.stringify(order);
+    }"""
+    page.wait_for_function(found, arg=order)
+
+
+def test_a_click_on_a_head_sorts_numbers_as_numbers(page: Page) -> None:
+    expect(page, ["trades", "mixing", "hostile", "none"])
+    clean, rank = (page.locator("section.board").first.locator(f"thead th.{name}") for name in ("clean", "rank"))
+    clean.click()
+    expect(page, ["hostile", "none", "mixing", "trades"])
+    assert clean.get_attribute("aria-sort") == "descending"
+    clean.click()
+    expect(page, ["trades", "mixing", "none", "hostile"])
+    rank.click()
+    expect(page, ["trades", "mixing", "hostile", "none"])
+
+
+def test_a_key_sorts_too(page: Page) -> None:
+    page.locator("section.board").first.locator("thead th.defense [tabindex='0']").focus()
+    page.keyboard.press("Enter")
+    expect(page, ["mixing", "none", "trades", "hostile"])
+    page.keyboard.press("Enter")
+    expect(page, ["hostile", "trades", "none", "mixing"])
+
+
+def test_search_and_filters_narrow_all_tables_and_stay_in_the_address(page: Page) -> None:
+    tables = page.locator("section.board:visible")
+    assert tables.count() == 2
+    page.fill("#search", "mixing")
+    assert defenses(page) == ["mixing"]
+    assert tables.count() == 2
+    assert page.inner_text("#tally") == "2 of 6 rows"
+    page.select_option("#facet-norm", "L2")
+    assert tables.count() == 1
+    page.select_option("#facet-flagged", "flagged")
+    assert page.inner_text("#tally") == "1 of 6 rows"
+    page.reload()
+    assert page.input_value("#search") == "mixing"
+    assert page.inner_text("#tally") == "1 of 6 rows"
+    page.fill("#search", "no such thing")
+    assert page.is_visible("#nothing")
+    page.click("#reset")
+    page.wait_for_function("document.getElementById('tally').textContent === '6 rows'")
+    assert "#" not in page.url
+
+
+def test_a_link_leads_to_the_evidence_and_back(page: Page) -> None:
+    page.locator("th.defense a", has_text="trades").click()
+    assert page.inner_text("h1") == "trades"
+    assert page.locator(".examples li").count() == 12
+    load = "image => { image.loading = 'eager'; return image.decode(); }"
+    assert page.evaluate(f"Promise.all([...document.images].map({load})).then(all => all.length)") == 36
+    page.locator("details summary").first.click()
+    assert "_target_: models.small_cnn.SmallCNN" in page.inner_text("details[open] pre")
+    page.click("text=Leaderboard")
+    assert page.inner_text("h1") == "Robustness leaderboard"
+
+
+def test_plots_are_drawn_and_their_points_lead_to_pages(page: Page) -> None:
+    plot = page.locator(".canvas").first
+    plot.scroll_into_view_if_needed()
+    assert plot.locator(".scatterlayer .trace").count() == 2
+    texts = plot.locator("g.textpoint, .textpoint").all_text_contents()
+    assert {"trades", "none", "mixing"} <= {text.strip() for text in texts}
+    assert any("<img" in text for text in texts)
+    page.emulate_media(color_scheme="dark")
+    point = plot.locator(".points path").first
+    box = point.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector(".hoverlayer .hovertext")
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_url("**/entries/*.html")
+
+
+def test_nothing_is_wider_than_the_window(page: Page, site: Path) -> None:
+    addresses = [page.url, *(path.as_uri() for path in sorted(site.glob("entries/*.html")))]
+    for address in addresses:
+        page.goto(address, wait_until="networkidle")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_without_scripts_the_table_still_reads(browser: Browser, site: Path) -> None:
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    page = context.new_page()
+    page.goto((site / "index.html").as_uri())
+    assert defenses(page) == ["trades", "mixing", "hostile", "none"]
+    assert not page.is_visible("#filters")
+    context.close()

@@ -1,0 +1,39 @@
+"""The plot: its front, its labels, its figure."""
+
+import json
+from collections.abc import Callable
+
+from harness.records import RunFolder
+from leaderboard.labels import positions
+from leaderboard.plots import figure, front
+from leaderboard.score import Entry, boards
+
+Make = Callable[..., RunFolder]
+
+
+def test_the_front_holds_what_nothing_beats_in_both() -> None:
+    points = [(90.0, 10.0), (80.0, 50.0), (70.0, 40.0), (60.0, 60.0), (80.0, 50.0)]
+    assert front(points) == [3, 1, 0]
+    assert front([]) == []
+
+
+def test_labels_avoid_points_and_the_edge() -> None:
+    sides = positions([(0.5, 0.5), (0.55, 0.5), (0.99, 0.2)], ["first", "second", "third"])
+    assert sides[0] != "middle right"
+    assert "left" in sides[2]
+
+
+def test_the_figure_tells_ranked_entries_from_others(make: Make, entries: Callable[[], list[Entry]]) -> None:
+    make(defense="a<b", wrong=[0, 1], broken=range(2, 6))
+    make(defense="none", broken=range(0, 18))
+    make(defense="partial", chunks=[0])
+    (board,) = boards(entries())
+    result = figure(board)
+    roles = {trace["meta"]: trace for trace in result["data"]}
+    assert list(roles) == ["front", "ranked", "unranked"]
+    assert roles["ranked"]["text"] == ["a&lt;b", "none"]
+    assert (roles["ranked"]["x"], roles["ranked"]["y"]) == ([90.0, 100.0], [70.0, 10.0])
+    assert roles["unranked"]["marker"]["symbol"] == "circle-open"
+    assert all(page.startswith("entries/") for page in roles["ranked"]["customdata"])
+    json.dumps(result, allow_nan=False)
+    assert "uid" not in json.dumps(result)

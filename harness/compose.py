@@ -141,6 +141,8 @@ def _typed(path: str, value: Any, hint: Any) -> Any:
         if type(None) in options:
             return None
         raise UserError(f"{path} must not be null; it takes {_names(options)}")
+    if type(value) is int and float in options and int not in options:
+        value = float(value)  # a union does not do this by itself
     schema = OmegaConf.structured(dataclasses.make_dataclass("Schema", [("value", hint)]))
     try:
         return OmegaConf.merge(schema, {"value": value}).value

@@ -32,7 +32,7 @@ class Runtime:
 
     device: str = "auto"
     threads: int = 1
-    batch_size: int = 128
+    batch_size: int = 256
     chunk: int = 256
     shards: int = 1
     shard: int = 0

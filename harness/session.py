@@ -178,7 +178,7 @@ def _manifest(
         status="running",
         kind="attack",
         name={
-            "dataset": choices.get("dataset", dataset.name).replace("/", "-"),
+            "dataset": dataset.name.replace("/", "-"),
             "threat": threat.label,
             "defense": choices.get("defense", _target_name(cfg.defense)).replace("/", "-"),
             "attack": evaluation.attack[0].replace("/", "-"),

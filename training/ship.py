@@ -18,7 +18,7 @@ def ship(folder: Path, name: str, zoo: Path = ZOO) -> dict[str, str]:
     """Copy the best weights of a training folder to `zoo/NAME.safetensors` and return the metadata written with them.
 
     The metadata are key (of the training), command, config, clean and robust (validation accuracies; robust: under the
-    attack of the recipe's selection), seconds (of the training) and torch (version).
+    attack of the recipe's selection), passes (forward and backward, per training image), seconds and torch (version).
 
     Raises:
         UserError: the folder holds no finished training.
@@ -35,6 +35,7 @@ def ship(folder: Path, name: str, zoo: Path = ZOO) -> dict[str, str]:
         "config": json.dumps({name: part[name] for name in ("model", "recipe", "seed")}, sort_keys=True),
         "clean": f"{done.best.clean:.4f}",
         "robust": f"{done.best.pgd:.4f}",
+        "passes": f"{sum(epoch.forwards + epoch.backwards for epoch in done.epochs):.0f}",
         "seconds": f"{done.seconds:.0f}",
         "torch": environment.versions()["torch"],
     }
@@ -45,7 +46,8 @@ def ship(folder: Path, name: str, zoo: Path = ZOO) -> dict[str, str]:
 def row(name: str, metadata: dict[str, str]) -> str:
     """The line of a shipped file in the table of `models/zoo/README.md`."""
     clean, robust = (f"{float(metadata[column]):.1%}" for column in ("clean", "robust"))
-    return f"| `{name}` | `{metadata['command']}` | {clean} | {robust} | {metadata['seconds']} s |"
+    cost = f"{metadata['passes']} | {metadata['seconds']} s"
+    return f"| `{name}` | `{metadata['command']}` | {clean} | {robust} | {cost} |"
 
 
 def main(arguments: list[str]) -> int:

@@ -219,10 +219,10 @@ def test_a_second_process_waits_and_says_for_whom(part, few, tmp_path, trainings
 def test_the_lock_of_a_dead_process_is_free(part, few, tmp_path, caplog):
     folder = tmp_path / part._name(few, part.key(few))
     folder.mkdir()
-    code = "import filelock, sys, time; filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); time.sleep(99)"
+    code = "import filelock, sys, time; filelock.FileLock(sys.argv[1]).acquire(); print(1, flush=True); time.sleep(99)"
     owner = subprocess.Popen([sys.executable, "-c", code, folder / "train.lock"], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
-    assert owner.stdout.readline() == "held\n"
+    assert owner.stdout.readline() == "1\n"
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     owner.stdout.close()

@@ -1,9 +1,9 @@
 """Time and peak memory of building the board from 100 runs of 1,000 samples, beside 10 runs and none.
 
-    python benchmarks/leaderboard.py [--samples 1000] [--runs 0 10 100]
+    python -m benchmarks.leaderboard [--samples 1000] [--runs 0 10 100]
 
 Each build is a process of its own; memory is the largest resident set that the system saw of it. The evidence is
-synthetic: two attacks with two stages each against every model, and an 8 x 8 adversarial example of every broken sample.
+synthetic: two attacks of two stages against every model, with an 8 x 8 adversarial example of every broken sample.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def measure(runs: Path, out: Path) -> tuple[float, float]:
     """Seconds and MiB of one build in a process of its own."""
     command = [sys.executable, "-c", MEASURED, "--runs", str(runs), "--out", str(out)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
     seconds, peak = done.stderr.split()[-2:]
     return float(seconds), float(peak)
 

@@ -13,11 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-
 import torch
 from torch import Tensor, nn
 
+import harness  # noqa: F401  (settings that must stand before torch is imported)
 from attacks.pgd import PGD
 from attacks.pma import PMA
 from harness.data.contract import Batch

@@ -2,8 +2,8 @@
 
     python -m benchmarks.saturation [--shared ../shared] [--samples 1000] [--factor 1000]
 
-For each public network: robust accuracy in percent of `pgd` (ce and margin) and `pma`, on the model, on the scaled model,
-and on both with bfloat16 gradient passes. A last column shows PGD on the plain softmax cross-entropy by autograd, which
+For each public network: robust accuracy in percent of `pgd` (ce and margin) and `pma`, on the model, on the
+scaled model, and on both with bfloat16 gradient passes. A last column shows PGD on the plain softmax cross-entropy by autograd, which
 is what saturation does to an attack without the cotangents.
 """
 
@@ -12,11 +12,10 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-
 import torch
 from torch import Tensor, nn
 
+import harness  # noqa: F401  (settings that must stand before torch is imported)
 from attacks.pgd import PGD
 from attacks.pma import PMA
 from harness.data.contract import Batch
@@ -41,7 +40,9 @@ class Scaled(nn.Module):
 
 
 def robust(network: nn.Module, attack: Attack, threat: Threat, batch: Batch, dtype: torch.dtype | None) -> float:
-    run = Evaluation(Victim(plain(network), (network,)), ("attack", attack), threat, 10, batch_size=250, gradients=dtype)
+    run = Evaluation(
+        Victim(plain(network), (network,)), ("attack", attack), threat, 10, batch_size=250, gradients=dtype
+    )
     rows = run.chunk(batch).rows.to_pandas()
     return 100 * (1 - rows["broken"].sum() / len(batch.ids))
 

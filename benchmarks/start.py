@@ -1,6 +1,6 @@
 """How long a user waits for `--help` and for a TAB.
 
-    python -m benchmarks.start [--repeats 5]
+python -m benchmarks.start [--repeats 5]
 """
 
 import argparse

@@ -106,8 +106,9 @@ class AdaptiveSmoothing(Defense):
             # gamma sits on the predicted class: what lowers that class lowers the trust in the robust model.
             accurate, robust, gamma = composite(x)
             scores = mixed(self.accurate_scale * accurate, self.robust_scale * robust, weigh(gamma)).detach()
-            at: Tensor = nn.functional.one_hot(scores.argmax(1), scores.shape[1])
-            return gamma[:, None] * at
+            chosen: Tensor = nn.functional.one_hot(scores.argmax(1), scores.shape[1])
+            placed: Tensor = chosen * gamma[:, None]
+            return placed
 
         surrogates = (
             Head("robust", plain(models["robust"])),

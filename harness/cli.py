@@ -1,5 +1,6 @@
 """What the command line says: one clear line for a mistake, a short table for a result."""
 
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -24,7 +25,7 @@ def run_job(cfg: DictConfig, report: Callable[[Outcome], None], failed: list[str
         group: name for group, name in hydra.runtime.choices.items() if name and "/" not in group and "@" not in group
     }
     try:
-        outcome = evaluate(cfg, choices)
+        outcome = evaluate(cfg, choices, shlex.join(["python", "run.py", *hydra.overrides.task]))
         report(outcome)
         if outcome.manifest["status"] != "running":
             outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.tally)

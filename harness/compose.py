@@ -70,7 +70,7 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
         if "_target_" in node:
             yield path, node
         for key in node:
-            yield from _targets(node[key], f"{path}.{key}" if path else str(key))
+            yield from _targets(node[key], f"{path}.{key!s}" if path else str(key))
     elif isinstance(node, ListConfig):
         for number, item in enumerate(node):
             yield from _targets(item, f"{path}[{number}]")
@@ -121,7 +121,11 @@ def _parameters(target: Any) -> tuple[dict[str, Any], bool]:
     except (NameError, TypeError):
         hints = {}
     if dataclasses.is_dataclass(target):
-        return {f.name: hints.get(f.name, Any) for f in dataclasses.fields(target) if f.init}, False
+        return {
+            f.name: hints.get(f.name, Any)
+            for f in dataclasses.fields(target)
+            if f.init and not f.metadata.get("internal")
+        }, False
     signature = inspect.signature(function).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
     names = [n for n, p in signature.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n != "self"]

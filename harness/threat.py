@@ -4,7 +4,7 @@ The benchmark owns the threat; no attack has an eps of its own. Images are float
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import ClassVar
 
@@ -33,7 +33,7 @@ class Threat:
     eps: str | float
     low: float = 0.0
     high: float = 1.0
-    factors: Tensor | None = None
+    factors: Tensor | None = field(default=None, metadata={"internal": True})
 
     NORMS: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
 

@@ -261,9 +261,9 @@ def test_a_sweep_goes_on_after_a_bad_cell_and_ends_non_zero(tmp_path):
 
 def test_a_model_and_data_of_the_users_own(shared, tmp_path):
     done = call(
-        *QUICK, "dataset=parquet", f"dataset.path={shared}/data/cifar10_jpeg", "dataset.name=cifar10_jpeg", "dataset.limit=100", "model._target_=networks.load",
-        "+model.name=at_resnet2b", "~model.classes", "~model.channels", "~model.size", "~model.width",
-        "checkpoint=included",
+        *QUICK, "dataset=parquet", f"dataset.path={shared}/data/cifar10_jpeg", "dataset.name=cifar10_jpeg",
+        "dataset.limit=100", "model._target_=networks.load", "+model.name=at_resnet2b", "~model.classes",
+        "~model.channels", "~model.size", "~model.width", "checkpoint=included",
         "trusted_packages=[networks]", "threat.eps=2/255", f"runs_dir={tmp_path}", PYTHONPATH=f"{shared}/models",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

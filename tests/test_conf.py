@@ -36,7 +36,7 @@ def parameters(target):
         return {
             f.name: f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
             for f in dataclasses.fields(target)
-            if f.init
+            if f.init and not f.metadata.get("internal")
         }
     signature = inspect.signature(target).parameters
     return {name: dataclasses.MISSING if p.default is p.empty else p.default for name, p in signature.items()}

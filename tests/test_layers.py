@@ -19,7 +19,7 @@ MAY = {
 }
 ORCHESTRATORS = {
     "harness/checks.py": ("attacks",),  # red flags need a yardstick attack
-    "harness/session.py": ("models.folding",),  # the twin that is cheaper to differentiate
+    "harness/prepare.py": ("models.folding",),  # the twin that is cheaper to differentiate
 }
 
 

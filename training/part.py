@@ -1,24 +1,22 @@
 """A trained network as a configuration names it: shipped, in the cache, trained now, or brought along."""
 
 import json
-import logging
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import filelock
 import torch
 from torch import nn
 
-from harness import checkpoint, environment
+from harness import checkpoint
 from harness.compose import build
 from harness.data import Dataset
 from harness.errors import UserError
+from harness.ownership import sole_owner
 from harness.records import write_atomically
 from harness.tracking import NoTracker, Tracker
 from training import zoo
@@ -31,8 +29,6 @@ from training.recipe import Recipe
 PART = "part.json"
 NOTHING: Mapping[str, nn.Module] = MappingProxyType({})
 UNTRACKED = NoTracker()
-
-log = logging.getLogger(__name__)
 
 
 class Trained(NamedTuple):
@@ -116,7 +112,7 @@ class Part:
         folder = cache / self._name(dataset, key)
         if (folder / BEST).exists():
             return folder
-        with _sole_trainer(folder):
+        with sole_owner(folder, "train", None):
             if not (folder / BEST).exists():
                 recipe, module = self._recipe(given), self._module().to(device)
                 check_output(recipe.objective.classifier(module), dataset)
@@ -164,26 +160,3 @@ class Part:
     def _name(self, dataset: Dataset, key: str) -> str:
         targets = (node.get("_target_", "").split(".")[-1] for node in (self.model, self.recipe.get("objective", {})))
         return "-".join([dataset.name, *targets, key[:12]]).lower()
-
-
-@contextmanager
-def _sole_trainer(folder: Path) -> Iterator[None]:
-    """Hold the lock of a training, or wait for it; a process that dies loses it."""
-    owner = folder / "train.owner"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / "train.lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            who = owner.read_text().strip() if owner.exists() else "another process"
-            log.warning("waiting for %s, which trains %s", who, folder)
-            lock.acquire()
-    except OSError as cause:
-        raise UserError(f"cannot write {folder} ({cause.strerror}); choose another place with runs_dir=DIR") from None
-    try:
-        write_atomically(owner, f"{environment.whoami()}\n".encode())
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()

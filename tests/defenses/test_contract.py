@@ -11,8 +11,8 @@ from attacks.pgd import PGD
 from harness.compose import build, checked
 from harness.evaluate import Evaluation
 from harness.meter import Counts, MeteredHead
+from harness.prepare import KEYS
 from harness.rng import Rng
-from harness.session import KEYS
 from harness.threat import Threat
 from models.folding import folded
 

@@ -55,7 +55,13 @@ def test_the_margin_lemma_against_every_one_hot_opponent(alpha):
 
 @pytest.mark.parametrize(
     "knobs",
-    [{"alpha": 0.4}, {"alpha": 1.1}, {"accurate_scale": 0.0}, {"robust_scale": float("nan")}, {"parts": {"robust": None}}],
+    [
+        {"alpha": 0.4},
+        {"alpha": 1.1},
+        {"accurate_scale": 0.0},
+        {"robust_scale": float("nan")},
+        {"parts": {"robust": None}},
+    ],
 )
 def test_bad_knobs_of_mixing(knobs):
     with pytest.raises(UserError):
@@ -64,7 +70,13 @@ def test_bad_knobs_of_mixing(knobs):
 
 @pytest.mark.parametrize(
     "knobs",
-    [{"alpha_low": 0.3}, {"alpha_low": 0.9, "alpha_high": 0.8}, {"alpha_high": 1.2}, {"gamma_scale": 0.0}, {"parts": PARTS}],
+    [
+        {"alpha_low": 0.3},
+        {"alpha_low": 0.9, "alpha_high": 0.8},
+        {"alpha_high": 1.2},
+        {"gamma_scale": 0.0},
+        {"parts": PARTS},
+    ],
 )
 def test_bad_knobs_of_adaptive_smoothing(knobs):
     with pytest.raises(UserError):
@@ -111,5 +123,5 @@ def test_a_missing_layer_names_the_layers():
     with torch.random.fork_rng():
         g, h = Base(0), Base(1)
     defense = AdaptiveSmoothing(parts=PARTS | {"mixer": None}, taps=[["stem", "layer1"], ["stem", "layer9"]])
-    with pytest.raises(UserError, match="layer9.*layer1"):
+    with pytest.raises(UserError, match=r"layer9.*layer1"):
         defense.deploy({"accurate": g, "robust": h, "mixer": Mixer(0.0)})

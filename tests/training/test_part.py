@@ -209,7 +209,7 @@ def test_a_second_process_waits_and_says_for_whom(part, few, tmp_path, trainings
         waiting.start()
         while not caplog.messages:
             time.sleep(0.01)
-        assert caplog.messages == [f"waiting for process 42 on elsewhere, which trains {folder}"]
+        assert caplog.messages == [f"waiting for process 42 on elsewhere, which works on {folder}"]
         assert trainings == []
     waiting.join()
     assert trainings == [1]

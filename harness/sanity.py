@@ -1,0 +1,36 @@
+"""Refuses images, labels and scores that no evaluation can use, naming the first of them."""
+
+from torch import Tensor
+
+from harness.errors import UserError
+
+
+def check_images(ids: Tensor, x: Tensor, y: Tensor, classes: int) -> None:
+    """Refuse pixels outside [0, 1] (or NaN) and labels outside the classes, naming the first sample."""
+    low, high = x.flatten(1).amin(1), x.flatten(1).amax(1)
+    bad = ~((low >= 0) & (high <= 1))
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        raise UserError(
+            f"image {int(ids[first])} has pixels from {low[first]:.4g} to {high[first]:.4g}; they must lie in [0, 1] "
+            "(put the normalisation inside the model)"
+        )
+    wrong = (y < 0) | (y >= classes)
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        what = f"image {int(ids[first])} has label {int(y[first])}"
+        raise UserError(f"{what}, outside 0 to {classes - 1}; check dataset.classes")
+
+
+def check_scores(scores: Tensor, ids: Tensor, classes: int) -> None:
+    if scores.dim() != 2 or scores.shape[1] != classes:
+        raise UserError(
+            f"the model returns scores of shape {list(scores.shape[1:])} per image, the data set has {classes} "
+            "classes; choose a model with as many"
+        )
+    bad = ~scores.isfinite().all(1)
+    if bad.any():
+        raise UserError(
+            f"the model returns scores that are not finite for {int(bad.sum())} of {len(bad)} clean images (first: "
+            f"image {int(ids[int(bad.nonzero()[0])])}); check its weights"
+        )

@@ -2,9 +2,9 @@
 
     python -m benchmarks.saturation [--shared ../shared] [--samples 1000] [--factor 1000]
 
-For each public network: robust accuracy in percent of `pgd` (ce and margin) and `pma`, on the model, on the
-scaled model, and on both with bfloat16 gradient passes. A last column shows PGD on the plain softmax cross-entropy by autograd, which
-is what saturation does to an attack without the cotangents.
+For each public network: robust accuracy in percent of `pgd` (ce and margin) and `pma`, on the model and on the scaled
+model, in float32 and with bfloat16 gradient passes. The last row of a network is PGD on the plain softmax
+cross-entropy by autograd: what saturation does to an attack without the cotangents.
 """
 
 import argparse

@@ -69,10 +69,10 @@ class AdaptiveSmoothing(Defense):
 
     accurate_scale: float = 1.0
     robust_scale: float = 1.0
-    alpha_low: float = 0.6
-    alpha_high: float = 0.95
+    alpha_low: float = 0.84
+    alpha_high: float = 0.99
     gamma_scale: float = 2.0
-    gamma_bias: float = 0.0
+    gamma_bias: float = 1.3
     taps: list[list[str]] = field(default_factory=lambda: [["stem", "layer1"], ["stem", "layer1"]])
 
     def __post_init__(self) -> None:
@@ -146,7 +146,7 @@ class AdaptiveSmoothingObjective:
     norm: str = "linf"
     steps: int = 10
     gamma_scale: float = 2.0
-    gamma_bias: float = 0.0
+    gamma_bias: float = 0.4
     accurate_scale: float = 1.0
     robust_scale: float = 1.0
     taps: list[list[str]] = field(default_factory=lambda: [["stem", "layer1"], ["stem", "layer1"]])
@@ -155,6 +155,10 @@ class AdaptiveSmoothingObjective:
     product: float = 0.1
 
     def __post_init__(self) -> None:
+        if self.accurate is None or self.robust is None:
+            raise UserError(
+                "recipe=adaptive_smoothing trains a part of a defense; run.py defense=adaptive_smoothing does that"
+            )
         Threat(self.norm, self.eps)
         if self.steps < 1:
             raise UserError(f"recipe.objective.steps={self.steps} must be at least 1")

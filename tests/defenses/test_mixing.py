@@ -113,7 +113,7 @@ class Mixer(nn.Module):
 def test_alpha_stays_in_its_range(gamma, alpha):
     with torch.random.fork_rng():
         g, h = Base(0), Base(1)
-    defense = AdaptiveSmoothing(parts=PARTS | {"mixer": None}, alpha_low=0.6, alpha_high=0.95)
+    defense = AdaptiveSmoothing(parts=PARTS | {"mixer": None}, alpha_low=0.6, alpha_high=0.95, gamma_bias=0.0)
     victim = defense.deploy({"accurate": g, "robust": h, "mixer": Mixer(gamma)})
     x = Rng(0, torch.arange(5), "x").uniform((1, 8, 8))
     assert torch.allclose(victim.predict(x, Rng(0, torch.arange(5))), mixed(g(x), h(x), alpha), atol=1e-6)

@@ -73,6 +73,7 @@ class Part:
         Args:
             cache: folder of trained networks.
             given: loaded parts; those that `uses` names must be among them.
+            command: what the user called, for the record of a training.
 
         Raises:
             UserError: configuration, data or weights are unfit, or the cache cannot be written.
@@ -112,10 +113,10 @@ class Part:
         folder = cache / self._name(dataset, key)
         if (folder / BEST).exists():
             return folder
+        recipe, module = self._recipe(given), self._module().to(device)
+        check_output(recipe.objective.classifier(module), dataset)
         with sole_owner(folder, "train", None):
             if not (folder / BEST).exists():
-                recipe, module = self._recipe(given), self._module().to(device)
-                check_output(recipe.objective.classifier(module), dataset)
                 command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
                 answer = {"key": key, "command": command, "model": self.model, "recipe": self.recipe, "seed": self.seed}
                 write_atomically(folder / PART, (json.dumps(answer, indent=1) + "\n").encode())

@@ -1,0 +1,67 @@
+"""train.py as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+
+from harness.errors import UserError
+from training.cli import train
+
+ROOT = Path(__file__).parents[2]
+QUICK = ["recipe.epochs=1", "runtime.progress=false", "model.width=4"]
+
+
+def _call(*arguments):
+    return subprocess.run(
+        [sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_training_is_reported_and_not_done_again(tmp_path):
+    first = _call(*QUICK, f"runs_dir={tmp_path}")
+    assert first.returncode == 0, first.stderr
+    for words in ("validation", "best", "last", "clean", "pgd", "1 epochs in", "weights: "):
+        assert words in first.stdout
+    (weights,) = tmp_path.rglob("best.safetensors")
+    assert str(weights) in first.stdout
+    assert weights.parent.parent == tmp_path / "_trained"
+    written = weights.stat().st_mtime_ns
+    again = _call(*QUICK, f"runs_dir={tmp_path}")
+    assert again.stdout == first.stdout
+    assert weights.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path):
+    done = _call("recipe.optimizer=adam", f"runs_dir={tmp_path / 'runs'}")
+    assert done.returncode == 1
+    assert done.stderr == "error: recipe.optimizer='adam' is unknown; choose one of sgd, adamw\n"
+    assert done.stdout == ""
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["recipe=pgd_at", "+recipe.objective.attack.stepz=3"], "unknown option recipe.objective.attack.stepz"),
+        (["recipe.epochs=many"], "recipe.epochs"),
+        (["recipe.schedule=linear"], "cosine, step, constant"),
+        (["model.classes=100"], "model gives 100 classes, data set digits has 10"),
+        (["recipe=adaptive_smoothing"], "run.py defense=adaptive_smoothing"),
+        (["recipe=trades", "recipe.objective.attack.init=zero"], "attack.init"),
+    ],
+)
+def test_mistakes_are_found_before_work_starts(arguments, words, tmp_path):
+    GlobalHydra.instance().clear()
+    with initialize_config_module("conf", version_base=None):
+        cfg = compose("train", [*arguments, f"runs_dir={tmp_path / 'runs'}"])
+    with pytest.raises(UserError, match=words):
+        train(cfg)
+    assert not (tmp_path / "runs").exists()

@@ -23,18 +23,20 @@ RANK = Column(
     "asc",
 )
 DEFENSE = Column("defense", "Defense", "The deployed pipeline; it links to the page with all evidence.", "asc")
-MODEL = Column("model", "Model", "The architecture inside, where there is a single one.", "asc")
+MODEL = Column("model", "Model", "The configured architecture.", "asc")
 CLEAN = Column("clean", "Clean", "Share of the samples that are classified correctly as they are, in percent.")
 ROBUST = Column(
     "robust",
     "Robust, worst case",
     "Share of the samples that are classified correctly and that no recorded attack broke within the threat, in "
     "percent: the number to quote. Below it the Wilson 95 % interval. “≤” marks entries with samples that were not "
-    "attacked to the end: these do not count as robust, and the bound is what would remain if all of them were.",
+    "attacked to the end: these do not count as robust, and the bound is what would remain if all of them were. “†” "
+    "marks entries that finds from elsewhere lower: of the same weights on the same images, in other selections, at "
+    "another ε or through the true head alone.",
 )
 ATTACK = Column(
     "attack",
-    "one column per attack",
+    "Attack columns",
     "Share of the samples that this attack alone leaves standing, in percent, over all its runs. “–”: it was not run. "
     "“true head” marks attacks through the deployed forward pass alone, for comparison: they do not adapt to the "
     "defense and never earn a rank, though what they break is broken.",

@@ -40,7 +40,7 @@ def across(own: Sequence[Aligned], others: Sequence[Aligned]) -> Iterable[Flag]:
         for high in strong:
             if gap := _clearly_more(declared[low], declared[high]):
                 detail = f"{low} breaks {gap} of the samples more than {high}, which is stronger by design"
-                yield Flag("weaker-attack-wins", f"{detail}: {high} is not finding what is there", HERE)
+                yield Flag("weaker-beats-stronger", f"{detail}: {high} is not finding what is there", HERE)
     for name in sorted(set(true) & set(declared)):
         if gap := _clearly_more(true[name], declared[name]):
             detail = f"{name} through the true head alone breaks {gap} of the samples more than through all heads"
@@ -77,7 +77,7 @@ def _moving(own: Sequence[Aligned]) -> Iterable[Flag]:
     moved = int((wrong.any(0) & ~wrong.all(0) & known).sum())
     if moved:
         detail = f"{moved} clean predictions are right in one run, wrong in another; no randomness is declared"
-        yield Flag("clean-predictions-differ", detail, HERE)
+        yield Flag("undeclared-randomness", detail, HERE)
 
 
 def _by_attack(views: Iterable[Aligned]) -> dict[str, list[Aligned]]:

@@ -125,7 +125,8 @@ def _shares(place: tuple[float, float], spans: Sequence[Sequence[float]]) -> tup
 
 
 def _range(values: Sequence[float]) -> list[float]:
-    """The span of the values with room for labels; at least ten points wide."""
+    """The span of the values with room for labels: at least ten points, hardly more than 0 to 100 %."""
     low, high = min(values), max(values)
     room = max(0.14 * (high - low), (10 - (high - low)) / 2, 1.5)
-    return [round(max(-2.0, low - room), 3), round(min(102.0, high + room), 3)]
+    beyond = 0.06 * (high - low + 2 * room)  # less than a tick, so that no number outside 0 to 100 % is shown
+    return [round(max(-beyond, low - room), 3), round(min(100 + beyond, high + room), 3)]

@@ -1,7 +1,8 @@
 """Synthetic evidence: run folders written as the evaluation writes them, with verdicts chosen by the test."""
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -142,6 +143,14 @@ def verify(run: RunFolder, *, verified: bool = True, checked: int = 5, failed: i
     """Write the verdict of the independent check."""
     content = {"verified": verified, "records_digest": records_digest(run), "checked": checked, "failed": failed}
     (run.path / "verification.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_waiting_for_the_disk() -> Iterator[None]:
+    """Thousands of small files are written here, and no test pulls the plug."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture

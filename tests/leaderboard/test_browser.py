@@ -59,10 +59,14 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture(params=[(1440, "light"), (390, "dark")], ids=["wide", "narrow"])
+WIDE, NARROW = (1440, "light"), (390, "dark")
+on_both = pytest.mark.parametrize("page", [WIDE, NARROW], indirect=True, ids=["wide", "narrow"])
+
+
+@pytest.fixture
 def page(request: pytest.FixtureRequest, browser: Browser, site: Path) -> Iterator[Page]:
     """The index page. Whatever the browser complains about fails the test at its end."""
-    width, scheme = request.param
+    width, scheme = getattr(request, "param", WIDE)
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
     view = context.new_page()
     complaints: list[str] = []
@@ -94,6 +98,7 @@ def expect(page: Page, order: list[str]) -> None:
     page.wait_for_function(found, arg=order)
 
 
+@on_both
 def test_a_click_on_a_head_sorts_numbers_as_numbers(page: Page) -> None:
     expect(page, ["trades", "mixing", "hostile", "none"])
     clean, rank = (page.locator("section.board").first.locator(f"thead th.{name}") for name in ("clean", "rank"))
@@ -147,6 +152,7 @@ def test_a_link_leads_to_the_evidence_and_back(page: Page) -> None:
     assert page.inner_text("h1") == "Robustness leaderboard"
 
 
+@on_both
 def test_plots_are_drawn_and_their_points_lead_to_pages(page: Page) -> None:
     plot = page.locator(".canvas").first
     plot.scroll_into_view_if_needed()
@@ -163,6 +169,7 @@ def test_plots_are_drawn_and_their_points_lead_to_pages(page: Page) -> None:
     page.wait_for_url("**/entries/*.html")
 
 
+@on_both
 def test_nothing_is_wider_than_the_window(page: Page, site: Path) -> None:
     addresses = [page.url, *(path.as_uri() for path in sorted(site.glob("entries/*.html")))]
     for address in addresses:

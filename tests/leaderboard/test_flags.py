@@ -19,7 +19,7 @@ def test_a_weak_attack_that_finds_clearly_more_is_flagged(make: Make, entries: E
     make(attack="fgsm", broken=range(0, 8))
     make(attack="pgd", broken=[0])
     (entry,) = entries()
-    assert names(entry) == ["weaker-attack-wins"]
+    assert names(entry) == ["weaker-beats-stronger"]
     assert "35.0 points of the samples more than pgd" in entry.flags[0].detail
 
 
@@ -34,7 +34,7 @@ def test_a_difference_within_noise_is_not(make: Make, entries: Entries, fgsm: ra
 def test_variants_of_an_attack_belong_to_its_family(make: Make, entries: Entries) -> None:
     make(attack="fgsm", broken=range(0, 8))
     make(attack="pma_paper", broken=[])
-    assert names(entries()[0]) == ["weaker-attack-wins"]
+    assert names(entries()[0]) == ["weaker-beats-stronger"]
 
 
 def test_only_samples_that_both_decided_are_compared(make: Make, entries: Entries) -> None:
@@ -57,7 +57,7 @@ def test_a_smaller_eps_must_not_find_more_than_a_larger(make: Make, entries: Ent
     assert large.robust == 12  # and the finds count at the larger eps
 
 
-@pytest.mark.parametrize(("randomized", "flags"), [(False, ["clean-predictions-differ"]), (True, [])])
+@pytest.mark.parametrize(("randomized", "flags"), [(False, ["undeclared-randomness"]), (True, [])])
 def test_clean_predictions_that_move_must_be_declared(
     make: Make, entries: Entries, randomized: bool, flags: list[str]
 ) -> None:

@@ -134,7 +134,7 @@ def test_json_and_csv_say_what_the_table_says(runs: Path, out: Path) -> None:
     assert trades["attacks"]["pgd (true head)"] == {"robust": 0.95, "open": 0.0, "declared_heads": False, "runs": 1}
     assert (trades["rank_first"], trades["rank_last"]) == (1, 1)
     none = next(record for record in records if record["defense"] == "none" and record["norm"] == "linf")
-    assert none["flags"] == ["weaker-attack-wins"]
+    assert none["flags"] == ["weaker-beats-stronger"]
     rows = list(csv.DictReader(io.StringIO((out / "board.csv").read_text())))
     assert [row["defense"] for row in rows] == [record["defense"] for record in records]
     assert [float(row["robust"]) for row in rows] == [record["robust"] for record in records]

@@ -30,6 +30,9 @@ def run_job(cfg: DictConfig, failed: list[str]) -> None:
     try:
         write("\n".join(lines(train(cfg))))
         return
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from the last saved state")
+        sys.exit(130)
     except UserError as cause:
         say(f"error: {cause}")
         if hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_ != IN_PROCESS:

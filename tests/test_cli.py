@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -107,14 +108,20 @@ def test_kill_9_at_any_moment_loses_nothing(finished, tmp_path):
         process.wait()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert records(only_run(tmp_path)).equals(records(whole))
+    same_evidence(only_run(tmp_path), whole)
+    undisturbed = tmp_path / "undisturbed"
+    assert call(*command[2:-1], f"runs_dir={undisturbed}").returncode == 0
+    assert records(only_run(tmp_path / "digits")).equals(records(only_run(undisturbed)))  # to the last bit
 
 
 def records(folder):
-    import pandas as pd
-
     table = pd.concat(pd.read_parquet(path) for path in sorted(folder.glob("records/*.parquet")))
     return table.sort_values(["stage", "sample"], ignore_index=True)
+
+
+def same_evidence(one, two):
+    """Equal draws and verdicts. Another cut into batches may round float32 margins differently, and nothing else."""
+    pd.testing.assert_frame_equal(records(one), records(two), check_exact=False, rtol=1e-5, atol=1e-5)
 
 
 def test_shards_together_are_the_whole(finished, tmp_path):
@@ -124,7 +131,7 @@ def test_shards_together_are_the_whole(finished, tmp_path):
         assert done.returncode == 0, done.stderr
     manifest = json.loads((only_run(tmp_path) / "run.json").read_text())
     assert manifest["status"] == "done"
-    assert records(only_run(tmp_path)).equals(records(only_run(folder)))
+    same_evidence(only_run(tmp_path), only_run(folder))
 
 
 def refused(done, *words):

@@ -53,6 +53,8 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
         UserError: the configuration, the data or a model is unfit.
     """
     cfg = checked(composed, KEYS)
+    if cfg.heads is True:
+        cfg.heads = "true"  # on the command line a bare `true` is a boolean
     if cfg.heads not in ("declared", "true"):
         raise UserError(f"heads={cfg.heads} is unknown; choose declared or true")
     runtime, threat, attack, tracker = (build(cfg[key]) for key in ("runtime", "threat", "attack", "logger"))

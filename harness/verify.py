@@ -165,7 +165,10 @@ def _rebuild(manifest: Manifest) -> tuple[Split, Victim]:
         raise UserError(f"the data set {dataset.name} is no longer the one of this run (its digest differs)")
     defense = build(cfg.defense)
     models: dict[str, nn.Module] = {}
-    for name, part in defense.parts.items():
+    waiting = dict(defense.parts)  # run.json is ordered by key: what a part uses may come after it
+    while waiting:
+        name = next(name for name, part in waiting.items() if all(other in models for other in part.uses))
+        part = waiting.pop(name)
         trained = part.load(
             dataset, Path(cfg.runs_dir) / "_trained", given={other: models[other] for other in part.uses}
         )

@@ -64,13 +64,13 @@ def train(composed: DictConfig) -> Path:
 def lines(folder: Path) -> list[str]:
     """The report of a training."""
     done = history.read(folder)
-    last = done.epochs[-1]
+    count = f"{len(done.epochs)} epoch{'s' * (len(done.epochs) != 1)}"
     forwards, backwards = (sum(getattr(epoch, name) for epoch in done.epochs) for name in ("forwards", "backwards"))
     return [
         "",
         f"{'validation':<12}{'epoch':>6}{'clean':>9}{'pgd':>9}",
         *(_row(name, kept) for name, kept in (("best", done.best), ("last", done.last)) if kept),
-        f"{last.epoch} epochs in {done.seconds:.0f} s; per image {forwards:.0f} forwards and {backwards:.0f} backwards",
+        f"{count} in {done.seconds:.0f} s; per image {forwards:.0f} forwards and {backwards:.0f} backwards",
         f"weights: {folder / BEST} and {LAST}",
     ]
 

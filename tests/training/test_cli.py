@@ -27,7 +27,7 @@ def _call(*arguments):
 def test_a_training_is_reported_and_not_done_again(tmp_path):
     first = _call(*QUICK, f"runs_dir={tmp_path}")
     assert first.returncode == 0, first.stderr
-    for words in ("validation", "best", "last", "clean", "pgd", "1 epochs in", "weights: "):
+    for words in ("validation", "best", "last", "clean", "pgd", "1 epoch in", "weights: "):
         assert words in first.stdout
     (weights,) = tmp_path.rglob("best.safetensors")
     assert str(weights) in first.stdout

@@ -1,11 +1,18 @@
 """Recipes refuse what they cannot do, in words, before any work starts."""
 
+from dataclasses import MISSING, fields
+from pathlib import Path
+
 import pytest
 import torch
+from hydra.utils import get_object
+from omegaconf import OmegaConf
 from torch import nn
 
 from harness.errors import UserError
 from training.selection import Scores, Selection
+
+CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.mark.parametrize(
@@ -71,3 +78,33 @@ def test_measuring_leaves_the_network_alone_and_repeats(few, make_net):
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert net.training
     assert all(weight.requires_grad for weight in net.parameters())
+
+
+DIFFERENT = {
+    "standard": {"selection.by": "clean"},
+    "pgd_at": {"weight_decay": 5e-3},
+    "trades": {"weight_decay": 5e-3, "objective.attack.init": "normal", "objective.attack.loss": "kl"},
+}
+
+
+def _defaults(cls):
+    for entry in fields(cls):
+        if entry.default_factory is not MISSING:
+            yield entry.name, entry.default_factory()
+        elif entry.default is not MISSING:
+            yield entry.name, entry.default
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_the_yaml_prints_the_defaults_but_for_what_makes_the_recipe(name):
+    cfg = OmegaConf.load(CONF / "recipe" / f"{name}.yaml")
+    found = {}
+    for path, node in (
+        ("", cfg),
+        ("selection.", cfg.selection),
+        ("objective.attack.", cfg.objective.get("attack", {})),
+    ):
+        for key, default in _defaults(get_object(node["_target_"])) if node else ():
+            if node[key] != default:
+                found[path + key] = node[key]
+    assert found == DIFFERENT[name]

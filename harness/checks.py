@@ -1,6 +1,6 @@
 """Red flags: signs that a robustness number says more about the evaluation than about the model.
 
-Preflight checks look at the first images; the others look at the evidence. A flag is a result: it goes
+Some checks look at the first images; the others look at the evidence. A flag is a result: it goes
 into `run.json` and onto the board. The ideas follow the checks that come with AutoAttack (Croce and Hein 2020, arXiv
 2003.01690) and the list of Carlini et al. 2019, arXiv 1902.06705.
 """
@@ -21,7 +21,7 @@ from harness.tally import Tally
 from harness.threat import Threat
 
 PROBE = 64
-"""Images that the preflight checks look at."""
+"""Images that the checks of a victim look at."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,12 @@ class Flag:
         return {"name": self.name, "detail": self.detail}
 
 
-def preflight(run: Evaluation, batch: Batch) -> list[Flag]:
-    """Flags of the victim itself, from at most `PROBE` images. Costs about 60 forward and backward passes of each."""
-    probe = _Probe(run, batch)
+def of_victim(run: Evaluation, batch: Batch, standing: set[int]) -> list[Flag]:
+    """Flags of the victim itself, from at most `PROBE` images. Costs about 60 forward and backward passes of each.
+
+    standing: ids of the samples that the attack on the true head leaves standing.
+    """
+    probe = _Probe(run, batch, standing)
     checks: tuple[Callable[[_Probe], Flag | None], ...] = (
         _training_mode, _probabilities, _randomness, _batch_mates, _unlimited, _one_step
     )  # fmt: skip
@@ -64,9 +67,10 @@ def from_evidence(total: Tally) -> list[Flag]:
 class _Probe:
     """The first images, and the ways in which the checks look at the victim."""
 
-    def __init__(self, run: Evaluation, batch: Batch) -> None:
+    def __init__(self, run: Evaluation, batch: Batch, standing: set[int]) -> None:
         order = batch.ids.argsort()[:PROBE]
         self.run = run
+        self.left = sum(int(sample) in standing for sample in batch.ids[order]) / len(order)
         self.ids, self.x, self.y = (t[order].to(run.device) for t in batch)
         self.scores = self.predict(self.x, self.ids, "probe")
 
@@ -80,7 +84,8 @@ class _Probe:
         if not right.any():
             return 0.0
         ids, x, y = self.ids[right], self.x[right], self.y[right]
-        head = MeteredHead(run.victim.heads[0], run.victim.predict, Counts.of(ids))
+        fast = run.twin.heads[0].forward if run.twin else None
+        head = MeteredHead(run.victim.heads[0], run.victim.predict, Counts.of(ids), fast)
         z = attack(head, x, y, threat=threat, rng=Rng(run.seed, ids, "probe")).detach()
         return float((self.predict(z, ids, "judge").argmax(1) == y).sum()) / len(self.y)
 
@@ -137,9 +142,11 @@ def _one_step(probe: _Probe) -> Flag | None:
     name, attack = probe.run.attack
     if attack.needs != "gradient" or isinstance(attack, FGSM):
         return None
-    one, many = (probe.accuracy(a, probe.run.threat) for a in (FGSM(), attack))
-    if one < many - max(0.002, 3 / len(probe.y)):
-        return Flag("weaker-beats-stronger", f"fgsm leaves {one:.0%} of the probe right, {name} leaves {many:.0%}")
+    one = probe.accuracy(FGSM(), probe.run.threat)
+    if one < probe.left - max(0.002, 3 / len(probe.y)):
+        return Flag(
+            "weaker-beats-stronger", f"fgsm leaves {one:.0%} of the probe right, {name} leaves {probe.left:.0%}"
+        )
     return None
 
 

@@ -17,8 +17,9 @@ IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 def run_job(cfg: DictConfig, report: Callable[[Outcome], None], failed: list[str]) -> None:
     """Evaluate one cell and report it.
 
-    A user's mistake ends a single run with status 1 and one line. In a sweep of this process the other cells go on and
-    the cell is noted in `failed`; elsewhere the exception tells the launcher.
+    A user's mistake ends a single run with status 1 and one line, Ctrl-C with status 130, and so does a run whose
+    evidence has errors with status 1. In a sweep of this process the other cells go on and the cell is noted in
+    `failed`; elsewhere the exception tells the launcher.
     """
     hydra = HydraConfig.get()
     choices = {
@@ -29,7 +30,11 @@ def run_job(cfg: DictConfig, report: Callable[[Outcome], None], failed: list[str
         report(outcome)
         if outcome.manifest["status"] != "running":
             outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.tally)
-        return
+        if outcome.manifest["status"] != "failed":
+            return
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        sys.exit(130)
     except UserError as cause:
         say(f"error: {cause}")
         if hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_ != IN_PROCESS:

@@ -10,7 +10,7 @@ from safetensors.numpy import save as encode_tensors
 from tqdm import tqdm
 
 from harness import environment
-from harness.checks import from_evidence, preflight
+from harness.checks import PROBE, from_evidence, of_victim
 from harness.errors import UserError
 from harness.evaluate import chunk_positions, chunks_of
 from harness.ownership import sole_owner
@@ -110,8 +110,8 @@ def _settle(job: Job, manifest: Manifest) -> Manifest:
     if len(job.run.present()) < manifest["chunks"]:
         return manifest
     total = tally(job.run, manifest["stages"])
-    probe = job.split.read(slice(0, min(len(job.split), 64)))
-    flags = [*preflight(job.evaluation, probe), *from_evidence(total)]
+    probe = job.split.read(slice(0, min(len(job.split), PROBE)))
+    flags = [*of_victim(job.evaluation, probe, _standing(job.run, manifest)), *from_evidence(total)]
     settled = manifest | Manifest(
         status="failed" if total.errors else "done",
         finished=environment.now(),
@@ -121,3 +121,14 @@ def _settle(job: Job, manifest: Manifest) -> Manifest:
     )
     job.run.update(settled)
     return settled
+
+
+def _standing(run: RunFolder, manifest: Manifest) -> set[int]:
+    """Samples of the first chunks, enough for the probe, that the attack on the true head leaves standing."""
+    chunks = range(-(-min(PROBE, manifest["dataset"]["samples"]) // manifest["chunk"]))
+    held: set[int] = set()
+    for chunk in chunks:
+        rows = run.read_part(chunk).to_pandas()
+        first = rows[(rows["stage"] == manifest["stages"][1]) & ~rows["broken"] & rows["error"].isna()]
+        held |= set(first["sample"].tolist())
+    return held

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harness.interval import wilson
 from leaderboard.chunk import Bools, Find, Ints, Stage, locate
 from leaderboard.collect import Evidence, Passes, Verification
 from leaderboard.flags import Aligned, across
 from leaderboard.manifest import DataKey, Flag, Run, ThreatKey
-from leaderboard.statistics import rank_intervals, wilson
+from leaderboard.statistics import rank_intervals
 
 PoolKey = tuple[str, str, str, float, float, str]
 """Data set, its digest, norm, pixel box, victim: runs with equal keys speak of the same model on the same images."""

@@ -1,26 +1,11 @@
-"""Intervals and tests for counts of survivors. Sources at each function; no random numbers anywhere."""
+"""Tests and ranks for counts of survivors. Sources at each function; no random numbers anywhere."""
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtri
+from scipy.special import bdtr
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval for k of n, both ends in [0, 1]; (0, 1) for n = 0. Wilson (1927), JASA 22.
-
-    >>> [round(end, 4) for end in wilson(70, 100)]
-    [0.6042, 0.7811]
-    """
-    if n == 0:
-        return 0.0, 1.0
-    z = float(ndtri(0.5 + level / 2))
-    share, spread = k / n, z * z / n
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * float(np.sqrt(share * (1 - share) / n + spread / (4 * n)))
-    return (0.0 if k == 0 else max(0.0, middle - half)), (1.0 if k == n else min(1.0, middle + half))
 
 
 def mcnemar(b: Ints, c: Ints) -> Floats:

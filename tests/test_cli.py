@@ -275,3 +275,22 @@ def test_a_model_and_data_of_the_users_own(shared, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "clean accuracy" in done.stdout
+
+
+def test_a_mixture_is_attacked_through_every_head_and_verified(tmp_path):
+    small = ["attack=pma", "attack.steps=10", "dataset.limit=60", "runtime.progress=false", f"runs_dir={tmp_path}"]
+    done = call("defense=adaptive_smoothing", *small)
+    assert done.returncode == 0, done.stderr
+    for head in ("true", "robust", "least_alpha", "accurate", "gamma"):
+        assert f"pma/{head}" in done.stdout
+    assert not (tmp_path / "_trained").exists()  # all parts are shipped
+    verified = call(str(tmp_path), script="-m harness.verify")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def test_heads_true_is_for_comparison_only(tmp_path):
+    done = call(*QUICK, "defense=mixing", "heads=true", "dataset.limit=20", f"runs_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "pgd/robust" not in done.stdout
+    assert "not ranked: heads=true" in done.stdout
+    assert json.loads((only_run(tmp_path) / "run.json").read_text())["stages"] == ["clean", "pgd/true"]

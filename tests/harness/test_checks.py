@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from attacks.pgd import PGD
-from harness.checks import from_evidence, preflight
+from harness.checks import from_evidence, of_victim
 from harness.data.contract import Batch
 from harness.evaluate import Evaluation
 from harness.rng import Rng
@@ -35,7 +35,9 @@ def flags(predict, attack=None, modules=(NET,), randomized=False):
     victim = Victim(predict, modules, randomized=randomized)
     run = Evaluation(victim, ("pgd", attack or PGD(loss="margin")), Threat("linf", 0.05), 5)
     y = predict(X, Rng(0, IDS, "label")).argmax(1)
-    return {flag.name for flag in preflight(run, Batch(IDS, X, y))}
+    rows = run.chunk(Batch(IDS, X, y)).rows.to_pandas()
+    standing = set(rows[(rows["stage"] == "pgd/true") & ~rows["broken"]]["sample"])
+    return {flag.name for flag in of_victim(run, Batch(IDS, X, y), standing)}
 
 
 def test_an_honest_victim_has_none():

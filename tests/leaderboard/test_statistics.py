@@ -5,8 +5,9 @@ import doctest
 import numpy as np
 import pytest
 
+from harness.interval import wilson
 from leaderboard import plots, statistics
-from leaderboard.statistics import holm, mcnemar, rank_intervals, wilson
+from leaderboard.statistics import holm, mcnemar, rank_intervals
 
 
 @pytest.mark.parametrize(

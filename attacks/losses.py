@@ -9,7 +9,7 @@ of half precision. All exponents are <= 0. The loss is to be maximised.
 Notation: m is the best other class, r_j = exp(z_j - z_m) for the other classes, S = sum of r_j, q = exp(z_m - z_y).
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -97,6 +97,40 @@ def named(name: str) -> Cotangent:
     if name not in LOSSES:
         raise UserError(f"loss={name!r} is unknown; choose one of {', '.join(LOSSES)}")
     return LOSSES[name]
+
+
+class Loss(NamedTuple):
+    """A loss whose value is needed too; the value grows with the loss and never saturates."""
+
+    cotangent: Cotangent
+    value: Cotangent  # (logits, y, target) -> [B]
+
+
+def scored(name: str) -> Loss:
+    """The loss of that name with its value. Raises UserError."""
+    values: dict[str, Cotangent] = {"ce": _ce_value, "margin": _margin_value, "dlr": _dlr_value}
+    if name not in values:
+        raise UserError(f"loss={name!r} is unknown here; choose one of {', '.join(values)}")
+    return Loss(LOSSES[name], values[name])
+
+
+def _ce_value(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """logsumexp_{j != y} z_j - z_y, of which -log p_y is a rising function; with a target, minus that of the target."""
+    z, at, sign = _wide(logits), y if target is None else target, 1 if target is None else -1
+    others = z.scatter(1, at[:, None], -torch.inf).logsumexp(1)
+    return sign * (others - z.gather(1, at[:, None]).squeeze(1))
+
+
+def _margin_value(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    z = _wide(logits)
+    rival = runner_up(z, y) if target is None else target
+    return (z.gather(1, rival[:, None]) - z.gather(1, y[:, None])).squeeze(1)
+
+
+def _dlr_value(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    ordered = _wide(logits).sort(dim=1, descending=True).values
+    low = ordered[:, 2] if target is None else (ordered[:, 2] + ordered[:, 3]) / 2
+    return _margin_value(logits, y, target) / (ordered[:, 0] - low).clamp_min(1e-12)
 
 
 def runner_up(logits: Tensor, y: Tensor) -> Tensor:

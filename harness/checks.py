@@ -5,8 +5,9 @@ into `run.json` and onto the board. The ideas follow the checks that come with A
 2003.01690) and the list of Carlini et al. 2019, arXiv 1902.06705.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -55,13 +56,23 @@ def from_evidence(total: Tally) -> list[Flag]:
             flags.append(Flag("zero-gradients", f"{stage}: {zero} of {attacked} samples had an input gradient of zero"))
         if bad:
             flags.append(Flag("bad-gradients", f"{stage}: {bad} of {attacked} samples had NaN or infinite gradients"))
-    stages = [stage for stage in total.standing if stage.count("/")]
-    if stages:
-        behind = total.standing[stages[0]] - total.standing[stages[-1]]
-        # What a surrogate finds after the true head failed measures how much the true head's gradients hide.
-        if behind > max(0.002 * total.samples, 3 * (total.robust or 1) ** 0.5):
-            flags.append(Flag("masked-gradients", f"heads other than the true one broke {behind} more samples"))
-    return flags
+    return [*flags, *_surprises(total)]
+
+
+def _surprises(total: Tally) -> Iterator[Flag]:
+    """Samples that only a weaker kind of stage broke: a sign that the gradients of the stages before are hidden."""
+    stages = [stage for stage in total.standing if "/" in stage]
+    few = max(0.002 * total.samples, 3 * (total.robust or 1) ** 0.5)
+    for name in dict.fromkeys(stage.split("/")[0] for stage in stages):
+        mine = [stage for stage in stages if stage.split("/")[0] == name]
+        behind = total.standing[mine[0]] - total.standing[mine[-1]]
+        if behind > few:
+            yield Flag("masked-gradients", f"{name}: heads other than the true one broke {behind} more samples")
+    for before, stage in pairwise(stages):
+        found = total.standing[before] - total.standing[stage]
+        white = any(total.cost[other]["backwards"] for other in stages[: stages.index(stage)])
+        if white and not total.cost[stage]["backwards"] and found > 0.002 * total.samples:
+            yield Flag("black-box-wins", f"{stage}, without gradients, broke {found} samples that gradients did not")
 
 
 class _Probe:

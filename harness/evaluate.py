@@ -92,9 +92,14 @@ class Evaluation:
     def stages(self) -> list[Stage]:
         """In the order in which they run, the true head first."""
         name, attack = self.attack
+        suite: dict[str, Attack] = getattr(attack, "stages", {name: attack})
+        return [stage for each, part in suite.items() for stage in self._on_heads(each, part)]
+
+    def _on_heads(self, name: str, attack: Attack) -> Iterator[Stage]:
         twins = {head.name: head for head in self.twin.heads} if self.twin else {}
-        heads = self.victim.heads[:1] if self.heads == "true" or attack.needs != "gradient" else self.victim.heads
-        return [Stage(f"{name}/{head.name}", attack, head, twins.get(head.name)) for head in heads]
+        alone = self.heads == "true" or attack.needs != "gradient"
+        for head in self.victim.heads[:1] if alone else self.victim.heads:
+            yield Stage(f"{name}/{head.name}", attack, head, twins.get(head.name))
 
     def chunk(self, batch: Batch, advance: Callable[[str, int], None] = lambda stage, count: None) -> Chunk:
         """Evaluate the samples of one chunk; `advance(stage, n)` is called as samples are done.

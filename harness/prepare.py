@@ -60,6 +60,9 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     runtime, threat, attack, tracker = (build(cfg[key]) for key in ("runtime", "threat", "attack", "logger"))
     if not isinstance(threat, Threat) or not isinstance(runtime, Runtime):
         raise UserError("threat and runtime must be harness.threat.Threat and harness.runtime.Runtime")
+    norms = getattr(attack, "norms", Threat.NORMS)
+    if threat.norm not in norms:
+        raise UserError(f"this attack is not defined for threat={threat.norm}; it takes {', '.join(norms)}")
     torch.set_num_threads(runtime.threads)
     device = runtime.torch_device()
     dataset: Dataset = build(cfg.dataset)

@@ -110,6 +110,15 @@ class Threat:
         unit = rng.uniform(shape, dtype=x.dtype)
         return self.sample(x, unit, unit if self.norm == "linf" else rng.normal(shape, draw=1, dtype=x.dtype))
 
+    def edge(self, x: Tensor, rng: Rng) -> Tensor:
+        """A random point on the boundary of the ball, then moved into the box: the start of Auto-PGD."""
+        shape, flat = tuple(x.shape[1:]), [1] * (x.dim() - 1)
+        if self.norm == "linf":
+            way = rng.uniform(shape, -1, 1, dtype=x.dtype)
+            return self.project(x + self.budget(x) * way / way.abs().flatten(1).amax(1).reshape(-1, *flat), x)
+        way = rng.normal(shape, dtype=x.dtype)
+        return self.project(x + self.budget(x) * way / _length(way).clamp_min(1e-30), x)
+
     def steepest(self, gradient: Tensor, sparsity: float = 0.05) -> Tensor:
         """The direction of unit length in this norm along which the gradient promises most.
 

@@ -9,11 +9,12 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import get_class, instantiate
 
+from attacks.cascade import norms_of
 from harness.threat import Threat
 
 NAMES = sorted(path.stem for path in Path("conf/attack").glob("*.yaml"))
 THREATS = [Threat("linf", 0.15), Threat("l2", 0.6), Threat("l1", 2.0)]
-SHRUNK = {"steps": 10, "restarts": 1}
+SHRUNK = {"steps": 10, "restarts": 1, "targets": 2, "queries": 60}
 
 
 def node(name):
@@ -23,14 +24,20 @@ def node(name):
 
 def shrunk(name):
     """The attack with a budget that tests can afford."""
-    attack = instantiate(node(name))
-    fields = {field.name for field in dataclasses.fields(attack)}
-    return dataclasses.replace(attack, **{key: value for key, value in SHRUNK.items() if key in fields})
+    return shrink(instantiate(node(name), _convert_="all"))
+
+
+def shrink(attack):
+    fields = {f.name: getattr(attack, f.name) for f in dataclasses.fields(attack)}
+    smaller = {key: min(value, fields[key]) for key, value in SHRUNK.items() if key in fields}
+    if "stages" in fields:
+        smaller["stages"] = {name: shrink(part) for name, part in fields["stages"].items()}
+    return dataclasses.replace(attack, **smaller)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_a_frozen_dataclass_with_documented_fields(name):
-    attack = instantiate(node(name))
+    attack = instantiate(node(name), _convert_="all")
     assert dataclasses.is_dataclass(attack)
     with pytest.raises(dataclasses.FrozenInstanceError):
         attack.needs = "score"
@@ -44,6 +51,8 @@ def test_it_is_a_frozen_dataclass_with_documented_fields(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_candidates_are_legal_deterministic_and_break_something(name, threat, case):
     attack, x, y = shrunk(name), case.x.clone(), case.y.clone()
+    if threat.norm not in norms_of(attack):
+        pytest.skip(f"{name} is not defined for {threat.norm}")
     state = torch.get_rng_state()
     z, counts = case.attack(attack, threat)
     again, _ = case.attack(attack, threat)
@@ -64,7 +73,7 @@ def test_the_batch_does_not_matter(name, make_case):
     for size in (1, 7):
         for index in torch.arange(len(case.ids)).split(size):
             part, some = case.attack(attack, threat, index)
-            assert torch.equal(part, whole[index])
+            assert torch.allclose(part, whole[index], rtol=0, atol=1e-9)  # sums over pixels may round differently
             assert torch.equal(some.forwards, counts.forwards[index])
 
 
@@ -85,7 +94,7 @@ def test_the_scale_of_the_logits_hides_nothing(name, scale, make_case):
     plain_case, scaled = make_case(), make_case(scale=scale)
     found = plain_case.broken(plain_case.attack(attack, threat)[0])
     there = scaled.broken(scaled.attack(attack, threat)[0])
-    if getattr(attack, "loss", "") == "ce" or name.startswith("pma"):
+    if getattr(attack, "loss", "") == "ce" or hasattr(attack, "stages") or name.startswith("pma"):
         # ce and pm depend on the scale by design: a hot model looks like a margin loss. Neither may find much less.
         assert there.sum() >= found.sum() - 2
     else:
@@ -95,7 +104,7 @@ def test_the_scale_of_the_logits_hides_nothing(name, scale, make_case):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_base_yaml_prints_the_class(name):
     yaml = {key: value for key, value in node(name).items() if key != "_target_"}
-    fields = {f.name: f.default for f in dataclasses.fields(get_class(node(name)._target_))}
+    fields = {f.name: f.default for f in dataclasses.fields(get_class(node(name)._target_)) if f.init}
     assert yaml.keys() == fields.keys()
     if not Path(f"conf/attack/{name}.yaml").read_text().startswith("defaults"):
         assert yaml == fields

@@ -90,5 +90,18 @@ def test_gradients_in_the_evidence(gradients, expected):
 @pytest.mark.parametrize(("left", "expected"), [(50, set()), (45, set()), (10, {"masked-gradients"})])
 def test_what_other_heads_find_is_a_sign_of_masking(left, expected):
     standing = {"clean": 100, "a/true": 50, "a/surrogate": left}
-    total = Tally(samples=100, robust=left, standing=standing)
+    total = Tally(samples=100, robust=left, standing=standing, cost=dict.fromkeys(standing, cost(1)))
     assert {flag.name for flag in from_evidence(total)} == expected
+
+
+def cost(backwards):
+    return {"attacked": 1, "forwards": 1, "backwards": backwards, "seconds": 0.0}
+
+
+@pytest.mark.parametrize(("left", "expected"), [(50, set()), (40, {"black-box-wins"})])
+def test_a_black_box_that_wins_is_a_sign_of_masking(left, expected):
+    costs = {"clean": cost(0), "pgd/true": cost(9), "square/true": cost(0)}
+    total = Tally(samples=100, robust=left, standing={"clean": 100, "pgd/true": 50, "square/true": left}, cost=costs)
+    assert {flag.name for flag in from_evidence(total)} == expected
+    alone = Tally(samples=100, robust=5, standing={"clean": 100, "square/true": 5}, cost=costs)
+    assert from_evidence(alone) == []

@@ -1,0 +1,178 @@
+"""Auto-PGD."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.ascent import Best
+from attacks.losses import margins, scored
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+@dataclass(frozen=True)
+class APGD:
+    """Auto-PGD (Croce and Hein 2020, arXiv 2003.01690): momentum, and a step size that is halved where progress ends.
+
+    The step starts at 2 eps. At check points, after 22 % of the steps and then ever more often, a sample whose loss
+    rose in no more than `rho` of the last steps, or found no new best since a check that kept the step, goes back to
+    its best point with half the step. A sample leaves as soon as a candidate fools the victim.
+
+    Args:
+        steps: per run, >= 1.
+        loss: ce, margin or dlr; its value, which never saturates here, also decides about the step size.
+        restarts: >= 1; only what still stands is attacked again.
+        targets: 0 for untargeted; n: each restart moves to each of the n best other classes of the clean image in turn.
+        rho: share of rising steps below which the step is halved, in (0, 1).
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "gradient"
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    MOMENTUM: ClassVar[float] = 0.75
+
+    steps: int = 100
+    loss: str = "ce"
+    restarts: int = 1
+    targets: int = 0
+    rho: float = 0.75
+
+    def __post_init__(self) -> None:
+        scored(self.loss)
+        for name, good in (
+            ("steps", self.steps >= 1),
+            ("restarts", self.restarts >= 1),
+            ("targets", self.targets >= 0),
+            ("rho", 0 < self.rho < 1),
+        ):
+            if not good:
+                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/attacks.md")
+
+    def checkpoints(self) -> dict[int, int]:
+        """Number of steps made at each check -> length of the window since the last one."""
+        window, shrink, least = (max(int(share * self.steps), 1) for share in (0.22, 0.03, 0.06))
+        found, done = {}, 0
+        while done + window <= self.steps:
+            done += window
+            found[done] = window
+            window = max(window - shrink, least)
+        return found
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        best = Best.start(x)
+        order = None
+        if self.targets and len(x):
+            scores = head.scores(x, rng.stream("targets"))
+            order = scores.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
+        ranks = 1 if order is None else min(self.targets, order.shape[1])
+        for restart in range(self.restarts):
+            for rank in range(ranks):
+                index = (~best.broken).nonzero().squeeze(1)
+                if not len(index):
+                    return best.z
+                below = rng.select(index).stream(restart).stream(rank)
+                target = None if order is None else order[index, rank]
+                self._run(head, x[index], y[index], best, index, threat.select(index), below, target)
+        return best.z
+
+    def _run(
+        self,
+        head: MeteredHead,
+        x: Tensor,
+        y: Tensor,
+        best: Best,
+        index: Tensor,
+        threat: Threat,
+        rng: Rng,
+        target: Tensor | None,
+    ) -> None:
+        loss, checks = scored(self.loss), self.checkpoints()
+        z = threat.edge(x, rng.stream("start"))
+        state: _State | None = None
+        for number in range(self.steps + 1):
+            draw = rng.stream(number)
+            logits, gradient = head.gradient(z, partial(loss.cotangent, y=y, target=target), draw)
+            broken = head.broken(z, logits, y, draw)
+            best.note(index, z, margins(logits, y), broken)
+            value = loss.value(logits, y, target)
+            state = _State.start(x, z, gradient, value) if state is None else state.observe(z, gradient, value)
+            if broken.any():
+                stay = (~broken).nonzero().squeeze(1)
+                if not len(stay):
+                    return
+                x, y, index, state = x[stay], y[stay], index[stay], state.select(stay)
+                target = None if target is None else target[stay]
+                threat, rng = threat.select(stay), rng.select(stay)
+            if number in checks:
+                state = state.check(checks[number], self.rho)
+            if number < self.steps:
+                state = state.advance(threat, x, self.MOMENTUM if number else 1.0)
+                z = state.z
+
+
+class _State(NamedTuple):
+    """The run of each sample: all tensors [B, ...]."""
+
+    z: Tensor
+    before: Tensor  # the point before z
+    gradient: Tensor  # at z
+    step: Tensor  # multiple of eps
+    value: Tensor  # of the loss at z
+    rises: Tensor  # bool [B, steps so far]
+    top: Tensor  # the point of largest loss,
+    top_gradient: Tensor  # its gradient
+    top_value: Tensor  # and its loss
+    last_top: Tensor  # loss of the best point at the last check
+    halved: Tensor  # whether the step was halved at the last check
+
+    @classmethod
+    def start(cls, x: Tensor, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
+        count = len(x)
+        return cls(
+            z, z, gradient, x.new_full((count,), 2.0), value, value.new_zeros((count, 0), dtype=torch.bool),
+            z, gradient, value, value, torch.ones_like(value, dtype=torch.bool),
+        )  # fmt: skip
+
+    def select(self, index: Tensor) -> "_State":
+        return _State(*(item[index] for item in self))
+
+    def observe(self, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
+        """The state after the loss at the new point z is known."""
+        better = value > self.top_value
+        wide = better.reshape(-1, *[1] * (z.dim() - 1))
+        return self._replace(
+            gradient=gradient,
+            value=value,
+            rises=torch.cat([self.rises, (value > self.value)[:, None]], 1),
+            top=torch.where(wide, z, self.top),
+            top_gradient=torch.where(wide, gradient, self.top_gradient),
+            top_value=torch.where(better, value, self.top_value),
+        )
+
+    def check(self, window: int, rho: float) -> "_State":
+        """Halve the step of the samples that get nowhere, and put them back to their best point."""
+        stuck = self.rises[:, -window:].sum(1) <= rho * window
+        halve = stuck | (~self.halved & (self.last_top >= self.top_value))
+        wide = halve.reshape(-1, *[1] * (self.z.dim() - 1))
+        return self._replace(
+            z=torch.where(wide, self.top, self.z),
+            gradient=torch.where(wide, self.top_gradient, self.gradient),
+            step=torch.where(halve, self.step / 2, self.step),
+            last_top=self.top_value,
+            halved=halve,
+        )
+
+    def advance(self, threat: Threat, x: Tensor, keep: float) -> "_State":
+        """One step with momentum; keep: share of the new direction."""
+        length = threat.budget(x) * self.step.reshape(-1, *[1] * (x.dim() - 1))
+        ahead = threat.project(self.z + length * threat.steepest(self.gradient), x)
+        z = threat.project(self.z + keep * (ahead - self.z) + (1 - keep) * (self.z - self.before), x)
+        return self._replace(z=z, before=self.z)

@@ -1,0 +1,62 @@
+"""Attacks one after the other, each on what the ones before left standing."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A suite such as AutoAttack (Croce and Hein 2020, arXiv 2003.01690): stages on survivors.
+
+    In an evaluation each stage runs on every head and has records of its own; called as an attack, it runs its stages
+    on the given head.
+
+    Args:
+        stages: name -> attack, in the order in which they run.
+
+    Raises:
+        UserError: no stage, or stages that have no norm in common.
+    """
+
+    needs: ClassVar[str] = "gradient"
+
+    stages: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise UserError("attack.stages is empty; name at least one attack")
+        if not self.norms:
+            raise UserError("the attacks of attack.stages have no norm in common")
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Norms for which every stage is defined."""
+        return tuple(n for n in Threat.NORMS if all(n in norms_of(attack) for attack in self.stages.values()))
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        best = x.clone()
+        index = torch.arange(len(x), device=x.device)
+        for name, attack in self.stages.items():
+            if not len(index):
+                break
+            below = rng.select(index).stream(name)
+            z = attack(head, x[index], y[index], threat=threat.select(index), rng=below)
+            best[index] = z
+            fooled = head.broken(z, head.scores(z, below.stream("end")), y[index], below.stream("end"))
+            index = index[~fooled]
+        return best
+
+
+def norms_of(attack: object) -> tuple[str, ...]:
+    """The norms for which an attack is defined; all of them where it does not say."""
+    norms: tuple[str, ...] = getattr(attack, "norms", Threat.NORMS)
+    return norms

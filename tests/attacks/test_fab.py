@@ -1,0 +1,71 @@
+import math
+
+import pytest
+import torch
+from scipy.optimize import LinearConstraint, minimize
+
+from attacks.fab import FAB, reach
+from harness.errors import UserError
+from harness.rng import Rng
+from harness.threat import Threat
+
+DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
+D = 6
+
+
+def problem(seed):
+    rng = Rng(seed, torch.arange(1), "p")
+    x = rng.uniform((1, 1, D), dtype=torch.float64)
+    return x, rng.stream("w").normal((1, 1, D), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.95])
+def test_reach_is_the_least_move_in_the_box(norm, seed, share):
+    x, w = problem(seed)
+    start, slope = x.flatten().numpy(), w.flatten().numpy()
+    most = float((w.clamp_min(0) * (1 - x) - w.clamp_max(0) * x).sum())
+    for amount in (share * most, -share * float((-w).clamp_min(0).mul(1 - x).sum() - (-w).clamp_max(0).mul(x).sum())):
+        d = reach(x, w, torch.tensor([amount], dtype=torch.float64), Threat(norm, 1.0)).flatten()
+        assert float(d @ w.flatten()) == pytest.approx(amount, abs=1e-9)
+        assert ((x.flatten() + d) >= -1e-12).all()
+        assert ((x.flatten() + d) <= 1 + 1e-12).all()
+        ours = float(d.norm(p=math.inf if norm == "linf" else int(norm[1])))
+        # p - m = d with p, m >= 0, and a bound t on all entries for linf: each norm becomes a smooth objective
+        names = 2 * D + 1
+        rows = [[*slope, *-slope, 0.0]]
+        bounds = [(0, 1 - s) for s in start] + [(0, s) for s in start] + [(0, None)]
+        constraints = [LinearConstraint(rows, amount, amount)]
+        if norm == "linf":
+            box = [[float(j == i or j == i + D) for j in range(2 * D)] + [-1.0] for i in range(D)]
+            constraints.append(LinearConstraint(box, -math.inf, 0))
+        goal = {
+            "linf": lambda v: v[-1],
+            "l2": lambda v: ((v[:D] - v[D : 2 * D]) ** 2).sum(),
+            "l1": lambda v: v[: 2 * D].sum(),
+        }[norm]
+        found = minimize(goal, [0.1] * names, bounds=bounds, constraints=constraints, method="SLSQP", tol=1e-12)
+        best = math.sqrt(found.fun) if norm == "l2" else found.fun
+        assert found.success
+        assert ours == pytest.approx(best, abs=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_reach_goes_as_far_as_the_box_allows(norm):
+    x, w = problem(0)
+    d = reach(x, w, torch.tensor([1e6]), Threat(norm, 1.0))
+    assert torch.equal(x + d, torch.where(w > 0, 1.0, 0.0).double())
+    assert torch.equal(reach(x, 0 * w, torch.tensor([1.0]), Threat(norm, 1.0)), 0 * x)
+
+
+@pytest.mark.parametrize("knobs", [{"steps": 0}, {"targets": 0}, {"overshoot": 0.0}, {"pull": 1.0}, {"bias": 2.0}])
+def test_bad_knobs(knobs):
+    with pytest.raises(UserError):
+        FAB(**knobs)
+
+
+def test_the_cost_of_a_survivor(case):
+    _, counts = case.attack(FAB(steps=100, targets=9), Threat("linf", 1e-6))
+    assert counts.forwards.tolist() == [4 * 200 + 1] * len(case.ids)  # there are four other classes
+    assert counts.backwards.tolist() == [400] * len(case.ids)

@@ -157,8 +157,8 @@ def _pyramid(height: int, width: int, x: Tensor) -> Tensor:
     columns = (torch.arange(width, device=x.device) - width // 2).abs()
     level = n - torch.maximum(rows[:, None], columns[None, :])
     terms = torch.tensor([1 / (n + 1 - k) ** 2 for k in range(n + 1)], device=x.device, dtype=x.dtype).cumsum(0)
-    bump = torch.where(level >= 0, terms[level.clamp_min(0)], 0.0)
-    return bump / bump.norm().clamp_min(1e-12)
+    bump: Tensor = torch.where(level >= 0, terms[level.clamp_min(0)], 0.0)
+    return bump / _norm(bump, (0, 1))
 
 
 def _split_pyramid(side: int, rng: Rng, x: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ def _split_pyramid(side: int, rng: Rng, x: Tensor) -> Tensor:
     half = side // 2
     upper, lower = _pyramid(half, side, x), _pyramid(side - half, side, x)
     shape = torch.cat([upper, -lower], 0)
-    shape = shape / shape.norm().clamp_min(1e-12)
+    shape = shape / _norm(shape, (0, 1))
     lying = rng.integers((), 2).bool().reshape(-1, 1, 1, 1)
     either: Tensor = torch.where(lying, shape.T[None, None], shape[None, None])
     return either

@@ -24,7 +24,7 @@ types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 unit: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The page is tested in a real browser where one can be had; elsewhere those tests are skipped and say so.
 chromium:

@@ -88,6 +88,27 @@ def true_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) ->
     return -ce(logits, y)
 
 
+RESOLUTION = 16.0
+"""Gap of the two largest logits beyond which a float32 softmax no longer holds the second: exp(-16) is one rounding."""
+
+
+def cooled(loss: Cotangent) -> Cotangent:
+    """The loss at a temperature that keeps it soft: where the two largest logits lie further apart than `RESOLUTION`,
+    all logits are measured in units of that gap, which is the scaling of MIFPE.
+
+    A closed form does not underflow, but at such gaps every softmax loss has become the plain logit margin, and an
+    attack that lives on the difference between its losses, as PMA does, loses it. No other sample is touched.
+    """
+
+    def soft(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+        z = _wide(logits)
+        top = z.topk(2, dim=1).values
+        gap = top[:, :1] - top[:, 1:]
+        return loss(torch.where(gap > RESOLUTION, z / gap.clamp_min(1.0), z), y, target)
+
+    return soft
+
+
 LOSSES: dict[str, Cotangent] = {"ce": ce, "margin": margin, "dlr": dlr, "pm": pm}
 """The losses that an attack can be given by name."""
 

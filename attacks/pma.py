@@ -7,11 +7,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from attacks.ascent import Best, Step, ascend
-from attacks.losses import Cotangent, ce, pm, rival_probability, true_probability
+from attacks.losses import Cotangent, ce, cooled, pm, rival_probability, true_probability
 from harness.errors import UserError
 from harness.meter import MeteredHead
 from harness.rng import Rng
 from harness.threat import Threat
+
+TRUE, RIVAL, MARGIN = cooled(ce), cooled(rival_probability), cooled(pm)
+"""-p_y, whose direction is that of cross-entropy; p_m; p_m - p_y."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class PMA:
     """Probability margin attack (arXiv 2411.15210), without softmax saturation.
 
     A run of `steps` steps first pushes one of the two probabilities of the margin, -p_y or p_m, then their difference
-    p_m - p_y. The cotangents are closed forms (see attacks/losses.py), so confident samples still have a gradient.
+    p_m - p_y. The cotangents are closed forms (see attacks/losses.py), so confident samples still have a gradient, and
+    where logits are so far apart that all of these become one and the same, they are cooled first.
 
     The two schedules differ as the paper and its released code do:
     "released": a restart is two runs from fresh noise, the first on -p_y and the second on p_m; step 0 maximises p_y;
@@ -60,16 +64,16 @@ class PMA:
     def plan(self, first: Cotangent) -> list[Step]:
         """The steps of a run whose first phase is on `first`."""
         half = self.steps // 2
-        losses: list[Cotangent] = [first] * half + [pm] * (self.steps - half)
+        losses: list[Cotangent] = [first] * half + [MARGIN] * (self.steps - half)
         if self.schedule == "released":
             losses[0] = true_probability
         return [Step(loss, length) for loss, length in zip(losses, self.lengths(), strict=True)]
 
     def runs(self) -> list[list[Step]]:
-        """The plans of all runs, in order. The direction of -p_y is that of cross-entropy."""
+        """The plans of all runs, in order."""
         if self.schedule == "released":
-            return [self.plan(first) for _ in range(self.restarts) for first in (ce, rival_probability)]
-        return [self.plan((rival_probability, ce)[number % 2]) for number in range(self.restarts)]
+            return [self.plan(first) for _ in range(self.restarts) for first in (TRUE, RIVAL)]
+        return [self.plan((RIVAL, TRUE)[number % 2]) for number in range(self.restarts)]
 
     def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""

@@ -12,6 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+
+from harness.errors import UserError
+from harness.session import evaluate
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["attack=pgd", "attack.steps=5", "runtime.progress=false"]
@@ -167,13 +172,32 @@ def refused(done, *words):
         ("attack._target_=os.system", ("outside gauntlet's packages", "trusted_packages")),
         ("attack._target_=attacks.pgd.PDG", ("attacks.pgd.PDG", "does not exist")),
         ("checkpoint=/nowhere/model.pt", ("/nowhere/model.pt",)),
+        ("attack.loss=cw", ("loss=", "ce, margin, dlr, pm")),
         ("runs_dir=/proc/nowhere", ("/proc/nowhere", "runs_dir")),
         ("dataset=cifar10", ("download",)),
     ],
 )
 def test_bad_input_gets_one_line(override, words, tmp_path):
-    refused(call(*QUICK, f"runs_dir={tmp_path}", override), *words)
+    complaint = complaint_of(*QUICK, f"runs_dir={tmp_path}", override)
+    for word in words:
+        assert word in complaint, complaint
     assert not list(tmp_path.rglob("run.json"))
+
+
+def complaint_of(*overrides):
+    """What `run.py` would print after `error: `; asked in this process, because a new one takes seconds."""
+    GlobalHydra.instance().clear()
+    with initialize_config_module("conf", version_base=None), pytest.raises(UserError) as caught:
+        evaluate(compose("run", list(overrides)), {}, "python run.py")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["threat.eps=-0.1", "+attack.foo=1", "checkpoint=/nowhere/model.pt"])
+def test_a_mistake_ends_with_one_line_and_status_1(override, tmp_path):
+    done = call(*QUICK, f"runs_dir={tmp_path}", override)
+    assert done.returncode == 1
+    refused(done, override.split("=")[0].strip("+").split(".")[-1])
 
 
 def test_eps_may_be_a_fraction(tmp_path):
@@ -211,7 +235,7 @@ def test_a_bad_checkpoint_gets_one_line(content, tmp_path):
         torch.save(SmallCNN(classes=7, channels=1, size=8).state_dict(), path)
     else:
         path.write_bytes(content)
-    refused(call(*QUICK, f"checkpoint={path}", f"runs_dir={tmp_path}/runs"), "model.pt")
+    assert "model.pt" in complaint_of(*QUICK, f"checkpoint={path}", f"runs_dir={tmp_path}/runs")
 
 
 def test_a_damaged_part_is_set_aside_and_done_again(finished, tmp_path):

@@ -89,3 +89,15 @@ def test_too_few_classes_for_dlr():
 def test_an_unknown_loss_lists_the_known_ones():
     with pytest.raises(UserError, match="ce, margin, dlr, pm"):
         losses.named("cw")
+
+
+@pytest.mark.parametrize("loss", [losses.ce, losses.pm, losses.rival_probability])
+def test_cooling_touches_only_what_a_softmax_cannot_resolve(loss):
+    y = torch.zeros(1, dtype=torch.long)
+    soft = torch.tensor([[12.0, 0.0, -1.0, -2.0]])
+    assert torch.equal(losses.cooled(loss)(soft, y), loss(soft, y))
+    unit = loss(torch.tensor([[1.0, 0.0, -1 / 12, -2 / 12]]), y)
+    for scale in (10.0, 1e3, 1e8, 1e30):
+        assert torch.allclose(losses.cooled(loss)(soft * scale, y), unit, atol=1e-6)
+    tied = torch.tensor([[0.0, 0.0, -1.0, -2.0]])
+    assert losses.cooled(loss)(tied, y).isfinite().all()

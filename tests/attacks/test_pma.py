@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attacks import losses
-from attacks.pma import PMA
+from attacks.pma import MARGIN, PMA, RIVAL, TRUE
 from harness.errors import UserError
 from harness.threat import Threat
 
@@ -37,16 +37,14 @@ def test_the_paper_step_sizes_are_one_cosine():
 
 def test_the_released_objectives():
     first, second = PMA(steps=10).runs()
-    assert [step.loss for step in first] == [losses.true_probability] + [losses.ce] * 4 + [losses.pm] * 5
-    assert [step.loss for step in second] == [losses.true_probability] + [losses.rival_probability] * 4 + [
-        losses.pm
-    ] * 5
+    assert [step.loss for step in first] == [losses.true_probability] + [TRUE] * 4 + [MARGIN] * 5
+    assert [step.loss for step in second] == [losses.true_probability] + [RIVAL] * 4 + [MARGIN] * 5
 
 
 def test_the_paper_objectives_take_turns():
     plans = PMA(steps=4, restarts=3, schedule="paper").runs()
-    assert [plan[0].loss for plan in plans] == [losses.rival_probability, losses.ce, losses.rival_probability]
-    assert all(plan[2].loss is losses.pm for plan in plans)
+    assert [plan[0].loss for plan in plans] == [RIVAL, TRUE, RIVAL]
+    assert all(plan[2].loss is MARGIN for plan in plans)
 
 
 def test_the_cost_of_a_survivor(case):

@@ -5,6 +5,7 @@ into `run.json` and onto the board. The ideas follow the checks that come with A
 2003.01690) and the list of Carlini et al. 2019, arXiv 1902.06705.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,6 +21,8 @@ from harness.meter import Counts, MeteredHead
 from harness.rng import Rng
 from harness.tally import Tally
 from harness.threat import Threat
+
+log = logging.getLogger(__name__)
 
 PROBE = 64
 """Images that the checks of a victim look at."""
@@ -41,11 +44,19 @@ def of_victim(run: Evaluation, batch: Batch, standing: set[int]) -> list[Flag]:
 
     standing: ids of the samples that the attack on the true head leaves standing.
     """
-    probe = _Probe(run, batch, standing)
     checks: tuple[Callable[[_Probe], Flag | None], ...] = (
         _training_mode, _probabilities, _randomness, _batch_mates, _unlimited, _one_step
     )  # fmt: skip
-    return [flag for flag in (check(probe) for check in checks) if flag is not None]
+    probe, flags = _Probe(run, batch, standing), []
+    for check in checks:
+        try:
+            flag = check(probe)
+        except Exception as cause:  # the evidence is there; a check that fails must not hide it
+            log.exception("a check of the victim failed")
+            flag = Flag("check-failed", f"{check.__name__.strip('_')}: {type(cause).__name__}: {cause}".splitlines()[0])
+        if flag is not None:
+            flags.append(flag)
+    return flags
 
 
 def from_evidence(total: Tally) -> list[Flag]:
@@ -62,7 +73,7 @@ def from_evidence(total: Tally) -> list[Flag]:
 def _surprises(total: Tally) -> Iterator[Flag]:
     """Samples that only a weaker kind of stage broke: a sign that the gradients of the stages before are hidden."""
     stages = [stage for stage in total.standing if "/" in stage]
-    few = max(0.002 * total.samples, 3 * (total.robust or 1) ** 0.5)
+    few = max(0.002 * total.samples, 2)
     for name in dict.fromkeys(stage.split("/")[0] for stage in stages):
         mine = [stage for stage in stages if stage.split("/")[0] == name]
         behind = total.standing[mine[0]] - total.standing[mine[-1]]

@@ -109,7 +109,7 @@ class Evaluation:
         """
         order = batch.ids.argsort()
         ids, x, y = (t[order] for t in batch)
-        check_images(ids, x, y, self.classes)
+        check_images(ids, x, y, self.classes, (self.threat.low, self.threat.high))
         ledger = _Ledger(self, ids, x, y)
         with _timed(ledger.seconds, CLEAN_STAGE):
             ledger.clean()
@@ -141,7 +141,12 @@ class _Ledger:
     def clean(self) -> None:
         batch = self.run.batch_size
         parts = torch.arange(len(self.ids)).split(batch)  # type: ignore[no-untyped-call]
-        scores = torch.cat([self._judge(self.x[at], self.ids[at]) for at in parts])
+        try:
+            scores = torch.cat([self._judge(self.x[at], self.ids[at]) for at in parts])
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as cause:
+            log.debug("prediction of clean images", exc_info=True)
+            why = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+            raise UserError(f"the defense cannot predict clean images of {list(self.x.shape[1:])}: {why}") from cause
         check_scores(scores, self.ids, self.run.classes)
         self.clean_pred = scores.argmax(1)
         self.down = self.clean_pred != self.y
@@ -149,35 +154,28 @@ class _Ledger:
         self._enter(CLEAN_STAGE, torch.arange(len(self.ids)), self.clean_pred, self.down, zeros, scores)
 
     def attack(self, stage: Stage, positions: Tensor) -> None:
-        device = self.run.device
-        ids, x, y = self.ids[positions].to(device), self.x[positions].to(device), self.y[positions].to(device)
-        counts = Counts.of(ids)
-        fast = stage.fast.forward if stage.fast else None
-        head = MeteredHead(stage.head, self.run.victim.predict, counts, fast, self.run.gradients)
+        """Attack the samples at these positions and judge every candidate."""
+        counts = Counts.of(self.ids[positions].to(self.run.device))
         try:
-            z = stage.attack(head, x, y, threat=self.run.threat, rng=Rng(self.run.seed, ids, stage.name)).detach()
+            z, legal, distance = self._candidates(stage, positions, counts)
+            scores = self._judge(z, self.ids[positions])
         except UserError:
             raise
         except Exception as cause:  # a crash is a record: it must neither pass as robust nor stop the sweep
-            log.exception("%s failed on %d samples", stage.name, len(ids))
-            self._fail(
-                stage.name, positions, f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"
-            )
+            log.exception("%s failed on %d samples", stage.name, len(positions))
+            first = str(cause).splitlines()[0] if str(cause) else ""
+            self._fail(stage.name, positions, f"{type(cause).__name__}: {first}")
             return
-        legal = self.run.threat.contains(z, x).cpu()
-        distance = self.run.threat.distance(z, x).cpu()
-        z = z.cpu()
         if not legal.all():
             worst = distance[~legal].nan_to_num(torch.inf).max().item()
             self._fail(stage.name, positions[~legal], f"candidate outside the threat, at distance {worst:.6g}")
-        positions, z, distance = positions[legal], z[legal], distance[legal]
+        finite = scores.isfinite().all(1)
+        if not finite[legal].all():
+            self._fail(stage.name, positions[legal & ~finite], "scores of the candidate are not finite")
+        fit = legal & finite
+        positions, z, distance, scores = positions[fit], z[fit], distance[fit], scores[fit]
         if not len(positions):
             return
-        scores = self._judge(z, self.ids[positions])
-        finite = scores.isfinite().all(1)
-        if not finite.all():
-            self._fail(stage.name, positions[~finite], "scores of the candidate are not finite")
-            positions, z, distance, scores = positions[finite], z[finite], distance[finite], scores[finite]
         pred = scores.argmax(1)
         broken = pred != self.y[positions]
         self.down[positions] |= broken
@@ -185,6 +183,15 @@ class _Ledger:
         if broken.any():
             index = [s.name for s in self.run.stages].index(stage.name)
             self.kept.append((positions[broken], index, z[broken]))
+
+    def _candidates(self, stage: Stage, positions: Tensor, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:
+        """Candidates on the host, whether each is legal, and its distance."""
+        run, device = self.run, self.run.device
+        x, y = self.x[positions].to(device), self.y[positions].to(device)
+        fast = stage.fast.forward if stage.fast else None
+        head = MeteredHead(stage.head, run.victim.predict, counts, fast, run.gradients)
+        z = stage.attack(head, x, y, threat=run.threat, rng=Rng(run.seed, counts.ids, stage.name)).detach()
+        return z.cpu(), run.threat.contains(z, x).cpu(), run.threat.distance(z, x).cpu()
 
     def close(self) -> Chunk:
         blank = self.x[:0]

@@ -64,6 +64,8 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     if threat.norm not in norms:
         raise UserError(f"this attack is not defined for threat={threat.norm}; it takes {', '.join(norms)}")
     torch.set_num_threads(runtime.threads)
+    torch.backends.cudnn.allow_tf32 = False  # verdicts are float32
+    torch.backends.cuda.matmul.allow_tf32 = False
     device = runtime.torch_device()
     dataset: Dataset = build(cfg.dataset)
     split = dataset.split("test")
@@ -84,7 +86,7 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
         device=device,
     )
     first = split.read(slice(0, 1))
-    check_images(first.ids, first.x, first.y, dataset.classes)
+    check_images(first.ids, first.x, first.y, dataset.classes, (threat.low, threat.high))
     manifest = _manifest(cfg, choices, evaluation, split, dataset, defense, weights, runtime, command)
     name = manifest["name"]
     folder = Path(

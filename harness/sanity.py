@@ -5,15 +5,15 @@ from torch import Tensor
 from harness.errors import UserError
 
 
-def check_images(ids: Tensor, x: Tensor, y: Tensor, classes: int) -> None:
-    """Refuse pixels outside [0, 1] (or NaN) and labels outside the classes, naming the first sample."""
+def check_images(ids: Tensor, x: Tensor, y: Tensor, classes: int, box: tuple[float, float] = (0.0, 1.0)) -> None:
+    """Refuse pixels outside the box (or NaN) and labels outside the classes, naming the first sample."""
     low, high = x.flatten(1).amin(1), x.flatten(1).amax(1)
-    bad = ~((low >= 0) & (high <= 1))
+    bad = ~((low >= box[0]) & (high <= box[1]))
     if bad.any():
         first = int(bad.nonzero()[0])
         raise UserError(
-            f"image {int(ids[first])} has pixels from {low[first]:.4g} to {high[first]:.4g}; they must lie in [0, 1] "
-            "(put the normalisation inside the model)"
+            f"image {int(ids[first])} has pixels from {low[first]:.4g} to {high[first]:.4g}; they must lie in "
+            f"[{box[0]:g}, {box[1]:g}] (put the normalisation inside the model)"
         )
     wrong = (y < 0) | (y >= classes)
     if wrong.any():

@@ -10,7 +10,7 @@ from safetensors.numpy import save as encode_tensors
 from tqdm import tqdm
 
 from harness import environment
-from harness.checks import PROBE, from_evidence, of_victim
+from harness.checks import PROBE, Flag, from_evidence, of_victim
 from harness.errors import UserError
 from harness.evaluate import chunk_positions, chunks_of
 from harness.ownership import sole_owner
@@ -66,9 +66,10 @@ def _work(job: Job, manifest: Manifest) -> int:
     samples = manifest["dataset"]["samples"]
     mine = list(chunks_of(samples, size, job.runtime.shards, job.runtime.shard))
     present = run.present()
-    ready = {chunk for chunk in mine if chunk in present and _sound(run, chunk)}
+    ready = {chunk for chunk in mine if chunk in present and _sound(run, chunk, job.runtime.keep)}
     if len(ready) == len(mine):
         return 0
+    _reopen(job, manifest)
     counts = {chunk: len(range(samples)[chunk_positions(samples, size, chunk)]) for chunk in mine}
     stages = len(manifest["stages"])
     with tqdm(
@@ -94,10 +95,21 @@ def _work(job: Job, manifest: Manifest) -> int:
     return len(mine) - len(ready)
 
 
-def _sound(run: RunFolder, chunk: int) -> bool:
-    """Whether a part can be read and holds no error; else it is set aside and done again."""
+def _reopen(job: Job, manifest: Manifest) -> None:
+    """Say that there is work again, and by what code, before any of it is done."""
+    now = {key: job.manifest[key] for key in ("commit", "dirty", "versions", "device")}
+    made = manifest.setdefault("made_by", [])
+    if now not in made:
+        made.append(now)
+    manifest["status"] = "running"
+    job.run.update(manifest)
+
+
+def _sound(run: RunFolder, chunk: int, keep: str) -> bool:
+    """Whether a part can be read, holds no error and has its examples; else it is set aside and done again."""
     try:
-        if run.read_part(chunk)["error"].null_count == len(run.read_part(chunk)):
+        errors = run.read_part(chunk)["error"]
+        if errors.null_count == len(errors) and (keep == "none" or run.adversarial_path(chunk).exists()):
             return True
     except UserError as cause:
         log.warning("%s", cause)
@@ -111,7 +123,13 @@ def _settle(job: Job, manifest: Manifest) -> Manifest:
         return manifest
     total = tally(job.run, manifest["stages"])
     probe = job.split.read(slice(0, min(len(job.split), PROBE)))
-    flags = [*of_victim(job.evaluation, probe, _standing(job.run, manifest)), *from_evidence(total)]
+    codes = {(made["commit"], made["dirty"], made["versions"].get("torch")) for made in manifest.get("made_by", [])}
+    mixed = [Flag("mixed-code", f"parts of this run were made by {len(codes)} versions of the code")]
+    flags = [
+        *(mixed if len(codes) > 1 else []),
+        *of_victim(job.evaluation, probe, _standing(job.run, manifest)),
+        *from_evidence(total),
+    ]
     settled = manifest | Manifest(
         status="failed" if total.errors else "done",
         finished=environment.now(),

@@ -29,7 +29,7 @@ def line(run: RunFolder) -> Line:
     except UserError as cause:
         return Line("damaged", 0, 0, run.path, str(cause))
     present, chunks = len(run.present()), manifest["chunks"]
-    if manifest["status"] == "done":
+    if manifest["status"] == "done" and present == chunks:
         return Line("done", present, chunks, run.path, "")
     if _locked(run):
         return Line("running", present, chunks, run.path, "")

@@ -42,6 +42,8 @@ class Threat:
             raise UserError(f"threat.norm={self.norm!r} is unknown; choose one of {', '.join(self.NORMS)}")
         if not self.low < self.high:
             raise UserError(f"threat.low={self.low} must be below threat.high={self.high}")
+        if self.norm == "linf" and parse_eps(self.eps) > self.high - self.low:
+            raise UserError(f"threat.eps={self.eps} is wider than the pixel box; did you mean {self.eps}/255?")
         parse_eps(self.eps)
 
     @property
@@ -75,13 +77,27 @@ class Threat:
             return z.clamp(x - eps, x + eps).clamp_(self.low, self.high)
         if self.norm == "l2":
             delta = z - x
-            return (x + delta * (eps / _length(delta).clamp_min(1e-30)).clamp_max(1.0)).clamp(self.low, self.high)
+            scaled = x + delta * (eps / _length(delta).clamp_min(1e-30)).clamp_max(1.0)
+            return self._settled(scaled.clamp(self.low, self.high), x)
         if self.norm == "l1":
-            return _project_l1(z, x, eps, self.low, self.high)
+            return self._settled(_project_l1(z, x, eps, self.low, self.high), x)
         delta = z.clamp(self.low, self.high) - x
         size = delta.square().sum(1, keepdim=True)
         keep = _largest(size.flatten(1), eps.flatten().floor().long()).reshape(size.shape)
         return x + delta * keep
+
+    def _settled(self, z: Tensor, x: Tensor) -> Tensor:
+        """z, pulled towards x where the rounding of its many pixels to the dtype of x left it outside the ball."""
+        eps = self.budget(x.double()).flatten()
+        slack = 1e-6
+        while True:
+            distance = self.distance(z, x)
+            over = distance > eps * (1 + 5e-7) + 5e-8
+            if slack > 0.5 or not over.any():
+                return z
+            share = torch.where(over, eps / distance * (1 - slack), 1.0).reshape(-1, *[1] * (x.dim() - 1))
+            z = torch.where(share < 1, (x + (z - x) * share.to(x.dtype)).clamp(self.low, self.high), z)
+            slack *= 2
 
     def sample(self, x: Tensor, unit: Tensor, gauss: Tensor) -> Tensor:
         """A random point of the set. unit: uniform [0, 1), gauss: standard normal, both of the shape of x.

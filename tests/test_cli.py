@@ -100,22 +100,23 @@ def test_status_lists_the_run(finished):
     assert done.stdout.strip().endswith("1 done")
 
 
-def test_kill_9_at_any_moment_loses_nothing(finished, tmp_path):
-    folder, _ = finished
-    whole = only_run(folder)
-    command = [sys.executable, "run.py", *QUICK, "runtime.chunk=32", f"runs_dir={tmp_path}"]
-    parts = lambda: list(tmp_path.rglob("part-*.parquet"))  # noqa: E731
-    for wanted in (1, 4, 7):  # kill once so many parts are there
+def test_kill_9_at_any_moment_loses_nothing(tmp_path):
+    """200 steps make a chunk of twelve take tenths of a second, so that no kill comes after the end of the run."""
+    slow = [*QUICK, "attack.steps=200", "runtime.chunk=32"]
+    command = [sys.executable, "run.py", *slow, f"runs_dir={tmp_path}"]
+    parts = lambda: len(list(tmp_path.rglob("part-*.parquet")))  # noqa: E731
+    for _ in range(3):
+        wanted = parts() + 2  # every kill hits a process that has added to the work of the one before
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(parts()) < wanted:
+        while process.poll() is None and parts() < wanted:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
+        assert json.loads((only_run(tmp_path) / "run.json").read_text())["status"] != "done"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    same_evidence(only_run(tmp_path), whole)
     undisturbed = tmp_path / "undisturbed"
-    assert call(*command[2:-1], f"runs_dir={undisturbed}").returncode == 0
+    assert call(*slow, f"runs_dir={undisturbed}").returncode == 0
     assert records(only_run(tmp_path / "digits")).equals(records(only_run(undisturbed)))  # to the last bit
 
 
@@ -318,3 +319,18 @@ def test_heads_true_is_for_comparison_only(tmp_path):
     assert "pgd/robust" not in done.stdout
     assert "not ranked: heads=true" in done.stdout
     assert json.loads((only_run(tmp_path) / "run.json").read_text())["stages"] == ["clean", "pgd/true"]
+
+
+def test_a_missing_part_or_missing_examples_are_done_again(finished, tmp_path):
+    folder, _ = finished
+    root = tmp_path / "runs"
+    shutil.copytree(folder, root)
+    run = only_run(root)
+    (run / "records" / "part-00001.parquet").unlink()
+    (run / "adversarial" / "part-00000.safetensors").unlink()
+    assert call(str(root), script="-m harness.status").stdout.startswith("partial ")
+    done = call(*QUICK, f"runs_dir={root}")
+    assert done.returncode == 0, done.stderr
+    assert call(str(root), script="-m harness.status").stdout.startswith("done ")
+    assert call(str(root), script="-m harness.verify").returncode == 0
+    same_evidence(run, only_run(folder))

@@ -199,3 +199,23 @@ def test_every_chunk_belongs_to_one_shard():
 
 def test_rows_have_the_schema():
     assert evaluation().chunk(images()).rows.schema.equals(ATTACK_SCHEMA)
+
+
+def test_a_judge_that_fails_on_a_candidate_is_an_error_record():
+    net = Net()
+
+    def fragile(x, rng):
+        if rng.name == "judge" and (x != images().x[: len(x)]).any() and len(x) < 40:
+            raise RuntimeError("cannot see this")
+        return net(x)
+
+    rows = frame(evaluation(victim=Victim(fragile, (net,))))
+    assert rows[rows["stage"] == "pma/true"]["error"].eq("RuntimeError: cannot see this").all()
+
+
+def test_a_model_that_cannot_predict_clean_images_is_refused():
+    def deaf(x, rng):
+        raise ValueError("expected 3 channels\nand more")
+
+    with pytest.raises(UserError, match=r"cannot predict clean images of \[1, 4, 4\]: expected 3 channels$"):
+        evaluation(victim=Victim(deaf, ())).chunk(images())

@@ -107,3 +107,23 @@ def test_a_bad_eps_is_refused_in_one_line(eps):
 def test_an_unknown_norm_is_refused():
     with pytest.raises(UserError, match="linf, l2, l1, l0"):
         Threat("l3", 0.1)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l1", 12.0), ("l1", 1.0), ("l1", 60.0), ("l2", 0.001), ("l2", "36/255")])
+@pytest.mark.parametrize("size", [32, 224])
+def test_rounding_of_many_pixels_leaves_no_point_outside(norm, eps, size):
+    threat, ids = Threat(norm, eps), torch.arange(2)
+    rng = Rng(0, ids, "many")
+    x = rng.uniform((3, size, size))
+    for spread in (1e-3, 1e-2, 0.1, 1.0):
+        far = x + spread * rng.stream(spread).normal((3, size, size))
+        z = threat.project(far, x)
+        assert threat.contains(z, x).all(), spread
+        wanted = threat.distance(far.clamp(0, 1), x).clamp_max(threat.radius)
+        assert (threat.distance(z, x) > 0.5 * wanted).all()
+
+
+def test_an_eps_wider_than_the_box_is_refused():
+    with pytest.raises(UserError, match="did you mean 8/255"):
+        Threat("linf", 8)
+    assert Threat("linf", 1.0).radius == 1.0

@@ -83,6 +83,7 @@ class Manifest(TypedDict, total=False):
     dirty: bool
     versions: dict[str, str]
     device: str
+    made_by: list[dict[str, Any]]  # commit, dirty, versions and device of each process that added parts
     started: str  # ISO 8601, UTC
     finished: str
     cost: dict[str, Cost]  # per stage

@@ -5,9 +5,9 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
+from harness.cli_errors import entry
 
-failed: list[str] = []  # trainings of this process's sweep that ended in a user's mistake
+failed: list[str] = []  # trainings of this process's sweep that did not end well
 
 
 @hydra.main(version_base=None, config_path="pkg://conf", config_name="train")
@@ -19,5 +19,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
-    sys.exit(1 if failed else 0)
+    sys.exit(entry(main, failed))

@@ -67,6 +67,8 @@ class AdaptiveSmoothing(Defense):
         forwards=2.2,
     )
 
+    names: ClassVar[tuple[str, ...]] = ("accurate", "robust", "mixer")
+
     accurate_scale: float = 1.0
     robust_scale: float = 1.0
     alpha_low: float = 0.84
@@ -76,10 +78,8 @@ class AdaptiveSmoothing(Defense):
     taps: list[list[str]] = field(default_factory=lambda: [["stem", "layer1"], ["stem", "layer1"]])
 
     def __post_init__(self) -> None:
-        if set(self.parts) != {"accurate", "robust", "mixer"}:
-            raise UserError(
-                f"defense.parts of adaptive smoothing are accurate, robust and mixer, not {', '.join(self.parts)}"
-            )
+        super().__post_init__()
+        _check_taps("defense.taps", self.taps)
         if not 0.5 <= self.alpha_low < self.alpha_high <= 1:
             raise UserError(
                 f"defense.alpha_low={self.alpha_low}, alpha_high={self.alpha_high}: must be 0.5 <= low < high <= 1"
@@ -160,6 +160,7 @@ class AdaptiveSmoothingObjective:
                 "recipe=adaptive_smoothing trains a part of a defense; run.py defense=adaptive_smoothing does that"
             )
         Threat(self.norm, self.eps)
+        _check_taps("recipe.objective.taps", self.taps)
         if self.steps < 1:
             raise UserError(f"recipe.objective.steps={self.steps} must be at least 1")
         check_scales(self.accurate_scale, self.robust_scale, self.gamma_scale)
@@ -202,6 +203,12 @@ class AdaptiveSmoothingObjective:
                     (gradient,) = torch.autograd.grad(goal.sum(), leaf)
                 z = threat.project(z + threat.budget(x) * 2.5 / self.steps * threat.steepest(gradient), x)
         return z
+
+
+def _check_taps(key: str, taps: list[list[str]]) -> None:
+    """Raises UserError unless there are an early and a late layer of each of the two base networks."""
+    if [len(names) for names in taps] != [2, 2]:
+        raise UserError(f"{key}={taps} must be [[early, late], [early, late]], of the accurate and the robust network")
 
 
 class _Mixture(nn.Module):

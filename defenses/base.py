@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from harness.errors import UserError
 from harness.victim import Victim, plain
+from training.part import Part
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,24 @@ class Defense:
     """A defense around its trained parts.
 
     A subclass says what is deployed, and how to attack it: `deploy` returns a Victim whose heads are the views that an
-    informed attacker needs. Heads can only add attacks.
+    informed attacker needs. Heads can only add attacks. A subclass with other parts than one "model" names them in
+    `names`; one that checks its values calls `super().__post_init__()` first.
 
     Args:
-        parts: name -> training.part.Part; how each network is obtained.
+        parts: name -> how each network is obtained.
+
+    Raises:
+        UserError: parts of other names than those.
     """
 
     card: ClassVar[Card]
+    names: ClassVar[tuple[str, ...]] = ("model",)
 
-    parts: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if set(self.parts) != set(self.names):
+            raise UserError(f"defense.parts must be {', '.join(self.names)}, not {', '.join(self.parts) or 'none'}")
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
         """The deployed defense: here the only part, as it is. models: the loaded parts, from pixels to logits."""

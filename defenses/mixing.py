@@ -50,13 +50,14 @@ class Mixing(Defense):
         forwards=2.0,
     )
 
+    names: ClassVar[tuple[str, ...]] = ("accurate", "robust")
+
     alpha: float = 0.75
     accurate_scale: float = 1.0
     robust_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if set(self.parts) != {"accurate", "robust"}:
-            raise UserError(f"defense.parts of a mixture are accurate and robust, not {', '.join(self.parts)}")
+        super().__post_init__()
         if not 0.5 <= self.alpha <= 1:
             raise UserError(
                 f"defense.alpha={self.alpha} must lie in [0.5, 1]: below it the accurate model alone decides"

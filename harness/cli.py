@@ -5,43 +5,27 @@ import sys
 from collections.abc import Callable
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from harness.errors import UserError
+from harness.cli_errors import cell
 from harness.session import Outcome, evaluate
-
-IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 def run_job(cfg: DictConfig, report: Callable[[Outcome], None], failed: list[str]) -> None:
-    """Evaluate one cell and report it.
-
-    A user's mistake ends a single run with status 1 and one line, Ctrl-C with status 130, and so does a run whose
-    evidence has errors with status 1. In a sweep of this process the other cells go on and the cell is noted in
-    `failed`; elsewhere the exception tells the launcher.
-    """
+    """Evaluate one cell and report it; see `harness.cli_errors.cell` for what becomes of mistakes."""
     hydra = HydraConfig.get()
     choices = {
         group: name for group, name in hydra.runtime.choices.items() if name and "/" not in group and "@" not in group
     }
-    try:
+
+    def work() -> bool:
         outcome = evaluate(cfg, choices, shlex.join(["python", "run.py", *hydra.overrides.task]))
         report(outcome)
         if outcome.manifest["status"] != "running":
             outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.tally)
-        if outcome.manifest["status"] != "failed":
-            return
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on from here")
-        sys.exit(130)
-    except UserError as cause:
-        say(f"error: {cause}")
-        if hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_ != IN_PROCESS:
-            raise
-    failed.append(" ".join(hydra.overrides.task))
-    if hydra.mode == RunMode.RUN:
-        sys.exit(1)
+        return outcome.manifest["status"] != "failed"
+
+    cell(work, failed, "stopped; the same command goes on from here")
 
 
 def report(outcome: Outcome) -> None:
@@ -89,9 +73,3 @@ def write(text: str) -> None:
     """To standard output."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-def say(text: str) -> None:
-    """To standard error."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-import types
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,11 +19,24 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.errors import UserError
+from harness.fields import typed
+from harness.threat import Threat
 
 PACKAGES = ("attacks", "certification", "defenses", "harness", "models", "training")
 """Packages whose code a configuration may call; users name theirs in `trusted_packages`."""
 
-_RESERVED = {"_target_", "_recursive_", "_convert_", "_partial_", "_args_"}
+ROOT: dict[str, Any] = {
+    "seed": int, "heads": str, "checkpoint": str | None, "runs_dir": str, "trusted_packages": list[str],
+}  # fmt: skip
+"""Types of the values at the root."""
+
+GROUPS = ("dataset", "model", "threat", "defense", "attack", "recipe", "runtime", "logger")
+"""Nodes at the root; each has a `_target_`."""
+
+SEEDS = 2**63
+"""Seeds lie below."""
+
+_RESERVED = {"_target_", "_recursive_", "_convert_"}
 
 
 def checked(cfg: DictConfig, known: Sequence[str]) -> DictConfig:
@@ -32,10 +44,11 @@ def checked(cfg: DictConfig, known: Sequence[str]) -> DictConfig:
 
     Args:
         cfg: as composed by Hydra.
-        known: the keys that the root may have.
+        known: the keys that the root has.
 
     Raises:
-        UserError: unknown key, wrong type, missing value, or a `_target_` that may not be called or does not exist.
+        UserError: unknown or missing key, wrong type, missing value, or a `_target_` that may not be called or does not
+            exist.
     """
     unknown = [str(key) for key in cfg if key not in known]
     if unknown:
@@ -45,9 +58,14 @@ def checked(cfg: DictConfig, known: Sequence[str]) -> DictConfig:
     except OmegaConfBaseException as cause:
         raise UserError(f"{cause.full_key!s}: {_first_line(cause)}" if cause.full_key else _first_line(cause)) from None
     assert isinstance(resolved, DictConfig)
+    _check_root(resolved, known)
     trusted = (*PACKAGES, *resolved.get("trusted_packages", []))
     for path, node in list(_targets(resolved, "")):
         _check_node(path, node, trusted)
+    budgets = OmegaConf.select(resolved, "dataset.budgets")
+    for norm in budgets if isinstance(budgets, DictConfig) else ():
+        if norm not in Threat.NORMS:
+            raise UserError(f"unknown option dataset.budgets.{norm!s}{_near(str(norm), Threat.NORMS)}")
     return resolved
 
 
@@ -63,6 +81,25 @@ def build(node: Any, **extra: Any) -> Any:
             inner = inner.__cause__ or inner.__context__
         root = cause.__cause__ or cause
         raise UserError(f"{node.get('_target_')} cannot be built: {_first_line(root)}") from cause
+
+
+def _check_root(cfg: DictConfig, known: Sequence[str]) -> None:
+    """Refuse missing and unfit values of the root, and give them their types."""
+    for key in known:
+        if key not in cfg:
+            raise UserError(f"{key} is missing; leave it out of the command to have its default")
+    if isinstance(cfg.get("trusted_packages"), str):
+        cfg.trusted_packages = [cfg.trusted_packages]
+    for key in known:
+        value = cfg[key]
+        if key in GROUPS and not (isinstance(value, DictConfig) and "_target_" in value):
+            raise UserError(f"{key} must be a choice (see --help) or a node with a _target_")
+        if key in ROOT:
+            new = typed(key, value, ROOT[key])
+            if not isinstance(new, DictConfig | ListConfig):
+                cfg[key] = new
+    if "seed" in known and not 0 <= cfg.seed < SEEDS:
+        raise UserError(f"seed={cfg.seed} is out of range; take a whole number from 0 to {SEEDS - 1}")
 
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
@@ -83,14 +120,22 @@ def _check_node(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
         raise UserError(
             f"{path}._target_={name} is outside gauntlet's packages; if you trust it, add trusted_packages=[{package}]"
         )
-    parameters, open_ended = _parameters(_locate(name, path))
+    target = _locate(name, path)
+    home = str(getattr(target, "__module__", None) or "nothing").split(".")[0]
+    if not callable(target) or home not in trusted:
+        raise UserError(
+            f"{path}._target_={name} is not code of {package} but of {home}; name a class or function of it"
+        )
+    parameters, open_ended = _parameters(target)
     given = {str(key): node[key] for key in node if key not in _RESERVED}
     for key in given:
-        if key not in parameters and not open_ended:
+        if key in ("_args_", "_partial_") or (key not in parameters and not open_ended):
             raise UserError(f"unknown option {path}.{key}{_near(key, parameters)}")
     for key, hint in parameters.items():
-        if key in given and not isinstance(given[key], DictConfig | ListConfig):
-            node[key] = _typed(f"{path}.{key}", given[key], hint)
+        if key in given:
+            new = typed(f"{path}.{key}", given[key], hint)
+            if not isinstance(new, DictConfig | ListConfig):  # those are converted in place, and assigning copies them
+                node[key] = new
 
 
 def _locate(name: str, path: str) -> Any:
@@ -104,6 +149,10 @@ def _locate(name: str, path: str) -> Any:
             if cause.name and (module == cause.name or module.startswith(f"{cause.name}.")):
                 continue
             raise UserError(f"{path}._target_={name} cannot be imported: {cause}; install what it needs") from None
+        except (SyntaxError, ImportError) as cause:
+            raise UserError(
+                f"{path}._target_={name} cannot be imported: {_first_line(cause)}; mend {module}"
+            ) from cause
         try:
             for piece in pieces[cut:]:
                 found = getattr(found, piece)
@@ -130,33 +179,6 @@ def _parameters(target: Any) -> tuple[dict[str, Any], bool]:
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
     names = [n for n, p in signature.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n != "self"]
     return {name: hints.get(name, Any) for name in names}, open_ended
-
-
-def _typed(path: str, value: Any, hint: Any) -> Any:
-    """The value converted to a primitive type hint; hints of other kinds are left to the constructor."""
-    options = (
-        typing.get_args(hint)
-        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-        else (hint,)
-    )
-    if not all(option in (int, float, str, bool, type(None)) for option in options):
-        return value
-    if value is None:
-        if type(None) in options:
-            return None
-        raise UserError(f"{path} must not be null; it takes {_names(options)}")
-    if type(value) is int and float in options and int not in options:
-        value = float(value)  # a union does not do this by itself
-    schema = OmegaConf.structured(dataclasses.make_dataclass("Schema", [("value", hint)]))
-    try:
-        return OmegaConf.merge(schema, {"value": value}).value
-    except OmegaConfBaseException:
-        raise UserError(f"{path}={value} has the wrong type; it takes {_names(options)}") from None
-
-
-def _names(options: Sequence[Any]) -> str:
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    return " or ".join(words[option] for option in options)
 
 
 def _near(key: str, names: Sequence[str] | dict[str, Any]) -> str:

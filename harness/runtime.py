@@ -14,7 +14,7 @@ class Runtime:
 
     Args:
         device: "auto" (the first CUDA device, else the CPU), "cpu", "cuda" or "cuda:1".
-        threads: of a process, >= 1. More than one thread on busy cores costs more than it gives.
+        threads: of a process, 1 to 1024. More than one thread on busy cores costs more than it gives.
         batch_size: samples per forward pass.
         chunk: samples per evidence file: the unit of resuming and of sharding. The run's first process fixes it.
         shards, shard: this process takes the chunks whose index is `shard` modulo `shards`.
@@ -29,6 +29,8 @@ class Runtime:
     """
 
     GRADIENTS: ClassVar[dict[str, torch.dtype | None]] = {"float32": None, "bfloat16": torch.bfloat16}
+
+    MOST_THREADS: ClassVar[int] = 1024
 
     device: str = "auto"
     threads: int = 1
@@ -45,6 +47,8 @@ class Runtime:
         for name in ("threads", "batch_size", "chunk", "shards"):
             if getattr(self, name) < 1:
                 raise UserError(f"runtime.{name}={getattr(self, name)} must be at least 1")
+        if self.threads > self.MOST_THREADS:
+            raise UserError(f"runtime.threads={self.threads} must be at most {self.MOST_THREADS}")
         if not 0 <= self.shard < self.shards:
             raise UserError(
                 f"runtime.shard={self.shard} must lie in 0 to {self.shards - 1} (runtime.shards={self.shards})"

@@ -1,17 +1,14 @@
 """The command line of training: from a composed configuration to a short table."""
 
-import sys
 from pathlib import Path
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from harness.cli import IN_PROCESS, say, write
+from harness.cli import write
+from harness.cli_errors import cell
 from harness.compose import build, checked
 from harness.data import Dataset
-from harness.errors import UserError
 from training import history
 from training.history import Kept
 from training.loop import BEST, LAST
@@ -21,25 +18,13 @@ KEYS = ("dataset", "model", "recipe", "runtime", "logger", "seed", "runs_dir", "
 
 
 def run_job(cfg: DictConfig, failed: list[str]) -> None:
-    """Train one network and report it.
+    """Train one network and report it; see `harness.cli_errors.cell` for what becomes of mistakes."""
 
-    A user's mistake ends a single run with status 1 and one line. In a sweep of this process the other trainings go on
-    and this one is noted in `failed`; elsewhere the exception tells the launcher.
-    """
-    hydra = HydraConfig.get()
-    try:
+    def work() -> bool:
         write("\n".join(lines(train(cfg))))
-        return
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on from the last saved state")
-        sys.exit(130)
-    except UserError as cause:
-        say(f"error: {cause}")
-        if hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_ != IN_PROCESS:
-            raise
-    failed.append(" ".join(hydra.overrides.task))
-    if hydra.mode == RunMode.RUN:
-        sys.exit(1)
+        return True
+
+    cell(work, failed, "stopped; the same command goes on from the last saved state")
 
 
 def train(composed: DictConfig) -> Path:

@@ -58,6 +58,11 @@ class Part:
     seed: int = 0
     uses: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        for name in ("model", "recipe"):
+            if not isinstance(getattr(self, name), dict):
+                raise UserError(f"{name} of a part must stay a configuration; give the part _recursive_: false")
+
     def load(
         self,
         dataset: Dataset,
@@ -67,16 +72,18 @@ class Part:
         device: torch.device | str = "cpu",
         progress: bool = True,
         tracker: Tracker = UNTRACKED,
+        train: bool = True,
     ) -> Trained:
         """The network, trained first where that has to be.
 
         Args:
             cache: folder of trained networks.
             given: loaded parts; those that `uses` names must be among them.
-            command: what the user called, for the record of a training.
+            train: whether weights that are not there are trained.
 
         Raises:
-            UserError: configuration, data or weights are unfit, or the cache cannot be written.
+            UserError: configuration, data or weights are unfit, the cache cannot be written, or `train` is false and
+                there are no weights yet.
         """
         recipe, module = self._recipe(given), self._module().to(device)
         check_output(recipe.objective.classifier(module), dataset)
@@ -88,6 +95,9 @@ class Part:
             path = zoo.find(self.key(dataset, given))
             source = f"zoo {path.stem}" if path else "trained"
             if path is None:
+                folder = cache / self._name(dataset, self.key(dataset, given))
+                if not train and not (folder / BEST).exists():
+                    raise UserError(f"{folder / BEST} is not there; train it first")
                 folder = self.train(dataset, cache, given=given, device=device, progress=progress, tracker=tracker)
                 path = folder / BEST
             digest = checkpoint.load(module, path)

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from harness import checkpoint, environment
-from harness.cli import say, write
+from harness.cli import write
+from harness.cli_errors import say
 from harness.compose import build
 from harness.errors import UserError
 from training import history

@@ -22,7 +22,8 @@ def cfg(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(block("python"))
     monkeypatch.syspath_prepend(str(tmp_path))
     model = OmegaConf.create(block("yaml"))
-    return OmegaConf.create({"dataset": {"classes": 10, "size": 8}, "model": model, "trusted_packages": ["mine"]})
+    dataset = {"_target_": "harness.data.digits.Digits", "classes": 10, "size": 8}
+    return OmegaConf.create({"dataset": dataset, "model": model, "trusted_packages": ["mine"]})
 
 
 def test_it_gives_logits(cfg):

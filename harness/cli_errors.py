@@ -1,0 +1,104 @@
+"""How mistakes reach the user: one line that starts with `error:`, and a status that is not 0. No torch here."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.errors import UserError
+
+IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+def entry(main: Callable[[], None], failed: list[str]) -> int:
+    """Call a `@hydra.main` function and return the exit status.
+
+    Hydra's own complaints take many lines. It prints them itself unless HYDRA_FULL_ERROR=1, so that is set, and what
+    it then raises is said in one line here. A user who has set HYDRA_FULL_ERROR=1 gets the traceback.
+
+    Args:
+        main: takes the configuration from the command line.
+        failed: where `cell` notes what failed.
+    """
+    full = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main()
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    except UserError:  # of a cell that ran in another process, which has said it
+        return 1
+    except (HydraException, OmegaConfBaseException, OSError, ValueError) as cause:
+        if full:
+            raise
+        say(f"error: {one_line(cause)}")
+        return 1
+    return 1 if failed else 0
+
+
+def cell(work: Callable[[], bool], failed: list[str], stopped: str) -> None:
+    """Do the work of one cell, a single run or one of a sweep.
+
+    A user's mistake, or evidence with errors, ends a single run with status 1, and Ctrl-C with status 130. In a sweep
+    of this process the other cells go on and the cell is noted in `failed`; elsewhere the exception tells the launcher.
+    A bug is treated alike, with its traceback on standard error.
+
+    Args:
+        work: returns whether all went well.
+        stopped: what to say after Ctrl-C.
+    """
+    hydra = HydraConfig.get()
+    elsewhere = hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_ != IN_PROCESS
+    try:
+        if work():
+            return
+    except KeyboardInterrupt:
+        say(stopped)
+        sys.exit(130)
+    except UserError as cause:
+        say(f"error: {cause}")
+        if elsewhere:
+            raise
+    except Exception as cause:
+        say(f"{traceback.format_exc()}error: unexpected {type(cause).__name__}: {one_line(cause)}")
+        if elsewhere:
+            raise
+    failed.append(" ".join(hydra.overrides.task))
+    if hydra.mode == RunMode.RUN:
+        sys.exit(1)
+
+
+def one_line(cause: BaseException) -> str:
+    """What an exception of Hydra, OmegaConf or the system says, without its hints for programmers."""
+    text = str(cause)
+    if isinstance(cause, MissingConfigException):
+        group = (cause.missing_cfg_file or "").rpartition("/")[0]
+        options = ", ".join(cause.options or ())
+        found = re.search(r"Could not find '[^']*'", text)
+        return f"{found[0] if found else text.splitlines()[0]}. Available options in '{group}': {options}"
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{cause.filename}: {cause.strerror}; choose another runs_dir, or make room there"
+    if overridden := re.search(r"Could not override '([^']*)'", text):
+        key = getattr(cause.__cause__, "full_key", None) or overridden[1]
+        return f"unknown option {key}; --cfg job shows the options that there are"
+    if text.startswith("Config group override must be"):
+        empty = [word for word in sys.argv[1:] if re.fullmatch(r"[\w/@]+=(null|\{.*\})?", word)]
+        return f"{' '.join(empty)}: a choice must be a name; --help lists them"
+    if isinstance(cause.__cause__, OmegaConfBaseException):
+        text = f"{text}: {cause.__cause__}"
+    lines = (line.strip() for line in text.splitlines())
+    kept = [line for line in lines if line and not re.match(r"(See https:|full_key:|object_type=|Set the env)", line)]
+    return " ".join(kept) or type(cause).__name__
+
+
+def say(text: str) -> None:
+    """To standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

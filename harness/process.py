@@ -4,13 +4,39 @@
   thread a process unless the user says otherwise.
 * oneDNN must not pick AMX for bfloat16 on its own: on virtual machines that show the feature without granting it, a
   matrix product dies of an illegal instruction.
+* Attacks shrink their batches as samples break, so that buffers of ever new sizes come and go. glibc would keep them in
+  a heap that only grows, and oneDNN a compiled kernel for each size: both are told to give back.
 """
 
+import ctypes
 import os
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 for _name, _value in {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "passive",
     "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }.items():
     os.environ.setdefault(_name, _value)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
+
+
+_library = _glibc()
+if _library is not None:
+    _library.mallopt(_M_MMAP_THRESHOLD, 512 * 1024)
+    _library.mallopt(_M_TRIM_THRESHOLD, 16 * 1024 * 1024)
+
+
+def give_back() -> None:
+    """Return the memory that is free to the operating system."""
+    if _library is not None:
+        _library.malloc_trim(0)

@@ -15,6 +15,7 @@ from harness.errors import UserError
 from harness.evaluate import chunk_positions, chunks_of
 from harness.ownership import sole_owner
 from harness.prepare import Job, prepare
+from harness.process import give_back
 from harness.records import Manifest, RunFolder, write_atomically
 from harness.tally import Tally, tally
 from harness.tracking import Tracker
@@ -92,6 +93,7 @@ def _work(job: Job, manifest: Manifest) -> int:
                     tensors = encode_tensors(done.adversarial, {"stages": json.dumps(manifest["stages"][1:])})
                     write_atomically(run.adversarial_path(chunk), tensors)
                 run.write_part(chunk, done.rows, done.seconds)
+                give_back()
     return len(mine) - len(ready)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.digest import digest_arrays
+from harness.data.digest import Reading, digest_arrays
 from harness.data.images import Pixels
 from harness.data.selection import Ids
 
@@ -30,3 +30,6 @@ class Arrays:
         if not self._digest:
             self._digest.append(digest_arrays(self.pixels, self.labels))
         return self._digest[0]
+
+    def reading(self) -> Reading:
+        return {}

@@ -36,7 +36,12 @@ class Split(Protocol):
         """
 
     def digest(self) -> str:
-        """`sha256:<hex>` of the content of the whole part, whatever is selected (see `harness.data.digest`)."""
+        """`sha256:<hex>` of all that can be read from the whole part, whatever is selected (see `harness.data.digest`).
+
+        It covers the stored content and how it becomes images and labels: `channels`, `size`, `resize`, the names of
+        the columns. Up to 8 GiB, two splits with one digest and one selection give the same batches, so runs and
+        shipped weights are kept under it. It does not cover where the files lie, nor the name of the data set.
+        """
 
     def selection(self) -> str:
         """`all`, or a short hash of the chosen ids."""

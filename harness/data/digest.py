@@ -3,10 +3,15 @@
 Up to 8 GiB in total, the digest is `sha256:<hex>` over every byte of the files. Beyond that reading everything would
 take longer than it is worth: `sha256-footer:<hex>` covers names, sizes and, for Parquet, the footers, which hold the
 row counts, the offsets and the statistics of every column.
+
+The same files give other images when they are resized to another length, and other labels from another column. So the
+digest of a split is derived from the digest of its files and from how they are read. A source without such options
+adds nothing.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +23,9 @@ from harness.errors import UserError
 
 WHOLE = 8 * 2**30
 """Most bytes that are read for a digest."""
+
+Reading = Mapping[str, str | int | None]
+"""How stored rows become images and labels: options by name."""
 
 _PIECE = 1 << 20
 _KNOWN: dict[str, str] = {}
@@ -55,10 +63,19 @@ def digest_arrays(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
     return f"sha256:{state.hexdigest()}"
 
 
-def derive(digest: str, part: str) -> str:
-    """The digest of a part that is cut out of a source with this digest."""
+def derive(digest: str, word: str) -> str:
+    """The digest of what `word` makes of content with this digest: the name of a part, or how it is read."""
     kind, _, _ = digest.partition(":")
-    return f"{kind}:{hashlib.sha256(_frame(digest, part)).hexdigest()}"
+    return f"{kind}:{hashlib.sha256(_frame(digest, word)).hexdigest()}"
+
+
+def canonical(reading: Reading) -> str:
+    """The options that are set as JSON, sorted by name and without spaces; the empty text where none is.
+
+    An option that is null is as if it were not there, so that a new one leaves the digests of old runs alone.
+    """
+    known = {name: value for name, value in reading.items() if value is not None}
+    return json.dumps(known, sort_keys=True, separators=(",", ":")) if known else ""
 
 
 def _contents(files: Iterable[tuple[str, Path]]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.digest import digest_files
+from harness.data.digest import Reading, digest_files
 from harness.data.images import Form, Pixels, decode
 from harness.data.reason import reason
 from harness.data.selection import Ids, hash_order, hold_out
@@ -103,7 +103,11 @@ class Folder:
         return str(self.folder / self.names[row])
 
     def digest(self) -> str:
-        return digest_files([(name, self.folder / name) for name in self.names], outline=lambda _: b"")
+        labelled = zip(self.labels.tolist(), self.names, strict=True)  # a folder without images shifts the labels
+        return digest_files([(f"{label} {name}", self.folder / name) for label, name in labelled], lambda _: b"")
+
+    def reading(self) -> Reading:
+        return self.form.reading()
 
     def _image(self, row: int) -> Pixels:
         path = self.folder / self.names[row]

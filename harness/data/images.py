@@ -29,6 +29,10 @@ class Form:
     size: int
     resize: int | None = None
 
+    def reading(self) -> dict[str, str | int | None]:
+        """The options as they count for a digest."""
+        return {"channels": self.channels, "size": self.size, "resize": self.resize}
+
 
 def decode(data: bytes, form: Form, where: str) -> Pixels:
     """uint8 [size, size, channels].

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from harness.data.digest import digest_files
+from harness.data.digest import Reading, digest_files
 from harness.data.images import Form, Pixels, decode
 from harness.data.parquet_file import Group, bytes_column, footer_bytes, open_file, read_labels, reading, row_groups
 from harness.data.selection import Ids
@@ -51,6 +51,7 @@ class ParquetRows:
     groups: list[Group]
     labels: NDArray[np.int64]
     column: str  # the path of the encoded bytes, such as `image.bytes`
+    label: str  # the column of the labels
     form: Form
     levels: int = field(default=255, init=False)
     _starts: Ids = field(init=False)  # first row of each group, over all files
@@ -78,7 +79,7 @@ class ParquetRows:
                 column = bytes_column(file.schema_arrow, image, path)
                 groups += row_groups(file.metadata, number, column)
                 labels.append(read_labels(file, label, path))
-        return cls(files, groups, np.concatenate(labels), column, form)
+        return cls(files, groups, np.concatenate(labels), column, label, form)
 
     def images(self, rows: Ids) -> Pixels:
         pixels = np.empty((len(rows), self.form.size, self.form.size, self.form.channels), np.uint8)
@@ -99,6 +100,9 @@ class ParquetRows:
 
     def digest(self) -> str:
         return digest_files([("", path) for path in self.files], outline=footer_bytes)
+
+    def reading(self) -> Reading:
+        return {**self.form.reading(), "image": self.column, "label": self.label}
 
     def _block(self, group: int, number: int) -> Block:
         key = (group, number)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from harness.data.contract import PARTS, Batch, Split
-from harness.data.digest import derive
+from harness.data.digest import Reading, canonical, derive
 from harness.data.images import MODES, Pixels
 from harness.data.selection import Ids, select, selection_name
 from harness.errors import UserError
@@ -35,7 +35,10 @@ class Source(Protocol):
         """The place of a row in words, for messages."""
 
     def digest(self) -> str:
-        """Of every row."""
+        """Of every row as it is stored."""
+
+    def reading(self) -> Reading:
+        """The options that decide what images and labels the stored rows become; empty where there are none."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,11 @@ class SourceSplit:
         return Batch(torch.from_numpy(rows.copy()), x, torch.from_numpy(self.source.labels[rows]))
 
     def digest(self) -> str:
-        whole = self.source.digest()
-        return derive(whole, self.cut) if self.cut else whole
+        found = self.source.digest()
+        reading = canonical(self.source.reading())
+        for word in (reading, self.cut):
+            found = derive(found, word) if word else found
+        return found
 
     def selection(self) -> str:
         return selection_name(self.ids, self.total)

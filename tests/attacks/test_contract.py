@@ -12,7 +12,7 @@ from hydra.utils import get_class, instantiate
 from attacks.cascade import norms_of
 from harness.threat import Threat
 
-NAMES = sorted(path.stem for path in Path("conf/attack").glob("*.yaml"))
+NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "attack").glob("*.yaml"))
 THREATS = [Threat("linf", 0.15), Threat("l2", 0.6), Threat("l1", 2.0)]
 SHRUNK = {"steps": 10, "restarts": 1, "targets": 2, "queries": 60}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from harness.data import digest
-from harness.data.digest import derive, digest_arrays, digest_files
+from harness.data.digest import canonical, derive, digest_arrays, digest_files
 from harness.errors import UserError
 
 
@@ -71,3 +71,10 @@ def test_arrays_count_by_value_and_shape():
 def test_parts_of_one_source_differ():
     assert derive("sha256:12", "train") != derive("sha256:12", "validation")
     assert derive("sha256-footer:12", "train").startswith("sha256-footer:")
+
+
+def test_readings_have_one_form():
+    assert canonical({}) == canonical({"resize": None}) == ""
+    assert canonical({"size": 8, "resize": None, "label": "é"}) == '{"label":"\\u00e9","size":8}'
+    assert canonical({"a": 1, "b": 2}) == canonical({"b": 2, "a": 1})
+    assert canonical({"size": 8}) != canonical({"size": "8"})

@@ -58,6 +58,26 @@ def test_the_digest_covers_names_and_contents(data, tmp_path, pictures, png):
     assert replace(data, limit=1).split("test").digest() == third
 
 
+def test_the_digest_covers_how_images_are_read(data, tmp_path):
+    readings = [{}, {"resize": 8}, {"resize": 10}, {"resize": 10, "size": 9}, {"channels": 1}]
+    for part in ("train", "validation", "test"):
+        digests = [replace(data, **reading).split(part).digest() for reading in readings]
+        assert len(set(digests)) == len(readings)
+    (tmp_path / "ids.txt").write_text("2\n")
+    same = [{"limit": 1}, {"indices": str(tmp_path / "ids.txt")}, {"name": "own"}]
+    (tmp_path / "test").rename(tmp_path / "moved")
+    found = {replace(data, test="moved", **fields).split("test").digest() for fields in same}
+    assert found == {digests[0]}
+
+
+def test_the_digest_covers_the_numbers_of_the_classes(data, tmp_path):
+    data = replace(data, classes=4)
+    (tmp_path / "test" / "aardvark").mkdir()  # holds nothing, but the others count from 1
+    first = data.split("test").digest()
+    (tmp_path / "test" / "aardvark").rename(tmp_path / "test" / "zebra")
+    assert data.split("test").digest() != first
+
+
 def test_deeper_folders_are_looked_into_and_other_files_left_out(data, tmp_path):
     ant = tmp_path / "test" / "ant"
     (ant / "more").mkdir()

@@ -117,6 +117,22 @@ def test_the_digest_is_of_content(folder, tmp_path, whole):
     assert moved.split("test").digest() != whole.digest()
 
 
+def test_the_digest_is_of_what_is_read(tmp_path, pictures, png):
+    images = pa.array([{"bytes": png(image)} for image in pictures(4)], pa.struct({"bytes": "binary"}))
+    columns = {"image": images, "other": images[::-1], "label": [0, 1, 2, 3], "fine": [3, 2, 1, 0]}
+    pq.write_table(pa.table(columns), tmp_path / "test.parquet")
+    data = Parquet(path=str(tmp_path), **SMALL)
+    readings = [{}, {"resize": 8}, {"resize": 10}, {"resize": 10, "size": 9}, {"channels": 1}, {"label": "fine"},
+                {"image": "other"}]  # fmt: skip
+    digests = [replace(data, **reading).split("test").digest() for reading in readings]
+    assert len(set(digests)) == len(readings)
+    (tmp_path / "ids.txt").write_text("2\n")
+    elsewhere = (tmp_path / "test.parquet").rename(tmp_path / "moved.parquet")
+    same = [{"path": str(elsewhere)}, {"test": "moved*"}, {"test": "moved*", "name": "own", "budgets": {"linf": 0.1}},
+            {"test": "moved*", "limit": 2}, {"test": "moved*", "indices": str(tmp_path / "ids.txt")}]  # fmt: skip
+    assert {replace(data, **fields).split("test").digest() for fields in same} == {digests[0]}
+
+
 def test_beyond_eight_gigabytes_the_footers_are_digested(tmp_path, pictures, png, write_parquet, monkeypatch):
     monkeypatch.setattr(digest, "WHOLE", 100)
     path = write_parquet(tmp_path / "test.parquet", [png(image) for image in pictures(3)], [0, 1, 2])

@@ -83,4 +83,4 @@ def ascend(
         z = threat.project(z + threat.budget(x) * step.length * threat.steepest(gradient, sparsity), x)
     draw = rng.stream(len(plan))
     logits = head.scores(z, draw)
-    best.note(index, z, margins(logits, y), head.broken(z, logits, y, draw))
+    best.note(index, z, margins(logits, y), head.broken(z, logits, y, draw, plain=True))

@@ -51,7 +51,8 @@ class Cascade:
             below = rng.select(index).stream(name)
             z = attack(head, x[index], y[index], threat=threat.select(index), rng=below)
             best[index] = z
-            fooled = head.broken(z, head.scores(z, below.stream("end")), y[index], below.stream("end"))
+            draw = below.stream("end")
+            fooled = head.broken(z, head.scores(z, draw), y[index], draw, plain=True)
             index = index[~fooled]
         return best
 

@@ -96,7 +96,7 @@ class FAB:
             share = (one / (one + two).clamp_min(1e-12)).clamp(0, self.bias).to(x.dtype).reshape(-1, 1, 1, 1)
             ahead, straight = point + self.overshoot * from_point, x + self.overshoot * from_image
             point = ((1 - share) * ahead + share * straight).clamp(threat.low, threat.high)
-            broken = head.broken(point, head.scores(point, draw), y, draw)
+            broken = head.broken(point, head.scores(point, draw), y, draw, plain=True)
             inside = broken & threat.contains(point, x)
             if inside.any():
                 found[alive[place[inside]]] = point[inside]

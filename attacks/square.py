@@ -65,7 +65,7 @@ class Square:
                 side = self.side(query - 1, *x.shape[2:])
                 tried = threat.project(propose(z, x, threat, side, draw), x)
             logits = head.scores(tried, draw)
-            margin, broken = margins(logits, y).double(), head.broken(tried, logits, y, draw)
+            margin, broken = margins(logits, y).double(), head.broken(tried, logits, y, draw, plain=True)
             better = (margin < best) | broken
             z = torch.where(better.reshape(-1, 1, 1, 1), tried, z)
             best = torch.where(better, margin, best)

@@ -83,14 +83,16 @@ class MeteredHead:
         return logits / self.head.draws, gradient
 
     @torch.no_grad()
-    def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng) -> Tensor:
+    def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
         """Which candidates fool the deployed forward, bool [B]. logits: what this head gave for them.
 
         The logits of an exact head in full precision are the verdict. Those of a faster twin only propose, and those of
         a surrogate say nothing: then `predict` decides, at the price of one forward for each sample asked.
+
+        plain: the logits come from `scores`, which never uses the twin.
         """
         wrong = logits.argmax(1) != y
-        if self.head.exact and self.fast is None and self.dtype is None:
+        if self.head.exact and (plain or (self.fast is None and self.dtype is None)):
             return wrong
         asked = wrong if self.head.exact else torch.ones_like(wrong)
         if not asked.any():

@@ -1,6 +1,8 @@
-"""One digest over the records of a run, so that a verdict about them cannot outlive them. Imports no torch."""
+"""Digests over the evidence of a run, so that a verdict about it cannot outlive it. Imports no torch."""
 
 import hashlib
+from collections.abc import Iterable
+from pathlib import Path
 
 from harness.records import RunFolder
 
@@ -13,9 +15,24 @@ def records_digest(run: RunFolder) -> str:
     Raises:
         OSError: a part cannot be read.
     """
+    return _digest(run.part_path(chunk) for chunk in sorted(run.present()))
+
+
+def adversarial_digest(run: RunFolder) -> str:
+    """The same over the stored adversarial examples of the chunks whose records are there."""
+    paths = (run.adversarial_path(chunk) for chunk in sorted(run.present()))
+    return _digest(path for path in paths if path.exists())
+
+
+def manifest_digest(run: RunFolder) -> str:
+    """The same over `run.json`."""
+    return _digest([run.manifest_path])
+
+
+def _digest(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for chunk in sorted(run.present()):
-        with run.part_path(chunk).open("rb") as part:
-            while block := part.read(1 << 20):
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
                 digest.update(block)
     return f"sha256:{digest.hexdigest()}"

@@ -12,8 +12,10 @@ adversarial examples of a chunk are renamed before its records: a chunk counts a
 """
 
 import errno
+import itertools
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +32,15 @@ SCHEMA_VERSION = 1
 
 CLEAN_STAGE = "clean"
 """Every sample has one row of this stage: the prediction on the unperturbed image."""
+
+REQUIRED: dict[str, type] = {
+    "status": str, "kind": str, "name": dict, "command": str, "config": dict, "config_hash": str, "victim": str,
+    "threat": dict, "heads": str, "dataset": dict, "weights": dict, "card": dict, "stages": list, "chunk": int,
+    "chunks": int, "device": str,
+}  # fmt: skip
+"""What every manifest holds from its first moment on."""
+
+_PART = re.compile(r"part-(\d{5,})\.parquet")
 
 ATTACK_SCHEMA = pa.schema(
     [
@@ -143,12 +154,19 @@ class RunFolder:
                 f"{self.manifest_path} has schema version {version}, this program reads {SCHEMA_VERSION}; "
                 "use the version of gauntlet that wrote it, or run again"
             )
+        unfit = [key for key, kind in REQUIRED.items() if not isinstance(content.get(key), kind)]
+        if unfit:
+            raise UserError(
+                f"{self.manifest_path} is damaged: it lacks a proper {unfit[0]}; move the folder away and run again"
+            )
         manifest: Manifest = content
         return manifest
 
     def present(self) -> set[int]:
-        """Indices of the chunks whose records are there. Does not open them."""
-        return {int(p.stem.removeprefix("part-")) for p in self.path.glob("records/part-*.parquet")}
+        """Indices of the chunks whose records are there. Does not open them; files of other names do not count."""
+        named = (_PART.fullmatch(path.name) for path in self.path.glob("records/part-*.parquet"))
+        chunks = {int(match[1]) for match in named if match}
+        return {chunk for chunk in chunks if self.part_path(chunk).exists()}
 
     def write_part(self, chunk: int, rows: pa.Table, seconds: dict[str, float]) -> None:
         """Commit the records of one chunk. seconds: per stage, beside the rows, which are the same in every run."""
@@ -184,7 +202,8 @@ class RunFolder:
     def set_aside(self, chunk: int) -> Path:
         """Rename a damaged part so that its chunk is done again; nothing is deleted."""
         path = self.part_path(chunk)
-        aside = path.with_suffix(".damaged")
+        names = (path.with_suffix(f".{number}.damaged" if number else ".damaged") for number in itertools.count())
+        aside = next(name for name in names if not name.exists())
         with _writing(path):
             path.replace(aside)
         return aside

@@ -1,36 +1,43 @@
-"""Re-check stored adversarial examples: `python -m harness.verify runs/...`.
+"""Re-check finished runs: `python -m harness.verify runs/...`.
 
-The check shares no code path with the attack or its judge: it reads the files, loads the data and the weights anew,
-measures distances in NumPy, and predicts in another batch composition. What it finds goes to `verification.json`.
+The check reads the files, builds data, defense and threat anew from the recorded configuration, and compares what the
+run claims with what that gives. It shares no code with the attacks or their judge: distances are measured in NumPy, and
+predictions made in another batch composition. What it finds goes to `verification.json`.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from torch import nn
+from torch import Tensor
 
-from harness import checkpoint
-from harness.compose import build, checked
-from harness.data.contract import Split
+from harness.audit import Key, claims, distance_of, entries, reach_of, row_problems, stored_keys
+from harness.data.contract import Batch
 from harness.environment import now
 from harness.errors import UserError
-from harness.evidence_digest import records_digest
-from harness.records import Manifest, RunFolder, find_runs, write_atomically
+from harness.evidence_digest import adversarial_digest, manifest_digest, records_digest
+from harness.prepare import Job
+from harness.rebuild import discrepancies, rebuild
+from harness.records import CLEAN_STAGE, Manifest, RunFolder, find_runs, write_atomically
 from harness.rng import Rng
-from harness.victim import Victim
 
 BATCH = 37
 """Images per prediction; not a size that an attack is likely to have used."""
+
+SHOWN = 20
+"""Problems that are printed and kept; all are counted."""
+
+NOT_STORED = "no adversarial examples were stored (runtime.keep=none)"
 
 
 @dataclass
@@ -38,113 +45,156 @@ class Report:
     """What was checked in one run.
 
     Attributes:
+        samples: whose clean prediction was repeated.
         checked: stored adversarial examples.
         claimed: rows that say "broken" in a stage other than the clean one.
-        problems: one line each; empty = verified.
+        stored: whether the run was to store its adversarial examples; without them nothing is verified.
+        problems: one line each.
     """
 
+    samples: int = 0
     checked: int = 0
     claimed: int = 0
+    stored: bool = True
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def verified(self) -> bool:
+        return self.stored and not self.problems
 
 
 def verify(run: RunFolder) -> Report:
-    """Check one finished run.
-
-    For each row that says "broken": its example is stored; it starts from the data set's image, bit for bit; it is
-    finite, in the box and within eps; the distance is the recorded one; and the deployed defense, rebuilt from the
-    recorded configuration with the recorded weights, gives a wrong class, the recorded one.
+    """Check one finished run: its manifest, its rows, its clean predictions and its adversarial examples.
 
     Raises:
-        UserError: the run is not finished, or its data or weights are no longer there.
+        UserError: the run is not finished or not an attack, a file is damaged, or its data or weights are gone.
     """
     manifest = run.manifest()
+    if manifest["kind"] != "attack":
+        raise UserError(f"{run.path} holds a run of the kind {manifest['kind']}; only attacks can be verified")
     if manifest["status"] not in ("done", "failed"):
         raise UserError(f"{run.path} is not finished; run its command again to go on: {manifest['command']}")
-    split, victim = _rebuild(manifest)
-    report = Report()
-    place = {int(sample): number for number, sample in enumerate(split.ids)}
-    for chunk in sorted(run.present()):
-        table = run.read_part(chunk).to_pandas()
-        claims = table[(table["broken"]) & (table["stage"] != "clean") & (table["error"].isna())]
-        report.claimed += len(claims)
-        stored = _stored(run, chunk)
-        index = {
-            (int(s), manifest["stages"][1 + int(k)]): n
-            for n, (s, k) in enumerate(zip(stored["sample"], stored["stage"], strict=True))
-        }
-        rows = [(row, index.get((int(row.sample), row.stage))) for row in claims.itertuples()]
-        missing = [row for row, at in rows if at is None]
-        report.problems += [f"sample {row.sample} ({row.stage}): no adversarial example is stored" for row in missing]
-        found = [(row, at) for row, at in rows if at is not None]
-        for start in range(0, len(found), BATCH):
-            _check(report, found[start : start + BATCH], stored, split, place, victim, manifest)
+    try:
+        job = rebuild(run, manifest)
+    except UserError as cause:
+        raise UserError(f"{run.manifest_path}: {cause}") from cause
+    except (OmegaConfBaseException, KeyError, TypeError, AttributeError) as cause:
+        why = (str(cause) or type(cause).__name__).splitlines()[0]
+        raise UserError(f"{run.manifest_path} is damaged: its config cannot be used ({why}); run again") from cause
+    report = Report(stored=manifest["config"]["runtime"].get("keep") != "none")
+    report.problems += discrepancies(run, manifest, job)
+    present, wanted = run.present(), set(range(job.manifest["chunks"]))
+    report.problems += [f"chunk {chunk}: its records are missing" for chunk in sorted(wanted - present)]
+    report.problems += [f"chunk {chunk}: the run has no such chunk" for chunk in sorted(present - wanted)]
+    report.problems += _strays(run, wanted)
+    for chunk in sorted(present & wanted):
+        _check_chunk(report, run, chunk, job, manifest)
     return report
 
 
-def _check(
+def _strays(run: RunFolder, wanted: set[int]) -> Iterator[str]:
+    known = {run.adversarial_path(chunk) for chunk in wanted}
+    for path in sorted(run.path.glob("adversarial/part-*.safetensors")):
+        if path not in known:
+            yield f"{path.name}: adversarial examples of no chunk of this run"
+
+
+def _check_chunk(report: Report, run: RunFolder, chunk: int, job: Job, manifest: Manifest) -> None:
+    size, stages = job.manifest["chunk"], job.manifest["stages"]
+    positions = range(len(job.split))[chunk * size : (chunk + 1) * size]
+    place = {int(job.split.ids[at]): at for at in positions}
+    table = run.read_part(chunk).to_pandas()
+    report.problems += row_problems(table, list(place), stages, reach_of(job.manifest["threat"]))
+    errors = int(table["error"].notna().sum())
+    if errors and manifest["status"] == "done":
+        report.problems.append(f"chunk {chunk}: {errors} rows have an error, yet the run is called done")
+    _check_clean(report, table, place, job)
+    mine = claims(table)
+    report.claimed += len(mine)
+    if not report.stored:
+        return
+    try:
+        stored = _stored(run, chunk)
+        keys = stored_keys(stored, stages, tuple(job.split.read(positions[:1]).x.shape[1:]))
+    except ValueError as cause:
+        report.problems.append(f"chunk {chunk}: {run.adversarial_path(chunk).name} is not sound: {cause}")
+        return
+    index = {key: number for number, key in enumerate(keys)}
+    if len(index) < len(keys):
+        report.problems.append(f"chunk {chunk}: {len(keys) - len(index)} adversarial examples are stored twice")
+    lines = [(key, "no adversarial example is stored") for key in mine if key not in index]
+    lines += [
+        (key, "an adversarial example is stored, but its row does not say broken") for key in set(index) - {*mine}
+    ]
+    report.problems += [f"{_who(key)}: {line}" for key, line in sorted(lines)]
+    found = [(key, mine[key], number) for key, number in index.items() if key in mine and key[0] in place]
+    for start in range(0, len(found), BATCH):
+        _check_examples(report, found[start : start + BATCH], stored, place, job)
+
+
+def _check_clean(report: Report, table: pd.DataFrame, place: dict[int, int], job: Job) -> None:
+    """Repeat the prediction of every clean image of a chunk."""
+    rows = {int(row.sample): row for row in entries(table[table["stage"] == CLEAN_STAGE])}
+    at = list(place.values())
+    for start in range(0, len(at), BATCH):
+        batch: Batch = job.split.read(at[start : start + BATCH])
+        predictions = _predict(job, batch.x, batch.ids).tolist()
+        for sample, label, pred in zip(batch.ids.tolist(), batch.y.tolist(), predictions, strict=True):
+            report.samples += 1
+            row = rows.get(sample)
+            if row is not None and (row.label, row.clean_pred, row.pred) != (label, pred, pred):
+                report.problems.append(
+                    f"sample {sample} (clean): label {label} and prediction {pred}, the record says {row.label} and "
+                    f"{row.clean_pred if row.clean_pred != pred else row.pred}"
+                )
+
+
+def _check_examples(
     report: Report,
-    found: list[tuple[Any, int]],
+    found: list[tuple[Key, Any, int]],
     stored: dict[str, NDArray[Any]],
-    split: Split,
     place: dict[int, int],
-    victim: Victim,
-    manifest: Manifest,
+    job: Job,
 ) -> None:
-    at = [position for _, position in found]
+    at = [number for _, _, number in found]
     z, x = stored["z"][at], stored["x"][at]
-    clean = split.read([place[int(row.sample)] for row, _ in found])
-    ids = torch.tensor([int(row.sample) for row, _ in found])
-    with torch.no_grad():
-        preds = victim.predict(torch.from_numpy(z.copy()), Rng(manifest["seed"], ids, "verify")).argmax(1)
-    for n, (row, _) in enumerate(found):
-        who = f"sample {row.sample} ({row.stage})"
+    clean = job.split.read([place[key[0]] for key, _, _ in found])
+    predictions = _predict(job, torch.from_numpy(z.copy()), clean.ids).tolist()
+    for n, ((key, row, _), pred) in enumerate(zip(found, predictions, strict=True)):
+        label, lines = int(clean.y[n]), []
         report.checked += 1
-        if not np.array_equal(x[n], clean.x[n].numpy()):
-            report.problems.append(f"{who}: the image it starts from is not the data set's")
-        elif int(clean.y[n]) != row.label:
-            report.problems.append(f"{who}: the label is {int(clean.y[n])}, the record says {row.label}")
-        distance, why = _distance(z[n], x[n], manifest["threat"])
+        if clean.x[n].numpy().tobytes() != x[n].tobytes():
+            lines.append("the image it starts from is not the data set's")
+        if label != row.label:
+            lines.append(f"the label is {label}, the record says {row.label}")
+        distance, why = distance_of(z[n], clean.x[n].numpy(), job.manifest["threat"])
         if why:
-            report.problems.append(f"{who}: {why}")
+            lines.append(why)
         elif abs(distance - row.distance) > 1e-6 * max(1.0, distance):
-            report.problems.append(f"{who}: distance {distance:.8g}, the record says {row.distance:.8g}")
-        pred = int(preds[n])
-        if pred == row.label:
-            report.problems.append(f"{who}: the defense predicts the true class {pred}")
+            lines.append(f"distance {distance:.8g}, the record says {row.distance:.8g}")
+        if pred == label:
+            lines.append(f"the defense predicts the true class {pred}")
         elif pred != row.pred:
-            report.problems.append(f"{who}: the defense predicts {pred}, the record says {row.pred}")
+            lines.append(f"the defense predicts {pred}, the record says {row.pred}")
+        report.problems += [f"{_who(key)}: {line}" for line in lines]
 
 
-def _distance(z: NDArray[Any], x: NDArray[Any], threat: dict[str, Any]) -> tuple[float, str]:
-    """Distance in the norm of the threat, and what is illegal about z."""
-    if not np.isfinite(z).all():
-        return 0.0, "the example has NaN or infinite pixels"
-    if z.min() < threat["low"] or z.max() > threat["high"]:
-        return 0.0, f"pixels from {z.min():.6g} to {z.max():.6g}, outside the box"
-    delta = np.abs(z.astype(np.float64) - x.astype(np.float64))
-    norms = {
-        "linf": lambda: delta.max(),
-        "l2": lambda: np.sqrt((delta**2).sum()),
-        "l1": lambda: delta.sum(),
-        "l0": lambda: (delta > 0).any(axis=0).sum(),
-    }
-    distance = float(norms[threat["norm"]]())
-    if distance > threat["radius"] * (1 + 1e-6) + 1e-7:
-        return distance, f"distance {distance:.8g} exceeds eps {threat['radius']:.8g}"
-    return distance, ""
+@torch.no_grad()
+def _predict(job: Job, x: Tensor, ids: Tensor) -> Tensor:
+    """The deployed prediction, with the random numbers of the judge, which depend on seed and sample alone."""
+    device = job.evaluation.device
+    rng = Rng(job.evaluation.seed, ids.to(device), "judge")
+    return job.evaluation.victim.predict(x.to(device), rng).argmax(1).cpu()
+
+
+def _who(key: Key) -> str:
+    return f"sample {key[0]} ({key[1]})"
 
 
 def _stored(run: RunFolder, chunk: int) -> dict[str, NDArray[Any]]:
     path = run.adversarial_path(chunk)
-    empty: dict[str, NDArray[Any]] = {
-        "sample": np.zeros(0, np.int64),
-        "stage": np.zeros(0, np.uint8),
-        "x": np.zeros(0),
-        "z": np.zeros(0),
-    }
     if not path.exists():
-        return empty
+        raise ValueError("it is missing")
     try:
         tensors: dict[str, NDArray[Any]] = load_file(path)
         return tensors
@@ -154,38 +204,9 @@ def _stored(run: RunFolder, chunk: int) -> dict[str, NDArray[Any]]:
         ) from None
 
 
-def _rebuild(manifest: Manifest) -> tuple[Split, Victim]:
-    """The data and the deployed defense, from the recorded configuration; their digests must be the recorded ones."""
-    cfg = OmegaConf.create(manifest["config"])
-    assert isinstance(cfg, DictConfig)
-    cfg = checked(cfg, [str(key) for key in cfg])
-    dataset = build(cfg.dataset)
-    split: Split = dataset.split("test")
-    if split.digest() != manifest["dataset"]["digest"] or split.selection() != manifest["dataset"]["selection"]:
-        raise UserError(f"the data set {dataset.name} is no longer the one of this run (its digest differs)")
-    defense = build(cfg.defense)
-    models: dict[str, nn.Module] = {}
-    waiting = dict(defense.parts)  # run.json is ordered by key: what a part uses may come after it
-    while waiting:
-        name = next(name for name, part in waiting.items() if all(other in models for other in part.uses))
-        part = waiting.pop(name)
-        trained = part.load(
-            dataset, Path(cfg.runs_dir) / "_trained", given={other: models[other] for other in part.uses}
-        )
-        if checkpoint.digest(trained.module) != manifest["weights"][name]:
-            raise UserError(f"the weights of {name} are no longer those of this run (their digest differs)")
-        models[name] = trained.module.eval()
-    victim: Victim = defense.deploy(models)
-    for module in victim.modules:
-        module.eval()
-    return split, victim
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Verify each run below the given folders; 0 = everything holds."""
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.verify", description="Re-check stored adversarial examples."
-    )
+    parser = argparse.ArgumentParser(prog="python -m harness.verify", description="Re-check finished runs.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
     failures = 0
     try:
@@ -195,30 +216,57 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for run in runs:
         try:
-            report = verify(run)
+            report = _judged(run)
         except UserError as cause:
             sys.stderr.write(f"error: {cause}\n")
             failures += 1
             continue
-        failures += bool(report.problems)
-        content = {
-            "verified": not report.problems,
-            "records_digest": records_digest(run),
-            "checked": report.checked,
-            "claimed": report.claimed,
-            "failed": len(report.problems),
-            "problems": report.problems[:20],
-            "time": now(),
-        }
-        write_atomically(run.path / "verification.json", (json.dumps(content, indent=1) + "\n").encode())
-        verdict = "verified" if not report.problems else f"{len(report.problems)} PROBLEMS"
-        sys.stdout.write(
-            f"{verdict}: {run.path}\n  {report.claimed} broken samples claimed, {report.checked} adversarial examples "
-            "reloaded: start image, box, distance, and a fresh prediction by the rebuilt defense\n"
-        )
-        for problem in report.problems[:20]:
-            sys.stdout.write(f"  {problem}\n")
+        failures += not report.verified
+        sys.stdout.write("\n".join(_lines(run, report)) + "\n")
     return 1 if failures else 0
+
+
+def _judged(run: RunFolder) -> Report:
+    """Verify a run and leave the verdict beside it, bound to the files as they were before they were read."""
+    try:
+        digests = {
+            "records_digest": records_digest(run),
+            "manifest_digest": manifest_digest(run),
+            "adversarial_digest": adversarial_digest(run),
+        }
+    except OSError as cause:
+        raise UserError(f"{run.path} cannot be read ({cause.strerror or cause}); check its files") from None
+    report = verify(run)
+    content = {
+        "verified": report.verified,
+        **digests,
+        "checked": report.checked,
+        "claimed": report.claimed,
+        "failed": len(report.problems),
+        "problems": report.problems[:SHOWN] or ([] if report.stored else [NOT_STORED]),
+        "time": now(),
+    }
+    write_atomically(run.path / "verification.json", (json.dumps(content, indent=1) + "\n").encode())
+    return report
+
+
+def _lines(run: RunFolder, report: Report) -> Iterator[str]:
+    if not report.problems and not report.stored:
+        yield f"not verified: {run.path}\n  {NOT_STORED}"
+        return
+    yield f"{'verified' if report.verified else f'{len(report.problems)} PROBLEMS'}: {run.path}"
+    yield (
+        f"  {report.claimed} broken samples claimed, {report.checked} adversarial examples reloaded: start image, box, "
+        f"distance, fresh prediction;\n  {report.samples} clean predictions repeated; rows complete; manifest rebuilt "
+        "from configuration, data and weights"
+        if report.verified
+        else f"  {report.claimed} broken samples claimed, {report.checked} adversarial examples and {report.samples} "
+        "clean predictions checked"
+    )
+    yield "  not checked: whether a stronger attack breaks the survivors; seconds, pass counters and red flags"
+    yield from (f"  {problem}" for problem in report.problems[:SHOWN])
+    if len(report.problems) > SHOWN:
+        yield f"  and {len(report.problems) - SHOWN} more"
 
 
 def _runs_in(folder: Path) -> list[RunFolder]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.errors import UserError
-from harness.evidence_digest import records_digest
+from harness.evidence_digest import adversarial_digest, manifest_digest, records_digest
 from harness.records import find_runs
 from leaderboard.chunk import Bools, Find, Floats, Ints, Stage, Verdicts, judge, merge
 from leaderboard.manifest import Run, read_run
@@ -104,7 +104,7 @@ def collect(run: Run, root: Path) -> Evidence:
     damaged: list[str] = []
     chunks: list[Verdicts] = []
     finds: list[Find] = []
-    seen = _present(run, damaged)
+    seen = sorted(run.folder.present())
     for chunk in seen:
         try:
             table = run.folder.read_part(chunk)
@@ -116,14 +116,6 @@ def collect(run: Run, root: Path) -> Evidence:
         finds += verdicts.examples(table, chunk, EXAMPLES - len(finds))
     verification = _verification(run, damaged)
     return _evidence(run, merge(chunks, run.stages), finds, seen, verification, damaged)
-
-
-def _present(run: Run, damaged: list[str]) -> list[int]:
-    try:
-        return sorted(run.folder.present())
-    except (OSError, ValueError):
-        damaged.append(f"{run.place}/records holds a file with a foreign name; move it away")
-        return []
 
 
 def _evidence(
@@ -184,11 +176,13 @@ def _verification(run: Run, damaged: list[str]) -> Verification:
         return Verification("none")
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-        state = str(content.get("records_digest"))
         checked, failed = int(content.get("checked", 0)), int(content.get("failed", 0))
-        if state != records_digest(run.folder):
+        digests = {"records": records_digest, "manifest": manifest_digest, "adversarial": adversarial_digest}
+        if any(content.get(f"{name}_digest") != digest(run.folder) for name, digest in digests.items()):
             return Verification("stale", checked, failed)
-        return Verification("verified" if content.get("verified") is True else "failed", checked, failed)
+        if content.get("verified") is True:
+            return Verification("verified", checked, failed)
+        return Verification("failed" if failed else "none", checked, failed)  # without stored examples nothing failed
     except (OSError, TypeError, ValueError, AttributeError):
         damaged.append(f"{run.place}/verification.json cannot be read; verify the run again")
         return Verification("none")

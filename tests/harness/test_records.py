@@ -8,7 +8,7 @@ import pytest
 
 from harness import records
 from harness.errors import UserError
-from harness.records import ATTACK_SCHEMA, Manifest, RunFolder, find_runs, rows, write_atomically
+from harness.records import ATTACK_SCHEMA, REQUIRED, Manifest, RunFolder, find_runs, rows, write_atomically
 from harness.tally import tally
 
 
@@ -29,7 +29,9 @@ def table(entries):
 
 
 def manifest(**changes):
-    return Manifest(**({"schema_version": 1, "status": "running", "stages": ["clean", "a/true", "a/other"]} | changes))
+    blank = {key: kind() for key, kind in REQUIRED.items()}
+    own = {"schema_version": 1, "status": "running", "stages": ["clean", "a/true", "a/other"]}
+    return Manifest(**(blank | own | changes))
 
 
 def test_a_part_comes_back_as_it_was_written(tmp_path):
@@ -56,6 +58,23 @@ def test_a_part_cut_short_is_named_and_set_aside(tmp_path, keep):
     assert run.present() == set()
 
 
+def test_files_of_other_names_are_no_parts(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_part(1, table([(1, "clean", False)]), {})
+    for name in ("part-00001 (copy).parquet", "part-1.parquet", "part-000002.parquet", "part-x.parquet"):
+        (tmp_path / "records" / name).write_bytes(b"")
+    assert run.present() == {1}
+
+
+def test_what_was_set_aside_before_is_kept(tmp_path):
+    run = RunFolder(tmp_path)
+    for content in ("one", "two", "three"):
+        run.write_part(0, table([(1, "clean", False)]), {})
+        run.part_path(0).write_text(content)
+        assert run.set_aside(0).read_text() == content
+    assert sorted(path.read_text() for path in tmp_path.rglob("*.damaged")) == ["one", "three", "two"]
+
+
 def test_the_first_process_makes_the_manifest(tmp_path):
     run = RunFolder(tmp_path / "run")
     assert run.create(manifest(command="first"))["command"] == "first"
@@ -80,7 +99,13 @@ def test_processes_that_start_at_once_agree_on_one_manifest(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"{", "damaged"), (b"\xff\xfe", "damaged"), (b"[]", "schema version"), (b'{"schema_version": 99}', "99")],
+    [
+        (b"{", "damaged"),
+        (b"\xff\xfe", "damaged"),
+        (b"[]", "schema version"),
+        (b'{"schema_version": 99}', "99"),
+        (b'{"schema_version": 1}', "lacks a proper status"),
+    ],
 )
 def test_a_bad_manifest_gets_one_line(tmp_path, content, words):
     (tmp_path / "run.json").write_bytes(content)

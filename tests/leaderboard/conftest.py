@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from harness.evidence_digest import records_digest
+from harness.evidence_digest import adversarial_digest, manifest_digest, records_digest
 from harness.records import ATTACK_SCHEMA, CLEAN_STAGE, Manifest, RunFolder, rows, write_atomically
 from leaderboard.collect import collect, discover
 from leaderboard.score import Entry, pools, score
@@ -141,7 +141,9 @@ def _pictures(
 
 def verify(run: RunFolder, *, verified: bool = True, checked: int = 5, failed: int = 0) -> None:
     """Write the verdict of the independent check."""
-    content = {"verified": verified, "records_digest": records_digest(run), "checked": checked, "failed": failed}
+    content = {"verified": verified, "checked": checked, "failed": failed}
+    content |= {"records_digest": records_digest(run), "manifest_digest": manifest_digest(run)}
+    content |= {"adversarial_digest": adversarial_digest(run)}
     (run.path / "verification.json").write_text(json.dumps(content))
 
 

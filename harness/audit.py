@@ -1,0 +1,117 @@
+"""Whether the rows of a chunk can be what an evaluation wrote: whole, each once, and of one story. Imports no torch."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.records import CLEAN_STAGE
+
+Key = tuple[int, str]
+"""(sample, stage)"""
+
+
+def row_problems(table: pd.DataFrame, ids: Sequence[int], stages: Sequence[str], reach: float) -> Iterator[str]:
+    """One line for each thing wrong with the rows of a chunk.
+
+    Every sample of the chunk has one clean row. One that is right as it is has one row in each stage until a stage
+    breaks it or ends in an error, and none after; one that is wrong as it is has no other row.
+
+    Args:
+        table: columns of `records.ATTACK_SCHEMA`.
+        ids: the samples that belong to the chunk.
+        stages: in the order in which they run, "clean" first.
+        reach: the largest distance that is inside the threat.
+    """
+    seen: dict[int, dict[str, Any]] = {int(sample): {} for sample in ids}
+    for row in entries(table):
+        who, mine = f"sample {row.sample} ({row.stage})", seen.get(int(row.sample))
+        if mine is None:
+            yield f"{who}: the sample does not belong to this chunk"
+        elif row.stage not in stages:
+            yield f"{who}: the run has no such stage"
+        elif row.stage in mine:
+            yield f"{who}: the row is there twice"
+        else:
+            mine[row.stage] = row
+        if not (np.isfinite(row.distance) and np.isfinite(row.margin)):
+            yield f"{who}: distance or margin is NaN or infinite"
+        elif not 0 <= row.distance <= reach:
+            yield f"{who}: the recorded distance {row.distance:.8g} is outside the threat"
+    for sample, rows in seen.items():
+        yield from (f"sample {sample}{line}" for line in _story(rows, stages))
+
+
+def _story(rows: dict[str, Any], stages: Sequence[str]) -> Iterator[str]:
+    clean = rows.get(CLEAN_STAGE)
+    if clean is None:
+        yield ": there is no clean row"
+        return
+    down = False
+    for stage in stages:
+        row = rows.get(stage)
+        if (row is None) != down:
+            yield f" ({stage}): " + ("there is no row" if row is None else "it was broken before, but was attacked")
+        if row is None:
+            continue
+        failed = not pd.isna(row.error)
+        if (row.label, row.clean_pred) != (clean.label, clean.clean_pred):
+            yield f" ({stage}): label or clean prediction is not that of the clean row"
+        if row.broken != (row.pred != row.label and not failed):
+            yield f" ({stage}): prediction {row.pred}, label {row.label} and broken={row.broken} contradict each other"
+        down = down or bool(row.broken) or failed
+
+
+def claims(table: pd.DataFrame) -> dict[Key, Any]:
+    """The rows that say that an attack broke a sample."""
+    broken = table[table["broken"] & (table["stage"] != CLEAN_STAGE) & table["error"].isna()]
+    return {(int(row.sample), str(row.stage)): row for row in entries(broken)}
+
+
+def entries(table: pd.DataFrame) -> Iterator[Any]:
+    """The rows, one named tuple each."""
+    yield from table.itertuples(index=False)
+
+
+def stored_keys(stored: dict[str, NDArray[Any]], stages: Sequence[str], shape: tuple[int, ...]) -> list[Key]:
+    """Whose each stored example is. shape: of one image.
+
+    Raises:
+        ValueError: in words, where the arrays are not those of adversarial examples.
+    """
+    lacking = [name for name in ("sample", "stage", "x", "z") if name not in stored]
+    if lacking:
+        raise ValueError(f"it lacks {', '.join(lacking)}")
+    count = len(stored["sample"])
+    for name in ("x", "z"):
+        if stored[name].shape != (count, *shape) or stored[name].dtype != np.float32:
+            raise ValueError(f"{name} is {stored[name].dtype} {list(stored[name].shape)}")
+    if stored["stage"].shape != (count,) or (count and not 0 <= stored["stage"].max() < len(stages) - 1):
+        raise ValueError("it names stages that the run does not have")
+    return [(int(s), stages[1 + int(k)]) for s, k in zip(stored["sample"], stored["stage"], strict=True)]
+
+
+def distance_of(z: NDArray[Any], x: NDArray[Any], threat: dict[str, Any]) -> tuple[float, str]:
+    """Distance in the norm of the threat, and what is illegal about z; z, x: [C, H, W]."""
+    if not np.isfinite(z).all():
+        return 0.0, "the example has NaN or infinite pixels"
+    if z.min() < threat["low"] or z.max() > threat["high"]:
+        return 0.0, f"pixels from {z.min():.6g} to {z.max():.6g}, outside the box"
+    delta = np.abs(z.astype(np.float64) - x.astype(np.float64))
+    norms = {
+        "linf": lambda: delta.max(),
+        "l2": lambda: np.sqrt((delta**2).sum()),
+        "l1": lambda: delta.sum(),
+        "l0": lambda: (delta > 0).any(axis=0).sum(),
+    }
+    distance = float(norms[threat["norm"]]())
+    if distance > reach_of(threat):
+        return distance, f"distance {distance:.8g} exceeds eps {threat['radius']:.8g}"
+    return distance, ""
+
+
+def reach_of(threat: dict[str, Any]) -> float:
+    """The largest distance that counts as inside."""
+    return float(threat["radius"]) * (1 + 1e-6) + 1e-7

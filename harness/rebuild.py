@@ -1,0 +1,107 @@
+"""A run rebuilt from its recorded configuration, and where its manifest differs from what that gives.
+
+The rebuilt evaluation, never the record, says what the run should hold: its threat, stages, samples and chunks.
+"""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from harness.compose import build, checked
+from harness.errors import UserError
+from harness.prepare import KEYS, Job, prepare
+from harness.records import Manifest, RunFolder
+
+COMPARED = (
+    "schema_version", "kind", "name", "config_hash", "victim", "threat", "heads", "dataset", "weights",
+    "stages", "chunk", "chunks", "seed",
+)  # fmt: skip
+TEXTS = ("summary", "source", "claim")
+"""Keys of the card that may be worded anew without another result."""
+
+
+def rebuild(run: RunFolder, manifest: Manifest) -> Job:
+    """The evaluation of a run, from its configuration. Trains nothing.
+
+    Trained weights are looked for beside the folder of the run, wherever that has been moved:
+    `<runs_dir>/<data set>/<threat>/<defense>/<attack>/<hash>` has its cache in `<runs_dir>/_trained`.
+
+    Raises:
+        UserError: configuration, data or weights are no longer there.
+    """
+    recorded: Any = OmegaConf.create(manifest["config"])
+    lacking = [key for key in KEYS if key not in recorded]
+    if lacking:
+        raise UserError(f"its config lacks {lacking[0]}; run again")
+    above = run.path.resolve().parents
+    recorded.runs_dir = str(above[min(4, len(above) - 1)])
+    recorded.logger = {"_target_": "harness.tracking.NoTracker"}
+    device = "cpu" if manifest["device"].startswith("cpu") else "auto"
+    recorded.runtime.update(progress=False, fold=False, shards=1, shard=0, device=device)
+    cfg = checked(recorded, KEYS)
+    order = _found(cfg, Path(cfg.runs_dir) / "_trained", manifest["command"])
+    if order:  # run.json is ordered by key: what a part uses may come after it
+        recorded.defense.parts = {name: recorded.defense.parts[name] for name in order}
+    names = {key: str(manifest["name"].get(key)) for key in ("defense", "attack", "model")}
+    return prepare(recorded, names, manifest["command"])
+
+
+def discrepancies(run: RunFolder, manifest: Manifest, job: Job) -> list[str]:
+    """One line for each part of the manifest, and of the path, that is not what the configuration gives."""
+    fresh: dict[str, Any] = json.loads(json.dumps(job.manifest))
+    found: dict[str, Any] = dict(manifest)
+    problems = [
+        f"run.json: {key} is {_short(found.get(key))}, its configuration, data and weights give {_short(fresh[key])}"
+        for key in COMPARED
+        if found.get(key) != fresh[key]
+    ]
+    card = fresh["card"]
+    if any(found["card"].get(key) != value for key, value in card.items() if key not in TEXTS):
+        problems.append("run.json: the card is not that of the defense")
+    name = fresh["name"]
+    place = [name["dataset"], name["threat"], name["defense"], name["attack"], fresh["config_hash"]]
+    if list(run.path.resolve().parts[-5:]) != place:
+        problems.append(f"the folder is not the one of this run, which is {'/'.join(place)}")
+    return problems + [
+        f"run.json: its {group} is called {name[group]}, but is {manifest['config'][group]['_target_']}"
+        for group in ("defense", "attack")
+        if _target(group, name[group]) not in (None, manifest["config"][group]["_target_"])
+    ]
+
+
+def _found(cfg: DictConfig, cache: Path, command: str) -> list[str]:
+    """The names of the parts in an order in which they can be loaded; each can be, without any training."""
+    dataset, defense = build(cfg.dataset), build(cfg.defense)
+    models: dict[str, nn.Module] = {}
+    waiting = dict(defense.parts)
+    while waiting:
+        name = next((n for n, part in waiting.items() if all(other in models for other in part.uses)), None)
+        if name is None:
+            raise UserError(f"the parts {', '.join(waiting)} of the defense wait for parts that are not there")
+        part = waiting.pop(name)
+        try:
+            given = {other: models[other] for other in part.uses}
+            models[name] = part.load(dataset, cache, given=given, train=False).module
+        except UserError as cause:
+            if part.weights is not None:
+                raise
+            raise UserError(f"the weights of {name} are gone ({cause}); train them again with: {command}") from None
+    return list(models)
+
+
+def _target(group: str, name: str) -> str | None:
+    """What a choice that comes with the program stands for; None for a choice of the user's own."""
+    path = Path(str(files("conf"))) / group / f"{name}.yaml"
+    if "/" in name or not path.is_file():
+        return None
+    node = OmegaConf.load(path)
+    return str(node["_target_"]) if isinstance(node, DictConfig) and "_target_" in node else None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= 300 else f"{text[:300]}..."

@@ -58,8 +58,8 @@ class MixingNetwork(nn.Module):
         front, behind = torch.cat(tuple(early), 1), torch.cat(tuple(late), 1)
         if (front.shape[1], behind.shape[1]) != self.channels:
             raise UserError(
-                f"the tapped layers give {front.shape[1]} early and {behind.shape[1]} late channels, the mixing network "
-                f"takes {self.channels[0]} and {self.channels[1]}; set defense.parts.mixer.model.early and late"
+                f"the tapped layers give {front.shape[1]} early and {behind.shape[1]} late channels, the mixing "
+                f"network takes {self.channels[0]} and {self.channels[1]}; set defense.parts.mixer.model.early and late"
             )
         first = self.stage1(front)
         if first.shape[2:] != behind.shape[2:]:

@@ -4,6 +4,7 @@ The rebuilt evaluation, never the record, says what the run should hold: its thr
 """
 
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,26 @@ TEXTS = ("summary", "source", "claim")
 """Keys of the card that may be worded anew without another result."""
 
 
-def rebuild(run: RunFolder, manifest: Manifest) -> Job:
+def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> Job:
     """The evaluation of a run, from its configuration. Trains nothing.
 
     Trained weights are looked for beside the folder of the run, wherever that has been moved:
     `<runs_dir>/<data set>/<threat>/<defense>/<attack>/<hash>` has its cache in `<runs_dir>/_trained`.
 
+    Args:
+        trust: packages that the one who asks trusts; what the run says of that counts for nothing, since it may be
+            somebody else's, and its configuration names code to call.
+
     Raises:
-        UserError: configuration, data or weights are no longer there.
+        UserError: configuration, data or weights are no longer there, or the run needs a package that is not trusted.
     """
     recorded: Any = OmegaConf.create(manifest["config"])
     lacking = [key for key in KEYS if key not in recorded]
     if lacking:
         raise UserError(f"its config lacks {lacking[0]}; run again")
+    foreign = [str(name) for name in recorded.trusted_packages if name not in trust]
+    if foreign:
+        raise UserError(f"the run calls code of {foreign[0]}; if you trust it, add --trust {foreign[0]}")
     above = run.path.resolve().parents
     recorded.runs_dir = str(above[min(4, len(above) - 1)])
     recorded.logger = {"_target_": "harness.tracking.NoTracker"}

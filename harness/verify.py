@@ -8,7 +8,7 @@ predictions made in another batch composition. What it finds goes to `verificati
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,11 @@ class Report:
         return self.stored and not self.problems
 
 
-def verify(run: RunFolder) -> Report:
+def verify(run: RunFolder, trust: Sequence[str] = ()) -> Report:
     """Check one finished run: its manifest, its rows, its clean predictions and its adversarial examples.
+
+    Args:
+        trust: packages beyond gauntlet's that its configuration may call.
 
     Raises:
         UserError: the run is not finished or not an attack, a file is damaged, or its data or weights are gone.
@@ -75,7 +78,7 @@ def verify(run: RunFolder) -> Report:
     if manifest["status"] not in ("done", "failed"):
         raise UserError(f"{run.path} is not finished; run its command again to go on: {manifest['command']}")
     try:
-        job = rebuild(run, manifest)
+        job = rebuild(run, manifest, trust)
     except UserError as cause:
         raise UserError(f"{run.manifest_path}: {cause}") from cause
     except (OmegaConfBaseException, KeyError, TypeError, AttributeError) as cause:
@@ -208,15 +211,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Verify each run below the given folders; 0 = everything holds."""
     parser = argparse.ArgumentParser(prog="python -m harness.verify", description="Re-check finished runs.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
+    parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="a package that runs may call")
+    options = parser.parse_args(arguments)
     failures = 0
     try:
-        runs = [run for folder in parser.parse_args(arguments).folders for run in _runs_in(folder)]
+        runs = [run for folder in options.folders for run in _runs_in(folder)]
     except UserError as cause:
         sys.stderr.write(f"error: {cause}\n")
         return 1
     for run in runs:
         try:
-            report = _judged(run)
+            report = _judged(run, options.trust)
         except UserError as cause:
             sys.stderr.write(f"error: {cause}\n")
             failures += 1
@@ -226,7 +231,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _judged(run: RunFolder) -> Report:
+def _judged(run: RunFolder, trust: Sequence[str]) -> Report:
     """Verify a run and leave the verdict beside it, bound to the files as they were before they were read."""
     try:
         digests = {
@@ -236,7 +241,7 @@ def _judged(run: RunFolder) -> Report:
         }
     except OSError as cause:
         raise UserError(f"{run.path} cannot be read ({cause.strerror or cause}); check its files") from None
-    report = verify(run)
+    report = verify(run, trust)
     content = {
         "verified": report.verified,
         **digests,
@@ -272,7 +277,7 @@ def _lines(run: RunFolder, report: Report) -> Iterator[str]:
 def _runs_in(folder: Path) -> list[RunFolder]:
     if not folder.is_dir():
         raise UserError(
-            f"{folder} is not a folder; give a run folder such as runs/digits/linf-3_20/none/pgd/0123456789ab"
+            f"{folder} is not a folder; give a run folder such as runs/digits/linf-0.15/none/pgd/0123456789ab"
         )
     runs = find_runs(folder)
     if not runs:

@@ -300,6 +300,10 @@ def test_a_model_and_data_of_the_users_own(shared, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "clean accuracy" in done.stdout
+    path = f"{shared}/models"
+    strange = call(str(tmp_path), script="-m harness.verify", PYTHONPATH=path)
+    refused(strange, "--trust networks")
+    assert call(str(tmp_path), "--trust", "networks", script="-m harness.verify", PYTHONPATH=path).returncode == 0
 
 
 def test_a_mixture_is_attacked_through_every_head_and_verified(tmp_path):

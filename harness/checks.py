@@ -1,7 +1,7 @@
 """Red flags: signs that a robustness number says more about the evaluation than about the model.
 
-Some checks look at the first images; the others look at the evidence. A flag is a result: it goes
-into `run.json` and onto the board. The ideas follow the checks that come with AutoAttack (Croce and Hein 2020, arXiv
+Some checks look at the first images; the others look at the evidence. A flag is a result: it goes into `run.json` and
+onto the board. The ideas follow the checks that come with AutoAttack (Croce and Hein 2020, arXiv
 2003.01690) and the list of Carlini et al. 2019, arXiv 1902.06705.
 """
 

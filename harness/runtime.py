@@ -19,8 +19,8 @@ class Runtime:
         chunk: samples per evidence file: the unit of resuming and of sharding. The run's first process fixes it.
         shards, shard: this process takes the chunks whose index is `shard` modulo `shards`.
         gradients: "float32", or "bfloat16" for the gradient passes; verdicts are always float32.
-        fold: differentiate through copies with batch norm folded into the convolutions, channels last; about twice as
-            fast on a CPU. The plain network judges.
+        fold: differentiate through copies with batch norm folded into the convolutions, channels last, which is faster
+            on a CPU. The plain network judges.
         keep: adversarial examples to store: "broken" or "none".
         progress: show a progress bar.
 

@@ -49,9 +49,12 @@ def evaluate(composed: DictConfig, choices: dict[str, str], command: str) -> Out
     with sole_owner(job.run.path, shard, "; wait for it, or split the work with runtime.shards"):
         manifest = job.run.create(job.manifest)
         _same(manifest, job.manifest, job.run.path)
-        if _work(job, manifest) or manifest["status"] != "done":
-            manifest = _settle(job, manifest)
-    return Outcome(job.run, manifest, tally(job.run, manifest["stages"]), job.tracker)
+        worked = _work(job, manifest)
+        whole = len(job.run.present()) == manifest["chunks"]  # asked before counting: other shards may be at work
+        total = tally(job.run, manifest["stages"])
+        if whole and (worked or manifest["status"] != "done"):
+            manifest = _settle(job, manifest, total)
+    return Outcome(job.run, manifest, total, job.tracker)
 
 
 def _same(standing: Manifest, mine: Manifest, folder: Path) -> None:
@@ -119,11 +122,8 @@ def _sound(run: RunFolder, chunk: int, keep: str) -> bool:
     return False
 
 
-def _settle(job: Job, manifest: Manifest) -> Manifest:
-    """Write the totals once every chunk is there."""
-    if len(job.run.present()) < manifest["chunks"]:
-        return manifest
-    total = tally(job.run, manifest["stages"])
+def _settle(job: Job, manifest: Manifest, total: Tally) -> Manifest:
+    """Write the totals and the flags of a run whose chunks are all there."""
     probe = job.split.read(slice(0, min(len(job.split), PROBE)))
     codes = {(made["commit"], made["dirty"], made["versions"].get("torch")) for made in manifest.get("made_by", [])}
     mixed = [Flag("mixed-code", f"parts of this run were made by {len(codes)} versions of the code")]

@@ -53,6 +53,11 @@ class MeteredHead:
     fast: Forward | None = None
     dtype: torch.dtype | None = None
 
+    @property
+    def members(self) -> "tuple[MeteredHead, ...]":
+        """The heads that this one is made of: itself, where it is no ensemble."""
+        return (self,)
+
     @torch.no_grad()
     def scores(self, z: Tensor, rng: Rng) -> Tensor:
         """Logits of the head without a gradient, the mean over its draws, [B, K]."""

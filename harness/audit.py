@@ -13,17 +13,21 @@ Key = tuple[int, str]
 """(sample, stage)"""
 
 
-def row_problems(table: pd.DataFrame, ids: Sequence[int], stages: Sequence[str], reach: float) -> Iterator[str]:
+def row_problems(
+    table: pd.DataFrame, ids: Sequence[int], stages: Sequence[str], reach: float, coverage: str = "standing"
+) -> Iterator[str]:
     """One line for each thing wrong with the rows of a chunk.
 
-    Every sample of the chunk has one clean row. One that is right as it is has one row in each stage until a stage
-    breaks it or ends in an error, and none after; one that is wrong as it is has no other row.
+    Every sample of the chunk has one clean row. Where the coverage is "standing", one that is right as it is has one row
+    in each stage until a stage breaks it or ends in an error, and none after; where it is "correct", one in each stage.
+    One that is wrong as it is has no other row, unless the coverage is "all": then every sample has one in each stage.
 
     Args:
         table: columns of `records.ATTACK_SCHEMA`.
         ids: the samples that belong to the chunk.
         stages: in the order in which they run, "clean" first.
         reach: the largest distance that is inside the threat.
+        coverage: which samples a stage attacks: standing, correct or all.
     """
     seen: dict[int, dict[str, Any]] = {int(sample): {} for sample in ids}
     for row in entries(table):
@@ -41,10 +45,10 @@ def row_problems(table: pd.DataFrame, ids: Sequence[int], stages: Sequence[str],
         elif not 0 <= row.distance <= reach:
             yield f"{who}: the recorded distance {row.distance:.8g} is outside the threat"
     for sample, rows in seen.items():
-        yield from (f"sample {sample}{line}" for line in _story(rows, stages))
+        yield from (f"sample {sample}{line}" for line in _story(rows, stages, coverage))
 
 
-def _story(rows: dict[str, Any], stages: Sequence[str]) -> Iterator[str]:
+def _story(rows: dict[str, Any], stages: Sequence[str], coverage: str) -> Iterator[str]:
     clean = rows.get(CLEAN_STAGE)
     if clean is None:
         yield ": there is no clean row"
@@ -53,7 +57,7 @@ def _story(rows: dict[str, Any], stages: Sequence[str]) -> Iterator[str]:
     for stage in stages:
         row = rows.get(stage)
         if (row is None) != down:
-            yield f" ({stage}): " + ("there is no row" if row is None else "it was broken before, but was attacked")
+            yield f" ({stage}): " + ("there is no row" if row is None else "it was out before, but was attacked")
         if row is None:
             continue
         failed = not pd.isna(row.error)
@@ -61,7 +65,8 @@ def _story(rows: dict[str, Any], stages: Sequence[str]) -> Iterator[str]:
             yield f" ({stage}): label or clean prediction is not that of the clean row"
         if row.broken != (row.pred != row.label and not failed):
             yield f" ({stage}): prediction {row.pred}, label {row.label} and broken={row.broken} contradict each other"
-        down = down or bool(row.broken) or failed
+        ends = coverage == "standing" or (coverage == "correct" and stage == CLEAN_STAGE)
+        down = down or (ends and (bool(row.broken) or failed))
 
 
 def claims(table: pd.DataFrame) -> dict[Key, Any]:

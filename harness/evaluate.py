@@ -1,35 +1,38 @@
 """The one loop that attacks and judges. No attack grades itself.
 
-For each chunk of samples: the clean prediction, then every stage on what still stands, then for each candidate the
+For each chunk of samples: the clean prediction, then every stage on the samples that it covers, for each candidate the
 membership in the threat and a fresh float32 prediction of the deployed pipeline, then a row. Nothing here prints, reads
 or writes files.
 """
 
-import logging
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.meter import Counts, MeteredHead
-from harness.records import CLEAN_STAGE, rows
+from harness.ledger import Chunk, Ledger, timed
+from harness.meter import MeteredHead
+from harness.records import CLEAN_STAGE
 from harness.rng import Rng
-from harness.sanity import check_images, check_scores
+from harness.sanity import check_images
 from harness.threat import Threat
 from harness.victim import Head, Victim
 
-log = logging.getLogger(__name__)
+Coverage = Literal["standing", "correct", "all"]
+"""Which samples a stage attacks: those that still stand (a suite: each stage sees what the ones before left), those
+that are right as they are (exhaustive: each pair of source and attack is measured by itself), or all."""
 
 
 class Attack(Protocol):
-    """What an attack is: knobs bound by value, and a call that returns candidates only."""
+    """What an attack is: knobs bound by value, and a call that returns candidates only.
+
+    A call has at most `batch_size` samples, and what becomes of one must not depend on the others. An attack that does
+    compare samples has `cross_sample = True`: it is called once per chunk, with all that stands there, and cuts its
+    passes itself with `head.batches`.
+    """
 
     needs: ClassVar[str]
 
@@ -46,21 +49,6 @@ class Stage:
     fast: Head | None
 
 
-@dataclass
-class Chunk:
-    """What one chunk of samples left behind.
-
-    Attributes:
-        rows: table of `records.ATTACK_SCHEMA`.
-        adversarial: sample int64 [m], stage uint8 [m], x and z float32 [m, C, H, W] of the broken samples.
-        seconds: per stage.
-    """
-
-    rows: pa.Table
-    adversarial: dict[str, np.ndarray]
-    seconds: dict[str, float]
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """An attack on a victim under a threat.
@@ -75,6 +63,7 @@ class Evaluation:
         heads: "declared": gradient attacks run on every head. "true": on the deployed forward only, for comparison.
         batch_size: samples per forward pass; changes no record.
         gradients: reduced precision of the gradient passes; None: that of the images.
+        coverage: which samples a stage attacks.
     """
 
     victim: Victim
@@ -87,6 +76,7 @@ class Evaluation:
     batch_size: int = 128
     gradients: torch.dtype | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    coverage: Coverage = "standing"
 
     @property
     def stages(self) -> list[Stage]:
@@ -110,167 +100,19 @@ class Evaluation:
         order = batch.ids.argsort()
         ids, x, y = (t[order] for t in batch)
         check_images(ids, x, y, self.classes, (self.threat.low, self.threat.high))
-        ledger = _Ledger(self, ids, x, y)
-        with _timed(ledger.seconds, CLEAN_STAGE):
+        ledger = Ledger(self, ids, x, y)
+        with timed(ledger.seconds, CLEAN_STAGE):
             ledger.clean()
         advance(CLEAN_STAGE, len(ids))
         for stage in self.stages:
-            with _timed(ledger.seconds, stage.name):
-                standing = ledger.standing()
-                advance(stage.name, len(ids) - len(standing))
-                for positions in standing.split(self.batch_size):  # type: ignore[no-untyped-call]
+            with timed(ledger.seconds, stage.name):
+                due = ledger.due()
+                advance(stage.name, len(ids) - len(due))
+                size = max(len(due), 1) if compares(stage.attack) else self.batch_size
+                for positions in due.split(size):  # type: ignore[no-untyped-call]
                     ledger.attack(stage, positions)
                     advance(stage.name, len(positions))
         return ledger.close()
-
-
-class _Ledger:
-    """The rows of one chunk while it is being evaluated. All tensors of samples are on the host."""
-
-    def __init__(self, run: Evaluation, ids: Tensor, x: Tensor, y: Tensor) -> None:
-        self.run, self.ids, self.x, self.y = run, ids, x, y
-        self.clean_pred = torch.full_like(y, -1)
-        self.down = torch.zeros(len(ids), dtype=torch.bool)  # broken, or in error
-        self.tables: list[pa.Table] = []
-        self.kept: list[tuple[Tensor, int, Tensor]] = []  # positions, stage index, candidates
-        self.seconds: dict[str, float] = {}
-
-    def standing(self) -> Tensor:
-        return (~self.down).nonzero().squeeze(1)
-
-    def clean(self) -> None:
-        batch = self.run.batch_size
-        parts = torch.arange(len(self.ids)).split(batch)  # type: ignore[no-untyped-call]
-        try:
-            scores = torch.cat([self._judge(self.x[at], self.ids[at]) for at in parts])
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as cause:
-            log.debug("prediction of clean images", exc_info=True)
-            why = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-            raise UserError(f"the defense cannot predict clean images of {list(self.x.shape[1:])}: {why}") from cause
-        check_scores(scores, self.ids, self.run.classes)
-        self.clean_pred = scores.argmax(1)
-        self.down = self.clean_pred != self.y
-        zeros = torch.zeros(len(self.ids))
-        self._enter(CLEAN_STAGE, torch.arange(len(self.ids)), self.clean_pred, self.down, zeros, scores)
-
-    def attack(self, stage: Stage, positions: Tensor) -> None:
-        """Attack the samples at these positions and judge every candidate."""
-        counts = Counts.of(self.ids[positions].to(self.run.device))
-        try:
-            z, legal, distance = self._candidates(stage, positions, counts)
-            scores = self._judge(z, self.ids[positions])
-        except UserError:
-            raise
-        except Exception as cause:  # a crash is a record: it must neither pass as robust nor stop the sweep
-            log.exception("%s failed on %d samples", stage.name, len(positions))
-            first = str(cause).splitlines()[0] if str(cause) else ""
-            self._fail(stage.name, positions, f"{type(cause).__name__}: {first}")
-            return
-        if not legal.all():
-            worst = distance[~legal].nan_to_num(torch.inf).max().item()
-            self._fail(stage.name, positions[~legal], f"candidate outside the threat, at distance {worst:.6g}")
-        finite = scores.isfinite().all(1)
-        if not finite[legal].all():
-            self._fail(stage.name, positions[legal & ~finite], "scores of the candidate are not finite")
-        fit = legal & finite
-        positions, z, distance, scores = positions[fit], z[fit], distance[fit], scores[fit]
-        if not len(positions):
-            return
-        pred = scores.argmax(1)
-        broken = pred != self.y[positions]
-        self.down[positions] |= broken
-        self._enter(stage.name, positions, pred, broken, distance, scores, counts)
-        if broken.any():
-            index = [s.name for s in self.run.stages].index(stage.name)
-            self.kept.append((positions[broken], index, z[broken]))
-
-    def _candidates(self, stage: Stage, positions: Tensor, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:
-        """Candidates on the host, whether each is legal, and its distance."""
-        run, device = self.run, self.run.device
-        x, y = self.x[positions].to(device), self.y[positions].to(device)
-        fast = stage.fast.forward if stage.fast else None
-        head = MeteredHead(stage.head, run.victim.predict, counts, fast, run.gradients)
-        z = stage.attack(head, x, y, threat=run.threat, rng=Rng(run.seed, counts.ids, stage.name)).detach()
-        return z.cpu(), run.threat.contains(z, x).cpu(), run.threat.distance(z, x).cpu()
-
-    def close(self) -> Chunk:
-        blank = self.x[:0]
-        at = torch.cat([positions for positions, _, _ in self.kept] or [torch.zeros(0, dtype=torch.long)])
-        stage = [np.full(len(positions), index, np.uint8) for positions, index, _ in self.kept]
-        adversarial = {
-            "sample": self.ids[at].numpy(),
-            "stage": np.concatenate([*stage, np.zeros(0, np.uint8)]),
-            "x": self.x[at].float().numpy(),
-            "z": torch.cat([z for _, _, z in self.kept] or [blank]).float().numpy(),
-        }
-        return Chunk(pa.concat_tables(self.tables), adversarial, self.seconds)
-
-    @torch.no_grad()
-    def _judge(self, z: Tensor, ids: Tensor) -> Tensor:
-        """Scores of the deployed pipeline, with randomness of its own."""
-        device = self.run.device
-        return self.run.victim.predict(z.to(device), Rng(self.run.seed, ids.to(device), "judge")).cpu()
-
-    def _fail(self, stage: str, positions: Tensor, why: str) -> None:
-        self.down[positions] = True  # its fate is unknown: later stages would not mend that
-        blank = torch.full((len(positions),), -1)
-        zeros = torch.zeros(len(positions))
-        self._enter(stage, positions, blank, zeros.bool(), zeros, None, None, why)
-
-    def _enter(
-        self,
-        stage: str,
-        at: Tensor,
-        pred: Tensor,
-        broken: Tensor,
-        distance: Tensor,
-        scores: Tensor | None,
-        counts: Counts | None = None,
-        error: str | None = None,
-    ) -> None:
-        label = self.y[at]
-        zeros = np.zeros(len(at), np.int64)
-        margin = zeros.astype(np.float32) if scores is None else _margin(scores, label)
-        passes = [zeros] * 4
-        if counts is not None:
-            mine = torch.searchsorted(counts.ids.cpu(), self.ids[at])
-            columns = (counts.forwards, counts.backwards, counts.zero_gradients, counts.bad_gradients)
-            passes = [column.cpu()[mine].numpy() for column in columns]
-        values: dict[str, Any] = {
-            "sample": self.ids[at].numpy(),
-            "stage": [stage] * len(at),
-            "label": label.numpy(),
-            "clean_pred": self.clean_pred[at].numpy(),
-            "pred": pred.numpy(),
-            "broken": broken.numpy(),
-            "distance": distance.double().numpy(),
-            "margin": margin,
-            "forwards": passes[0],
-            "backwards": passes[1],
-            "zero_gradients": passes[2],
-            "bad_gradients": passes[3],
-            "error": [error] * len(at),
-        }
-        self.tables.append(rows(values))
-
-
-def _margin(scores: Tensor, label: Tensor) -> np.ndarray:
-    other = scores.scatter(1, label[:, None], -torch.inf).amax(1)
-    margin: np.ndarray = (scores.gather(1, label[:, None]).squeeze(1) - other).float().numpy()
-    return margin
-
-
-class _timed:
-    """Adds the seconds of a block to an entry."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.begun = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.begun
 
 
 def chunk_positions(samples: int, size: int, index: int) -> slice:
@@ -281,3 +123,9 @@ def chunk_positions(samples: int, size: int, index: int) -> slice:
 def chunks_of(samples: int, size: int, shards: int, shard: int) -> Iterator[int]:
     """The chunks that a shard takes: index = shard modulo shards."""
     return iter(range(shard, -(-samples // size), shards))
+
+
+def compares(attack: object) -> bool:
+    """Whether an attack, or a stage of a suite, compares samples, so that its finds depend on the cut into chunks."""
+    parts = getattr(attack, "stages", {"": attack}).values()
+    return any(getattr(part, "cross_sample", False) for part in parts)

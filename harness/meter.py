@@ -45,6 +45,7 @@ class MeteredHead:
         counts: where passes are booked.
         fast: a forward that agrees with the head up to rounding and is cheaper to differentiate; None: the head's own.
         dtype: reduced precision of the gradient passes, such as bfloat16; None: that of the images. Never the judge's.
+        batch_size: the most samples of a pass; None: no limit.
     """
 
     head: Head
@@ -52,6 +53,12 @@ class MeteredHead:
     counts: Counts
     fast: Forward | None = None
     dtype: torch.dtype | None = None
+    batch_size: int | None = None
+
+    def batches(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Positions int64 [b] in pieces that fit one pass: for an attack that is called with a whole chunk."""
+        pieces: tuple[Tensor, ...] = index.split(self.batch_size or max(len(index), 1))  # type: ignore[no-untyped-call]
+        return pieces if len(index) else ()
 
     @property
     def members(self) -> "tuple[MeteredHead, ...]":

@@ -1,0 +1,192 @@
+"""What is known of one chunk of samples while it is attacked and judged: its rows and stored examples to be."""
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.meter import Counts, MeteredHead
+from harness.records import CLEAN_STAGE, rows
+from harness.rng import Rng
+from harness.sanity import check_scores
+
+if TYPE_CHECKING:
+    from harness.evaluate import Evaluation, Stage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Chunk:
+    """What one chunk of samples left behind.
+
+    Attributes:
+        rows: table of `records.ATTACK_SCHEMA`.
+        adversarial: sample int64 [m], stage uint16 [m], x and z float32 [m, C, H, W] of the broken samples.
+        seconds: per stage.
+    """
+
+    rows: pa.Table
+    adversarial: dict[str, np.ndarray]
+    seconds: dict[str, float]
+
+
+class Ledger:
+    """The rows of one chunk while it is being evaluated. All tensors of samples are on the host."""
+
+    def __init__(self, run: "Evaluation", ids: Tensor, x: Tensor, y: Tensor) -> None:
+        self.run, self.ids, self.x, self.y = run, ids, x, y
+        self.clean_pred = torch.full_like(y, -1)
+        self.down = torch.zeros(len(ids), dtype=torch.bool)  # broken, or in error
+        self.tables: list[pa.Table] = []
+        self.kept: list[tuple[Tensor, int, Tensor]] = []  # positions, stage index, candidates
+        self.seconds: dict[str, float] = {}
+
+    def due(self) -> Tensor:
+        """Positions of the samples that the next stage attacks."""
+        right = self.clean_pred == self.y
+        mask = {"standing": ~self.down, "correct": right, "all": torch.ones_like(right)}[self.run.coverage]
+        return mask.nonzero().squeeze(1)
+
+    def clean(self) -> None:
+        try:
+            scores = self._judge(self.x, self.ids)
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as cause:
+            log.debug("prediction of clean images", exc_info=True)
+            why = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+            raise UserError(f"the defense cannot predict clean images of {list(self.x.shape[1:])}: {why}") from cause
+        check_scores(scores, self.ids, self.run.classes)
+        self.clean_pred = scores.argmax(1)
+        self.down = self.clean_pred != self.y
+        zeros = torch.zeros(len(self.ids))
+        self._enter(CLEAN_STAGE, torch.arange(len(self.ids)), self.clean_pred, self.down, zeros, scores)
+
+    def attack(self, stage: "Stage", positions: Tensor) -> None:
+        """Attack the samples at these positions and judge every candidate."""
+        counts = Counts.of(self.ids[positions].to(self.run.device))
+        try:
+            z, legal, distance = self._candidates(stage, positions, counts)
+            scores = self._judge(z, self.ids[positions])
+        except UserError:
+            raise
+        except Exception as cause:  # a crash is a record: it must neither pass as robust nor stop the sweep
+            log.exception("%s failed on %d samples", stage.name, len(positions))
+            first = str(cause).splitlines()[0] if str(cause) else ""
+            self._fail(stage.name, positions, f"{type(cause).__name__}: {first}")
+            return
+        if not legal.all():
+            worst = distance[~legal].nan_to_num(torch.inf).max().item()
+            self._fail(stage.name, positions[~legal], f"candidate outside the threat, at distance {worst:.6g}")
+        finite = scores.isfinite().all(1)
+        if not finite[legal].all():
+            self._fail(stage.name, positions[legal & ~finite], "scores of the candidate are not finite")
+        fit = legal & finite
+        positions, z, distance, scores = positions[fit], z[fit], distance[fit], scores[fit]
+        if not len(positions):
+            return
+        pred = scores.argmax(1)
+        broken = pred != self.y[positions]
+        self.down[positions] |= broken
+        self._enter(stage.name, positions, pred, broken, distance, scores, counts)
+        if broken.any():
+            index = [s.name for s in self.run.stages].index(stage.name)
+            self.kept.append((positions[broken], index, z[broken]))
+
+    def _candidates(self, stage: "Stage", positions: Tensor, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:
+        """Candidates on the host, whether each is legal, and its distance."""
+        run, device = self.run, self.run.device
+        x, y = self.x[positions].to(device), self.y[positions].to(device)
+        fast = stage.fast.forward if stage.fast else None
+        head = MeteredHead(stage.head, run.victim.predict, counts, fast, run.gradients, run.batch_size)
+        z = stage.attack(head, x, y, threat=run.threat, rng=Rng(run.seed, counts.ids, stage.name)).detach()
+        return z.cpu(), run.threat.contains(z, x).cpu(), run.threat.distance(z, x).cpu()
+
+    def close(self) -> Chunk:
+        blank = self.x[:0]
+        at = torch.cat([positions for positions, _, _ in self.kept] or [torch.zeros(0, dtype=torch.long)])
+        stage = [np.full(len(positions), index, np.uint16) for positions, index, _ in self.kept]
+        adversarial = {
+            "sample": self.ids[at].numpy(),
+            "stage": np.concatenate([*stage, np.zeros(0, np.uint16)]),
+            "x": self.x[at].float().numpy(),
+            "z": torch.cat([z for _, _, z in self.kept] or [blank]).float().numpy(),
+        }
+        return Chunk(pa.concat_tables(self.tables), adversarial, self.seconds)
+
+    @torch.no_grad()
+    def _judge(self, z: Tensor, ids: Tensor) -> Tensor:
+        """Scores of the deployed pipeline, with randomness of its own; z: one sample at least."""
+        run, parts = self.run, zip(z.split(self.run.batch_size), ids.split(self.run.batch_size), strict=True)  # type: ignore[no-untyped-call]
+        return torch.cat(
+            [
+                run.victim.predict(some.to(run.device), Rng(run.seed, theirs.to(run.device), "judge")).cpu()
+                for some, theirs in parts
+            ]
+        )
+
+    def _fail(self, stage: str, positions: Tensor, why: str) -> None:
+        self.down[positions] = True  # its fate is unknown: later stages would not mend that
+        blank = torch.full((len(positions),), -1)
+        zeros = torch.zeros(len(positions))
+        self._enter(stage, positions, blank, zeros.bool(), zeros, None, None, why)
+
+    def _enter(
+        self,
+        stage: str,
+        at: Tensor,
+        pred: Tensor,
+        broken: Tensor,
+        distance: Tensor,
+        scores: Tensor | None,
+        counts: Counts | None = None,
+        error: str | None = None,
+    ) -> None:
+        label = self.y[at]
+        zeros = np.zeros(len(at), np.int64)
+        margin = zeros.astype(np.float32) if scores is None else _margin(scores, label)
+        passes = [zeros] * 4
+        if counts is not None:
+            mine = torch.searchsorted(counts.ids.cpu(), self.ids[at])
+            columns = (counts.forwards, counts.backwards, counts.zero_gradients, counts.bad_gradients)
+            passes = [column.cpu()[mine].numpy() for column in columns]
+        values: dict[str, Any] = {
+            "sample": self.ids[at].numpy(),
+            "stage": [stage] * len(at),
+            "label": label.numpy(),
+            "clean_pred": self.clean_pred[at].numpy(),
+            "pred": pred.numpy(),
+            "broken": broken.numpy(),
+            "distance": distance.double().numpy(),
+            "margin": margin,
+            "forwards": passes[0],
+            "backwards": passes[1],
+            "zero_gradients": passes[2],
+            "bad_gradients": passes[3],
+            "error": [error] * len(at),
+        }
+        self.tables.append(rows(values))
+
+
+def _margin(scores: Tensor, label: Tensor) -> np.ndarray:
+    other = scores.scatter(1, label[:, None], -torch.inf).amax(1)
+    margin: np.ndarray = (scores.gather(1, label[:, None]).squeeze(1) - other).float().numpy()
+    return margin
+
+
+class timed:
+    """Adds the seconds of a block to an entry."""
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.begun = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.begun

@@ -122,13 +122,10 @@ class Ledger:
     @torch.no_grad()
     def _judge(self, z: Tensor, ids: Tensor) -> Tensor:
         """Scores of the deployed pipeline, with randomness of its own; z: one sample at least."""
-        run, parts = self.run, zip(z.split(self.run.batch_size), ids.split(self.run.batch_size), strict=True)  # type: ignore[no-untyped-call]
-        return torch.cat(
-            [
-                run.victim.predict(some.to(run.device), Rng(run.seed, theirs.to(run.device), "judge")).cpu()
-                for some, theirs in parts
-            ]
-        )
+        run, device = self.run, self.run.device
+        parts = torch.arange(len(ids)).split(run.batch_size)  # type: ignore[no-untyped-call]
+        draws = Rng(run.seed, ids.to(device), "judge")
+        return torch.cat([run.victim.predict(z[at].to(device), draws.select(at.to(device))).cpu() for at in parts])
 
     def _fail(self, stage: str, positions: Tensor, why: str) -> None:
         self.down[positions] = True  # its fate is unknown: later stages would not mend that

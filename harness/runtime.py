@@ -1,4 +1,5 @@
-"""How a run is carried out. Nothing here changes the answer, so nothing here is part of a run's identity."""
+"""How a run is carried out. Nothing here changes the answer, so nothing here is part of a run's identity; the one
+exception is the chunk of an attack that compares samples (docs/decisions/0006-samples-compared-within-a-chunk.md)."""
 
 from dataclasses import dataclass
 from typing import ClassVar

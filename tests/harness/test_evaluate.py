@@ -1,6 +1,6 @@
 """The evaluation loop on small deterministic victims."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attacks.cascade import Cascade
+from attacks.cascade import Cascade
 from attacks.pgd import PGD
 from attacks.pma import PMA
+from harness.audit import row_problems
 from harness.data.contract import Batch
 from harness.errors import UserError
-from harness.evaluate import Evaluation, chunks_of
+from harness.evaluate import Evaluation, chunks_of, compares
 from harness.records import ATTACK_SCHEMA
 from harness.rng import Rng
 from harness.threat import Threat
@@ -219,3 +222,51 @@ def test_a_model_that_cannot_predict_clean_images_is_refused():
 
     with pytest.raises(UserError, match=r"cannot predict clean images of \[1, 4, 4\]: expected 3 channels$"):
         evaluation(victim=Victim(deaf, ())).chunk(images())
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """Moves the half of its samples that shine brightest, and says how many it was given, and in what pieces."""
+
+    needs: ClassVar[str] = "gradient"
+    cross_sample: ClassVar[bool] = True
+    seen: list = field(default_factory=list)
+
+    def __call__(self, head, x, y, *, threat, rng):
+        index = torch.arange(len(x))
+        self.seen.append((len(x), [len(piece) for piece in head.batches(index)]))
+        for piece in head.batches(index):
+            head.scores(x[piece], rng.select(piece))
+        light = x.flatten(1).sum(1)
+        return torch.where((light > light.median()).reshape(-1, 1, 1, 1), threat.project(x - 1, x), x)
+
+
+def test_an_attack_that_compares_samples_sees_the_chunk_whole_and_cuts_its_passes_itself():
+    rows = []
+    for size in (7, 40):
+        attack = Comparing()
+        rows.append(frame(evaluation(attack=("comparing", attack), batch_size=size)))
+        standing = 36
+        assert attack.seen == [(standing, [7, 7, 7, 7, 7, 1] if size == 7 else [standing])]
+    assert rows[0].equals(rows[1])
+    assert compares(Comparing())
+    assert compares(Cascade({"pma": PMA(), "comparing": Comparing()}))
+    assert not compares(Cascade({"pma": PMA()}))
+
+
+@pytest.mark.parametrize(("coverage", "rows"), [("standing", 36), ("correct", 36), ("all", 40)])
+def test_the_coverage_says_whom_a_stage_attacks(coverage, rows):
+    suite = Cascade({"first": PGD(steps=5), "second": PGD(steps=10)})
+    done = evaluation(attack=("suite", suite), coverage=coverage).chunk(images())
+    table = done.rows.to_pandas()
+    first, second = (table[table["stage"] == f"{name}/true"] for name in ("first", "second"))
+    assert len(first) == rows
+    assert first["broken"].any()
+    assert len(second) == (rows - first["broken"].sum() if coverage == "standing" else rows)
+    stages = ["clean", "first/true", "second/true"]
+    assert not list(row_problems(table, images().ids.tolist(), stages, 0.06, coverage))
+    for other in {"standing", "correct", "all"} - {coverage}:
+        assert list(row_problems(table, images().ids.tolist(), stages, 0.06, other))
+    found = table[table["broken"] & (table["stage"] != "clean")]
+    stored = zip(done.adversarial["sample"].tolist(), done.adversarial["stage"].tolist(), strict=True)
+    assert set(stored) == {(row.sample, stages.index(row.stage) - 1) for row in found.itertuples()}

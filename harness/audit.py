@@ -18,9 +18,9 @@ def row_problems(
 ) -> Iterator[str]:
     """One line for each thing wrong with the rows of a chunk.
 
-    Every sample of the chunk has one clean row. Where the coverage is "standing", one that is right as it is has one row
-    in each stage until a stage breaks it or ends in an error, and none after; where it is "correct", one in each stage.
-    One that is wrong as it is has no other row, unless the coverage is "all": then every sample has one in each stage.
+    Every sample of the chunk has one clean row. One that is right as it is has one row in each stage until a stage
+    breaks it or ends in an error, and none after; or one in each stage, where the coverage is "correct". One that is
+    wrong as it is has no other row, unless the coverage is "all".
 
     Args:
         table: columns of `records.ATTACK_SCHEMA`.
@@ -57,7 +57,9 @@ def _story(rows: dict[str, Any], stages: Sequence[str], coverage: str) -> Iterat
     for stage in stages:
         row = rows.get(stage)
         if (row is None) != down:
-            yield f" ({stage}): " + ("there is no row" if row is None else "it was out before, but was attacked")
+            yield f" ({stage}): " + (
+                "there is no row" if row is None else "it was broken before, or never right, but was attacked"
+            )
         if row is None:
             continue
         failed = not pd.isna(row.error)

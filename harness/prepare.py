@@ -14,7 +14,7 @@ from harness import environment
 from harness.compose import build, checked
 from harness.data.contract import Dataset, Split
 from harness.errors import UserError
-from harness.evaluate import Evaluation
+from harness.evaluate import Evaluation, compares
 from harness.records import CLEAN_STAGE, SCHEMA_VERSION, Manifest, RunFolder
 from harness.runtime import Runtime
 from harness.sanity import check_images
@@ -84,6 +84,7 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
         batch_size=runtime.batch_size,
         gradients=Runtime.GRADIENTS[runtime.gradients],
         device=device,
+        coverage=getattr(attack, "coverage", "standing"),
     )
     first = split.read(slice(0, 1))
     check_images(first.ids, first.x, first.y, dataset.classes, (threat.low, threat.high))
@@ -147,6 +148,8 @@ def _manifest(
         "seed": cfg.seed,
         "schema": SCHEMA_VERSION,
     }
+    if compares(evaluation.attack[1]):
+        answer["chunk"] = runtime.chunk
     commit, dirty = environment.commit()
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -175,6 +178,7 @@ def _manifest(
         weights=weights,
         card=defense.card.as_dict() | {"parameters": _parameters(evaluation.victim)},
         stages=[CLEAN_STAGE, *(stage.name for stage in evaluation.stages)],
+        coverage=evaluation.coverage,
         chunk=runtime.chunk,
         chunks=-(-len(split) // runtime.chunk),
         seed=cfg.seed,

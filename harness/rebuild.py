@@ -19,8 +19,10 @@ from harness.records import Manifest, RunFolder
 
 COMPARED = (
     "schema_version", "kind", "name", "config_hash", "victim", "threat", "heads", "dataset", "weights",
-    "stages", "chunk", "chunks", "seed",
+    "stages", "coverage", "chunk", "chunks", "seed",
 )  # fmt: skip
+DEFAULTS = {"coverage": "standing"}
+"""What a manifest that does not say so means."""
 TEXTS = ("summary", "source", "claim")
 """Keys of the card that may be worded anew without another result."""
 
@@ -65,7 +67,7 @@ def discrepancies(run: RunFolder, manifest: Manifest, job: Job) -> list[str]:
     problems = [
         f"run.json: {key} is {_short(found.get(key))}, its configuration, data and weights give {_short(fresh[key])}"
         for key in COMPARED
-        if found.get(key) != fresh[key]
+        if found.get(key, DEFAULTS.get(key)) != fresh[key]
     ]
     card = fresh["card"]
     if any(found["card"].get(key) != value for key, value in card.items() if key not in TEXTS):

@@ -87,6 +87,7 @@ class Manifest(TypedDict, total=False):
     weights: dict[str, str]  # part of the defense -> digest
     card: dict[str, Any]  # claims, extra_data, cost in forward equivalents, parameters, randomized, deviations
     stages: list[str]  # in the order in which they run, "clean" first
+    coverage: str  # which samples a stage attacks: standing (default) | correct | all (see `harness.evaluate.Coverage`)
     chunk: int  # samples per chunk
     chunks: int
     seed: int

@@ -18,6 +18,7 @@ class Tally:
         samples, clean: evaluated, and right without an attack.
         robust: right after every stage, with a record of each stage to show for it.
         standing: per stage, the samples that still stand after it.
+        broken: per stage, the samples that it broke by itself, of those that are right without an attack.
         cost: per stage.
         errors: distinct error texts with their counts.
         gradients: per stage, the samples attacked, those whose gradient was once zero, and those where it was once bad.
@@ -27,6 +28,7 @@ class Tally:
     clean: int = 0
     robust: int = 0
     standing: dict[str, int] = field(default_factory=dict)
+    broken: dict[str, int] = field(default_factory=dict)
     cost: dict[str, Cost] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     gradients: dict[str, tuple[int, int, int]] = field(default_factory=dict)
@@ -39,11 +41,12 @@ class Tally:
 
 def tally(run: RunFolder, stages: list[str]) -> Tally:
     """Add up the records of a run, one chunk at a time."""
-    total = Tally(standing=dict.fromkeys(stages, 0))
+    total = Tally(standing=dict.fromkeys(stages, 0), broken=dict.fromkeys(stages[1:], 0))
     for chunk in sorted(run.present()):
         table = run.read_part(chunk)
         seconds = run.read_seconds(chunk)
         alive: set[int] = set()
+        right: set[int] = set()
         for stage in stages:
             part = table.filter(pc.equal(table["stage"], stage))
             sample, broken = part["sample"].to_numpy(), part["broken"].to_numpy(zero_copy_only=False)
@@ -52,9 +55,10 @@ def tally(run: RunFolder, stages: list[str]) -> Tally:
             if stage == CLEAN_STAGE:
                 total.samples += len(part)
                 total.clean += len(held)
-                alive = held
+                alive = right = held
             else:
-                alive &= held  # a sample without a record of this stage does not pass it
+                alive = alive & held  # a sample without a record of this stage does not pass it
+                total.broken[stage] += len(right & set(sample[broken & fine].tolist()))
             total.standing[stage] += len(alive)
             _add(total, stage, part, seconds.get(stage, 0.0))
         total.robust += len(alive)

@@ -107,7 +107,9 @@ def _check_chunk(report: Report, run: RunFolder, chunk: int, job: Job, manifest:
     positions = range(len(job.split))[chunk * size : (chunk + 1) * size]
     place = {int(job.split.ids[at]): at for at in positions}
     table = run.read_part(chunk).to_pandas()
-    report.problems += row_problems(table, list(place), stages, reach_of(job.manifest["threat"]))
+    report.problems += row_problems(
+        table, list(place), stages, reach_of(job.manifest["threat"]), job.evaluation.coverage
+    )
     errors = int(table["error"].notna().sum())
     if errors and manifest["status"] == "done":
         report.problems.append(f"chunk {chunk}: {errors} rows have an error, yet the run is called done")

@@ -80,17 +80,18 @@ class Verdicts:
 def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
     """The verdict on each sample of a table of rows.
 
-    A find counts where its row is broken, has no error and lies within `reach`. A sample is complete when every stage
-    up to the one that broke it has a row without error; a find outside is no answer either.
+    A find counts where its row is broken, has no error and lies within `reach`, and its sample is right as it is. A
+    sample is complete when every stage up to the one that broke it has a row without error; a find outside is no answer
+    either.
     """
     stage = _numpy(pc.fill_null(pc.index_in(table["stage"], value_set=pa.array(stages, pa.string())), -1))
     broken, distance, error = _numpy(table["broken"]), _numpy(table["distance"]), _numpy(pc.is_valid(table["error"]))
     attack, near = stage > 0, distance <= reach
     outside = broken & attack & ~near & ~error
-    counted = broken & attack & near & ~error
     wrong = broken & (stage == 0) & ~error
-
     sample = _numpy(table["sample"])
+    counted = broken & attack & near & ~error & ~np.isin(sample, sample[wrong])
+
     ids = np.unique(sample[stage == 0])
     row, listed = locate(sample, ids)
     shape = (len(ids), len(stages))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from attacks.cascade import Cascade
-from attacks.cascade import Cascade
 from attacks.pgd import PGD
 from attacks.pma import PMA
 from harness.audit import row_problems

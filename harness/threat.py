@@ -14,6 +14,9 @@ from torch import Tensor
 from harness.errors import UserError
 from harness.rng import Rng
 
+UNBOUNDED = "unbounded"
+"""The eps of a run that measures distances: only the box limits."""
+
 
 @dataclass(frozen=True)
 class Threat:
@@ -21,12 +24,13 @@ class Threat:
 
     Args:
         norm: "linf", "l2", "l1" or "l0" (l0 counts pixels, not channels).
-        eps: the budget, > 0: a number, or text such as "8/255", which is kept as an exact fraction.
+        eps: the budget, > 0: a number, or text such as "8/255", which is kept as an exact fraction; "unbounded": only the
+            box limits, and an evaluation measures how far the attacker must go.
         low, high: the pixel box.
         factors: per-sample multiples of eps, float [B]; None: all ones.
 
     Raises:
-        UserError: unknown norm, eps not a positive finite number, empty box.
+        UserError: unknown norm, eps neither a positive finite number nor "unbounded", empty box.
     """
 
     norm: str
@@ -42,36 +46,50 @@ class Threat:
             raise UserError(f"threat.norm={self.norm!r} is unknown; choose one of {', '.join(self.NORMS)}")
         if not self.low < self.high:
             raise UserError(f"threat.low={self.low} must be below threat.high={self.high}")
-        if self.norm == "linf" and parse_eps(self.eps) > self.high - self.low:
+        if self.norm == "linf" and self.high - self.low < parse_eps(self.eps) < math.inf:
             raise UserError(f"threat.eps={self.eps} is wider than the pixel box; did you mean {self.eps}/255?")
         parse_eps(self.eps)
 
     @property
     def radius(self) -> float:
-        """eps as a float, without the per-sample factors."""
+        """eps as a float, without the per-sample factors; infinite where it is unbounded."""
         return float(parse_eps(self.eps))
 
     @property
+    def unbounded(self) -> bool:
+        """Whether the box alone limits the attacker."""
+        return self.radius == math.inf
+
+    @property
     def label(self) -> str:
-        """Name for a folder, such as `linf-8_255`."""
-        return f"{self.norm}-{str(parse_eps(self.eps)).replace('/', '_')}"
+        """Name for a folder, such as `linf-8_255` or `l2-unbounded`."""
+        return f"{self.norm}-{UNBOUNDED if self.unbounded else str(parse_eps(self.eps)).replace('/', '_')}"
 
     def scaled(self, factors: Tensor) -> "Threat":
         """The same threat with eps multiplied per sample; factors: float [B], >= 0."""
         return replace(self, factors=factors if self.factors is None else self.factors * factors)
+
+    def within(self, eps: Tensor) -> "Threat":
+        """This threat with a budget of its own for each sample; eps: finite, >= 0, in the units of the norm, [B]."""
+        unit = self.high - self.low  # an eps that every norm allows
+        return replace(self, eps=unit, factors=eps / unit)
 
     def select(self, index: Tensor) -> "Threat":
         """The threat for some of the samples; index: a mask bool [B] or positions int64 [b]."""
         return self if self.factors is None else replace(self, factors=self.factors[index])
 
     def budget(self, x: Tensor) -> Tensor:
-        """eps per sample in the dtype of x, broadcastable against it: [1 or B, 1, 1, 1]."""
+        """eps per sample in the dtype of x, broadcastable against it: [1 or B, 1, 1, 1]; infinite where unbounded."""
+        if self.unbounded:
+            return torch.full([1] * x.dim(), math.inf, device=x.device, dtype=x.dtype)
         factors = torch.ones(1, device=x.device, dtype=x.dtype) if self.factors is None else self.factors.to(x)
         return (factors * self.radius).reshape(-1, *[1] * (x.dim() - 1))
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """The point of the set near z. Exact for linf, l1 and l0; for l2 the ball comes first and the box second, which
         stays inside both but is not the nearest point where a pixel meets the box."""
+        if self.unbounded:
+            return z.clamp(self.low, self.high)
         eps = self.budget(x)
         if self.norm == "linf":
             return z.clamp(x - eps, x + eps).clamp_(self.low, self.high)
@@ -103,8 +121,10 @@ class Threat:
         """A random point of the set. unit: uniform [0, 1), gauss: standard normal, both of the shape of x.
 
         linf: uniform in the cube. l2: uniform in the ball. l1: a Laplace direction, uniform radius, projected.
-        l0: uniform values at the pixels that the largest of gauss pick.
+        l0: uniform values at the pixels that the largest of gauss pick. Unbounded: uniform in the box.
         """
+        if self.unbounded:
+            return (self.low + (self.high - self.low) * unit).expand_as(x)
         eps = self.budget(x)
         if self.norm == "linf":
             return self.project(x + eps * (2 * unit - 1), x)
@@ -128,6 +148,8 @@ class Threat:
 
     def edge(self, x: Tensor, rng: Rng) -> Tensor:
         """A random point on the boundary of the ball, then moved into the box: the start of Auto-PGD."""
+        if self.unbounded:
+            return self.random(x, rng)
         shape, flat = tuple(x.shape[1:]), [1] * (x.dim() - 1)
         if self.norm == "linf":
             way = rng.uniform(shape, -1, 1, dtype=x.dtype)
@@ -174,7 +196,13 @@ class Threat:
 
 
 def parse_eps(eps: str | float) -> Fraction | float:
-    """eps as an exact fraction where it was given as one. Raises UserError unless it is a positive finite number."""
+    """eps as an exact fraction where it was given as one; infinite for "unbounded".
+
+    Raises:
+        UserError: it is neither a positive finite number nor "unbounded".
+    """
+    if eps == UNBOUNDED:
+        return math.inf
     try:
         value = Fraction(eps) if isinstance(eps, str) and "/" in eps else float(eps)
     except (ValueError, TypeError, ZeroDivisionError):

@@ -1,3 +1,4 @@
+import math
 from fractions import Fraction
 
 import pytest
@@ -102,6 +103,30 @@ def test_a_bad_eps_is_refused_in_one_line(eps):
     with pytest.raises(UserError, match=r"threat\.eps=.*8/255") as caught:
         Threat("linf", eps)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("norm", Threat.NORMS)
+def test_without_a_bound_the_box_alone_limits(norm):
+    threat, x = Threat(norm, "unbounded").scaled(torch.zeros(3)), torch.full((3, 2, 4, 4), 0.5)
+    far = Rng(0, torch.arange(3), "far").normal((2, 4, 4))
+    assert (threat.unbounded, threat.radius, threat.label) == (True, math.inf, f"{norm}-unbounded")
+    assert torch.equal(threat.project(far, x), far.clamp(0, 1))
+    assert threat.contains(far.clamp(0, 1), x).all()
+    assert not threat.contains(far, x).any()
+    assert not threat.contains(far.clamp(0, 1) * math.nan, x).any()
+    assert threat.budget(x).isinf().all()
+    for start in (threat.random, threat.edge):
+        assert threat.contains(start(x, Rng(0, torch.arange(3), "start")), x).all()
+
+
+@pytest.mark.parametrize("norm", Threat.NORMS)
+def test_a_budget_for_each_sample(norm):
+    x = torch.full((3, 2, 4, 4), 0.5)
+    eps = torch.tensor([0.0, 0.1, 0.4]) * (10 if norm == "l0" else 1)
+    near = Threat(norm, "unbounded").within(eps)
+    moved = near.distance(near.project(x + torch.linspace(0.1, 0.5, 32).reshape(2, 4, 4), x), x)
+    assert moved.tolist() == pytest.approx(eps.tolist(), abs=1e-5)
+    assert near.select(torch.tensor([2])).budget(x).item() == pytest.approx(float(eps[2]))
 
 
 def test_an_unknown_norm_is_refused():

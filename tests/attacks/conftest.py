@@ -37,11 +37,15 @@ class Case:
         self.y = network(self.x).argmax(1)
 
     def attack(
-        self, attack: Callable[..., Tensor], threat: Threat, index: Tensor | None = None
+        self,
+        attack: Callable[..., Tensor],
+        threat: Threat,
+        index: Tensor | None = None,
+        batch_size: int | None = None,
     ) -> tuple[Tensor, Counts]:
         at = torch.arange(len(self.ids)) if index is None else index
         counts = Counts.of(self.ids[at])
-        head = MeteredHead(self.victim.heads[0], self.victim.predict, counts)
+        head = MeteredHead(self.victim.heads[0], self.victim.predict, counts, batch_size=batch_size)
         return attack(head, self.x[at], self.y[at], threat=threat, rng=Rng(0, self.ids[at], "attack")), counts
 
     def broken(self, z: Tensor) -> Tensor:

@@ -61,6 +61,9 @@ def lines(outcome: Outcome) -> list[str]:
     out += [f"not ranked: {count} samples with error: {text}" for text, count in total.errors.items()]
     if manifest["heads"] == "true":
         out.append("not ranked: heads=true attacks the deployed forward only")
+    access = manifest.get("access", "gradient")
+    if access != "gradient":
+        out.append(f"not ranked: access={access}, the attacker had no gradients")
     if manifest["status"] == "running":
         out.append(
             f"{len(outcome.run.present())} of {manifest['chunks']} chunks are there; the other shards have the rest"

@@ -26,7 +26,7 @@ PACKAGES = ("attacks", "certification", "defenses", "harness", "models", "traini
 """Packages whose code a configuration may call; users name theirs in `trusted_packages`."""
 
 ROOT: dict[str, Any] = {
-    "seed": int, "heads": str, "checkpoint": str | None, "runs_dir": str, "trusted_packages": list[str],
+    "seed": int, "heads": str, "access": str, "checkpoint": str | None, "runs_dir": str, "trusted_packages": list[str],
 }  # fmt: skip
 """Types of the values at the root."""
 

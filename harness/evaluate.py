@@ -7,14 +7,14 @@ or writes files.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from harness.access import GRADIENT, admit, weaker
 from harness.data.contract import Batch
 from harness.ledger import Chunk, Ledger, timed
-from harness.meter import MeteredHead
 from harness.records import CLEAN_STAGE
 from harness.rng import Rng
 from harness.sanity import check_images
@@ -32,11 +32,13 @@ class Attack(Protocol):
     A call has at most `batch_size` samples, and what becomes of one must not depend on the others. An attack that does
     compare samples has `cross_sample = True`: it is called once per chunk, with all that stands there, and cuts its
     passes itself with `head.batches`.
+
+    The head is the narrowest door that serves what the attack needs: see `harness.access`.
     """
 
     needs: ClassVar[str]
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor: ...
+    def __call__(self, head: Any, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class Evaluation:
         batch_size: samples per forward pass; changes no record.
         gradients: reduced precision of the gradient passes; None: that of the images.
         coverage: which samples a stage attacks.
+        access: what the attacker is given: gradient, score or decision; the victim may give less.
+
+    Raises:
+        UserError: a stage needs more than that.
     """
 
     victim: Victim
@@ -77,6 +83,16 @@ class Evaluation:
     gradients: torch.dtype | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     coverage: Coverage = "standing"
+    access: str = GRADIENT
+
+    def __post_init__(self) -> None:
+        admit(*self.attack, self.access)
+        admit(*self.attack, self.given, f"the defense declares access={self.victim.access}")
+
+    @property
+    def given(self) -> str:
+        """What the attacker has in the end."""
+        return weaker(self.access, self.victim.access)
 
     @property
     def stages(self) -> list[Stage]:

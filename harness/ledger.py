@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from harness.access import narrowed
 from harness.errors import UserError
 from harness.meter import Counts, MeteredHead
 from harness.records import CLEAN_STAGE, rows
@@ -104,7 +105,8 @@ class Ledger:
         x, y = self.x[positions].to(device), self.y[positions].to(device)
         fast = stage.fast.forward if stage.fast else None
         head = MeteredHead(stage.head, run.victim.predict, counts, fast, run.gradients, run.batch_size)
-        z = stage.attack(head, x, y, threat=run.threat, rng=Rng(run.seed, counts.ids, stage.name)).detach()
+        door = narrowed(head, stage.attack.needs)
+        z = stage.attack(door, x, y, threat=run.threat, rng=Rng(run.seed, counts.ids, stage.name)).detach()
         return z.cpu(), run.threat.contains(z, x).cpu(), run.threat.distance(z, x).cpu()
 
     def close(self) -> Chunk:

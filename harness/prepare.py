@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from harness import environment
+from harness.access import GRADIENT, admit, known
 from harness.compose import build, checked
 from harness.data.contract import Dataset, Split
 from harness.errors import UserError
@@ -25,7 +26,7 @@ from models.folding import folded
 
 KEYS = (
     "dataset", "model", "threat", "defense", "attack", "runtime", "logger",
-    "seed", "heads", "checkpoint", "runs_dir", "trusted_packages",
+    "seed", "heads", "access", "checkpoint", "runs_dir", "trusted_packages",
 )  # fmt: skip
 
 
@@ -63,6 +64,8 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     norms = getattr(attack, "norms", Threat.NORMS)
     if threat.norm not in norms:
         raise UserError(f"this attack is not defined for threat={threat.norm}; it takes {', '.join(norms)}")
+    attack_name = choices.get("attack", _target_name(cfg.attack))
+    admit(attack_name, attack, known(cfg.access))
     torch.set_num_threads(runtime.threads)
     torch.backends.cudnn.allow_tf32 = False  # verdicts are float32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -72,7 +75,6 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     defense = build(cfg.defense)
     models, weights = _load_parts(defense, dataset, Path(cfg.runs_dir) / "_trained", runtime, device, tracker)
     victim = _deployed(defense, models)
-    attack_name = choices.get("attack", _target_name(cfg.attack))
     evaluation = Evaluation(
         victim=victim,
         attack=(attack_name, attack),
@@ -85,6 +87,7 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
         gradients=Runtime.GRADIENTS[runtime.gradients],
         device=device,
         coverage=getattr(attack, "coverage", "standing"),
+        access=cfg.access,
     )
     first = split.read(slice(0, 1))
     check_images(first.ids, first.x, first.y, dataset.classes, (threat.low, threat.high))
@@ -150,6 +153,8 @@ def _manifest(
     }
     if compares(evaluation.attack[1]):
         answer["chunk"] = runtime.chunk
+    if evaluation.given != GRADIENT:  # runs from before this option keep their hash
+        answer["access"] = evaluation.given
     commit, dirty = environment.commit()
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -174,6 +179,7 @@ def _manifest(
             "high": threat.high,
         },
         heads=cfg.heads,
+        access=evaluation.given,
         dataset={"name": dataset.name, **data, "samples": len(split), "classes": dataset.classes},
         weights=weights,
         card=defense.card.as_dict() | {"parameters": _parameters(evaluation.victim)},

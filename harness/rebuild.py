@@ -18,10 +18,10 @@ from harness.prepare import KEYS, Job, prepare
 from harness.records import Manifest, RunFolder
 
 COMPARED = (
-    "schema_version", "kind", "name", "config_hash", "victim", "threat", "heads", "dataset", "weights",
+    "schema_version", "kind", "name", "config_hash", "victim", "threat", "heads", "access", "dataset", "weights",
     "stages", "coverage", "chunk", "chunks", "seed",
 )  # fmt: skip
-DEFAULTS = {"coverage": "standing"}
+DEFAULTS = {"coverage": "standing", "access": "gradient"}
 """What a manifest that does not say so means."""
 TEXTS = ("summary", "source", "claim")
 """Keys of the card that may be worded anew without another result."""
@@ -41,6 +41,7 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> Jo
         UserError: configuration, data or weights are no longer there, or the run needs a package that is not trusted.
     """
     recorded: Any = OmegaConf.create(manifest["config"])
+    recorded.setdefault("access", DEFAULTS["access"])
     lacking = [key for key in KEYS if key not in recorded]
     if lacking:
         raise UserError(f"its config lacks {lacking[0]}; run again")

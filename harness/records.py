@@ -83,6 +83,7 @@ class Manifest(TypedDict, total=False):
     victim: str  # hash of the defense, its models and their weights: runs with the same one attack the same model
     threat: dict[str, Any]  # norm, eps (text as given, "8/255"), radius (float), low, high
     heads: str  # declared | true (true: attacked through its deployed forward only, never ranked)
+    access: str  # what the attacker was given: gradient (default) | score | decision; only the first is ever ranked
     dataset: dict[str, Any]  # name, digest, selection, samples, classes, shape
     weights: dict[str, str]  # part of the defense -> digest
     card: dict[str, Any]  # claims, extra_data, cost in forward equivalents, parameters, randomized, deviations

@@ -39,6 +39,7 @@ class Victim:
         surrogates: the inexact heads that an informed attacker needs beside the true one.
         randomized: whether `predict` uses its Rng.
         draws: gradient draws on the true head.
+        access: what the deployed defense gives away at most: gradient, score or decision.
     """
 
     predict: Forward
@@ -46,6 +47,7 @@ class Victim:
     surrogates: tuple[Head, ...] = field(default=())
     randomized: bool = False
     draws: int = 1
+    access: str = "gradient"
 
     @property
     def heads(self) -> tuple[Head, ...]:

@@ -1,0 +1,131 @@
+"""What the attacker is given of a victim: gradients, scores or decisions.
+
+An attack gets the narrowest door that serves its `needs`, and that door has no method for more: in no run can an attack
+on scores take a gradient, or one on decisions read a score.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+
+GRADIENT = "gradient"
+
+LEVELS = ("decision", "score", GRADIENT)
+"""From the least to the most that an attacker may be given; also what an attack may need."""
+
+_SUITABLE = {"decision": "rays or hop_skip_jump", "score": "square, rays or hop_skip_jump"}
+
+Ask = Callable[[Tensor, Rng], Tensor]
+
+
+class DecisionHead:
+    """The deployed defense, for an attacker who learns predicted classes and nothing else."""
+
+    __slots__ = ("_decide",)
+
+    def __init__(self, decide: Ask) -> None:
+        self._decide = decide
+
+    def decisions(self, z: Tensor, rng: Rng) -> Tensor:
+        """Predicted classes, int64 [B], at the price of one forward for each sample."""
+        return self._decide(z, rng)
+
+    def broken(self, z: Tensor, y: Tensor, rng: Rng) -> Tensor:
+        """Which candidates fool the deployed forward, bool [B], at the same price."""
+        return self.decisions(z, rng) != y
+
+
+class ScoreHead:
+    """A head for an attacker who learns scores, and never a gradient."""
+
+    __slots__ = ("_broken", "_decide", "_scores")
+
+    def __init__(self, scores: Ask, broken: Callable[[Tensor, Tensor, Tensor, Rng], Tensor], decide: Ask) -> None:
+        self._scores, self._broken, self._decide = scores, broken, decide
+
+    def scores(self, z: Tensor, rng: Rng) -> Tensor:
+        """Scores [B, K], as `MeteredHead.scores` gives them."""
+        return self._scores(z, rng)
+
+    def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = True) -> Tensor:
+        """Which candidates fool the deployed forward, bool [B]; logits: what `scores` gave for them.
+
+        plain changes nothing, since the logits come from `scores` alone: the call reads the same at every head.
+        """
+        return self._broken(z, logits, y, rng)
+
+    def blunted(self) -> DecisionHead:
+        """The same defense for an attacker who learns decisions only."""
+        return DecisionHead(self._decide)
+
+
+Door = MeteredHead | ScoreHead | DecisionHead
+
+
+def narrowed(door: Door, needs: str) -> Any:
+    """The narrowest door to the same victim that serves an attack's needs: that door itself where nothing is left over.
+
+    What is no level of access, such as "training-set", is taken to need gradients.
+    """
+    if needs not in ("score", "decision"):
+        return door
+    head = _without_gradients(door) if isinstance(door, MeteredHead) else door
+    return head.blunted() if needs == "decision" and isinstance(head, ScoreHead) else head
+
+
+def _without_gradients(head: MeteredHead) -> ScoreHead:
+    @torch.no_grad()
+    def decide(z: Tensor, rng: Rng) -> Tensor:
+        head.counts.add(head.counts.forwards, rng.ids)
+        return head.predict(z.detach(), rng.stream("verdict")).argmax(1)
+
+    return ScoreHead(
+        lambda z, rng: head.scores(z.detach(), rng),
+        lambda z, logits, y, rng: head.broken(z.detach(), logits, y, rng, plain=True),
+        decide,
+    )
+
+
+def known(access: str) -> str:
+    """The access itself. Raises UserError where there is no such level."""
+    if access not in LEVELS:
+        raise UserError(f"access={access} is unknown; choose gradient, score or decision")
+    return access
+
+
+def weaker(one: str, other: str) -> str:
+    """The access that gives less."""
+    return min(known(one), known(other), key=LEVELS.index)
+
+
+def admit(name: str, attack: Any, access: str, why: str = "") -> None:
+    """Refuse an attack of which a stage needs more than the attacker is given. Raises UserError.
+
+    Args:
+        name: of the attack.
+        why: what limits the access, where that is not the configuration.
+    """
+    for who, part in _parts(f"attack={name}", "attack", attack):
+        needs = part.needs if part.needs in LEVELS else GRADIENT
+        if LEVELS.index(needs) > LEVELS.index(access):
+            limit = why or f"access={access}"
+            raise UserError(
+                f"{who} needs {needs}s, the attacker has {access}s only ({limit}); use attack={_SUITABLE[access]}"
+            )
+
+
+def _parts(name: str, path: str, attack: Any) -> Iterator[tuple[str, Any]]:
+    """What runs, each under the name by which the user knows it."""
+    stages: dict[str, Any] | None = getattr(attack, "stages", None)
+    if not stages:
+        yield name, attack
+        return
+    for key, part in stages.items():
+        below = f"{path}.stages.{key}"
+        yield from _parts(below, below, part)

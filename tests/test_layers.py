@@ -18,7 +18,7 @@ MAY = {
     "harness": ("harness",),
 }
 ORCHESTRATORS = {
-    "harness/checks.py": ("attacks",),  # red flags need a yardstick attack
+    "harness/checks/yardstick.py": ("attacks",),  # red flags need a yardstick attack
     "harness/prepare.py": ("models.folding",),  # the twin that is cheaper to differentiate
 }
 

@@ -1,0 +1,47 @@
+"""Red flags: signs that a robustness number says more about the evaluation than about the model.
+
+Some checks look at the first images; the others look at the evidence. A flag is a result: it goes into `run.json` and
+onto the board. The ideas follow the checks that come with AutoAttack (Croce and Hein 2020, arXiv
+2003.01690) and the list of Carlini et al. 2019, arXiv 1902.06705.
+"""
+
+import logging
+from collections.abc import Callable
+
+from harness.access import GRADIENT
+from harness.checks.evidence import from_evidence
+from harness.checks.flag import Flag
+from harness.checks.model import batch_mates, probabilities, randomness, training_mode
+from harness.checks.probe import PROBE, Probe
+from harness.checks.yardstick import one_step, unlimited
+from harness.data.contract import Batch
+from harness.evaluate import Evaluation
+
+__all__ = ["PROBE", "Flag", "from_evidence", "of_victim"]
+
+log = logging.getLogger(__name__)
+
+Check = Callable[[Probe], Flag | None]
+
+ALWAYS: tuple[Check, ...] = (training_mode, randomness, batch_mates)
+"""Checks that need no more than decisions of the victim and a look at its modules."""
+
+WITH_GRADIENTS: tuple[Check, ...] = (probabilities, unlimited, one_step)
+"""Checks of what only gradients suffer from, or that attack with them: for an attacker who has them."""
+
+
+def of_victim(run: Evaluation, batch: Batch, standing: set[int]) -> list[Flag]:
+    """Flags of the victim itself, from at most `PROBE` images. Costs about 60 forward and backward passes of each.
+
+    standing: ids of the samples that the attack on the true head leaves standing.
+    """
+    probe, flags = Probe(run, batch, standing), []
+    for check in (*ALWAYS, *(WITH_GRADIENTS if run.given == GRADIENT else ())):
+        try:
+            flag = check(probe)
+        except Exception as cause:  # the evidence is there; a check that fails must not hide it
+            log.exception("a check of the victim failed")
+            flag = Flag("check-failed", f"{check.__name__}: {type(cause).__name__}: {cause}".splitlines()[0])
+        if flag is not None:
+            flags.append(flag)
+    return flags

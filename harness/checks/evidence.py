@@ -1,0 +1,34 @@
+"""Flags that the records of a run show."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from harness.checks.flag import Flag
+from harness.tally import Tally
+
+
+def from_evidence(total: Tally) -> list[Flag]:
+    """Flags that the records of a run show."""
+    flags = []
+    for stage, (attacked, zero, bad) in total.gradients.items():
+        if zero > 0.01 * attacked:
+            flags.append(Flag("zero-gradients", f"{stage}: {zero} of {attacked} samples had an input gradient of zero"))
+        if bad:
+            flags.append(Flag("bad-gradients", f"{stage}: {bad} of {attacked} samples had NaN or infinite gradients"))
+    return [*flags, *_surprises(total)]
+
+
+def _surprises(total: Tally) -> Iterator[Flag]:
+    """Samples that only a weaker kind of stage broke: a sign that the gradients of the stages before are hidden."""
+    stages = [stage for stage in total.standing if "/" in stage]
+    few = max(0.002 * total.samples, 2)
+    for name in dict.fromkeys(stage.split("/")[0] for stage in stages):
+        mine = [stage for stage in stages if stage.split("/")[0] == name]
+        behind = total.standing[mine[0]] - total.standing[mine[-1]]
+        if behind > few:
+            yield Flag("masked-gradients", f"{name}: heads other than the true one broke {behind} more samples")
+    for before, stage in pairwise(stages):
+        found = total.standing[before] - total.standing[stage]
+        white = any(total.cost[other]["backwards"] for other in stages[: stages.index(stage)])
+        if white and not total.cost[stage]["backwards"] and found > 0.002 * total.samples:
+            yield Flag("black-box-wins", f"{stage}, without gradients, broke {found} samples that gradients did not")

@@ -1,0 +1,44 @@
+"""The first images, and the ways in which the checks look at the victim."""
+
+import torch
+from torch import Tensor
+
+from harness.data.contract import Batch
+from harness.evaluate import Attack, Evaluation
+from harness.meter import Counts, MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+PROBE = 64
+"""Images that the checks of a victim look at."""
+
+
+class Probe:
+    """The first images, and the ways in which the checks look at the victim."""
+
+    def __init__(self, run: Evaluation, batch: Batch, standing: set[int]) -> None:
+        order = batch.ids.argsort()[:PROBE]
+        self.run = run
+        self.left = sum(int(sample) in standing for sample in batch.ids[order]) / len(order)
+        self.ids, self.x, self.y = (t[order].to(run.device) for t in batch)
+        self.scores = self.predict(self.x, self.ids, "probe")
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, ids: Tensor, stream: str) -> Tensor:
+        return self.run.victim.predict(x, Rng(self.run.seed, ids, stream))
+
+    def accuracy(self, attack: Attack, threat: Threat) -> float:
+        """Share of the probe that is right after an attack on the true head."""
+        run, right = self.run, self.scores.argmax(1) == self.y
+        if not right.any():
+            return 0.0
+        ids, x, y = self.ids[right], self.x[right], self.y[right]
+        fast = run.twin.heads[0].forward if run.twin else None
+        head = MeteredHead(run.victim.heads[0], run.victim.predict, Counts.of(ids), fast)
+        z = attack(head, x, y, threat=threat, rng=Rng(run.seed, ids, "probe")).detach()
+        return float((self.predict(z, ids, "judge").argmax(1) == y).sum()) / len(self.y)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    size = b.double().abs().amax(1).clamp_min(1e-12)
+    return float(((a.double() - b.double()).abs().amax(1) / size).max())

@@ -1,0 +1,34 @@
+"""Checks that attack the victim with something that everybody knows."""
+
+from dataclasses import replace
+
+from attacks.fgsm import FGSM
+from attacks.pgd import PGD
+from harness.checks.flag import Flag
+from harness.checks.probe import Probe
+
+
+def unlimited(probe: Probe) -> Flag | None:
+    """With a budget that covers the whole box, no accuracy above chance may remain."""
+    size = probe.x[0].numel()
+    whole = {"linf": 1.0, "l2": size**0.5, "l1": float(size), "l0": float(size)}[probe.run.threat.norm]
+    threat = replace(probe.run.threat, eps=whole * (probe.run.threat.high - probe.run.threat.low))
+    left = probe.accuracy(PGD(steps=50, step_size=0.1, loss="margin"), threat)
+    if left > 1 / probe.run.classes:
+        return Flag(
+            "unlimited-budget", f"{left:.0%} still right when every pixel may take any value: gradients are hidden"
+        )
+    return None
+
+
+def one_step(probe: Probe) -> Flag | None:
+    """One step must not beat the attack that is being reported."""
+    name, attack = probe.run.attack
+    if attack.needs != "gradient" or isinstance(attack, FGSM):
+        return None
+    one = probe.accuracy(FGSM(), probe.run.threat)
+    if one < probe.left - max(0.002, 3 / len(probe.y)):
+        return Flag(
+            "weaker-beats-stronger", f"fgsm leaves {one:.0%} of the probe right, {name} leaves {probe.left:.0%}"
+        )
+    return None

@@ -9,6 +9,9 @@ from torch import Tensor
 from harness.rng import Rng
 from harness.victim import Forward, Head
 
+View = Callable[[Tensor], Tensor]
+"""A differentiable change of the images [B, C, H, W] that a head is shown instead of them."""
+
 
 @dataclass
 class Counts:
@@ -74,25 +77,39 @@ class MeteredHead:
         self.counts.add(self.counts.forwards, rng.ids, self.head.draws)
         return total / self.head.draws
 
-    def gradient(self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng) -> tuple[Tensor, Tensor]:
+    def gradient(
+        self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: View | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits [B, K] and the pulled-back cotangent, of the shape of z; both are means over the head's draws.
 
         Entries that are not finite are returned as zero, and counted.
+
+        view: what the head is shown of z; the gradient flows through it.
         """
-        forward = self.fast or self.head.forward
-        logits, gradient = self._pull(forward, z, cotangent, rng.stream("draw0"))
+        logits, gradient = self._pull(z, cotangent, rng.stream("draw0"), view)
         for k in range(1, self.head.draws):
-            more = self._pull(forward, z, cotangent, rng.stream(f"draw{k}"))
+            more = self._pull(z, cotangent, rng.stream(f"draw{k}"), view)
             logits, gradient = logits + more[0], gradient + more[1]
         self.counts.add(self.counts.forwards, rng.ids, self.head.draws)
-        self.counts.add(self.counts.backwards, rng.ids, self.head.draws)
-        peak = gradient.abs().amax(tuple(range(1, z.dim())))
-        bad = ~peak.isfinite()
-        self.counts.add(self.counts.zero_gradients, rng.ids, (peak == 0).long())
-        self.counts.add(self.counts.bad_gradients, rng.ids, bad.long())
-        if bad.any():
-            gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-        return logits / self.head.draws, gradient
+        return logits / self.head.draws, self._pulled(gradient, rng)
+
+    def linearize(self, z: Tensor, rng: Rng, view: View | None = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Logits [B, K], the mean over the head's draws, and the map that pulls a cotangent [B, K] back to z.
+
+        For cotangents that depend on the logits of several heads. The graph lives as long as the map, which may be
+        called again; each call costs one backward for each draw.
+        """
+        leaf = z.detach().requires_grad_()
+        with torch.enable_grad():
+            draws = [self._seen(leaf, rng.stream(f"draw{k}"), view) for k in range(self.head.draws)]
+            mean = torch.stack(draws).mean(0) if len(draws) > 1 else draws[0]
+        self.counts.add(self.counts.forwards, rng.ids, self.head.draws)
+
+        def pull(cotangent: Tensor) -> Tensor:
+            (gradient,) = torch.autograd.grad(mean, leaf, cotangent.to(mean.dtype), retain_graph=True)
+            return self._pulled(gradient, rng)
+
+        return mean.detach().to(torch.promote_types(mean.dtype, torch.float32)), pull
 
     @torch.no_grad()
     def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
@@ -114,11 +131,27 @@ class MeteredHead:
         return asked.masked_scatter(asked, verdict)
 
     def _pull(
-        self, forward: Forward, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng
+        self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: View | None
     ) -> tuple[Tensor, Tensor]:
         leaf = z.detach().requires_grad_()
-        with torch.enable_grad(), torch.autocast(z.device.type, self.dtype, enabled=self.dtype is not None):
-            logits = forward(leaf, rng)
+        logits = self._seen(leaf, rng, view)
         direction = cotangent(logits.detach())
         (gradient,) = torch.autograd.grad(logits, leaf, direction.to(logits.dtype))
         return logits.detach().to(torch.promote_types(logits.dtype, torch.float32)), gradient
+
+    def _seen(self, leaf: Tensor, rng: Rng, view: View | None) -> Tensor:
+        """Logits with their graph, for one draw. The view is computed in the precision of the images."""
+        forward = self.fast or self.head.forward
+        with torch.enable_grad():
+            shown = leaf if view is None else view(leaf)
+            with torch.autocast(leaf.device.type, self.dtype, enabled=self.dtype is not None):
+                return forward(shown, rng)
+
+    def _pulled(self, gradient: Tensor, rng: Rng) -> Tensor:
+        """The gradient with its backward passes booked and entries that are not finite set to zero."""
+        self.counts.add(self.counts.backwards, rng.ids, self.head.draws)
+        peak = gradient.abs().amax(tuple(range(1, gradient.dim())))
+        bad = ~peak.isfinite()
+        self.counts.add(self.counts.zero_gradients, rng.ids, (peak == 0).long())
+        self.counts.add(self.counts.bad_gradients, rng.ids, bad.long())
+        return gradient.nan_to_num(0.0, 0.0, 0.0) if bad.any() else gradient

@@ -13,13 +13,15 @@ from harness.records import RunFolder, find_runs
 
 @dataclass(frozen=True)
 class Line:
-    """One run. state: done, running (a process holds its lock), failed (rows with errors), partial, or damaged."""
+    """One run. state: done, running (a process holds its lock), failed (rows with errors), partial, or damaged; access:
+    what its attacker was given."""
 
     state: str
     present: int
     chunks: int
     path: Path
     remark: str
+    access: str = "gradient"
 
 
 def line(run: RunFolder) -> Line:
@@ -28,15 +30,15 @@ def line(run: RunFolder) -> Line:
         manifest = run.manifest()
     except UserError as cause:
         return Line("damaged", 0, 0, run.path, str(cause))
-    present, chunks = len(run.present()), manifest["chunks"]
+    present, chunks, access = len(run.present()), manifest["chunks"], manifest.get("access", "gradient")
     if manifest["status"] == "done" and present == chunks:
-        return Line("done", present, chunks, run.path, "")
+        return Line("done", present, chunks, run.path, "", access)
     if _locked(run):
-        return Line("running", present, chunks, run.path, "")
+        return Line("running", present, chunks, run.path, "", access)
     if manifest["status"] == "failed":
         first = (manifest.get("failures") or ["no reason recorded"])[0]
-        return Line("failed", present, chunks, run.path, f"{first}; again: {manifest['command']}")
-    return Line("partial", present, chunks, run.path, f"go on: {manifest['command']}")
+        return Line("failed", present, chunks, run.path, f"{first}; again: {manifest['command']}", access)
+    return Line("partial", present, chunks, run.path, f"go on: {manifest['command']}", access)
 
 
 def _locked(run: RunFolder) -> bool:
@@ -60,8 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     found = [line(run) for run in find_runs(root)]
     for entry in found:
+        access = f" (access={entry.access})" if entry.access != "gradient" else ""
         remark = f"\n         {entry.remark}" if entry.remark else ""
-        sys.stdout.write(f"{entry.state:<8} {entry.present:>5}/{entry.chunks:<5} {entry.path}{remark}\n")
+        sys.stdout.write(f"{entry.state:<8} {entry.present:>5}/{entry.chunks:<5} {entry.path}{access}{remark}\n")
     count = {
         state: sum(entry.state == state for entry in found)
         for state in ("done", "running", "partial", "failed", "damaged")

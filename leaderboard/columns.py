@@ -32,14 +32,15 @@ ROBUST = Column(
     "percent: the number to quote. Below it the Wilson 95 % interval. “≤” marks entries with samples that were not "
     "attacked to the end: these do not count as robust, and the bound is what would remain if all of them were. “†” "
     "marks entries that finds from elsewhere lower: of the same weights on the same images, in other selections, at "
-    "another ε or through the true head alone.",
+    "another ε, through the true head alone or without gradients.",
 )
 ATTACK = Column(
     "attack",
     "Attack columns",
     "Share of the samples that this attack alone leaves standing, in percent, over all its runs. “–”: it was not run. "
     "“true head” marks attacks through the deployed forward pass alone, for comparison: they do not adapt to the "
-    "defense and never earn a rank, though what they break is broken.",
+    "defense and never earn a rank, though what they break is broken. “access” marks attackers that "
+    "were given less than gradients; the same holds for them.",
 )
 COST = Column(
     "cost",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from leaderboard.chunk import Bools
-from leaderboard.manifest import Flag, Run
+from leaderboard.manifest import GRADIENT, Flag, Run
 from leaderboard.statistics import mcnemar
 
-WEAK = ("noise", "random", "fgsm", "square")
+WEAK = ("noise", "random", "fgsm", "square", "rays", "hop_skip_jump")
 """Attacks that a stronger one should never lose to: one step, or no gradient at all."""
 
 STRONG = ("pgd", "pma", "apgd", "autoattack")
@@ -34,11 +34,15 @@ class Aligned:
 def across(own: Sequence[Aligned], others: Sequence[Aligned]) -> Iterable[Flag]:
     """Flags of one entry. own: its runs, through declared heads or not; others: further runs of the same model."""
     declared = _by_attack(view for view in own if view.run.declared)
-    true = _by_attack(view for view in own if not view.run.declared)
+    true = _by_attack(view for view in own if not view.run.declared and view.run.access == GRADIENT)
+    blind = _by_attack(view for view in own if view.run.access != GRADIENT)
     weak, strong = ([name for name in declared if _is(name, family)] for family in (WEAK, STRONG))
-    for low in weak:
+    for low, views in [
+        *((name, declared[name]) for name in weak),
+        *((views[0].run.column, views) for views in blind.values()),
+    ]:
         for high in strong:
-            if gap := _clearly_more(declared[low], declared[high]):
+            if gap := _clearly_more(views, declared[high]):
                 detail = f"{low} breaks {gap} of the samples more than {high}, which is stronger by design"
                 yield Flag("weaker-beats-stronger", f"{detail}: {high} is not finding what is there", HERE)
     for name in sorted(set(true) & set(declared)):

@@ -10,6 +10,9 @@ from harness.records import CLEAN_STAGE, Manifest, RunFolder
 DECLARED = "declared"
 """Value of `heads` for a run against every head that the defense declares. Only such runs are ranked."""
 
+GRADIENT = "gradient"
+"""Value of `access` for a run whose attacker had gradients. Runs with less are shown, and never ranked."""
+
 
 @dataclass(frozen=True, order=True)
 class DataKey:
@@ -61,6 +64,7 @@ class Run:
     model: str
     attack: str
     heads: str
+    access: str
     stages: tuple[str, ...]
     chunks: int
     randomized: bool
@@ -68,12 +72,20 @@ class Run:
 
     @property
     def declared(self) -> bool:
-        return self.heads == DECLARED
+        """Whether it attacks all that the defense declares: every head, with gradients."""
+        return self.heads == DECLARED and self.access == GRADIENT
 
     @property
     def column(self) -> str:
-        """Name of the attack's column: runs through the true head alone have their own."""
-        return self.attack if self.declared else f"{self.attack} (true head)"
+        """Name of the attack's column: runs that do not attack all that is declared have their own."""
+        return self.attack if self.declared else f"{self.attack} ({self.through})"
+
+    @property
+    def through(self) -> str:
+        """What the attacker went through: declared heads, true head, or the access that it had."""
+        if self.access != GRADIENT:
+            return f"access: {self.access}"
+        return "declared heads" if self.declared else "true head"
 
     @property
     def date(self) -> str:
@@ -130,6 +142,7 @@ def _parse(folder: RunFolder, place: str, manifest: Manifest) -> Run:
         model=str(name.get("model") or ""),
         attack=str(name["attack"]),
         heads=str(manifest.get("heads", DECLARED)),
+        access=str(manifest.get("access", GRADIENT)),
         stages=stages,
         chunks=chunks,
         randomized=bool(manifest.get("card", {}).get("randomized", False)),

@@ -14,7 +14,7 @@ from harness.interval import wilson
 from leaderboard.chunk import Bools, Find, Ints, Stage, locate
 from leaderboard.collect import Evidence, Passes, Verification
 from leaderboard.flags import Aligned, across
-from leaderboard.manifest import DataKey, Flag, Run, ThreatKey
+from leaderboard.manifest import GRADIENT, DataKey, Flag, Run, ThreatKey
 from leaderboard.statistics import rank_intervals
 
 PoolKey = tuple[str, str, str, float, float, str]
@@ -204,13 +204,19 @@ def _elsewhere(evidence: Evidence, own: Run, view: Aligned, inside: Bools) -> El
     run = evidence.run
     reasons = []
     if not run.declared:
-        reasons.append("attacked through the true head alone")
+        reasons.append(_less(run))
     if run.data.selection != own.data.selection:
         reasons.append(f"another selection of samples ({run.data.selection})")
     if run.threat.radius != own.threat.radius:
         size = "smaller" if run.threat.radius < own.threat.radius else "larger"
         reasons.append(f"{size} eps {run.eps}")
     return Elsewhere(run.place, ", ".join(reasons), int((view.broken & ~inside).sum()))
+
+
+def _less(run: Run) -> str:
+    if run.access != GRADIENT:
+        return f"attacked without gradients of the model (access={run.access})"
+    return "attacked through the true head alone"
 
 
 def _line(evidence: Evidence, view: Aligned, beaten: Ints, n: int) -> RunLine:
@@ -254,7 +260,7 @@ def _flags(own: Sequence[Evidence], reported: Sequence[Aligned], others: Sequenc
 
 def _reasons(own: Sequence[Evidence], counted: Sequence[Evidence], n: int) -> Iterable[str]:
     if not counted:
-        yield "no run attacks every head that the defense declares (heads=declared)"
+        yield "no run attacks every head that the defense declares with gradients (heads=declared, access=gradient)"
     for evidence in counted:
         for problem in evidence.problems:
             yield f"{evidence.run.place}: {problem}"

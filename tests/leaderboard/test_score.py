@@ -126,6 +126,21 @@ def test_runs_through_the_true_head_alone_are_shown_and_never_ranked(make: Make,
     assert "heads=declared" in entry.reasons[0]
 
 
+@pytest.mark.parametrize("access", ["score", "decision", "transfer"])
+def test_runs_without_gradients_are_shown_and_never_ranked(access: str, make: Make, entries: Entries) -> None:
+    make(attack="square", broken=[1], change={"access": access})
+    (entry,) = entries()
+    assert [(a.column, a.declared, a.standing) for a in entry.attacks] == [(f"square (access: {access})", False, 19)]
+    assert (entry.robust, entry.open) == (0, 19)
+    assert "access=gradient" in entry.reasons[0]
+    make(attack="pgd", broken=[2])
+    (entry,) = entries()
+    assert entry.reasons == ()
+    assert entry.robust == 18  # what the black box broke is broken
+    assert entry.elsewhere[0].reason == f"attacked without gradients of the model (access={access})"
+    assert entry.cost == 18  # 10 forwards and 4 backwards: of the counted run alone
+
+
 def test_equal_eps_are_one_threat_however_they_are_written(make: Make, entries: Entries) -> None:
     make(attack="pgd", eps="8/255", broken=[1])
     make(attack="pma", eps="16/510", broken=[2])

@@ -41,6 +41,11 @@ class Cascade:
         """Norms for which every stage is defined."""
         return tuple(n for n in Threat.NORMS if all(n in norms_of(attack) for attack in self.stages.values()))
 
+    @property
+    def unbounded(self) -> bool:
+        """Whether every stage can do without a finite eps."""
+        return all(getattr(attack, "unbounded", False) for attack in self.stages.values())
+
     def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         best = x.clone()

@@ -1,5 +1,6 @@
 """Whether the rows of a chunk can be what an evaluation wrote: whole, each once, and of one story. Imports no torch."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -120,5 +121,7 @@ def distance_of(z: NDArray[Any], x: NDArray[Any], threat: dict[str, Any]) -> tup
 
 
 def reach_of(threat: dict[str, Any]) -> float:
-    """The largest distance that counts as inside."""
+    """The largest distance that counts as inside; infinite where the threat is unbounded."""
+    if threat["radius"] is None:
+        return math.inf
     return float(threat["radius"]) * (1 + 1e-6) + 1e-7

@@ -64,6 +64,10 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     norms = getattr(attack, "norms", Threat.NORMS)
     if threat.norm not in norms:
         raise UserError(f"this attack is not defined for threat={threat.norm}; it takes {', '.join(norms)}")
+    if threat.unbounded and not getattr(attack, "unbounded", False):
+        raise UserError(
+            "this attack needs a finite threat.eps; give one, or measure distances with attack=fmn or search"
+        )
     attack_name = choices.get("attack", _target_name(cfg.attack))
     admit(attack_name, attack, known(cfg.access))
     torch.set_num_threads(runtime.threads)
@@ -86,7 +90,7 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
         batch_size=runtime.batch_size,
         gradients=Runtime.GRADIENTS[runtime.gradients],
         device=device,
-        coverage=getattr(attack, "coverage", "standing"),
+        coverage=getattr(attack, "coverage", "correct" if threat.unbounded else "standing"),
         access=cfg.access,
     )
     first = split.read(slice(0, 1))
@@ -174,7 +178,7 @@ def _manifest(
         threat={
             "norm": threat.norm,
             "eps": str(threat.eps),
-            "radius": threat.radius,
+            "radius": None if threat.unbounded else threat.radius,
             "low": threat.low,
             "high": threat.high,
         },

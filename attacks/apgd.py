@@ -25,7 +25,7 @@ class APGD:
 
     Args:
         steps: per run, >= 1.
-        loss: ce, margin or dlr; its value, which never saturates here, also decides about the step size.
+        loss: ce, margin, dlr or mifpe; its value, which never saturates here, also decides about the step size.
         restarts: >= 1; only what still stands is attacked again.
         targets: 0 for untargeted; n: each restart moves to each of the n best other classes of the clean image in turn.
         rho: share of rising steps below which the step is halved, in (0, 1).

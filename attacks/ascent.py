@@ -55,7 +55,7 @@ def ascend(
     rng: Rng,
     target: Tensor | None = None,
     sparsity: float = 0.05,
-) -> None:
+) -> tuple[Tensor, Tensor]:
     """Ascend from `start` and enter what is found into `best`.
 
     A sample leaves at once when a candidate of its fools the victim. The check uses the logits of the gradient pass, so
@@ -66,6 +66,9 @@ def ascend(
         index: their positions in `best`, int64 [b].
         target: class to move to, int64 [b]; None: away from y.
         sparsity: share of the entries that an l1 step moves.
+
+    Returns:
+        The positions in `best` of the samples that still stand, int64 [s], and their end points [s, C, H, W].
     """
     z = start
     for number, step in enumerate(plan):
@@ -76,11 +79,13 @@ def ascend(
         if broken.any():
             stay = (~broken).nonzero().squeeze(1)
             if not len(stay):
-                return
+                return index[stay], z[stay]
             x, y, z, gradient, index = x[stay], y[stay], z[stay], gradient[stay], index[stay]
             target = None if target is None else target[stay]
             threat, rng = threat.select(stay), rng.select(stay)
         z = threat.project(z + threat.budget(x) * step.length * threat.steepest(gradient, sparsity), x)
     draw = rng.stream(len(plan))
     logits = head.scores(z, draw)
-    best.note(index, z, margins(logits, y), head.broken(z, logits, y, draw, plain=True))
+    broken = head.broken(z, logits, y, draw, plain=True)
+    best.note(index, z, margins(logits, y), broken)
+    return index[~broken], z[~broken]

@@ -109,7 +109,25 @@ def cooled(loss: Cotangent) -> Cotangent:
     return soft
 
 
-LOSSES: dict[str, Cotangent] = {"ce": ce, "margin": margin, "dlr": dlr, "pm": pm}
+def mifpe(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the logits in units of the gap of their two largest (MIFPE; Yu and Xu, CVPR 2023).
+
+    The gap is a constant of the sample, at least 1e-8. Near the boundary, where it is small, the direction is that of
+    the margin; where it is wide every class has its share, as at a high temperature.
+    """
+    z = _wide(logits)
+    top = z.topk(2, dim=1).values
+    return ce(z / (top[:, :1] - top[:, 1:]).clamp_min(1e-8), y, target)
+
+
+def along(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """The sum of w_j z_j with weights w [B, K], which stand in the place of the target: a move towards other outputs
+    (output diversification; Tashiro et al. 2020, arXiv 2003.06878)."""
+    assert target is not None
+    return _unit(_wide(target))
+
+
+LOSSES: dict[str, Cotangent] = {"ce": ce, "margin": margin, "dlr": dlr, "pm": pm, "mifpe": mifpe}
 """The losses that an attack can be given by name."""
 
 
@@ -129,7 +147,10 @@ class Loss(NamedTuple):
 
 def scored(name: str) -> Loss:
     """The loss of that name with its value. Raises UserError."""
-    values: dict[str, Cotangent] = {"ce": _ce_value, "margin": _margin_value, "dlr": _dlr_value}
+    # The value of mifpe as it is written falls on the way to the boundary, where its unit shrinks; the margin does not.
+    values: dict[str, Cotangent] = {
+        "ce": _ce_value, "margin": _margin_value, "dlr": _dlr_value, "mifpe": _margin_value,
+    }  # fmt: skip
     if name not in values:
         raise UserError(f"loss={name!r} is unknown here; choose one of {', '.join(values)}")
     return Loss(LOSSES[name], values[name])

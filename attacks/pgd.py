@@ -23,8 +23,8 @@ class PGD:
     Args:
         steps: per restart, >= 1.
         step_size: first step as a multiple of eps, > 0.
-        schedule: "constant", or "cosine": step i is step_size cos(pi i / (2 steps)).
-        loss: ce, margin, dlr or pm.
+        schedule: "constant"; "cosine": step i is step_size cos(pi i / (2 steps)); "linear": step_size (1 - i / steps).
+        loss: ce, margin, dlr, pm or mifpe.
         restarts: >= 1; only what still stands is attacked again.
         targets: 0 for untargeted; n: each restart moves to each of the n best other classes of the clean image in turn.
         random_start: begin at a random point of the ball, else at the image.
@@ -47,8 +47,8 @@ class PGD:
 
     def __post_init__(self) -> None:
         named(self.loss)
-        if self.schedule not in ("constant", "cosine"):
-            raise UserError(f"attack.schedule={self.schedule!r} is unknown; choose constant or cosine")
+        if self.schedule not in ("constant", "cosine", "linear"):
+            raise UserError(f"attack.schedule={self.schedule!r} is unknown; choose constant, cosine or linear")
         for field, good in (
             ("steps", self.steps >= 1),
             ("step_size", self.step_size > 0 and math.isfinite(self.step_size)),
@@ -64,6 +64,8 @@ class PGD:
         shape = [1.0] * self.steps
         if self.schedule == "cosine":
             shape = [math.cos(i / self.steps * math.pi / 2) for i in range(self.steps)]
+        elif self.schedule == "linear":
+            shape = [1 - i / self.steps for i in range(self.steps)]
         return [Step(named(self.loss), self.step_size * share) for share in shape]
 
     def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:

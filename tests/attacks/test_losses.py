@@ -24,7 +24,9 @@ def values(z, y, t):
     rival = losses.runner_up(z.detach(), y)
     other = rival if t is None else t
     scale = ordered[:, 0] - (ordered[:, 2] if t is None else (ordered[:, 2] + ordered[:, 3]) / 2)
+    small = (z / (ordered[:, 0] - ordered[:, 1]).detach()[:, None]).log_softmax(1)
     return {
+        losses.mifpe: -at(small, y) if t is None else at(small, t),
         losses.ce: -at(p, y).log() if t is None else at(p, t).log(),
         losses.margin: at(z, other) - at(z, y),
         losses.dlr: (at(z, other) - at(z, y)) / scale,
@@ -101,3 +103,27 @@ def test_cooling_touches_only_what_a_softmax_cannot_resolve(loss):
         assert torch.allclose(losses.cooled(loss)(soft * scale, y), unit, atol=1e-6)
     tied = torch.tensor([[0.0, 0.0, -1.0, -2.0]])
     assert losses.cooled(loss)(tied, y).isfinite().all()
+
+
+def test_mifpe_survives_a_tie_and_does_not_see_the_scale():
+    z, y = torch.tensor([[2.0, 2.0, 1.0], [3.0, 1.0, 0.0]]), torch.tensor([0, 0])
+    ours = losses.mifpe(z, y)
+    assert torch.allclose(ours[0], torch.tensor([-0.5, 0.5, 0.0]))
+    others = torch.tensor([1.0, 0.5]).softmax(0) / 2  # the gap is 2
+    assert torch.allclose(ours[1], torch.tensor([-0.5, *others]))
+    assert torch.allclose(losses.mifpe(1e6 * z, y), ours)
+
+
+def test_mifpe_as_it_is_written_falls_on_the_way_to_the_boundary_and_its_value_here_rises():
+    y = torch.zeros(2, dtype=torch.long)
+    far, near = torch.tensor([3.0, 1.0, 0.0]), torch.tensor([2.1, 2.0, 0.0])
+    z = torch.stack([far, near])
+    written = torch.nn.functional.cross_entropy(z / torch.tensor([[2.0], [0.1]]), y, reduction="none")
+    assert written[1] < written[0]
+    value = losses.scored("mifpe").value(z, y)
+    assert value[1] > value[0]
+
+
+def test_along_follows_the_weights():
+    weights = torch.tensor([[1.0, -3.0]])
+    assert torch.equal(losses.along(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), weights), weights / 4)

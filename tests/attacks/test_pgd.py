@@ -47,7 +47,7 @@ def test_the_cosine_schedule():
 @pytest.mark.parametrize(
     "knobs",
     [{"steps": 0}, {"step_size": 0.0}, {"step_size": float("nan")}, {"restarts": 0}, {"targets": -1}, {"sparsity": 0.0},
-     {"loss": "cw"}, {"schedule": "linear"}],
+     {"loss": "cw"}, {"schedule": "quadratic"}],
 )  # fmt: skip
 def test_bad_knobs(knobs):
     with pytest.raises(UserError):
@@ -65,3 +65,8 @@ def test_survivors_keep_the_candidate_of_least_margin(case):
         return scores.gather(1, case.y[:, None]).squeeze(1) - scores.scatter(1, case.y[:, None], -torch.inf).amax(1)
 
     assert (margin(z)[held] <= margin(one)[held] + 1e-5).all()
+
+
+def test_the_linear_schedule_falls_by_equal_parts():
+    lengths = [step.length for step in PGD(steps=4, step_size=2.0, schedule="linear").plan()]
+    assert lengths == [2.0, 1.5, 1.0, 0.5]

@@ -1,6 +1,7 @@
 """A small victim, and the door to it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -43,10 +44,21 @@ class Case:
         index: Tensor | None = None,
         batch_size: int | None = None,
     ) -> tuple[Tensor, Counts]:
+        if getattr(attack, "needs", "") == "training-set":
+            attack = self.fitted(attack, threat)
         at = torch.arange(len(self.ids)) if index is None else index
         counts = Counts.of(self.ids[at])
         head = MeteredHead(self.victim.heads[0], self.victim.predict, counts, batch_size=batch_size)
         return attack(head, self.x[at], self.y[at], threat=threat, rng=Rng(0, self.ids[at], "attack")), counts
+
+    def fitted(self, attack: Any, threat: Threat) -> Any:
+        """The attack after it was fitted to all the images."""
+        head = MeteredHead(self.victim.heads[0], self.victim.predict, Counts.of(self.ids[:0]))
+        *_, last = attack.fit(head, self, threat=threat, rng=Rng(0, self.ids, "fit"))
+        return attack.fitted(last.delta)
+
+    def read(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return self.x[positions], self.y[positions]
 
     def broken(self, z: Tensor) -> Tensor:
         return self.network(z).argmax(1) != self.y

@@ -1,0 +1,124 @@
+"""One perturbation for all images: how it is applied, and what fitting it to training images leaves behind."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+class Images(Protocol):
+    """The training images; they are read when they are asked for."""
+
+    @property
+    def ids(self) -> Tensor:
+        """int64 [n], strictly increasing."""
+
+    def read(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, C, H, W] and true labels int64 [B] at these positions in [0, n), in that order."""
+
+
+class State(NamedTuple):
+    """A fit between two steps: all that it needs to go on.
+
+    delta: [C, H, W], inside the ball; the pixel box is the images' affair.
+    labels: int64 [n], the class that each training image shall leave; -1 where it has not been asked for.
+    velocity: [C, H, W], what momentum carries over.
+    step, forwards, backwards: done so far; the passes are summed over the training images.
+    """
+
+    delta: Tensor
+    labels: Tensor
+    velocity: Tensor
+    step: int = 0
+    forwards: int = 0
+    backwards: int = 0
+
+    @classmethod
+    def start(cls, images: Images) -> Self:
+        """No perturbation yet."""
+        blank = torch.zeros_like(images.read(torch.zeros(1, dtype=torch.int64))[0][0])
+        return cls(blank, torch.full_like(images.ids, -1), blank)
+
+    def paid(self, head: MeteredHead) -> Self:
+        """The state with the passes added that this head has counted."""
+        counts = head.counts
+        forwards, backwards = int(counts.forwards.sum()), int(counts.backwards.sum())
+        return self._replace(forwards=self.forwards + forwards, backwards=self.backwards + backwards)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Universal:
+    """What the universal attacks share: the perturbation is fitted first, and then added to every image.
+
+    Args:
+        images: training images to use, >= 1, chosen by the seed; null: all of them.
+        delta: the fitted perturbation, [C, H, W].
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "training-set"
+    coverage: ClassVar[str] = "all"  # the fooling ratio is over every image, the misclassified ones too
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+
+    images: int | None = 1000
+    delta: Tensor | None = field(default=None, metadata={"internal": True})
+
+    def __post_init__(self) -> None:
+        if self.images is not None and self.images < 1:
+            raise UserError(f"attack.images={self.images} leaves nothing to fit to; give 1 or more, or null for all")
+
+    def length(self, count: int) -> int:
+        """The steps of a whole fit to so many images. Raises UserError where they are too few."""
+        raise NotImplementedError
+
+    def fit(
+        self, head: MeteredHead, images: Images, *, threat: Threat, rng: Rng, state: State | None = None
+    ) -> Iterator[State]:
+        """Fit the perturbation, or go on from a state; yields the state after each step until `length` is reached.
+
+        rng: its ids are those of the images.
+        """
+        raise NotImplementedError
+
+    def fitted(self, delta: Tensor) -> Self:
+        """This attack with its perturbation."""
+        return replace(self, delta=delta)
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]: the image plus the perturbation, inside the box."""
+        if self.delta is None:
+            raise ValueError("a universal attack has to be fitted before it is applied")
+        return threat.project(x + self.delta.to(x), x)
+
+
+def metered(head: MeteredHead, ids: Tensor) -> MeteredHead:
+    """The head with a count of its own for these samples."""
+    return replace(head, counts=type(head.counts).of(ids))
+
+
+@torch.no_grad()
+def classes_of(head: MeteredHead, z: Tensor, rng: Rng) -> Tensor:
+    """What the deployed defense says, int64 [B], at the price of one forward for each sample."""
+    head.counts.add(head.counts.forwards, rng.ids)
+    return head.predict(z, rng).argmax(1)
+
+
+def shuffled(rng: Rng, epoch: int) -> Tensor:
+    """Positions of the images in the order of the epoch: a function of their ids, the seed and the epoch."""
+    return rng.stream("order").stream(epoch).bits((1,)).squeeze(1).argsort(stable=True)
+
+
+def moved(delta: Tensor, by: Tensor, threat: Threat) -> Tensor:
+    """delta + by, back inside the ball; all [C, H, W]. No pixel can change by more than the width of the box."""
+    width = threat.high - threat.low
+    ball = replace(threat, low=-width, high=width)
+    return ball.project((delta + by)[None], torch.zeros_like(delta)[None])[0]

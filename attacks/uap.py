@@ -1,0 +1,147 @@
+"""UAP: the first universal perturbation, a sum of smallest moves over the boundary."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from attacks.fab import reach
+from attacks.losses import margin
+from attacks.perturbation import Images, State, Universal, classes_of, metered, moved, shuffled
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+BATCH = 64
+"""Images that are read, and clean predictions that are asked for, at a time; changes no result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UAP(Universal):
+    """Universal adversarial perturbation (Moosavi-Dezfooli et al. 2017, arXiv 1610.08401), for linf and l2.
+
+    Goes over the training images one by one. Where the perturbed image is still classified as the clean one, DeepFool
+    (arXiv 1511.04599) finds a small l2 move over the boundary, inside the box; it is added to the perturbation, and the
+    sum is brought back into the ball. It ends when the perturbation fools the share `fooling` of the training images.
+    Each DeepFool step costs a forward, and a forward and a backward for each rival class.
+
+    Args:
+        images: training images to use, >= 1, chosen by the seed; null: all of them.
+        epochs: over these images at most, >= 1.
+        fooling: share of the training images at which it stops, in (0, 1].
+        steps: of DeepFool at most, >= 1; an image whose boundary they do not reach adds nothing.
+        classes: DeepFool looks at the label and this many best rivals, >= 1.
+        overshoot: how far DeepFool goes beyond the boundary, as a share of the way, >= 0.
+        delta: the fitted perturbation.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    epochs: int = 10
+    fooling: float = 0.8
+    steps: int = 10
+    classes: int = 9
+    overshoot: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, good in (
+            ("epochs", self.epochs >= 1),
+            ("fooling", 0 < self.fooling <= 1),
+            ("steps", self.steps >= 1),
+            ("classes", self.classes >= 1),
+            ("overshoot", self.overshoot >= 0 and math.isfinite(self.overshoot)),
+        ):
+            if not good:
+                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/universal.md")
+
+    def length(self, count: int) -> int:
+        return self.epochs * -(-count // BATCH)
+
+    def fit(
+        self, head: MeteredHead, images: Images, *, threat: Threat, rng: Rng, state: State | None = None
+    ) -> Iterator[State]:
+        count = len(images.ids)
+        state = State.start(images) if state is None else state
+        batches = self.length(count) // self.epochs
+        for epoch in range(state.step // batches, self.epochs):
+            order = shuffled(rng, epoch)
+            for number in range(state.step - epoch * batches, batches):
+                at = order[number * BATCH : (number + 1) * BATCH]
+                state = self._pass(head, images, at, state, threat, rng.stream(epoch))
+                if number == batches - 1:
+                    state = self._judged(head, images, state, threat, rng.stream("end").stream(epoch))
+                yield state
+
+    def _pass(self, head: MeteredHead, images: Images, at: Tensor, state: State, threat: Threat, rng: Rng) -> State:
+        """Visit the images at these positions, one after the other."""
+        x, _ = images.read(at)
+        delta, labels = state.delta, state.labels
+        if (labels[at] < 0).any():
+            door = metered(head, rng.ids[at].sort().values)
+            labels = labels.index_copy(0, at, classes_of(door, x, rng.select(at).stream("labels")))
+            state = state.paid(door)
+        for number, position in enumerate(at.split(1)):  # type: ignore[no-untyped-call]
+            draw = rng.select(position)
+            z = (x[number] + delta).clamp(threat.low, threat.high)[None]
+            push, state = self._deepfool(head, z, labels[position], threat, draw, state)
+            if push is not None:
+                delta = moved(delta, push, threat)
+        return state._replace(delta=delta, labels=labels, step=state.step + 1)
+
+    def _deepfool(
+        self, head: MeteredHead, start: Tensor, y: Tensor, threat: Threat, rng: Rng, state: State
+    ) -> tuple[Tensor | None, State]:
+        """The move [C, H, W] from an image [1, C, H, W] over the boundary of its label y [1], and what it cost.
+
+        None where the image is over it already, or no boundary was reached.
+        """
+        z, path = start, torch.zeros_like(start)
+        for number in range(self.steps + 1):
+            draw, door = rng.stream(number), metered(head, rng.ids)
+            logits = door.scores(z, draw)
+            over = bool(door.broken(z, logits, y, draw, plain=True))
+            state = state.paid(door)
+            if over:
+                return ((1 + self.overshoot) * path[0] if number else None), state
+            if number < self.steps:
+                step, state = self._nearest(head, z, logits, y, threat, draw, state)
+                if step is None:
+                    break
+                path = path + step
+                z = (start + (1 + self.overshoot) * path).clamp(threat.low, threat.high)
+        return None, state
+
+    def _nearest(
+        self, head: MeteredHead, z: Tensor, logits: Tensor, y: Tensor, threat: Threat, rng: Rng, state: State
+    ) -> tuple[Tensor | None, State]:
+        """The least l2 move in the box over a linearised boundary, like z [1, C, H, W]; None where there is none."""
+        order = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+        target = order[0, : min(self.classes, logits.shape[1] - 1)]
+        rng = rng.select(torch.zeros_like(target))  # the image once for each rival: the counts are kept row by row
+        door, many = metered(head, rng.ids), z.expand(len(target), *z.shape[1:])
+        _, slope = door.gradient(many, partial(margin, y=y.expand(len(target)), target=target), rng)
+        need = (logits[0, y] - logits[0, target]).to(z.dtype) / 2  # the cotangent is half of e_t - e_y
+        ball = Threat("l2", 1.0, threat.low, threat.high)
+        step = reach(many, slope, need, ball)
+        short = (slope * step).flatten(1).sum(1) < 0.999 * need  # the box ends before the boundary
+        length = step.flatten(1).norm(dim=1).masked_fill(short | (need <= 0), math.inf)
+        best = length.argmin()
+        return (step[best][None] if length[best] < math.inf else None), state.paid(door)
+
+    def _judged(self, head: MeteredHead, images: Images, state: State, threat: Threat, rng: Rng) -> State:
+        """The state at the end of an epoch, moved to the end of the fit where enough images are fooled."""
+        fooled = 0
+        for at in torch.arange(len(images.ids), device=images.ids.device).split(BATCH):  # type: ignore[no-untyped-call]
+            draw = rng.select(at)
+            door, (x, _) = metered(head, draw.ids), images.read(at)
+            z = (x + state.delta).clamp(threat.low, threat.high)
+            fooled += int((classes_of(door, z, draw) != state.labels[at]).sum())
+            state = state.paid(door)
+        enough = fooled >= self.fooling * len(images.ids)
+        return state._replace(step=self.length(len(images.ids))) if enough else state

@@ -1,0 +1,199 @@
+"""Universal perturbations by ascent on the mean loss of training images: SPGD, and SGA, which looks ahead."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
+
+from attacks.losses import Cotangent, ce, scored
+from attacks.perturbation import Images, State, Universal, classes_of, metered, moved, shuffled
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+def logit(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """Minus the label's logit."""
+    return torch.zeros_like(logits, dtype=torch.float32).scatter_(1, y[:, None], -1.0)
+
+
+LOSSES: dict[str, Cotangent] = {"ce": ce, "logit": logit}
+
+
+class Slope(NamedTuple):
+    """A mean gradient, [C, H, W], as `direction` times exp(`scale`): means of tiny gradients do not underflow."""
+
+    direction: Tensor
+    scale: float = -math.inf
+
+    def plus(self, other: "Slope") -> "Slope":
+        top = max(self.scale, other.scale)
+        if top == -math.inf:
+            return self
+        mine, theirs = math.exp(self.scale - top), math.exp(other.scale - top)
+        return Slope(mine * self.direction + theirs * other.direction, top)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SPGD(Universal):
+    """Universal perturbation by stochastic projected gradient steps (Shafahi et al. 2020, arXiv 1811.11304).
+
+    For each batch of training images one step along the steepest direction of the mean gradient, for linf and l2. The
+    label of a training image is the victim's own clean prediction, so that the fooling ratio is what rises.
+
+    Args:
+        images: training images to use, >= 1, chosen by the seed; null: all of them.
+        epochs: over these images, >= 1.
+        batch: images per step, >= 1; the images are at least as many.
+        step_size: as a multiple of eps, > 0.
+        loss: "ce": cross-entropy; a sample whose own exceeds `clip` pushes no more. "logit": minus the label's logit.
+        clip: beta of the clipped cross-entropy, > 0.
+        labels: "predicted", or "true" for those of the data set.
+        delta: the fitted perturbation.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    epochs: int = 20
+    batch: int = 250
+    step_size: float = 0.1
+    loss: str = "ce"
+    clip: float = 9.0
+    labels: str = "predicted"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, good in (
+            ("epochs", self.epochs >= 1),
+            ("batch", self.batch >= 1),
+            ("step_size", self.step_size > 0 and math.isfinite(self.step_size)),
+            ("loss", self.loss in LOSSES),
+            ("clip", self.clip > 0),
+            ("labels", self.labels in ("predicted", "true")),
+        ):
+            if not good:
+                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/universal.md")
+        if self.images is not None:
+            self.length(self.images)
+
+    def length(self, count: int) -> int:
+        if count < self.batch:
+            raise UserError(
+                f"attack.batch={self.batch}, but there are {count} training images; "
+                f"give attack.batch={count} or less, or more images"
+            )
+        return self.epochs * -(-count // self.batch)
+
+    def fit(
+        self, head: MeteredHead, images: Images, *, threat: Threat, rng: Rng, state: State | None = None
+    ) -> Iterator[State]:
+        count = len(images.ids)
+        state = State.start(images) if state is None else state
+        batches = self.length(count) // self.epochs
+        for epoch in range(state.step // batches, self.epochs):
+            order = shuffled(rng, epoch)
+            for number in range(state.step - epoch * batches, batches):
+                at = order[number * self.batch : (number + 1) * self.batch].sort().values
+                state = self._step(head, images, at, state, threat, rng.select(at).stream(epoch))
+                yield state
+
+    def _step(self, head: MeteredHead, images: Images, at: Tensor, state: State, threat: Threat, rng: Rng) -> State:
+        """One step on the images at these positions."""
+        x, y = images.read(at)
+        head, labels = metered(head, rng.ids), state.labels
+        if (labels[at] < 0).any():
+            known = y if self.labels == "true" else classes_of(head, x, rng.stream("labels"))
+            labels = labels.index_copy(0, at, known)
+        slope = self._slope(head, x, labels[at], state.delta, threat, rng).direction
+        velocity = self._velocity(state.velocity, slope)
+        delta = self._moved(state.delta, velocity, threat)
+        return state.paid(head)._replace(delta=delta, labels=labels, velocity=velocity, step=state.step + 1)
+
+    def _velocity(self, before: Tensor, slope: Tensor) -> Tensor:
+        """The direction of the step, from that of the batch before."""
+        return slope
+
+    def _slope(self, head: MeteredHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
+        """The slope along which the step of a batch goes."""
+        return self._mean(head, x, y, delta, threat, rng.stream(0))
+
+    def _mean(self, head: MeteredHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
+        """Gradient of the mean loss at the perturbed images with respect to the perturbation.
+
+        The gradient of a sample is its unit cotangent pulled back, times a weight: so are confident samples, whose
+        weight is the tiny probability of all other classes, told from samples without a gradient. A pixel that the box
+        holds back passes no gradient on.
+        """
+        there = x + delta
+        z = there.clamp(threat.low, threat.high)
+        logits, gradient = head.gradient(z, partial(LOSSES[self.loss], y=y), rng)
+        weight = self._weight(logits, y)
+        top = float(weight.max())
+        if top == -math.inf:
+            return Slope(torch.zeros_like(delta))
+        share = (weight - top).exp().to(x.dtype).reshape(-1, 1, 1, 1)
+        return Slope((share * gradient * (there == z)).mean(0), top)
+
+    def _weight(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Logarithm of the size of each sample's gradient with respect to its logits, up to a constant, [B]."""
+        if self.loss == "logit":
+            return torch.zeros_like(logits[:, 0])
+        gap = scored("ce").value(logits, y)  # logsumexp of the others minus the label's logit
+        return torch.where(softplus(gap) < self.clip, logsigmoid(gap), -math.inf)
+
+    def _moved(self, delta: Tensor, slope: Tensor, threat: Threat) -> Tensor:
+        return moved(delta, self.step_size * threat.radius * threat.steepest(slope[None])[0], threat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGA(SPGD):
+    """Stochastic gradient aggregation (Liu et al., ICCV 2023, arXiv 2308.06015).
+
+    For each batch a pre-search of small steps on random parts of it, from the perturbation as it stands; the mean of
+    their gradients then gives one step of the perturbation itself, and where the pre-search ended is forgotten.
+
+    Args:
+        images, epochs, batch, step_size, loss, clip, labels, delta: as for SPGD.
+        sweeps: how often the pre-search goes over as many images as the batch has, >= 1 (K).
+        inner: images of one pre-search step, drawn without replacement, >= 1.
+        decay: of the momentum over batches, in [0, 1); 0 is the plain method.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    sweeps: int = 4
+    inner: int = 10
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, good in (("sweeps", self.sweeps >= 1), ("inner", self.inner >= 1), ("decay", 0 <= self.decay < 1)):
+            if not good:
+                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/universal.md")
+
+    def _slope(self, head: MeteredHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
+        total, ahead = Slope(torch.zeros_like(delta)), delta
+        for number, size in enumerate(self._sizes(len(x))):
+            draw = rng.stream(number)
+            part = draw.stream("part").bits((1,)).squeeze(1).argsort(stable=True)[:size].sort().values
+            slope = self._mean(head, x[part], y[part], ahead, threat, draw.select(part))
+            ahead = self._moved(ahead, slope.direction, threat)
+            total = total.plus(slope)
+        return total
+
+    def _velocity(self, before: Tensor, slope: Tensor) -> Tensor:
+        return self.decay * before + slope / slope.abs().sum().clamp_min(torch.finfo(slope.dtype).tiny)
+
+    def _sizes(self, count: int) -> list[int]:
+        """Images of each pre-search step; they sum to sweeps times count."""
+        size = min(self.inner, count)
+        whole, rest = divmod(self.sweeps * count, size)
+        return [size] * whole + [rest] * (rest > 0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attacks.ascent import Best
-from attacks.losses import margins, scored
+from attacks.losses import margins, ranking, scored
 from harness.errors import UserError
 from harness.meter import MeteredHead
 from harness.rng import Rng
@@ -70,8 +70,7 @@ class APGD:
         best = Best.start(x)
         order = None
         if self.targets and len(x):
-            scores = head.scores(x, rng.stream("targets"))
-            order = scores.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
+            order = ranking(head.scores(x, rng.stream("targets")), y)
         ranks = 1 if order is None else min(self.targets, order.shape[1])
         for restart in range(self.restarts):
             for rank in range(ranks):

@@ -88,6 +88,17 @@ def true_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) ->
     return -ce(logits, y)
 
 
+def true_logit(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """-z_y."""
+    return -_one_hot(y, _wide(logits))
+
+
+def rival_logit(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """z_m, or z_t."""
+    z = _wide(logits)
+    return _one_hot(runner_up(z, y) if target is None else target, z)
+
+
 RESOLUTION = 16.0
 """Gap of the two largest logits beyond which a float32 softmax no longer holds the second: exp(-16) is one rounding."""
 
@@ -178,6 +189,11 @@ def _dlr_value(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tenso
 def runner_up(logits: Tensor, y: Tensor) -> Tensor:
     """The best class other than y, int64 [B]."""
     return logits.scatter(1, y[:, None], -torch.inf).argmax(1)
+
+
+def ranking(logits: Tensor, y: Tensor) -> Tensor:
+    """The classes other than y from the best to the worst, int64 [B, K - 1]."""
+    return logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
 def margins(logits: Tensor, y: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from attacks.ascent import Best, Step, ascend
-from attacks.losses import named
+from attacks.losses import named, ranking
 from harness.errors import UserError
 from harness.meter import MeteredHead
 from harness.rng import Rng
@@ -73,8 +73,7 @@ class PGD:
         best = Best.start(x)
         order = None
         if self.targets:
-            scores = head.scores(x, rng.stream("targets"))
-            order = scores.scatter(1, y[:, None], -math.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
+            order = ranking(head.scores(x, rng.stream("targets")), y)
         for restart in range(self.restarts):
             for rank in range(max(1, 0 if order is None else min(self.targets, order.shape[1]))):
                 index = (~best.broken).nonzero().squeeze(1)

@@ -55,19 +55,14 @@ class PMA:
 
     def lengths(self) -> list[float]:
         """Step sizes of a run as multiples of eps."""
-        total, half = self.steps, self.steps // 2
         if self.schedule == "paper":
-            return [1 + math.cos(math.pi * i / total) for i in range(total)]
-        since = [i - 1 if i <= half else i - half - 1 for i in range(total)]
-        return [1 + math.cos(math.pi * i / (total - half)) for i in since]
+            return [1 + math.cos(math.pi * i / self.steps) for i in range(self.steps)]
+        return two_cosines(self.steps)
 
     def plan(self, first: Cotangent) -> list[Step]:
         """The steps of a run whose first phase is on `first`."""
-        half = self.steps // 2
-        losses: list[Cotangent] = [first] * half + [MARGIN] * (self.steps - half)
-        if self.schedule == "released":
-            losses[0] = true_probability
-        return [Step(loss, length) for loss, length in zip(losses, self.lengths(), strict=True)]
+        start = true_probability if self.schedule == "released" else first
+        return two_phases((start, first, MARGIN), self.lengths())
 
     def runs(self) -> list[list[Step]]:
         """The plans of all runs, in order."""
@@ -86,3 +81,18 @@ class PMA:
             start = around.random(x[index], below.stream("start"))
             ascend(head, x[index], y[index], start, plan, best, index, threat=around, rng=below)
         return best.z
+
+
+def two_cosines(steps: int) -> list[float]:
+    """Step sizes as multiples of eps: from 2 to 0 over the first half and again over the second, each a step late."""
+    half = steps // 2
+    since = [i - 1 if i <= half else i - half - 1 for i in range(steps)]
+    return [1 + math.cos(math.pi * i / (steps - half)) for i in since]
+
+
+def two_phases(losses: tuple[Cotangent, Cotangent, Cotangent], lengths: list[float]) -> list[Step]:
+    """One step on the first loss, then on the second until half the steps are made, then on the third."""
+    half = len(lengths) // 2
+    start, first, last = losses
+    order = [start] + [first] * (half - 1) + [last] * (len(lengths) - half)
+    return [Step(loss, length) for loss, length in zip(order, lengths, strict=True)]

@@ -1,0 +1,101 @@
+"""Margin decomposition attack."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from attacks.ascent import Best, Step, ascend
+from attacks.losses import Cotangent, along, margin, ranking, rival_logit, true_logit
+from attacks.pma import two_cosines, two_phases
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+@dataclass(frozen=True)
+class MD:
+    """Margin decomposition (Ma et al. 2023, arXiv 2006.13726), the ancestor of PMA, with logits for probabilities.
+
+    A restart is two runs from fresh noise. The first pushes -z_y for half its steps, the second z_m, and both then
+    push their sum, the margin z_m - z_y; step 0 raises z_y. The step size is a cosine from 2 eps to 0 over each half.
+
+    Args:
+        steps: per run, >= 2; even.
+        restarts: >= 1; only what still stands is attacked again.
+        targets: 0 for untargeted; n: each restart moves to each of the n best other classes of the clean image in turn.
+        diversify: first steps of a run, 0 to half of it, that go eps each towards random outputs instead.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "gradient"
+
+    steps: int = 50
+    restarts: int = 1
+    targets: int = 0
+    diversify: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or self.steps % 2:
+            raise UserError(f"attack.steps={self.steps} must be even and at least 2: half of them go to each phase")
+        if self.restarts < 1:
+            raise UserError(f"attack.restarts={self.restarts} must be at least 1")
+        if self.targets < 0:
+            raise UserError(f"attack.targets={self.targets} must be at least 0; 0 is untargeted")
+        if not 0 <= self.diversify <= self.steps // 2:
+            raise UserError(f"attack.diversify={self.diversify} must lie in 0 to {self.steps // 2}, half of the steps")
+
+    def plan(self, first: Cotangent) -> list[Step]:
+        """The steps of a run whose first phase is on `first`, without those that diversify."""
+        return two_phases((_away, first, margin), two_cosines(self.steps))[self.diversify :]
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        best = Best.start(x)
+        clean = head.scores(x, rng.stream("targets")) if self.targets or self.diversify else None
+        order = ranking(clean, y) if clean is not None and self.targets else None
+        ranks = 1 if order is None else min(self.targets, order.shape[1])
+        for restart in range(self.restarts):
+            for rank in range(ranks):
+                for half, first in enumerate((true_logit, rival_logit)):
+                    index = (~best.broken).nonzero().squeeze(1)
+                    if not len(index):
+                        return best.z
+                    draws = rng.stream(restart).stream(rank).stream(half)
+                    z = threat.select(index).random(x[index], draws.select(index).stream("start"))
+                    if clean is not None and self.diversify:
+                        index, z = self._diversify(head, x, y, z, clean.shape[1], best, index, threat, draws)
+                    around, below = threat.select(index), draws.select(index)
+                    target = None if order is None else order[index, rank]
+                    ascend(
+                        head, x[index], y[index], z, self.plan(first), best, index,
+                        threat=around, rng=below, target=target,
+                    )  # fmt: skip
+        return best.z
+
+    def _diversify(
+        self,
+        head: MeteredHead,
+        x: Tensor,
+        y: Tensor,
+        z: Tensor,
+        classes: int,
+        best: Best,
+        index: Tensor,
+        threat: Threat,
+        rng: Rng,
+    ) -> tuple[Tensor, Tensor]:
+        """Positions that still stand after steps towards random outputs, and their points."""
+        below = rng.select(index).stream("diversify")
+        weights = below.stream("weights").uniform((classes,), -1, 1)
+        plan = [Step(along, 1.0)] * self.diversify
+        return ascend(
+            head, x[index], y[index], z, plan, best, index, threat=threat.select(index), rng=below, target=weights
+        )
+
+
+def _away(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    return -true_logit(logits, y)

@@ -1,9 +1,8 @@
 """UAP: the first universal perturbation, a sum of smallest moves over the boundary."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ class UAP(Universal):
     Goes over the training images one by one. Where the perturbed image is still classified as the clean one, DeepFool
     (arXiv 1511.04599) finds a small l2 move over the boundary, inside the box; it is added to the perturbation, and the
     sum is brought back into the ball. It ends when the perturbation fools the share `fooling` of the training images.
-    Each DeepFool step costs a forward, and a forward and a backward for each rival class.
+    Each DeepFool step costs a forward and a backward for each rival class.
 
     Args:
         images: training images to use, >= 1, chosen by the seed; null: all of them.
@@ -101,38 +100,34 @@ class UAP(Universal):
 
         None where the image is over it already, or no boundary was reached.
         """
-        z, path = start, torch.zeros_like(start)
+        door, z, path = metered(head, rng.ids), start, torch.zeros_like(start)
+        push = None
         for number in range(self.steps + 1):
-            draw, door = rng.stream(number), metered(head, rng.ids)
-            logits = door.scores(z, draw)
-            over = bool(door.broken(z, logits, y, draw, plain=True))
-            state = state.paid(door)
-            if over:
-                return ((1 + self.overshoot) * path[0] if number else None), state
-            if number < self.steps:
-                step, state = self._nearest(head, z, logits, y, threat, draw, state)
-                if step is None:
-                    break
-                path = path + step
-                z = (start + (1 + self.overshoot) * path).clamp(threat.low, threat.high)
-        return None, state
+            draw = rng.stream(number)
+            logits, pull = door.linearize(z, draw)
+            if bool(door.broken(z, logits, y, draw)):
+                push = (1 + self.overshoot) * path[0] if number else None
+                break
+            step = self._nearest(z, logits, pull, y, threat) if number < self.steps else None
+            if step is None:
+                break
+            path = path + step
+            z = (start + (1 + self.overshoot) * path).clamp(threat.low, threat.high)
+        return push, state.paid(door)
 
     def _nearest(
-        self, head: MeteredHead, z: Tensor, logits: Tensor, y: Tensor, threat: Threat, rng: Rng, state: State
-    ) -> tuple[Tensor | None, State]:
+        self, z: Tensor, logits: Tensor, pull: Callable[[Tensor], Tensor], y: Tensor, threat: Threat
+    ) -> Tensor | None:
         """The least l2 move in the box over a linearised boundary, like z [1, C, H, W]; None where there is none."""
         order = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
         target = order[0, : min(self.classes, logits.shape[1] - 1)]
-        rng = rng.select(torch.zeros_like(target))  # the image once for each rival: the counts are kept row by row
-        door, many = metered(head, rng.ids), z.expand(len(target), *z.shape[1:])
-        _, slope = door.gradient(many, partial(margin, y=y.expand(len(target)), target=target), rng)
+        slope = torch.cat([pull(margin(logits, y, rival)) for rival in target.split(1)])  # type: ignore[no-untyped-call]
         need = (logits[0, y] - logits[0, target]).to(z.dtype) / 2  # the cotangent is half of e_t - e_y
-        ball = Threat("l2", 1.0, threat.low, threat.high)
-        step = reach(many, slope, need, ball)
+        step = reach(z.expand_as(slope), slope, need, Threat("l2", 1.0, threat.low, threat.high))
         short = (slope * step).flatten(1).sum(1) < 0.999 * need  # the box ends before the boundary
         length = step.flatten(1).norm(dim=1).masked_fill(short | (need <= 0), math.inf)
         best = length.argmin()
-        return (step[best][None] if length[best] < math.inf else None), state.paid(door)
+        return step[best][None] if length[best] < math.inf else None
 
     def _judged(self, head: MeteredHead, images: Images, state: State, threat: Threat, rng: Rng) -> State:
         """The state at the end of an epoch, moved to the end of the fit where enough images are fooled."""

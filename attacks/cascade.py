@@ -1,13 +1,13 @@
 """Attacks one after the other, each on what the ones before left standing."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from harness.access import LEVELS, Door, narrowed
 from harness.errors import UserError
-from harness.meter import MeteredHead
 from harness.rng import Rng
 from harness.threat import Threat
 
@@ -26,8 +26,6 @@ class Cascade:
         UserError: no stage, or stages that have no norm in common.
     """
 
-    needs: ClassVar[str] = "gradient"
-
     stages: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -35,6 +33,12 @@ class Cascade:
             raise UserError("attack.stages is empty; name at least one attack")
         if not self.norms:
             raise UserError("the attacks of attack.stages have no norm in common")
+
+    @property
+    def needs(self) -> str:
+        """What serves the most demanding stage."""
+        needs = [attack.needs if attack.needs in LEVELS else "gradient" for attack in self.stages.values()]
+        return max(needs, key=LEVELS.index)
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -46,7 +50,7 @@ class Cascade:
         """Whether every stage can do without a finite eps."""
         return all(getattr(attack, "unbounded", False) for attack in self.stages.values())
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: Door, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         best = x.clone()
         index = torch.arange(len(x), device=x.device)
@@ -54,10 +58,9 @@ class Cascade:
             if not len(index):
                 break
             below = rng.select(index).stream(name)
-            z = attack(head, x[index], y[index], threat=threat.select(index), rng=below)
+            z = attack(narrowed(head, attack.needs), x[index], y[index], threat=threat.select(index), rng=below)
             best[index] = z
-            draw = below.stream("end")
-            fooled = head.broken(z, head.scores(z, draw), y[index], draw, plain=True)
+            fooled = narrowed(head, "decision").broken(z, y[index], below.stream("end"))
             index = index[~fooled]
         return best
 

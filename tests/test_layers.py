@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("attacks", "defenses", "harness", "leaderboard", "models", "training")
 MAY = {
-    "attacks": ("attacks", "harness.errors", "harness.meter", "harness.rng", "harness.threat", "harness.victim"),
+    "attacks": ("attacks", "harness.access", "harness.errors", "harness.meter", "harness.rng", "harness.threat", "harness.victim"),
     "models": ("models", "harness.errors"),
     "training": ("training", "attacks", "harness", "models"),
     "defenses": ("defenses", "training", "attacks", "harness", "models"),
@@ -19,7 +19,8 @@ MAY = {
 }
 ORCHESTRATORS = {
     "harness/checks/yardstick.py": ("attacks",),  # red flags need a yardstick attack
-    "harness/prepare.py": ("models.folding",),  # the twin that is cheaper to differentiate
+    "harness/deployment.py": ("models.folding",),  # the twin that is cheaper to differentiate
+    "harness/prepare.py": ("models.folding",),
 }
 
 

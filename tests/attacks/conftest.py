@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.access import narrowed
 from harness.meter import Counts, MeteredHead
 from harness.rng import Rng
 from harness.threat import Threat
@@ -49,7 +50,8 @@ class Case:
         at = torch.arange(len(self.ids)) if index is None else index
         counts = Counts.of(self.ids[at])
         head = MeteredHead(self.victim.heads[0], self.victim.predict, counts, batch_size=batch_size)
-        return attack(head, self.x[at], self.y[at], threat=threat, rng=Rng(0, self.ids[at], "attack")), counts
+        door = narrowed(head, getattr(attack, "needs", "gradient"))
+        return attack(door, self.x[at], self.y[at], threat=threat, rng=Rng(0, self.ids[at], "attack")), counts
 
     def fitted(self, attack: Any, threat: Threat) -> Any:
         """The attack after it was fitted to all the images."""

@@ -1,25 +1,31 @@
-"""What the attacker is given of a victim: gradients, scores or decisions.
+"""What the attacker is given of a victim: gradients, scores, decisions or nothing (transfer).
 
 An attack gets the narrowest door that serves its `needs`, and that door has no method for more: in no run can an attack
 on scores take a gradient, or one on decisions read a score.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.meter import MeteredHead
+from harness.meter import Counts, MeteredHead
 from harness.rng import Rng
 
 GRADIENT = "gradient"
 
-LEVELS = ("decision", "score", GRADIENT)
+TRANSFER = "transfer"
+
+LEVELS = (TRANSFER, "decision", "score", GRADIENT)
 """From the least to the most that an attacker may be given; also what an attack may need."""
 
-_SUITABLE = {"decision": "rays or hop_skip_jump", "score": "square, rays or hop_skip_jump"}
+_SUITABLE = {
+    TRANSFER: "stored, or give surrogates",
+    "decision": "rays or hop_skip_jump",
+    "score": "square, rays or hop_skip_jump",
+}
 
 Ask = Callable[[Tensor, Rng], Tensor]
 
@@ -27,27 +33,32 @@ Ask = Callable[[Tensor, Rng], Tensor]
 class DecisionHead:
     """The deployed defense, for an attacker who learns predicted classes and nothing else."""
 
-    __slots__ = ("_decide",)
+    __slots__ = ("_decide", "_fooled")
 
-    def __init__(self, decide: Ask) -> None:
-        self._decide = decide
+    def __init__(self, decide: Ask, fooled: Callable[[Tensor, Tensor, Rng], Tensor]) -> None:
+        self._decide, self._fooled = decide, fooled
 
     def decisions(self, z: Tensor, rng: Rng) -> Tensor:
         """Predicted classes, int64 [B], at the price of one forward for each sample."""
         return self._decide(z, rng)
 
     def broken(self, z: Tensor, y: Tensor, rng: Rng) -> Tensor:
-        """Which candidates fool the deployed forward, bool [B], at the same price."""
-        return self.decisions(z, rng) != y
+        """Which candidates fool the deployed forward, bool [B], at the same price.
+
+        A randomised defense is asked again where it was wrong: see `MeteredHead.fooled`.
+        """
+        return self._fooled(z, y, rng)
 
 
 class ScoreHead:
     """A head for an attacker who learns scores, and never a gradient."""
 
-    __slots__ = ("_broken", "_decide", "_scores")
+    __slots__ = ("_blunt", "_broken", "_scores")
 
-    def __init__(self, scores: Ask, broken: Callable[[Tensor, Tensor, Tensor, Rng], Tensor], decide: Ask) -> None:
-        self._scores, self._broken, self._decide = scores, broken, decide
+    def __init__(
+        self, scores: Ask, broken: Callable[[Tensor, Tensor, Tensor, Rng], Tensor], blunt: DecisionHead
+    ) -> None:
+        self._scores, self._broken, self._blunt = scores, broken, blunt
 
     def scores(self, z: Tensor, rng: Rng) -> Tensor:
         """Scores [B, K], as `MeteredHead.scores` gives them."""
@@ -62,7 +73,24 @@ class ScoreHead:
 
     def blunted(self) -> DecisionHead:
         """The same defense for an attacker who learns decisions only."""
-        return DecisionHead(self._decide)
+        return self._blunt
+
+
+class CandidatesOnly:
+    """No head at all: the attacker crafted elsewhere and only hands candidates in. What they cost is booked."""
+
+    COLUMNS: ClassVar[tuple[str, ...]] = ("forwards", "backwards", "zero_gradients", "bad_gradients")
+
+    __slots__ = ("_counts",)
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+
+    def book(self, ids: Tensor, **columns: Any) -> None:
+        """Book passes of the models crafted on, of these samples; columns: each of `COLUMNS`, integers [B]."""
+        for name in self.COLUMNS:
+            amount = torch.as_tensor(columns[name]).to(ids)
+            self._counts.add(getattr(self._counts, name), ids, amount)
 
 
 Door = MeteredHead | ScoreHead | DecisionHead
@@ -73,6 +101,8 @@ def narrowed(door: Door, needs: str) -> Any:
 
     What is no level of access, such as "training-set", is taken to need gradients.
     """
+    if needs == TRANSFER and isinstance(door, MeteredHead):
+        return CandidatesOnly(door.counts)
     if needs not in ("score", "decision"):
         return door
     head = _without_gradients(door) if isinstance(door, MeteredHead) else door
@@ -88,7 +118,7 @@ def _without_gradients(head: MeteredHead) -> ScoreHead:
     return ScoreHead(
         lambda z, rng: head.scores(z.detach(), rng),
         lambda z, logits, y, rng: head.broken(z.detach(), logits, y, rng, plain=True),
-        decide,
+        DecisionHead(decide, lambda z, y, rng: head.fooled(z.detach(), y, rng)),
     )
 
 

@@ -8,7 +8,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from harness.cli_errors import cell
+from harness.pairs import lines as pair_lines
+from harness.pairs import pairs_of
 from harness.session import Outcome, evaluate
+
+PROTOCOLS = {
+    "expected": "expected: share of {} fresh draws that are right, on the worst candidate of each image",
+    "vote": "vote: majority of {} fresh draws, on the worst candidate of each image",
+    "fixed": "fixed: one frozen draw for each image, known to the attacker",
+}
 
 
 def run_job(cfg: DictConfig, report: Callable[[Outcome], None], failed: list[str]) -> None:
@@ -43,9 +51,16 @@ def lines(outcome: Outcome) -> list[str]:
     ]
     if total.samples:
         low, high = total.interval
+        robust = f"{total.robust / total.samples:7.2%}   95 % interval {low:.2%} to {high:.2%}"
+        out.append(f"clean accuracy   {total.clean / total.samples:7.2%}   ({total.clean} of {total.samples})")
+        if total.expected is None:
+            out.append(f"robust accuracy  {robust}")
+        else:
+            mean, error = total.expected
+            out += [f"robust accuracy  {mean:7.2%}   standard error {error:.2%}", f"never mostly wrong{robust[1:]}"]
+        if protocol := manifest.get("protocol"):
+            out.append(f"protocol         {PROTOCOLS[protocol['rule']].format(protocol['draws'])}")
         out += [
-            f"clean accuracy   {total.clean / total.samples:7.2%}   ({total.clean} of {total.samples})",
-            f"robust accuracy  {total.robust / total.samples:7.2%}   95 % interval {low:.2%} to {high:.2%}",
             "",
             f"{'stage':<24}{'attacked':>9}{'standing':>9}{'forwards':>10}{'backwards':>10}{'seconds':>9}",
         ]
@@ -56,6 +71,7 @@ def lines(outcome: Outcome) -> list[str]:
             f"{cost['forwards'] / each:>10.1f}{cost['backwards'] / each:>10.1f}{cost['seconds']:>9.1f}"
         )
     out.append("(forwards and backwards: per attacked sample)")
+    out += pair_lines(pairs_of(outcome.run, manifest))
     flags = manifest.get("flags", [])
     out += [f"red flag: {flag['name']}: {flag['detail']}" for flag in flags] or ["red flags: none"]
     out += [f"not ranked: {count} samples with error: {text}" for text, count in total.errors.items()]

@@ -26,11 +26,12 @@ PACKAGES = ("attacks", "certification", "defenses", "harness", "models", "traini
 """Packages whose code a configuration may call; users name theirs in `trusted_packages`."""
 
 ROOT: dict[str, Any] = {
-    "seed": int, "heads": str, "access": str, "checkpoint": str | None, "runs_dir": str, "trusted_packages": list[str],
+    "seed": int, "heads": str, "access": str, "draws": int | None, "checkpoint": str | None, "runs_dir": str,
+    "trusted_packages": list[str],
 }  # fmt: skip
 """Types of the values at the root."""
 
-GROUPS = ("dataset", "model", "threat", "defense", "attack", "recipe", "runtime", "logger")
+GROUPS = ("dataset", "model", "threat", "defense", "attack", "protocol", "recipe", "runtime", "logger")
 """Nodes at the root; each has a `_target_`."""
 
 SEEDS = 2**63

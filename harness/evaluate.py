@@ -7,14 +7,16 @@ or writes files.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
+from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
 
-from harness.access import GRADIENT, admit, weaker
+from harness.access import GRADIENT, TRANSFER, admit, weaker
 from harness.data.contract import Batch
 from harness.ledger import Chunk, Ledger, timed
+from harness.protocol import Protocol
 from harness.records import CLEAN_STAGE
 from harness.rng import Rng
 from harness.sanity import check_images
@@ -26,7 +28,7 @@ Coverage = Literal["standing", "correct", "all"]
 that are right as they are (exhaustive: each pair of source and attack is measured by itself), or all."""
 
 
-class Attack(Protocol):
+class Attack(Interface):
     """What an attack is: knobs bound by value, and a call that returns candidates only.
 
     A call has at most `batch_size` samples, and what becomes of one must not depend on the others. An attack that does
@@ -67,6 +69,7 @@ class Evaluation:
         gradients: reduced precision of the gradient passes; None: that of the images.
         coverage: which samples a stage attacks.
         access: what the attacker is given: gradient, score or decision; the victim may give less.
+        protocol: how the predictions of a randomised victim are counted; without effect on a deterministic one.
 
     Raises:
         UserError: a stage needs more than that.
@@ -84,6 +87,7 @@ class Evaluation:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     coverage: Coverage = "standing"
     access: str = GRADIENT
+    protocol: Protocol = field(default_factory=Protocol)
 
     def __post_init__(self) -> None:
         admit(*self.attack, self.access)
@@ -95,6 +99,11 @@ class Evaluation:
         return weaker(self.access, self.victim.access)
 
     @property
+    def rule(self) -> Protocol | None:
+        """The protocol, of a randomised victim."""
+        return self.protocol if self.victim.randomized else None
+
+    @property
     def stages(self) -> list[Stage]:
         """In the order in which they run, the true head first."""
         name, attack = self.attack
@@ -103,6 +112,9 @@ class Evaluation:
 
     def _on_heads(self, name: str, attack: Attack) -> Iterator[Stage]:
         twins = {head.name: head for head in self.twin.heads} if self.twin else {}
+        if attack.needs == TRANSFER:
+            yield Stage(name, attack, self.victim.heads[0], None)  # its name says what it was crafted on
+            return
         alone = self.heads == "true" or attack.needs != "gradient"
         for head in self.victim.heads[:1] if alone else self.victim.heads:
             yield Stage(f"{name}/{head.name}", attack, head, twins.get(head.name))

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from harness.access import narrowed
 from harness.errors import UserError
-from harness.meter import Counts, MeteredHead
+from harness.meter import TRIALS, Counts, MeteredHead
+from harness.protocol import REPORT, SELECT
 from harness.records import CLEAN_STAGE, rows
 from harness.rng import Rng
 from harness.sanity import check_scores
@@ -57,23 +58,23 @@ class Ledger:
 
     def clean(self) -> None:
         try:
-            scores = self._judge(self.x, self.ids)
+            judged = self._judge(self.x, self.ids, self.y)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as cause:
             log.debug("prediction of clean images", exc_info=True)
             why = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
             raise UserError(f"the defense cannot predict clean images of {list(self.x.shape[1:])}: {why}") from cause
-        check_scores(scores, self.ids, self.run.classes)
-        self.clean_pred = scores.argmax(1)
+        check_scores(judged.scores, self.ids, self.run.classes)
+        self.clean_pred = judged.pred
         self.down = self.clean_pred != self.y
         zeros = torch.zeros(len(self.ids))
-        self._enter(CLEAN_STAGE, torch.arange(len(self.ids)), self.clean_pred, self.down, zeros, scores)
+        self._enter(CLEAN_STAGE, torch.arange(len(self.ids)), self.down, zeros, judged)
 
     def attack(self, stage: "Stage", positions: Tensor) -> None:
         """Attack the samples at these positions and judge every candidate."""
         counts = Counts.of(self.ids[positions].to(self.run.device))
         try:
             z, legal, distance = self._candidates(stage, positions, counts)
-            scores = self._judge(z, self.ids[positions])
+            judged = self._judge(z, self.ids[positions], self.y[positions])
         except UserError:
             raise
         except Exception as cause:  # a crash is a record: it must neither pass as robust nor stop the sweep
@@ -84,17 +85,16 @@ class Ledger:
         if not legal.all():
             worst = distance[~legal].nan_to_num(torch.inf).max().item()
             self._fail(stage.name, positions[~legal], f"candidate outside the threat, at distance {worst:.6g}")
-        finite = scores.isfinite().all(1)
+        finite = judged.scores.isfinite().all(1)
         if not finite[legal].all():
             self._fail(stage.name, positions[legal & ~finite], "scores of the candidate are not finite")
         fit = legal & finite
-        positions, z, distance, scores = positions[fit], z[fit], distance[fit], scores[fit]
+        positions, z, distance, judged = positions[fit], z[fit], distance[fit], judged.select(fit)
         if not len(positions):
             return
-        pred = scores.argmax(1)
-        broken = pred != self.y[positions]
+        broken = judged.pred != self.y[positions]
         self.down[positions] |= broken
-        self._enter(stage.name, positions, pred, broken, distance, scores, counts)
+        self._enter(stage.name, positions, broken, distance, judged, counts)
         if broken.any():
             index = [s.name for s in self.run.stages].index(stage.name)
             self.kept.append((positions[broken], index, z[broken]))
@@ -104,7 +104,9 @@ class Ledger:
         run, device = self.run, self.run.device
         x, y = self.x[positions].to(device), self.y[positions].to(device)
         fast = stage.fast.forward if stage.fast else None
-        head = MeteredHead(stage.head, run.victim.predict, counts, fast, run.gradients, run.batch_size)
+        head = MeteredHead(
+            stage.head, run.victim.predict, counts, fast, run.gradients, run.batch_size, TRIALS if run.rule else 1
+        )
         door = narrowed(head, stage.attack.needs)
         z = stage.attack(door, x, y, threat=run.threat, rng=Rng(run.seed, counts.ids, stage.name)).detach()
         return z.cpu(), run.threat.contains(z, x).cpu(), run.threat.distance(z, x).cpu()
@@ -121,34 +123,49 @@ class Ledger:
         }
         return Chunk(pa.concat_tables(self.tables), adversarial, self.seconds)
 
+    def _judge(self, z: Tensor, ids: Tensor, y: Tensor) -> "Judged":
+        """What the deployed pipeline says, with randomness of its own; z: one sample at least."""
+        rule, draws = self.run.rule, Rng(self.run.seed, ids.to(self.run.device), SELECT)
+        if rule is None:
+            scores = self._scores(z, draws)
+            return Judged(scores, scores.argmax(1))
+        verdicts, mean = [], torch.zeros(())
+        for stream in (draws, Rng(draws.seed, draws.ids, REPORT)):
+            votes = []
+            for k in range(rule.draws):
+                scores = self._scores(z, stream.stream(k))
+                mean = mean + scores / (2 * rule.draws)
+                votes.append(scores.argmax(1))
+            verdicts.append(rule.verdict(torch.stack(votes), y, scores.shape[1]))
+        chosen, fresh = verdicts
+        return Judged(mean, chosen.pred, chosen.wrong, fresh.wrong)
+
     @torch.no_grad()
-    def _judge(self, z: Tensor, ids: Tensor) -> Tensor:
-        """Scores of the deployed pipeline, with randomness of its own; z: one sample at least."""
-        run, device = self.run, self.run.device
-        parts = torch.arange(len(ids)).split(run.batch_size)  # type: ignore[no-untyped-call]
-        draws = Rng(run.seed, ids.to(device), "judge")
-        return torch.cat([run.victim.predict(z[at].to(device), draws.select(at.to(device))).cpu() for at in parts])
+    def _scores(self, z: Tensor, draws: Rng) -> Tensor:
+        """Scores of one prediction, on the host."""
+        device = self.run.device
+        parts = torch.arange(len(z)).split(self.run.batch_size)  # type: ignore[no-untyped-call]
+        predict = self.run.victim.predict
+        return torch.cat([predict(z[at].to(device), draws.select(at.to(device))).cpu() for at in parts])
 
     def _fail(self, stage: str, positions: Tensor, why: str) -> None:
         self.down[positions] = True  # its fate is unknown: later stages would not mend that
-        blank = torch.full((len(positions),), -1)
         zeros = torch.zeros(len(positions))
-        self._enter(stage, positions, blank, zeros.bool(), zeros, None, None, why)
+        self._enter(stage, positions, zeros.bool(), zeros, None, None, why)
 
     def _enter(
         self,
         stage: str,
         at: Tensor,
-        pred: Tensor,
         broken: Tensor,
         distance: Tensor,
-        scores: Tensor | None,
+        judged: "Judged | None",
         counts: Counts | None = None,
         error: str | None = None,
     ) -> None:
         label = self.y[at]
         zeros = np.zeros(len(at), np.int64)
-        margin = zeros.astype(np.float32) if scores is None else _margin(scores, label)
+        margin = zeros.astype(np.float32) if judged is None else _margin(judged.scores, label)
         passes = [zeros] * 4
         if counts is not None:
             mine = torch.searchsorted(counts.ids.cpu(), self.ids[at])
@@ -159,7 +176,7 @@ class Ledger:
             "stage": [stage] * len(at),
             "label": label.numpy(),
             "clean_pred": self.clean_pred[at].numpy(),
-            "pred": pred.numpy(),
+            "pred": np.full(len(at), -1) if judged is None else judged.pred.numpy(),
             "broken": broken.numpy(),
             "distance": distance.double().numpy(),
             "margin": margin,
@@ -169,7 +186,28 @@ class Ledger:
             "bad_gradients": passes[3],
             "error": [error] * len(at),
         }
+        if self.run.rule is not None:
+            shares = (None, None) if judged is None else (judged.wrong, judged.fresh)
+            for name, share in zip(("wrong_share", "fresh_share"), shares, strict=True):
+                values[name] = [None] * len(at) if share is None else share.numpy()
         self.tables.append(rows(values))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the deployed defense says of some images: scores [B, K], the predicted class [B], and where it is randomised
+    the share of wrong verdicts [B] in the draws that choose the worst candidate, and in those that are reported; then
+    the scores are means over all of them."""
+
+    scores: Tensor
+    pred: Tensor
+    wrong: Tensor | None = None
+    fresh: Tensor | None = None
+
+    def select(self, mask: Tensor) -> "Judged":
+        """Of some of the images; mask: bool [B]."""
+        each = (self.scores, self.pred, self.wrong, self.fresh)
+        return Judged(*(None if value is None else value[mask] for value in each))  # type: ignore[arg-type]
 
 
 def _margin(scores: Tensor, label: Tensor) -> np.ndarray:

@@ -12,6 +12,9 @@ from harness.victim import Forward, Head
 View = Callable[[Tensor], Tensor]
 """A differentiable change of the images [B, C, H, W] that a head is shown instead of them."""
 
+TRIALS = 10
+"""Draws in a row that must be wrong before an attack believes that a candidate fools a randomised defense."""
+
 
 @dataclass
 class Counts:
@@ -49,6 +52,8 @@ class MeteredHead:
         fast: a forward that agrees with the head up to rounding and is cheaper to differentiate; None: the head's own.
         dtype: reduced precision of the gradient passes, such as bfloat16; None: that of the images. Never the judge's.
         batch_size: the most samples of a pass; None: no limit.
+        trials: draws of the deployed forward that must all be wrong before a candidate counts as found: one lucky draw
+            shows nothing. 1 for a deterministic defense, `TRIALS` for a randomised one.
     """
 
     head: Head
@@ -57,6 +62,13 @@ class MeteredHead:
     fast: Forward | None = None
     dtype: torch.dtype | None = None
     batch_size: int | None = None
+    trials: int = 1
+
+    @property
+    def looks(self) -> int:
+        """Draws that the returned logits are the mean of: enough to compare candidates by, where the head is random."""
+        random = self.trials > 1 and (self.head.exact or self.head.draws > 1)
+        return max(self.head.draws, self.trials) if random else self.head.draws
 
     def batches(self, index: Tensor) -> tuple[Tensor, ...]:
         """Positions int64 [b] in pieces that fit one pass: for an attack that is called with a whole chunk."""
@@ -70,17 +82,17 @@ class MeteredHead:
 
     @torch.no_grad()
     def scores(self, z: Tensor, rng: Rng) -> Tensor:
-        """Logits of the head without a gradient, the mean over its draws, [B, K]."""
+        """Logits of the head without a gradient, the mean over `looks` draws, [B, K]."""
         total = self.head.forward(z, rng.stream("draw0"))
-        for k in range(1, self.head.draws):
+        for k in range(1, self.looks):
             total = total + self.head.forward(z, rng.stream(f"draw{k}"))
-        self.counts.add(self.counts.forwards, rng.ids, self.head.draws)
-        return total / self.head.draws
+        self.counts.add(self.counts.forwards, rng.ids, self.looks)
+        return total / self.looks
 
     def gradient(
         self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: View | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits [B, K] and the pulled-back cotangent, of the shape of z; both are means over the head's draws.
+        """Logits [B, K], the mean over `looks` draws, and the pulled-back cotangent like z, over the head's draws.
 
         Entries that are not finite are returned as zero, and counted.
 
@@ -90,11 +102,10 @@ class MeteredHead:
         for k in range(1, self.head.draws):
             more = self._pull(z, cotangent, rng.stream(f"draw{k}"), view)
             logits, gradient = logits + more[0], gradient + more[1]
-        self.counts.add(self.counts.forwards, rng.ids, self.head.draws)
-        return logits / self.head.draws, self._pulled(gradient, rng)
+        return self._mean(logits, z, rng, view), self._pulled(gradient, rng)
 
     def linearize(self, z: Tensor, rng: Rng, view: View | None = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Logits [B, K], the mean over the head's draws, and the map that pulls a cotangent [B, K] back to z.
+        """Logits [B, K], the mean over `looks` draws, and the map that pulls a cotangent [B, K] back to z.
 
         For cotangents that depend on the logits of several heads. The graph lives as long as the map, which may be
         called again; each call costs one backward for each draw.
@@ -103,32 +114,53 @@ class MeteredHead:
         with torch.enable_grad():
             draws = [self._seen(leaf, rng.stream(f"draw{k}"), view) for k in range(self.head.draws)]
             mean = torch.stack(draws).mean(0) if len(draws) > 1 else draws[0]
-        self.counts.add(self.counts.forwards, rng.ids, self.head.draws)
 
         def pull(cotangent: Tensor) -> Tensor:
             (gradient,) = torch.autograd.grad(mean, leaf, cotangent.to(mean.dtype), retain_graph=True)
             return self._pulled(gradient, rng)
 
-        return mean.detach().to(torch.promote_types(mean.dtype, torch.float32)), pull
+        total = mean.detach().to(torch.promote_types(mean.dtype, torch.float32)) * self.head.draws
+        return self._mean(total, z, rng, view), pull
 
     @torch.no_grad()
     def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
         """Which candidates fool the deployed forward, bool [B]. logits: what this head gave for them.
 
         The logits of an exact head in full precision are the verdict. Those of a faster twin only propose, and those of
-        a surrogate say nothing: then `predict` decides, at the price of one forward for each sample asked.
+        a surrogate say nothing: then `predict` decides, at the price of one forward for each sample asked. So it does
+        for a randomised defense, which must be wrong in all of `trials` draws; the first that is right ends the asking.
 
         plain: the logits come from `scores`, which never uses the twin.
         """
         wrong = logits.argmax(1) != y
-        if self.head.exact and (plain or (self.fast is None and self.dtype is None)):
+        if self.trials == 1 and self.head.exact and (plain or (self.fast is None and self.dtype is None)):
             return wrong
         asked = wrong if self.head.exact else torch.ones_like(wrong)
         if not asked.any():
             return wrong
-        verdict = self.predict(z[asked], rng.select(asked).stream("verdict")).argmax(1) != y[asked]
-        self.counts.add(self.counts.forwards, rng.ids[asked])
-        return asked.masked_scatter(asked, verdict)
+        return asked.masked_scatter(asked, self.fooled(z[asked], y[asked], rng.select(asked)))
+
+    @torch.no_grad()
+    def fooled(self, z: Tensor, y: Tensor, rng: Rng) -> Tensor:
+        """Whether `predict` is wrong in all of `trials` draws, bool [B]; one forward each until one is right."""
+        wrong: Tensor = self.predict(z, rng.stream("verdict")).argmax(1) != y
+        self.counts.add(self.counts.forwards, rng.ids)
+        for k in range(1, self.trials):
+            at = wrong.nonzero().squeeze(1)
+            if not len(at):
+                break
+            draw = rng.select(at)
+            wrong[at] = self.predict(z[at], draw.stream(f"verdict{k}")).argmax(1) != y[at]
+            self.counts.add(self.counts.forwards, draw.ids)
+        return wrong
+
+    @torch.no_grad()
+    def _mean(self, total: Tensor, z: Tensor, rng: Rng, view: View | None) -> Tensor:
+        """The sum of the logits over the head's draws, made the mean over `looks` of them; all are booked."""
+        for k in range(self.head.draws, self.looks):
+            total = total + (self.fast or self.head.forward)(z if view is None else view(z), rng.stream(f"draw{k}"))
+        self.counts.add(self.counts.forwards, rng.ids, self.looks)
+        return total / self.looks
 
     def _pull(
         self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: View | None

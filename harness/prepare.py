@@ -1,32 +1,37 @@
 """From a composed configuration to everything that an evaluation needs, built, and the manifest that describes it."""
 
-import hashlib
-import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from harness import environment
-from harness.access import GRADIENT, admit, known
+from harness.access import GRADIENT, TRANSFER, admit, known
 from harness.compose import build, checked
+from harness.craft import Workshop
 from harness.data.contract import Dataset, Split
+from harness.deployment import Deployed, deploy, digest_of
 from harness.errors import UserError
-from harness.evaluate import Evaluation, compares
+from harness.evaluate import Coverage, Evaluation, compares
+from harness.expectation import check_draws
+from harness.protocol import Protocol
 from harness.records import CLEAN_STAGE, SCHEMA_VERSION, Manifest, RunFolder
 from harness.runtime import Runtime
 from harness.sanity import check_images
+from harness.stored import Transfer, stored_suite
+from harness.surrogates import owned
 from harness.threat import Threat
 from harness.tracking import Tracker
+from harness.transfer_plan import crafted, planned
 from harness.victim import Victim
-from models.folding import folded
 
 KEYS = (
     "dataset", "model", "threat", "defense", "attack", "runtime", "logger",
-    "seed", "heads", "access", "checkpoint", "runs_dir", "trusted_packages",
+    "protocol", "seed", "heads", "access", "draws", "checkpoint", "surrogates",
+    "runs_dir", "trusted_packages",
 )  # fmt: skip
 
 
@@ -40,6 +45,7 @@ class Job:
     tracker: Tracker
     run: RunFolder
     manifest: Manifest
+    workshops: tuple[Workshop, ...] = ()  # that craft the adversarial sets of a transfer run
 
 
 def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
@@ -53,14 +59,18 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     Raises:
         UserError: the configuration, the data or a model is unfit.
     """
-    cfg = checked(composed, KEYS)
+    cfg = checked(owned(composed), KEYS)
     if cfg.heads is True:
         cfg.heads = "true"  # on the command line a bare `true` is a boolean
     if cfg.heads not in ("declared", "true"):
         raise UserError(f"heads={cfg.heads} is unknown; choose declared or true")
     runtime, threat, attack, tracker = (build(cfg[key]) for key in ("runtime", "threat", "attack", "logger"))
-    if not isinstance(threat, Threat) or not isinstance(runtime, Runtime):
-        raise UserError("threat and runtime must be harness.threat.Threat and harness.runtime.Runtime")
+    protocol = build(cfg.protocol)
+    if not isinstance(threat, Threat) or not isinstance(runtime, Runtime) or not isinstance(protocol, Protocol):
+        raise UserError(
+            "threat, runtime and protocol must be harness.threat.Threat, harness.runtime.Runtime and "
+            "harness.protocol.Protocol"
+        )
     norms = getattr(attack, "norms", Threat.NORMS)
     if threat.norm not in norms:
         raise UserError(f"this attack is not defined for threat={threat.norm}; it takes {', '.join(norms)}")
@@ -76,55 +86,42 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     device = runtime.torch_device()
     dataset: Dataset = build(cfg.dataset)
     split = dataset.split("test")
-    defense = build(cfg.defense)
-    models, weights = _load_parts(defense, dataset, Path(cfg.runs_dir) / "_trained", runtime, device, tracker)
-    victim = _deployed(defense, models)
+    loaded = partial(
+        deploy, dataset=dataset, cache=Path(cfg.runs_dir) / "_trained", runtime=runtime, device=device, tracker=tracker
+    )
+    target = loaded(cfg.defense)
+    bare = target.victim
+    workshops = planned(cfg, attack_name, attack, loaded, split, threat, dataset.classes, runtime)
+    transfer = crafted(workshops) or stored_suite(attack_name, attack, threat, split)
+    attack = transfer or attack
+    if cfg.draws is not None:
+        check_draws(cfg.draws, bare)
+    victim = protocol.applied(bare, cfg.seed)
+    coverage: Coverage = "correct" if threat.unbounded else "all" if victim.randomized else "standing"
     evaluation = Evaluation(
         victim=victim,
         attack=(attack_name, attack),
         threat=threat,
         classes=dataset.classes,
         seed=cfg.seed,
-        twin=_twin(defense, models) if runtime.fold else None,
+        twin=protocol.applied(target.twin, cfg.seed) if target.twin else None,
         heads=cfg.heads,
         batch_size=runtime.batch_size,
         gradients=Runtime.GRADIENTS[runtime.gradients],
         device=device,
-        coverage=getattr(attack, "coverage", "correct" if threat.unbounded else "standing"),
-        access=cfg.access,
+        coverage=getattr(attack, "coverage", coverage),
+        access=TRANSFER if transfer else cfg.access,
+        protocol=protocol,
     )
     first = split.read(slice(0, 1))
     check_images(first.ids, first.x, first.y, dataset.classes, (threat.low, threat.high))
-    manifest = _manifest(cfg, choices, evaluation, split, dataset, defense, weights, runtime, command)
+    random = protocol if bare.randomized else None
+    manifest = _manifest(cfg, choices, evaluation, split, dataset, target, runtime, command, random)
     name = manifest["name"]
     folder = Path(
         cfg.runs_dir, name["dataset"], name["threat"], name["defense"], name["attack"], manifest["config_hash"]
     )
-    return Job(evaluation, split, runtime, tracker, RunFolder(folder), manifest)
-
-
-def _load_parts(
-    defense: Any, dataset: Dataset, cache: Path, runtime: Runtime, device: torch.device, tracker: Tracker
-) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    models: dict[str, nn.Module] = {}
-    digests: dict[str, str] = {}
-    for name, part in defense.parts.items():
-        given = {other: models[other] for other in part.uses}
-        trained = part.load(dataset, cache, given=given, device=str(device), progress=runtime.progress, tracker=tracker)
-        models[name], digests[name] = trained.module.to(device), trained.digest
-    return models, digests
-
-
-def _deployed(defense: Any, models: dict[str, nn.Module]) -> Victim:
-    victim: Victim = defense.deploy(models)
-    for module in victim.modules:
-        module.eval().requires_grad_(False)
-    return victim
-
-
-def _twin(defense: Any, models: dict[str, nn.Module]) -> Victim:
-    """The same defense over copies of its networks with batch norm folded away."""
-    return _deployed(defense, {name: folded(module) for name, module in models.items()})
+    return Job(evaluation, split, runtime, tracker, RunFolder(folder), manifest, workshops)
 
 
 def _manifest(
@@ -133,17 +130,16 @@ def _manifest(
     evaluation: Evaluation,
     split: Split,
     dataset: Dataset,
-    defense: Any,
-    weights: dict[str, str],
+    target: Deployed,
     runtime: Runtime,
     command: str,
+    protocol: Protocol | None,
 ) -> Manifest:
     config: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
-    parts = {
-        name: {"model": part["model"], "weights": weights[name]}
-        for name, part in config["defense"].get("parts", {}).items()
-    }
-    victim = _hash({"defense": {**config["defense"], "parts": parts}})
+    deployed = dict(target.content)
+    if protocol is not None:  # with another protocol it is another victim
+        deployed["protocol"] = protocol.identity()
+    victim = digest_of(deployed)
     threat = evaluation.threat
     data = {"digest": split.digest(), "selection": split.selection()}
     answer = {
@@ -155,12 +151,19 @@ def _manifest(
         "seed": cfg.seed,
         "schema": SCHEMA_VERSION,
     }
-    if compares(evaluation.attack[1]):
+    suite = evaluation.attack[1]
+    if isinstance(suite, Transfer):  # the content of a set counts, not its place
+        answer["attack"] = [evaluation.attack[0], suite.identities]
+    if compares(suite):
         answer["chunk"] = runtime.chunk
     if evaluation.given != GRADIENT:  # runs from before this option keep their hash
         answer["access"] = evaluation.given
+    if protocol is not None:
+        answer["protocol"] = asdict(protocol)
+    if cfg.draws is not None:
+        answer["draws"] = cfg.draws
     commit, dirty = environment.commit()
-    return Manifest(
+    manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         status="running",
         kind="attack",
@@ -173,7 +176,7 @@ def _manifest(
         },
         command=command,
         config=config,
-        config_hash=_hash(answer),
+        config_hash=digest_of(answer),
         victim=victim,
         threat={
             "norm": threat.norm,
@@ -185,8 +188,8 @@ def _manifest(
         heads=cfg.heads,
         access=evaluation.given,
         dataset={"name": dataset.name, **data, "samples": len(split), "classes": dataset.classes},
-        weights=weights,
-        card=defense.card.as_dict() | {"parameters": _parameters(evaluation.victim)},
+        weights=target.weights,
+        card=target.defense.card.as_dict() | {"parameters": _parameters(evaluation.victim)},
         stages=[CLEAN_STAGE, *(stage.name for stage in evaluation.stages)],
         coverage=evaluation.coverage,
         chunk=runtime.chunk,
@@ -200,6 +203,9 @@ def _manifest(
         flags=[],
         failures=[],
     )
+    if isinstance(suite, Transfer):
+        manifest |= Manifest(sets=suite.told())
+    return manifest if protocol is None else manifest | Manifest(protocol=asdict(protocol))
 
 
 def _target_name(node: DictConfig) -> str:
@@ -208,7 +214,3 @@ def _target_name(node: DictConfig) -> str:
 
 def _parameters(victim: Victim) -> int:
     return sum(p.numel() for module in victim.modules for p in module.parameters())
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -19,7 +19,7 @@ from harness.records import Manifest, RunFolder
 
 COMPARED = (
     "schema_version", "kind", "name", "config_hash", "victim", "threat", "heads", "access", "dataset", "weights",
-    "stages", "coverage", "chunk", "chunks", "seed",
+    "stages", "coverage", "sets", "chunk", "chunks", "seed",
 )  # fmt: skip
 DEFAULTS = {"coverage": "standing", "access": "gradient"}
 """What a manifest that does not say so means."""
@@ -42,6 +42,9 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> Jo
     """
     recorded: Any = OmegaConf.create(manifest["config"])
     recorded.setdefault("access", DEFAULTS["access"])
+    recorded.setdefault("surrogates", {})
+    recorded.setdefault("draws", None)
+    recorded.setdefault("protocol", {"_target_": "harness.protocol.Protocol"})
     lacking = [key for key in KEYS if key not in recorded]
     if lacking:
         raise UserError(f"its config lacks {lacking[0]}; run again")
@@ -54,9 +57,11 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> Jo
     device = "cpu" if manifest["device"].startswith("cpu") else "auto"
     recorded.runtime.update(progress=False, fold=False, shards=1, shard=0, device=device)
     cfg = checked(recorded, KEYS)
-    order = _found(cfg, Path(cfg.runs_dir) / "_trained", manifest["command"])
-    if order:  # run.json is ordered by key: what a part uses may come after it
-        recorded.defense.parts = {name: recorded.defense.parts[name] for name in order}
+    for place in ("defense", *(f"surrogates.{name}" for name in cfg.surrogates)):
+        order = _found(OmegaConf.select(cfg, place), cfg.dataset, Path(cfg.runs_dir) / "_trained", manifest["command"])
+        if order:  # run.json is ordered by key: what a part uses may come after it
+            node = OmegaConf.select(recorded, place)
+            node.parts = {name: node.parts[name] for name in order}
     names = {key: str(manifest["name"].get(key)) for key in ("defense", "attack", "model")}
     return prepare(recorded, names, manifest["command"])
 
@@ -66,9 +71,9 @@ def discrepancies(run: RunFolder, manifest: Manifest, job: Job) -> list[str]:
     fresh: dict[str, Any] = json.loads(json.dumps(job.manifest))
     found: dict[str, Any] = dict(manifest)
     problems = [
-        f"run.json: {key} is {_short(found.get(key))}, its configuration, data and weights give {_short(fresh[key])}"
+        f"run.json: {key} is {_short(found.get(key))}, its configuration, data and weights give {_short(fresh.get(key))}"
         for key in COMPARED
-        if found.get(key, DEFAULTS.get(key)) != fresh[key]
+        if found.get(key, DEFAULTS.get(key)) != fresh.get(key, DEFAULTS.get(key))
     ]
     card = fresh["card"]
     if any(found["card"].get(key) != value for key, value in card.items() if key not in TEXTS):
@@ -84,9 +89,9 @@ def discrepancies(run: RunFolder, manifest: Manifest, job: Job) -> list[str]:
     ]
 
 
-def _found(cfg: DictConfig, cache: Path, command: str) -> list[str]:
-    """The names of the parts in an order in which they can be loaded; each can be, without any training."""
-    dataset, defense = build(cfg.dataset), build(cfg.defense)
+def _found(node: DictConfig, data: DictConfig, cache: Path, command: str) -> list[str]:
+    """The names of the parts of a defense in an order in which they can be loaded; each can, without any training."""
+    dataset, defense = build(data), build(node)
     models: dict[str, nn.Module] = {}
     waiting = dict(defense.parts)
     while waiting:

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,13 @@ ATTACK_SCHEMA = pa.schema(
     ]
 )
 
+RANDOM_SCHEMA = ATTACK_SCHEMA.append(pa.field("wrong_share", pa.float32())).append(
+    pa.field("fresh_share", pa.float32())
+)
+"""Of a randomised defense, whose `broken` says that more than half of the verdicts are wrong. The share of them that is
+wrong: in the draws by which the worst candidate of a sample is chosen, and in others, which say how bad it is. Null in
+rows with an error. A deterministic defense has records without these columns."""
+
 
 class Cost(TypedDict):
     """Totals of one stage."""
@@ -89,6 +96,9 @@ class Manifest(TypedDict, total=False):
     card: dict[str, Any]  # claims, extra_data, cost in forward equivalents, parameters, randomized, deviations
     stages: list[str]  # in the order in which they run, "clean" first
     coverage: str  # which samples a stage attacks: standing (default) | correct | all (see `harness.evaluate.Coverage`)
+    protocol: dict[str, Any]  # rule and draws, of a randomised defense only
+    draws: dict[str, dict[str, Any]]  # random heads: draws per gradient, and with how many they were found to agree
+    sets: dict[str, dict[str, Any]]  # transfer runs: stage -> its adversarial set, and the sources crafted on
     chunk: int  # samples per chunk
     chunks: int
     seed: int
@@ -173,7 +183,7 @@ class RunFolder:
     def write_part(self, chunk: int, rows: pa.Table, seconds: dict[str, float]) -> None:
         """Commit the records of one chunk. seconds: per stage, beside the rows, which are the same in every run."""
         sink = pa.BufferOutputStream()
-        table = rows.cast(ATTACK_SCHEMA).replace_schema_metadata({"seconds": json.dumps(seconds)})
+        table = rows.cast(_schema(rows.column_names)).replace_schema_metadata({"seconds": json.dumps(seconds)})
         pq.write_table(table, sink, compression="zstd")
         write_atomically(self.part_path(chunk), sink.getvalue().to_pybytes())
 
@@ -194,7 +204,8 @@ class RunFolder:
         missing = [name for name in ATTACK_SCHEMA.names if name not in table.column_names]
         if missing:
             raise UserError(f"{path} lacks the columns {', '.join(missing)}; run the same command again to redo it")
-        return table.select(ATTACK_SCHEMA.names).cast(ATTACK_SCHEMA)
+        schema = _schema(table.column_names)
+        return table.select(schema.names).cast(schema)
 
     def read_parts(self) -> Iterator[pa.Table]:
         """The records, one chunk after the other, in the order of their chunks."""
@@ -223,8 +234,12 @@ def find_runs(root: Path) -> list[RunFolder]:
 
 
 def rows(columns: dict[str, Sequence[Any]]) -> pa.Table:
-    """A table of `ATTACK_SCHEMA` from columns of equal length."""
-    return pa.table(columns, schema=ATTACK_SCHEMA)
+    """A table of `ATTACK_SCHEMA`, or of `RANDOM_SCHEMA` where its columns are there, from columns of equal length."""
+    return pa.table(columns, schema=_schema(columns))
+
+
+def _schema(names: Iterable[str]) -> pa.Schema:
+    return RANDOM_SCHEMA if set(RANDOM_SCHEMA.names) <= set(names) else ATTACK_SCHEMA
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -2,17 +2,18 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
 from safetensors.numpy import save as encode_tensors
 from tqdm import tqdm
 
-from harness import environment
-from harness.checks import PROBE, Flag, from_evidence, of_victim
+from harness import environment, expectation
+from harness.checks import PROBE, Flag, from_evidence, noisy, of_victim
 from harness.errors import UserError
 from harness.evaluate import chunk_positions, chunks_of
+from harness.expectation import settled
 from harness.ownership import sole_owner
 from harness.prepare import Job, prepare
 from harness.process import give_back
@@ -47,14 +48,26 @@ def evaluate(composed: DictConfig, choices: dict[str, str], command: str) -> Out
     job = prepare(composed, choices, command)
     shard = f"run-{job.runtime.shard}-of-{job.runtime.shards}"
     with sole_owner(job.run.path, shard, "; wait for it, or split the work with runtime.shards"):
-        manifest = job.run.create(job.manifest)
+        manifest = job.run.create(_with_draws(job))
         _same(manifest, job.manifest, job.run.path)
+        victim = settled(job.evaluation.victim, manifest.get("draws", {}))
+        job = replace(job, evaluation=replace(job.evaluation, victim=victim))
         worked = _work(job, manifest)
         whole = len(job.run.present()) == manifest["chunks"]  # asked before counting: other shards may be at work
         total = tally(job.run, manifest["stages"])
         if whole and (worked or manifest["status"] != "done"):
             manifest = _settle(job, manifest, total)
     return Outcome(job.run, manifest, total, job.tracker)
+
+
+def _with_draws(job: Job) -> Manifest:
+    """The manifest, with the draws of random heads; they are measured once for all processes and resumed runs."""
+    if job.run.manifest_path.exists():
+        return job.manifest
+    evaluation = job.evaluation
+    probe = job.split.read(slice(0, min(len(job.split), expectation.PROBE)))
+    draws = expectation.measure(evaluation.victim, probe, evaluation.seed, job.manifest["config"]["draws"])
+    return job.manifest | Manifest(draws=draws) if draws else job.manifest
 
 
 def _same(standing: Manifest, mine: Manifest, folder: Path) -> None:
@@ -91,6 +104,8 @@ def _work(job: Job, manifest: Manifest) -> int:
         for chunk in mine:
             if chunk not in ready:
                 batch = job.split.read(chunk_positions(samples, size, chunk))
+                for workshop in job.workshops:
+                    workshop.ensure(chunk_positions(samples, size, chunk), advance)
                 done = job.evaluation.chunk(batch, advance)
                 if job.runtime.keep == "broken":
                     tensors = encode_tensors(done.adversarial, {"stages": json.dumps(manifest["stages"][1:])})
@@ -130,6 +145,7 @@ def _settle(job: Job, manifest: Manifest, total: Tally) -> Manifest:
     flags = [
         *(mixed if len(codes) > 1 else []),
         *of_victim(job.evaluation, probe, _standing(job.run, manifest)),
+        *noisy(manifest.get("draws", {})),
         *from_evidence(total),
     ]
     settled = manifest | Manifest(

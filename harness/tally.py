@@ -1,5 +1,6 @@
 """What the evidence of one run adds up to. Always counted from the files, never from a process's memory."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,8 @@ class Tally:
         cost: per stage.
         errors: distinct error texts with their counts.
         gradients: per stage, the samples attacked, those whose gradient was once zero, and those where it was once bad.
+        correct: of a randomised defense, for each sample the share of right verdicts on its worst candidate, in draws
+            that did not choose it; zero for a sample with an error.
     """
 
     samples: int = 0
@@ -32,11 +35,21 @@ class Tally:
     cost: dict[str, Cost] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     gradients: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    correct: list[float] | None = None
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % Wilson interval of the robust accuracy."""
         return wilson(self.robust, self.samples)
+
+    @property
+    def expected(self) -> tuple[float, float] | None:
+        """Mean and standard error, over samples, of the share of right verdicts; None for a deterministic defense."""
+        if not self.correct:
+            return None
+        shares = np.array(self.correct)
+        spread = float(shares.std(ddof=1)) if len(shares) > 1 else 0.0
+        return float(shares.mean()), spread / math.sqrt(len(shares))
 
 
 def tally(run: RunFolder, stages: list[str]) -> Tally:
@@ -62,9 +75,21 @@ def tally(run: RunFolder, stages: list[str]) -> Tally:
             total.standing[stage] += len(alive)
             _add(total, stage, part, seconds.get(stage, 0.0))
         total.robust += len(alive)
+        if "wrong_share" in table.column_names:
+            total.correct = [*(total.correct or []), *_worst(table)]
         for text in table["error"].drop_null().to_pylist():
             total.errors[text] = total.errors.get(text, 0) + 1
     return total
+
+
+def _worst(table: pa.Table) -> list[float]:
+    """For each sample the share of right verdicts on its worst candidate, the clean image among them."""
+    shares = [table[name].fill_null(1.0).to_numpy() for name in ("wrong_share", "fresh_share")]
+    _, place = np.unique(table["sample"].to_numpy(), return_inverse=True)
+    order = np.lexsort((-shares[0], place))  # the first of each sample is its worst; ties go to the earlier stage
+    first = np.unique(place[order], return_index=True)[1]
+    right: list[float] = (1 - shares[1][order][first].astype(float)).tolist()
+    return right
 
 
 def _add(total: Tally, stage: str, part: pa.Table, seconds: float) -> None:

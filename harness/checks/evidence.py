@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 from harness.checks.flag import Flag
+from harness.expectation import AGREEMENT
 from harness.tally import Tally
 
 
@@ -16,6 +18,14 @@ def from_evidence(total: Tally) -> list[Flag]:
         if bad:
             flags.append(Flag("bad-gradients", f"{stage}: {bad} of {attacked} samples had NaN or infinite gradients"))
     return [*flags, *_surprises(total)]
+
+
+def noisy(draws: dict[str, dict[str, Any]]) -> Iterator[Flag]:
+    """Heads whose gradient did not agree with itself with the most draws that were tried."""
+    for head, found in draws.items():
+        if found.get("cosine", 1.0) <= AGREEMENT:
+            detail = f"{head}: gradients over {found['draws']} draws agree by a cosine of {found['cosine']:.2f} only"
+            yield Flag("noisy-gradients", detail)
 
 
 def _surprises(total: Tally) -> Iterator[Flag]:

@@ -1,0 +1,109 @@
+"""How many draws a gradient of a random head needs: measured, not guessed (expectation over transformation).
+
+Athalye et al. 2018, arXiv 1707.07397, average the gradient over draws. Too few, and steps follow the noise; too many,
+and every step is paid for twice.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.data.contract import Batch
+from harness.errors import UserError
+from harness.meter import Counts, MeteredHead
+from harness.rng import Rng
+from harness.victim import Head, Victim
+
+PROBE = 8
+"""Images on which draws are counted."""
+
+AGREEMENT = 0.9
+"""Mean cosine between the gradient over n draws and another over 2 n fresh ones from which on n is enough."""
+
+MOST = 64
+"""Draws at which the search ends, agreed or not."""
+
+
+def check_draws(draws: int, victim: Victim) -> None:
+    """Refuse a number of draws that nothing is averaged over. Raises UserError."""
+    if draws < 1:
+        raise UserError(f"draws={draws} must be at least 1; leave it out for what the defense declares")
+    if not _averages(victim):
+        raise UserError(f"draws={draws} is for gradients of a random defense, and this one is not; leave draws out")
+
+
+def measure(victim: Victim, batch: Batch, seed: int, asked: int | None = None) -> dict[str, dict[str, Any]]:
+    """Head -> {"draws": n, "cosine": agreement at n}, for every head whose gradient is a mean.
+
+    Those are the heads of a randomised victim, and those that declare draws. A head without randomness gets one draw. A
+    random one gets at least two: those that it declares, or the first of 2, 4, 8, ... with which the gradient of the
+    margin agrees with itself where it declares 0. At most 3 `MOST` passes of `PROBE` images for each head.
+
+    Args:
+        batch: images to measure on; the first `PROBE` are used.
+        asked: at least so many on every random head; None: no such wish.
+    """
+    if not _averages(victim):
+        return {}
+    few = batch.ids.argsort()[:PROBE]
+    ids, x, y = (t[few] for t in batch)
+    return {head.name: _settle(head, x, y, Rng(seed, ids, f"draws/{head.name}"), asked or 0) for head in victim.heads}
+
+
+def _averages(victim: Victim) -> bool:
+    return victim.randomized or any(head.draws != 1 for head in victim.heads)
+
+
+def settled(victim: Victim, found: dict[str, dict[str, Any]]) -> Victim:
+    """The victim with the draws that were found."""
+    heads = {head.name: replace(head, draws=found.get(head.name, {}).get("draws", head.draws)) for head in victim.heads}
+    surrogates = tuple(heads[head.name] for head in victim.surrogates)
+    return replace(victim, surrogates=surrogates, draws=heads[victim.heads[0].name].draws)
+
+
+def _settle(head: Head, x: Tensor, y: Tensor, rng: Rng, asked: int) -> dict[str, Any]:
+    door = MeteredHead(replace(head, draws=1), head.forward, Counts.of(rng.ids))
+    with torch.no_grad():
+        one, other = (door.scores(x, rng.stream(k)) for k in range(2))
+    if torch.equal(one, other):
+        return {"draws": 1, "cosine": 1.0}
+    if head.draws:
+        return {"draws": max(head.draws, asked, 2)}
+    sums = _sums(door, x, y, rng)
+    n, known = 1, {0: torch.zeros_like(x)}
+    while True:
+        n *= 2
+        while max(known) < 3 * n:
+            known[len(known)] = next(sums)
+        cosine = _agreement(known[n], known[3 * n] - known[n])
+        if cosine > AGREEMENT or n >= MOST:
+            return {"draws": max(n, asked), "cosine": round(cosine, 4)}
+
+
+def _sums(door: MeteredHead, x: Tensor, y: Tensor, rng: Rng) -> Iterator[Tensor]:
+    """The sum of the gradients of the margin over the first 1, 2, 3, ... draws."""
+    total, number = torch.zeros_like(x), 0
+    while True:
+        total = total + door.gradient(x, partial(_margin, y=y), rng.stream(number))[1]
+        number += 1
+        yield total
+
+
+def _margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The best other class up, the true one down."""
+    rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
+    towards: Tensor = nn.functional.one_hot(rival, logits.shape[1]) - nn.functional.one_hot(y, logits.shape[1])
+    return towards.to(logits.dtype)
+
+
+def _agreement(one: Tensor, other: Tensor) -> float:
+    """Mean cosine over the images that have both gradients; 1 where none has: more draws would not help."""
+    one, other = one.flatten(1).double(), other.flatten(1).double()
+    there = (one.abs().amax(1) > 0) & (other.abs().amax(1) > 0)
+    if not there.any():
+        return 1.0
+    return float(nn.functional.cosine_similarity(one[there], other[there]).mean())

@@ -1,0 +1,83 @@
+"""What the accuracy of a randomised defense means. Not one lucky draw: that falls with every call, for any defense."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.rng import Rng
+from harness.victim import Forward, Victim
+
+SELECT, REPORT = "judge", "report"
+"""Streams of the draws that choose the worst candidate of a sample, and of those that say how bad it is. The least of
+many noisy numbers is too low (winner's curse), so the number that is reported comes from draws that chose nothing."""
+
+LEAST = {"expected": 10, "vote": 2, "fixed": 1}
+
+
+class Verdict(NamedTuple):
+    """Of several draws on each sample."""
+
+    pred: Tensor  # int64 [B]: the label, or where it is broken the class that most draws gave instead
+    wrong: Tensor  # share of the verdicts that are wrong, float32 [B]
+
+    @property
+    def broken(self) -> Tensor:
+        """bool [B]: more than half is wrong."""
+        return self.wrong > 0.5
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the predictions of a randomised defense are counted. A deterministic one has one prediction, and no protocol.
+
+    "expected": the share of draws that are right, with draws that the attacker does not know. The primary number.
+    "vote": the deployed defense is the majority over `draws` draws; a tie counts for the label.
+    "fixed": each sample has one draw, frozen and known to the attacker: the most that an attacker can have.
+
+    Args:
+        rule: expected, vote or fixed.
+        draws: per verdict; at least 10 for expected, 2 for vote, 1 for fixed.
+
+    Raises:
+        UserError: an unknown rule, or draws out of range.
+    """
+
+    rule: str = "expected"
+    draws: int = 100
+
+    def __post_init__(self) -> None:
+        if self.rule not in LEAST:
+            raise UserError(f"protocol.rule={self.rule!r} is unknown; choose expected, vote or fixed")
+        if self.rule == "fixed" and self.draws != 1:
+            raise UserError(f"protocol.draws={self.draws}: protocol=fixed has one draw of each sample; leave it out")
+        if self.draws < LEAST[self.rule]:
+            raise UserError(f"protocol.draws={self.draws} is too few; {self.rule} needs at least {LEAST[self.rule]}")
+
+    def identity(self) -> dict[str, Any]:
+        """What of the protocol belongs to the deployed defense: a vote over other draws is another one."""
+        return asdict(self) if self.rule == "vote" else {"rule": self.rule}
+
+    def applied(self, victim: Victim, seed: int) -> Victim:
+        """The victim as this protocol deploys it; seed: of the run."""
+        return frozen(victim, seed) if self.rule == "fixed" and victim.randomized else victim
+
+    def verdict(self, votes: Tensor, y: Tensor, classes: int) -> Verdict:
+        """What the draws say. votes: predicted classes int64 [draws, B]; y: labels int64 [B]."""
+        counts: Tensor = torch.nn.functional.one_hot(votes, classes).sum(0)
+        right = counts.gather(1, y[:, None]).squeeze(1)
+        most, rival = counts.scatter(1, y[:, None], -1).max(1)
+        wrong = (most > right).float() if self.rule == "vote" else 1 - right / len(votes)
+        return Verdict(torch.where(wrong > 0.5, rival, y), wrong.float())
+
+
+def frozen(victim: Victim, seed: int) -> Victim:
+    """The victim with one draw for each sample, the same in every call and for every head."""
+
+    def still(forward: Forward) -> Forward:
+        return lambda x, rng: forward(x, Rng(seed, rng.ids, "frozen"))
+
+    heads = tuple(replace(head, forward=still(head.forward), draws=1) for head in victim.surrogates)
+    return replace(victim, predict=still(victim.predict), surrogates=heads, randomized=False, draws=1)

@@ -15,8 +15,8 @@ from harness.threat import Threat
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "attack").glob("*.yaml"))
 THREATS = [Threat("linf", 0.15), Threat("l2", 0.6), Threat("l1", 2.0)]
-SHRUNK = {"steps": 10, "restarts": 1, "targets": 2, "queries": 60,
-          "images": 24, "epochs": 3, "batch": 8, "inner": 4}  # fmt: skip
+SHRUNK = {"steps": 10, "restarts": 1, "targets": 2, "queries": 60, "draws": 10,
+          "images": 24, "epochs": 3, "batch": 8, "inner": 4, "copies": 2, "neighbours": 2}  # fmt: skip
 
 
 def node(name):
@@ -32,8 +32,11 @@ def shrunk(name):
 def shrink(attack):
     fields = {f.name: getattr(attack, f.name) for f in dataclasses.fields(attack)}
     smaller = {key: min(value, fields[key]) for key, value in SHRUNK.items() if key in fields}
-    if "stages" in fields:
-        smaller["stages"] = {name: shrink(part) for name, part in fields["stages"].items()}
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            smaller[key] = {name: shrink(part) for name, part in value.items()}
+        elif dataclasses.is_dataclass(value):
+            smaller[key] = shrink(value)
     return dataclasses.replace(attack, **smaller)
 
 

@@ -10,7 +10,9 @@ from safetensors.numpy import save as encode_tensors
 from tqdm import tqdm
 
 from harness import environment, expectation
-from harness.checks import PROBE, Flag, from_evidence, noisy, of_victim
+from harness.access import GRADIENT
+from harness.checks import PROBE, Flag, blunter, from_evidence, noisy, of_victim
+from harness.data.contract import Batch
 from harness.errors import UserError
 from harness.evaluate import chunk_positions, chunks_of
 from harness.expectation import settled
@@ -66,7 +68,9 @@ def _with_draws(job: Job) -> Manifest:
         return job.manifest
     evaluation = job.evaluation
     probe = job.split.read(slice(0, min(len(job.split), expectation.PROBE)))
-    draws = expectation.measure(evaluation.victim, probe, evaluation.seed, job.manifest["config"]["draws"])
+    batch = Batch(*(t.to(evaluation.device) for t in probe))
+    asked, gradients = job.manifest["config"]["draws"], evaluation.given == GRADIENT
+    draws = expectation.measure(evaluation.victim, batch, evaluation.seed, asked, gradients)
     return job.manifest | Manifest(draws=draws) if draws else job.manifest
 
 
@@ -147,6 +151,7 @@ def _settle(job: Job, manifest: Manifest, total: Tally) -> Manifest:
         *of_victim(job.evaluation, probe, _standing(job.run, manifest)),
         *noisy(manifest.get("draws", {})),
         *from_evidence(total),
+        *blunter(total, {stage.name: stage.attack.needs for stage in job.evaluation.stages}),
     ]
     settled = manifest | Manifest(
         status="failed" if total.errors else "done",

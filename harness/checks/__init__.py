@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 
 from harness.access import GRADIENT
-from harness.checks.evidence import from_evidence, noisy
+from harness.checks.evidence import blunter, from_evidence, noisy
 from harness.checks.flag import Flag
 from harness.checks.model import batch_mates, probabilities, randomness, training_mode
 from harness.checks.probe import PROBE, Probe
@@ -17,7 +17,7 @@ from harness.checks.yardstick import one_step, unlimited
 from harness.data.contract import Batch
 from harness.evaluate import Evaluation
 
-__all__ = ["PROBE", "Flag", "from_evidence", "noisy", "of_victim"]
+__all__ = ["PROBE", "Flag", "blunter", "from_evidence", "noisy", "of_victim"]
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Flags that the records of a run show."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +26,16 @@ def noisy(draws: dict[str, dict[str, Any]]) -> Iterator[Flag]:
         if found.get("cosine", 1.0) <= AGREEMENT:
             detail = f"{head}: gradients over {found['draws']} draws agree by a cosine of {found['cosine']:.2f} only"
             yield Flag("noisy-gradients", detail)
+
+
+def blunter(total: Tally, needs: Mapping[str, str]) -> Iterator[Flag]:
+    """Samples that decisions broke where scores did not: a sign that the scores mislead. needs: of each stage."""
+    stages = [stage for stage in total.standing if stage in needs]
+    for before, stage in pairwise(stages):
+        found = total.standing[before] - total.standing[stage]
+        scored = any(needs[other] == "score" for other in stages[: stages.index(stage)])
+        if scored and needs[stage] == "decision" and found > 0.002 * total.samples:
+            yield Flag("decision-beats-scores", f"{stage}, given decisions, broke {found} samples that scores did not")
 
 
 def _surprises(total: Tally) -> Iterator[Flag]:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from attacks.pgd import PGD
-from harness.checks import from_evidence, of_victim
+from attacks.rays import RayS
+from harness.checks import blunter, from_evidence, of_victim
 from harness.data.contract import Batch
 from harness.evaluate import Evaluation
 from harness.rng import Rng
@@ -31,8 +32,8 @@ IDS = torch.arange(32)
 X = Rng(0, IDS, "x").uniform((1, 4, 4))
 
 
-def flags(predict, attack=None, modules=(NET,), randomized=False):
-    victim = Victim(predict, modules, randomized=randomized)
+def flags(predict, attack=None, modules=(NET,), randomized=False, access="gradient"):
+    victim = Victim(predict, modules, randomized=randomized, access=access)
     run = Evaluation(victim, ("pgd", attack or PGD(loss="margin")), Threat("linf", 0.05), 5)
     y = predict(X, Rng(0, IDS, "label")).argmax(1)
     rows = run.chunk(Batch(IDS, X, y)).rows.to_pandas()
@@ -105,6 +106,24 @@ def test_a_black_box_that_wins_is_a_sign_of_masking(left, expected):
     assert {flag.name for flag in from_evidence(total)} == expected
     alone = Tally(samples=100, robust=5, standing={"clean": 100, "square/true": 5}, cost=costs)
     assert from_evidence(alone) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "left", "expected"),
+    [("score", 40, {"decision-beats-scores"}), ("score", 50, set()), ("gradient", 40, set()), ("decision", 40, set())],
+)
+def test_decisions_that_win_are_a_sign_that_scores_mislead(first, left, expected):
+    total = Tally(samples=100, robust=left, standing={"clean": 100, "one/true": 50, "rays/true": left})
+    needs = {"one/true": first, "rays/true": "decision"}
+    assert {flag.name for flag in blunter(total, needs)} == expected
+
+
+def test_without_gradients_nothing_is_probed_with_them():
+    def quantised(x, rng):
+        return NET((x * 4).round() / 4)
+
+    assert "unlimited-budget" in flags(quantised)
+    assert flags(quantised, attack=RayS(queries=50), access="decision") == set()
 
 
 def test_a_check_that_fails_is_a_flag_and_hides_nothing():

@@ -71,6 +71,8 @@ def ascend(
         The positions in `best` of the samples that still stand, int64 [s], and their end points [s, C, H, W].
     """
     z = start
+    if not len(index):
+        return index, z
     for number, step in enumerate(plan):
         draw = rng.stream(number)
         logits, gradient = head.gradient(z, partial(step.loss, y=y, target=target), draw)

@@ -16,7 +16,8 @@ from harness.threat import Threat
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "attack").glob("*.yaml"))
 THREATS = [Threat("linf", 0.15), Threat("l2", 0.6), Threat("l1", 2.0)]
 SHRUNK = {"steps": 10, "restarts": 1, "targets": 2, "queries": 60, "draws": 10,
-          "images": 24, "epochs": 3, "batch": 8, "inner": 4, "copies": 2, "neighbours": 2}  # fmt: skip
+          "images": 24, "epochs": 3, "batch": 8, "inner": 4, "copies": 2, "neighbours": 2,
+          "rounds": 4, "extra": 1}  # fmt: skip
 
 
 def node(name):

@@ -1,0 +1,163 @@
+"""Adaptive Auto Attack."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.a3_stages import NARROW, OPENING, WIDE, Stage, directions, due, leaning, lengths, ranks
+from attacks.ascent import Best, Step, ascend
+from attacks.losses import along, margin, margins, ranking, runner_up
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+@dataclass(frozen=True)
+class A3:
+    """Adaptive Auto Attack (Liu et al. 2022, arXiv 2203.05154) for linf and l2: restarts that learn where to go.
+
+    A restart goes from a random point seven steps of eps along a random weighting of the logits, then ascends the
+    margin. From stage 2 on the weights of the true class and of one rival follow the signs that fooled samples in
+    stage 1, and later stages attack only the samples of least margin, with more steps. Where the turns alone have
+    fooled 5 % of the samples, the stages are those for models that hide their gradients; where less than 10 % of the
+    samples stand, all of them are attacked, `extra` times more.
+
+    It compares samples, so it is called with a whole chunk, and its finds depend on runtime.chunk. All classes and
+    images follow one plan; what the released code does for single data sets is left out.
+
+    Args:
+        rounds: how many of the 13 stages, 1 to 13.
+        restarts: of the last of the 13, >= 0; 50 in the paper's code.
+        extra: more restarts of each stage where few samples stand, >= 0.
+        least: share of all samples that a stage attacks at least, in [0, 1]. The paper's code says 100, for sets of
+            10,000.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "gradient"
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    cross_sample: ClassVar[bool] = True
+    JUMPY: ClassVar[float] = 0.05
+    SCARCE: ClassVar[float] = 0.1
+
+    rounds: int = 13
+    restarts: int = 50
+    extra: int = 10
+    least: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name, good, say in (
+            ("rounds", 1 <= self.rounds <= len(NARROW), f"must lie in 1 to {len(NARROW)}"),
+            ("restarts", self.restarts >= 0, "must be at least 0"),
+            ("extra", self.extra >= 0, "must be at least 0"),
+            ("least", 0 <= self.least <= 1, "must lie in 0 to 1: it is a share of the samples"),
+        ):
+            if not good:
+                raise UserError(f"attack.{name}={getattr(self, name)} {say}")
+
+    def stage(self, number: int, wide: bool, scarce: bool) -> Stage:
+        """What stage `number` (from 0) does.
+
+        Args:
+            wide: the turns alone have fooled many.
+            scarce: few samples stand.
+        """
+        stage = (WIDE if wide else NARROW)[number]
+        if number == len(NARROW) - 1:  # of the last, `restarts` is given for the narrow plan
+            stage = stage._replace(restarts=round(stage.restarts * self.restarts / NARROW[-1].restarts))
+        return stage._replace(share=1.0, restarts=stage.restarts + self.extra) if scarce else stage
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        search = _Search(head, x, y, threat, rng)
+        if not len(x):
+            return search.best.z
+        search.begin()
+        least = max(1, round(self.least * len(x)))
+        for number in range(self.rounds):
+            standing = int((~search.best.broken).sum())
+            if number == 1:
+                search.once = standing
+            wide = number >= len(OPENING) and search.jumped >= self.JUMPY * search.once
+            stage = self.stage(number, wide, standing < self.SCARCE * len(x))
+            for _ in range(stage.restarts):
+                index = due(search.best.margin, search.best.broken, stage.share, least)
+                if not len(index):
+                    return search.best.z
+                search.restart(index, number, stage, wide)
+        return search.best.z
+
+
+class _Search:
+    """The state of one call: what was found, and what was learnt from all samples together."""
+
+    def __init__(self, head: MeteredHead, x: Tensor, y: Tensor, threat: Threat, rng: Rng) -> None:
+        self.head, self.x, self.y, self.threat, self.rng = head, x, y, threat, rng
+        self.best = Best.start(x)
+        self.order = y[:, None]  # the other classes of each sample, best first
+        self.turn = 0  # restarts begun
+        self.once = 0  # samples that stood before stage 1
+        self.jumped = 0  # samples that the turns alone have fooled
+        self.true = self.fallen = 0.0  # sums of weights over the samples that stage 1 fooled
+
+    def begin(self) -> None:
+        """Rank the classes at a random corner of the linf ball, or at the image; who is fooled there leaves."""
+        orders = []
+        for piece in self.head.batches(torch.arange(len(self.x), device=self.x.device)):
+            x, y, around, draw = self.x[piece], self.y[piece], self.threat.select(piece), self.rng.select(piece)
+            z = x
+            if self.threat.norm == "linf":
+                sign = 2 * draw.stream("corner").integers(tuple(x.shape[1:]), 2).to(x.dtype) - 1
+                z = around.project(x + around.budget(x) * sign, x)
+            draw = draw.stream("begin")
+            logits = self.head.scores(z, draw)
+            self.best.note(piece, z, margins(logits, y), self.head.broken(z, logits, y, draw, plain=True))
+            orders.append(ranking(logits, y))
+        self.order = torch.cat(orders)
+
+    def restart(self, index: Tensor, number: int, stage: Stage, wide: bool) -> None:
+        """Attack the samples at `index` once, in the way of a stage."""
+        final = number >= (11 if wide else 10)
+        rank = (self.turn - 1) % ranks(self.order.shape[1] + 1, final)
+        lean = leaning(self.true, self.fallen, wide, final) if number >= 2 else None
+        draws = self.rng.stream(number).stream(self.turn)
+        plan = [Step(margin, length) for length in lengths(stage.steps)]
+        weights = directions(
+            draws.select(index).stream("weights"), self.order.shape[1] + 1, self.y[index], self.order[index, rank], lean
+        )
+        for piece, some in zip(self.head.batches(index), self.head.batches(torch.arange(len(index))), strict=True):
+            self._ascend(piece, weights[some], stage.turns, plan, draws)
+        self.turn += 1
+        if number == 1:
+            self._learn(index, weights, draws)
+
+    def _ascend(self, piece: Tensor, weights: Tensor, turns: int, plan: list[Step], draws: Rng) -> None:
+        below, around = draws.select(piece), self.threat.select(piece)
+        z, at = around.random(self.x[piece], below.stream("start")), piece
+        if turns:
+            at, z = ascend(
+                self.head, self.x[piece], self.y[piece], z, [Step(along, 1.0)] * turns, self.best, piece,
+                threat=around, rng=below.stream("turns"), target=weights,
+            )  # fmt: skip
+            self.jumped += len(piece) - len(at)
+        ascend(
+            self.head, self.x[at], self.y[at], z, plan, self.best, at,
+            threat=self.threat.select(at), rng=draws.select(at),
+        )  # fmt: skip
+
+    def _learn(self, index: Tensor, weights: Tensor, draws: Rng) -> None:
+        """Add up the weights of the true class and of that fallen into, over the samples that were just fooled."""
+        fooled = self.best.broken[index]
+        gone, weights = index[fooled], weights[fooled].double()
+        fallen = [
+            runner_up(self.head.scores(self.best.z[piece], draws.select(piece).stream("fallen")), self.y[piece])
+            for piece in self.head.batches(gone)
+        ]
+        if fallen:
+            self.true += weights.gather(1, self.y[gone, None]).sum().item()
+            self.fallen += weights.gather(1, torch.cat(fallen)[:, None]).sum().item()

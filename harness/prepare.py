@@ -79,7 +79,8 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
             "this attack needs a finite threat.eps; give one, or measure distances with attack=fmn or search"
         )
     attack_name = choices.get("attack", _target_name(cfg.attack))
-    admit(attack_name, attack, known(cfg.access))
+    if not cfg.surrogates:  # which give all that the attack needs
+        admit(attack_name, attack, known(cfg.access))
     torch.set_num_threads(runtime.threads)
     torch.backends.cudnn.allow_tf32 = False  # verdicts are float32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -92,7 +93,7 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     target = loaded(cfg.defense)
     bare = target.victim
     workshops = planned(cfg, attack_name, attack, loaded, split, threat, dataset.classes, runtime)
-    transfer = crafted(workshops) or stored_suite(attack_name, attack, threat, split)
+    transfer: Any = crafted(workshops) or stored_suite(attack_name, attack, threat, split)
     attack = transfer or attack
     if cfg.draws is not None:
         check_draws(cfg.draws, bare)

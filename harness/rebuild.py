@@ -71,7 +71,7 @@ def discrepancies(run: RunFolder, manifest: Manifest, job: Job) -> list[str]:
     fresh: dict[str, Any] = json.loads(json.dumps(job.manifest))
     found: dict[str, Any] = dict(manifest)
     problems = [
-        f"run.json: {key} is {_short(found.get(key))}, its configuration, data and weights give {_short(fresh.get(key))}"
+        f"run.json: {key} is {_short(found.get(key))}, configuration, data and weights give {_short(fresh.get(key))}"
         for key in COMPARED
         if found.get(key, DEFAULTS.get(key)) != fresh.get(key, DEFAULTS.get(key))
     ]

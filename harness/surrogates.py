@@ -1,0 +1,139 @@
+"""Surrogates: the models that a transfer attack crafts on, in place of the target.
+
+A surrogate is configured like the target, with a defense, a model and a checkpoint of its own. An attack sees it
+through a head on which nothing ever counts as broken, since only the target could tell; so no attack stops early.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from harness.deployment import Deployed
+from harness.errors import UserError
+from harness.meter import Counts, MeteredHead
+from harness.rng import Rng
+from harness.victim import Head
+
+OWN = ("model", "checkpoint")
+"""Keys of the root of which a surrogate may have its own."""
+
+ENSEMBLE = "ensemble"
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A model to craft on, under the name that the command line gives it."""
+
+    name: str
+    model: Deployed
+
+
+@dataclass(frozen=True)
+class SurrogateHead(MeteredHead):
+    """A surrogate as an attack sees it."""
+
+    @torch.no_grad()
+    def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
+        """Nothing, bool [B]: what fools a surrogate need not fool the target. Costs no pass."""
+        return torch.zeros(len(z), dtype=torch.bool, device=z.device)
+
+
+@dataclass(frozen=True)
+class EnsembleHead(SurrogateHead):
+    """Several surrogates at once. Its own logits are the mean of theirs; an attack may also use each of `members`."""
+
+    together: tuple[SurrogateHead, ...] = ()
+
+    @property
+    def members(self) -> tuple[MeteredHead, ...]:
+        return self.together
+
+    def scores(self, z: Tensor, rng: Rng) -> Tensor:
+        """Mean logits without a gradient [B, K]."""
+        return torch.stack([head.scores(z, rng.stream(head.head.name)) for head in self.together]).mean(0)
+
+    def gradient(
+        self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean logits [B, K] and the pulled-back cotangent of them."""
+        logits, pull = self.linearize(z, rng, view)
+        return logits, pull(cotangent(logits))
+
+    def linearize(self, z: Tensor, rng: Rng, view: Any = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Mean logits [B, K], and the map that pulls a cotangent of them back to z."""
+        parts = [head.linearize(z, rng.stream(head.head.name), view) for head in self.together]
+        share = 1 / len(parts)
+
+        def pull(cotangent: Tensor) -> Tensor:
+            return torch.stack([back(cotangent * share) for _, back in parts]).sum(0)
+
+        return torch.stack([logits for logits, _ in parts]).mean(0), pull
+
+
+def head_of(
+    surrogates: Sequence[Surrogate], counts: Counts, dtype: torch.dtype | None = None, batch_size: int | None = None
+) -> SurrogateHead:
+    """The head for an attack on these surrogates.
+
+    Args:
+        counts: where passes are booked, those of every surrogate.
+        dtype: reduced precision of the gradient passes.
+        batch_size: the most samples of a pass.
+    """
+    heads = []
+    for surrogate in surrogates:
+        victim, twin = surrogate.model.victim, surrogate.model.twin
+        view = Head(surrogate.name, victim.predict, exact=True, draws=victim.draws)
+        fast = twin.predict if twin else None
+        heads.append(SurrogateHead(view, victim.predict, counts, fast, dtype, batch_size))
+    if len(heads) == 1:
+        return heads[0]
+
+    def mean(z: Tensor, rng: Rng) -> Tensor:
+        return torch.stack([head.head.forward(z, rng.stream(head.head.name)) for head in heads]).mean(0)
+
+    return EnsembleHead(Head(ENSEMBLE, mean), mean, counts, None, dtype, batch_size, together=tuple(heads))
+
+
+def owned(cfg: DictConfig) -> DictConfig:
+    """The configuration with the surrogates' own models and checkpoints where their defenses name those of the root.
+
+    A surrogate without a model of its own has that of the root. Without a checkpoint of its own it has none: the
+    checkpoint of the root is the target's.
+
+    Args:
+        cfg: as composed by Hydra.
+
+    Raises:
+        UserError: a surrogate has an unfit name, or is no choice of a defense.
+    """
+    nodes: Any = OmegaConf.to_container(cfg, resolve=False).get("surrogates") or {}  # type: ignore[union-attr]
+    if not isinstance(nodes, dict):
+        raise UserError("surrogates must have names; write +defense@surrogates.NAME=none")
+    for name, node in nodes.items():
+        if not re.fullmatch(r"[A-Za-z]\w*", str(name)) or name in (ENSEMBLE, "true", "clean"):
+            raise UserError(f"surrogates.{name}: the name must be a plain word, other than ensemble, true and clean")
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise UserError(f"surrogates.{name} is no defense; write +defense@surrogates.{name}=none")
+    made = cfg.copy()
+    OmegaConf.set_struct(made, False)
+    made.surrogates = {name: _owned(nodes[name]) for name in sorted(nodes)}
+    return made
+
+
+def _owned(node: dict[str, Any]) -> Any:
+    fields = {key: value for key, value in node.items() if key not in OWN}
+    return _replaced(fields, {"${model}": node.get("model", "${model}"), "${checkpoint}": node.get("checkpoint")})
+
+
+def _replaced(value: Any, by: dict[str, Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _replaced(item, by) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, by) for item in value]
+    return by[value] if isinstance(value, str) and value in by else value

@@ -1,0 +1,153 @@
+"""Which sets a transfer run needs: each attack of a suite on each surrogate, or on all of them together."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from harness.access import GRADIENT, TRANSFER
+from harness.craft import Craft, Workshop
+from harness.data.contract import Split
+from harness.deployment import Deployed, digest_of
+from harness.errors import UserError
+from harness.evaluate import compares
+from harness.rng import Rng
+from harness.runtime import Runtime
+from harness.sets import SET_VERSION, AdversarialSet
+from harness.stored import Stored, Transfer, threat_key
+from harness.surrogates import ENSEMBLE, Surrogate
+from harness.threat import Threat
+
+
+def planned(
+    cfg: DictConfig,
+    name: str,
+    attack: Any,
+    deploy: Callable[[DictConfig], Deployed],
+    split: Split,
+    threat: Threat,
+    classes: int,
+    runtime: Runtime,
+) -> tuple[Workshop, ...]:
+    """A workshop for each stage of the transfer run that a configuration describes; none where it has no surrogates.
+
+    Args:
+        cfg: checked.
+        name, attack: what runs on the surrogates.
+        deploy: from the node of a defense to the deployed defense.
+        classes: of the data.
+
+    Raises:
+        UserError: a surrogate is unfit, or the rest of the configuration does not go with surrogates.
+    """
+    if not cfg.surrogates:
+        return ()
+    _check_kind(cfg, attack)
+    surrogates = tuple(_surrogate(name, node, deploy, split, classes, runtime) for name, node in cfg.surrogates.items())
+    config: Any = OmegaConf.to_container(cfg.attack)
+    made = crafts(name, attack, config, surrogates)
+    folder = Path(cfg.runs_dir) / "_sets"
+    return tuple(_workshop(craft, folder, split, threat, classes, cfg.seed, runtime) for craft in made)
+
+
+def _check_kind(cfg: DictConfig, attack: Any) -> None:
+    if cfg.access not in (GRADIENT, TRANSFER):
+        raise UserError(
+            f"access={cfg.access} and surrogates exclude each other: here the target answers nothing; leave one out"
+        )
+    if cfg.heads != "declared":
+        raise UserError(f"heads={cfg.heads} is about heads of the target, which surrogates replace; leave it out")
+
+
+def _surrogate(
+    name: str, node: DictConfig, deploy: Callable[[DictConfig], Deployed], split: Split, classes: int, runtime: Runtime
+) -> Surrogate:
+    """Load a surrogate, and see that it is about the classes of the data."""
+    try:
+        model = deploy(node)
+        first = split.read(slice(0, 1))
+        device = runtime.torch_device()
+        with torch.no_grad():
+            scores = model.victim.predict(first.x.to(device), Rng(0, first.ids.to(device), "probe"))
+    except UserError as cause:
+        raise UserError(f"surrogates.{name}: {cause}") from cause
+    except (RuntimeError, ValueError, TypeError, IndexError) as cause:
+        why = (str(cause) or type(cause).__name__).splitlines()[0]
+        raise UserError(f"surrogates.{name} cannot predict the images of the data set: {why}") from cause
+    if scores.shape != (1, classes):
+        raise UserError(
+            f"surrogates.{name} gives scores of shape {list(scores.shape)} for one image; a surrogate needs the "
+            f"{classes} classes of its target"
+        )
+    return Surrogate(name, model)
+
+
+def crafts(name: str, attack: Any, config: dict[str, Any], surrogates: tuple[Surrogate, ...]) -> Iterator[Craft]:
+    """Each attack of a suite on each surrogate, in that order; one that is made for several gets them all at once.
+
+    Raises:
+        UserError: an attack needs more of its head than a surrogate can stand in for, or is an ensemble of one.
+    """
+    suite: dict[str, Any] = getattr(attack, "stages", None) or {name: attack}
+    nodes = config["stages"] if hasattr(attack, "stages") else {name: config}
+    for each, part in suite.items():
+        if part.needs != "gradient":
+            raise UserError(
+                f"{each} needs more of the target ({part.needs}) than surrogates give; "
+                "leave surrogates out, or choose a gradient attack, such as attack=pgd"
+            )
+        if not getattr(part, "together", False):
+            yield from (Craft(f"{each}/{one.name}", part, nodes[each], (one,)) for one in surrogates)
+        elif len(surrogates) < 2:
+            raise UserError(
+                f"{each} on {surrogates[0].name} is an ensemble of one; add another surrogate, "
+                "such as +defense@surrogates.other=trades, or choose an attack on single models"
+            )
+        else:
+            yield Craft(f"{each}/{ENSEMBLE}", part, nodes[each], surrogates)
+
+
+def _workshop(
+    craft: Craft, folder: Path, split: Split, threat: Threat, classes: int, seed: int, runtime: Runtime
+) -> Workshop:
+    sources = {one.name: one.model for one in craft.surrogates}
+    key: dict[str, Any] = {
+        "stage": craft.stage,
+        "attack": craft.config,
+        "threat": threat_key(threat),
+        "data": {"digest": split.digest(), "selection": split.selection()},
+        "seed": seed,
+        "set_version": SET_VERSION,
+    }
+    if compares(craft.attack):
+        key["cut"] = runtime.chunk
+    identity = digest_of(key | {"sources": {name: model.identity for name, model in sources.items()}})
+    key["sources"] = {
+        name: {
+            "victim": model.identity,
+            "weights": model.weights,
+            "defense": type(model.defense).__module__.split(".")[-1],
+        }
+        for name, model in sources.items()
+    }
+    return Workshop(
+        to=AdversarialSet(folder / identity), craft=craft, key=key, split=split, threat=threat, classes=classes,
+        seed=seed, chunk=runtime.chunk, batch_size=runtime.batch_size,
+        gradients=Runtime.GRADIENTS[runtime.gradients], device=runtime.torch_device(),
+    )  # fmt: skip
+
+
+def crafted(workshops: tuple[Workshop, ...]) -> Transfer | None:
+    """The stages that score what the workshops craft; None where there are none."""
+    shops = {shop.craft.stage: shop for shop in workshops}
+    return (
+        None
+        if not shops
+        else Transfer(
+            {stage: Stored(str(shop.to.path)) for stage, shop in shops.items()},
+            {stage: shop.to.path.name for stage, shop in shops.items()},
+            {stage: shop.key["sources"] for stage, shop in shops.items()},
+        )
+    )

@@ -20,7 +20,6 @@ MAY = {
 ORCHESTRATORS = {
     "harness/checks/yardstick.py": ("attacks",),  # red flags need a yardstick attack
     "harness/deployment.py": ("models.folding",),  # the twin that is cheaper to differentiate
-    "harness/prepare.py": ("models.folding",),
 }
 
 

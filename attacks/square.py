@@ -62,7 +62,7 @@ class Square:
         index = torch.arange(len(x), device=x.device)
         x = x.contiguous()
         z = tried = begin(x, threat, rng.stream("start"))
-        best = torch.full((len(x),), torch.inf, device=x.device)
+        best = torch.full((len(x),), torch.inf, device=x.device, dtype=torch.float64)
         words = rng.ids[:, None, None]
         for query in range(self.queries):
             draw = rng.stream(query)
@@ -71,9 +71,9 @@ class Square:
             if query:
                 tried = propose(z, x, threat, self.side(query - 1, *x.shape[2:]), words[:, query % BLOCK])
             logits = head.scores(tried, draw)
-            margin, broken = margins(logits, y).to(best.dtype), head.broken(tried, logits, y, draw, plain=True)
+            margin, broken = margins(logits, y).double(), head.broken(tried, logits, y, draw, plain=True)
             better = ((margin < best) | broken).nonzero().squeeze(1)
-            z, best = z.index_copy(0, better, tried[better]), best.index_copy(0, better, margin[better])
+            z[better], best[better] = tried[better], margin[better]
             if broken.any():
                 found[index[broken]] = tried[broken]
                 stay = (~broken).nonzero().squeeze(1)

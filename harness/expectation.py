@@ -16,7 +16,7 @@ from harness.data.contract import Batch
 from harness.errors import UserError
 from harness.meter import Counts, MeteredHead
 from harness.rng import Rng
-from harness.victim import Head, Victim
+from harness.victim import Victim
 
 PROBE = 8
 """Images on which draws are counted."""
@@ -36,7 +36,9 @@ def check_draws(draws: int, victim: Victim) -> None:
         raise UserError(f"draws={draws} is for gradients of a random defense, and this one is not; leave draws out")
 
 
-def measure(victim: Victim, batch: Batch, seed: int, asked: int | None = None) -> dict[str, dict[str, Any]]:
+def measure(
+    victim: Victim, batch: Batch, seed: int, asked: int | None = None, gradients: bool = True
+) -> dict[str, dict[str, Any]]:
     """Head -> {"draws": n, "cosine": agreement at n}, for every head whose gradient is a mean.
 
     Those are the heads of a randomised victim, and those that declare draws. A head without randomness gets one draw. A
@@ -46,12 +48,24 @@ def measure(victim: Victim, batch: Batch, seed: int, asked: int | None = None) -
     Args:
         batch: images to measure on; the first `PROBE` are used.
         asked: at least so many on every random head; None: no such wish.
+        gradients: whether the attacker has them; else nothing is measured, and a head that declares 0 draws gets two.
     """
     if not _averages(victim):
         return {}
     few = batch.ids.argsort()[:PROBE]
     ids, x, y = (t[few] for t in batch)
-    return {head.name: _settle(head, x, y, Rng(seed, ids, f"draws/{head.name}"), asked or 0) for head in victim.heads}
+    found: dict[str, dict[str, Any]] = {}
+    for head in victim.heads:
+        door = MeteredHead(replace(head, draws=1), head.forward, Counts.of(ids))
+        rng = Rng(seed, ids, f"draws/{head.name}")
+        if _still(door, x, y, rng, gradients):
+            found[head.name] = {"draws": 1}
+        elif head.draws or not gradients:
+            found[head.name] = {"draws": max(head.draws, asked or 0, 2)}
+        else:
+            n, cosine = _enough(door, x, y, rng)
+            found[head.name] = {"draws": max(n, asked or 0), "cosine": round(cosine, 4)}
+    return found
 
 
 def _averages(victim: Victim) -> bool:
@@ -65,23 +79,24 @@ def settled(victim: Victim, found: dict[str, dict[str, Any]]) -> Victim:
     return replace(victim, surrogates=surrogates, draws=heads[victim.heads[0].name].draws)
 
 
-def _settle(head: Head, x: Tensor, y: Tensor, rng: Rng, asked: int) -> dict[str, Any]:
-    door = MeteredHead(replace(head, draws=1), head.forward, Counts.of(rng.ids))
-    with torch.no_grad():
-        one, other = (door.scores(x, rng.stream(k)) for k in range(2))
-    if torch.equal(one, other):
-        return {"draws": 1, "cosine": 1.0}
-    if head.draws:
-        return {"draws": max(head.draws, asked, 2)}
-    sums = _sums(door, x, y, rng)
-    n, known = 1, {0: torch.zeros_like(x)}
+def _still(door: MeteredHead, x: Tensor, y: Tensor, rng: Rng, gradients: bool) -> bool:
+    """Whether two draws give the same, bit for bit."""
+    if not gradients:
+        return torch.equal(*(door.scores(x, rng.stream(k)) for k in range(2)))
+    one, other = (door.gradient(x, partial(_margin, y=y), rng.stream(k)) for k in range(2))
+    return torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+def _enough(door: MeteredHead, x: Tensor, y: Tensor, rng: Rng) -> tuple[int, float]:
+    """The draws at which the search ends, and the agreement there."""
+    sums, known, n = _sums(door, x, y, rng), [torch.zeros_like(x)], 2
     while True:
-        n *= 2
-        while max(known) < 3 * n:
-            known[len(known)] = next(sums)
+        while len(known) <= 3 * n:
+            known.append(next(sums))
         cosine = _agreement(known[n], known[3 * n] - known[n])
         if cosine > AGREEMENT or n >= MOST:
-            return {"draws": max(n, asked), "cosine": round(cosine, 4)}
+            return n, cosine
+        n *= 2
 
 
 def _sums(door: MeteredHead, x: Tensor, y: Tensor, rng: Rng) -> Iterator[Tensor]:

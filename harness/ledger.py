@@ -129,16 +129,18 @@ class Ledger:
         if rule is None:
             scores = self._scores(z, draws)
             return Judged(scores, scores.argmax(1))
-        verdicts, mean = [], torch.zeros(())
+        verdicts, means = [], []
         for stream in (draws, Rng(draws.seed, draws.ids, REPORT)):
-            votes = []
+            votes, total = [], torch.zeros(())
             for k in range(rule.draws):
                 scores = self._scores(z, stream.stream(k))
-                mean = mean + scores / (2 * rule.draws)
                 votes.append(scores.argmax(1))
+                total = total + scores
+            means.append(total / rule.draws)
             verdicts.append(rule.verdict(torch.stack(votes), y, scores.shape[1]))
-        chosen, fresh = verdicts
-        return Judged(mean, chosen.pred, chosen.wrong, fresh.wrong)
+        (chosen, fresh), (mean, other) = verdicts, means
+        mean = mean.masked_fill(~other.isfinite().all(1, keepdim=True), torch.nan)
+        return Judged(mean, chosen.pred, chosen.share, fresh.wrong)
 
     @torch.no_grad()
     def _scores(self, z: Tensor, draws: Rng) -> Tensor:
@@ -195,9 +197,11 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the deployed defense says of some images: scores [B, K], the predicted class [B], and where it is randomised
-    the share of wrong verdicts [B] in the draws that choose the worst candidate, and in those that are reported; then
-    the scores are means over all of them."""
+    """What the deployed defense says of some images: scores [B, K] and the predicted class [B].
+
+    Where it is randomised the scores are means, `wrong` is the share of wrong draws [B], both over the draws that
+    choose the worst candidate, and `fresh` is the share of wrong verdicts [B] in the draws that are reported.
+    """
 
     scores: Tensor
     pred: Tensor

@@ -20,13 +20,9 @@ LEAST = {"expected": 10, "vote": 2, "fixed": 1}
 class Verdict(NamedTuple):
     """Of several draws on each sample."""
 
-    pred: Tensor  # int64 [B]: the label, or where it is broken the class that most draws gave instead
-    wrong: Tensor  # share of the verdicts that are wrong, float32 [B]
-
-    @property
-    def broken(self) -> Tensor:
-        """bool [B]: more than half is wrong."""
-        return self.wrong > 0.5
+    pred: Tensor  # int64 [B]: the label, or where that loses the class that most draws gave instead
+    share: Tensor  # of the draws that are wrong, float32 [B]
+    wrong: Tensor  # the same; of a vote 1 where it is lost, else 0
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,9 @@ class Protocol:
         counts: Tensor = torch.nn.functional.one_hot(votes, classes).sum(0)
         right = counts.gather(1, y[:, None]).squeeze(1)
         most, rival = counts.scatter(1, y[:, None], -1).max(1)
-        wrong = (most > right).float() if self.rule == "vote" else 1 - right / len(votes)
-        return Verdict(torch.where(wrong > 0.5, rival, y), wrong.float())
+        share = 1 - right / len(votes)
+        lost = most > right if self.rule == "vote" else share > 0.5
+        return Verdict(torch.where(lost, rival, y), share, lost.float() if self.rule == "vote" else share)
 
 
 def frozen(victim: Victim, seed: int) -> Victim:

@@ -63,9 +63,9 @@ ATTACK_SCHEMA = pa.schema(
 RANDOM_SCHEMA = ATTACK_SCHEMA.append(pa.field("wrong_share", pa.float32())).append(
     pa.field("fresh_share", pa.float32())
 )
-"""Of a randomised defense, whose `broken` says that more than half of the verdicts are wrong. The share of them that is
-wrong: in the draws by which the worst candidate of a sample is chosen, and in others, which say how bad it is. Null in
-rows with an error. A deterministic defense has records without these columns."""
+"""Of a randomised defense, whose `broken` says that the majority is wrong. `wrong_share` of the draws are wrong that
+choose the worst candidate of a sample, `fresh_share` of the verdicts in others that say how bad it is: of those draws,
+or of a vote 0 or 1. Null in rows with an error. A deterministic defense has records without these columns."""
 
 
 class Cost(TypedDict):
@@ -99,6 +99,7 @@ class Manifest(TypedDict, total=False):
     protocol: dict[str, Any]  # rule and draws, of a randomised defense only
     draws: dict[str, dict[str, Any]]  # random heads: draws per gradient, and with how many they were found to agree
     sets: dict[str, dict[str, Any]]  # transfer runs: stage -> its adversarial set, and the sources crafted on
+    fit: dict[str, dict[str, Any]]  # stage -> digest, file and cost of a perturbation that was fitted to train images
     chunk: int  # samples per chunk
     chunks: int
     seed: int

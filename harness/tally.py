@@ -84,11 +84,11 @@ def tally(run: RunFolder, stages: list[str]) -> Tally:
 
 def _worst(table: pa.Table) -> list[float]:
     """For each sample the share of right verdicts on its worst candidate, the clean image among them."""
-    shares = [table[name].fill_null(1.0).to_numpy() for name in ("wrong_share", "fresh_share")]
-    _, place = np.unique(table["sample"].to_numpy(), return_inverse=True)
-    order = np.lexsort((-shares[0], place))  # the first of each sample is its worst; ties go to the earlier stage
+    wrong, fresh = (table[name].fill_null(1.0).to_numpy() for name in ("wrong_share", "fresh_share"))
+    place = np.unique(table["sample"].to_numpy(), return_inverse=True)[1]
+    order = np.lexsort((table["margin"].to_numpy(), -wrong, place))
     first = np.unique(place[order], return_index=True)[1]
-    right: list[float] = (1 - shares[1][order][first].astype(float)).tolist()
+    right: list[float] = (1 - fresh[order][first].astype(float)).tolist()
     return right
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from torch import Tensor
 
 from harness.audit import Key, claims, distance_of, entries, reach_of, row_problems, stored_keys
 from harness.data.contract import Batch
@@ -29,7 +28,7 @@ from harness.evidence_digest import adversarial_digest, manifest_digest, records
 from harness.prepare import Job
 from harness.rebuild import discrepancies, rebuild
 from harness.records import CLEAN_STAGE, Manifest, RunFolder, find_runs, write_atomically
-from harness.rng import Rng
+from harness.repeat import repeated
 
 BATCH = 37
 """Images per prediction; not a size that an attack is likely to have used."""
@@ -143,8 +142,8 @@ def _check_clean(report: Report, table: pd.DataFrame, place: dict[int, int], job
     at = list(place.values())
     for start in range(0, len(at), BATCH):
         batch: Batch = job.split.read(at[start : start + BATCH])
-        predictions = _predict(job, batch.x, batch.ids).tolist()
-        for sample, label, pred in zip(batch.ids.tolist(), batch.y.tolist(), predictions, strict=True):
+        again = repeated(job.evaluation, batch.x, batch.ids, batch.y)
+        for n, (sample, label, pred) in enumerate(zip(batch.ids.tolist(), batch.y.tolist(), again.pred, strict=True)):
             report.samples += 1
             row = rows.get(sample)
             if row is not None and (row.label, row.clean_pred, row.pred) != (label, pred, pred):
@@ -152,6 +151,9 @@ def _check_clean(report: Report, table: pd.DataFrame, place: dict[int, int], job
                     f"sample {sample} (clean): label {label} and prediction {pred}, the record says {row.label} and "
                     f"{row.clean_pred if row.clean_pred != pred else row.pred}"
                 )
+            if row is not None:
+                lines = again.lines(n, row, job.evaluation.protocol.draws)
+                report.problems += [f"sample {sample} (clean): {line}" for line in lines]
 
 
 def _check_examples(
@@ -164,9 +166,9 @@ def _check_examples(
     at = [number for _, _, number in found]
     z, x = stored["z"][at], stored["x"][at]
     clean = job.split.read([place[key[0]] for key, _, _ in found])
-    predictions = _predict(job, torch.from_numpy(z.copy()), clean.ids).tolist()
-    for n, ((key, row, _), pred) in enumerate(zip(found, predictions, strict=True)):
-        label, lines = int(clean.y[n]), []
+    again = repeated(job.evaluation, torch.from_numpy(z.copy()), clean.ids, clean.y)
+    for n, ((key, row, _), pred) in enumerate(zip(found, again.pred, strict=True)):
+        label, lines = int(clean.y[n]), list(again.lines(n, row, job.evaluation.protocol.draws))
         report.checked += 1
         if clean.x[n].numpy().tobytes() != x[n].tobytes():
             lines.append("the image it starts from is not the data set's")
@@ -182,14 +184,6 @@ def _check_examples(
         elif pred != row.pred:
             lines.append(f"the defense predicts {pred}, the record says {row.pred}")
         report.problems += [f"{_who(key)}: {line}" for line in lines]
-
-
-@torch.no_grad()
-def _predict(job: Job, x: Tensor, ids: Tensor) -> Tensor:
-    """The deployed prediction, with the random numbers of the judge, which depend on seed and sample alone."""
-    device = job.evaluation.device
-    rng = Rng(job.evaluation.seed, ids.to(device), "judge")
-    return job.evaluation.victim.predict(x.to(device), rng).argmax(1).cpu()
 
 
 def _who(key: Key) -> str:

@@ -1,0 +1,66 @@
+"""Predictions of the deployed defense repeated for the verifier: written apart from the judge, so that one checks the
+other. They have the judge's random numbers, which depend on seed and sample alone."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.evaluate import Evaluation
+from harness.rng import Rng
+
+
+class Repeated(NamedTuple):
+    """Of each image: the predicted class, and for a randomised defense what its row holds of shares, else None."""
+
+    pred: list[int]
+    shares: list[dict[str, float]] | None
+
+    def lines(self, place: int, row: Any, draws: int) -> Iterator[str]:
+        """One line for each share that the row of an image does not hold; a draw on the edge may fall either way."""
+        for name, value in (self.shares[place] if self.shares else {}).items():
+            found = getattr(row, name, None)
+            if found is None or not abs(float(found) - value) <= 1.5 / draws:
+                yield f"{name} is {value:.4g}, the record says {found}"
+
+
+def repeated(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> Repeated:
+    """What the deployed defense says of images x [B, C, H, W] with labels y [B]."""
+    rule = run.rule
+    if rule is None:
+        return Repeated(_classes(run, x, ids, "judge").tolist(), None)
+    label = y.numpy()
+    chosen, fresh = (
+        np.stack([_classes(run, x, ids, f"{name}/{k}") for k in range(rule.draws)], axis=1)
+        for name in ("judge", "report")
+    )
+    wrong, late = (np.mean(votes != label[:, None], axis=1) for votes in (chosen, fresh))
+    if rule.rule == "vote":
+        winners = [[_winner(row, own) for row, own in zip(votes, label, strict=True)] for votes in (chosen, fresh)]
+        pred, late = winners[0], np.asarray(winners[1]) != label
+    else:
+        rivals = zip(chosen, label, wrong, strict=True)
+        pred = [int(own if share <= 0.5 else _most(row[row != own])) for row, own, share in rivals]
+    shares = [{"wrong_share": float(a), "fresh_share": float(b)} for a, b in zip(wrong, late, strict=True)]
+    return Repeated(pred, shares)
+
+
+@torch.no_grad()
+def _classes(run: Evaluation, x: Tensor, ids: Tensor, stream: str) -> NDArray[np.int64]:
+    device = run.device
+    scores = run.victim.predict(x.to(device), Rng(run.seed, ids.to(device), stream))
+    classes: NDArray[np.int64] = scores.argmax(1).cpu().numpy()
+    return classes
+
+
+def _most(votes: NDArray[np.int64]) -> int:
+    return int(np.bincount(votes).argmax())
+
+
+def _winner(votes: NDArray[np.int64], label: int) -> int:
+    """The class that most draws gave; the label where it has as many as any other."""
+    counts = np.bincount(votes, minlength=label + 1)
+    return int(label) if counts[label] == counts.max() else int(counts.argmax())

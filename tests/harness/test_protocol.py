@@ -1,0 +1,251 @@
+"""Randomised defenses: the numbers that the three protocols should give are known in closed form."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from attacks.cascade import Cascade
+from attacks.pgd import PGD
+from harness.audit import row_problems
+from harness.data.contract import Batch
+from harness.errors import UserError
+from harness.evaluate import Evaluation
+from harness.expectation import check_draws, measure, settled
+from harness.meter import TRIALS, Counts, MeteredHead
+from harness.protocol import Protocol, frozen
+from harness.records import ATTACK_SCHEMA, RANDOM_SCHEMA, RunFolder
+from harness.rng import Rng
+from harness.tally import tally
+from harness.threat import Threat
+from harness.victim import Head, Victim
+
+COUNT = 200
+IDS = torch.arange(COUNT)
+X = torch.full((COUNT, 1, 1, 2), 0.5)
+Y = torch.zeros(COUNT, dtype=torch.long)
+
+
+def noisy(x, rng):
+    """Class 0 where the first pixel and a uniform number in [-0.5, 0.5) add up to more than 0.3."""
+    margin = x.flatten(1)[:, 0] - 0.3 + rng.uniform((), -0.5, 0.5, dtype=x.dtype)
+    return torch.stack([margin, -margin], 1)
+
+
+VICTIM = Victim(noisy, (), randomized=True, draws=2)
+
+
+@dataclass(frozen=True)
+class Down:
+    """Makes every pixel as dark as it may: here the worst that can be done."""
+
+    needs: ClassVar[str] = "score"
+
+    def __call__(self, head, x, y, *, threat, rng):
+        return threat.project(x - 1, x)
+
+
+def run(tmp_path, victim=VICTIM, attack=None, eps=0.1, protocol=None, seed=0):
+    """The tally and the rows of an evaluation, as from files."""
+    protocol = protocol or Protocol()
+    victim = protocol.applied(victim, seed)
+    attack = attack or Down()
+    coverage = "all" if victim.randomized else "standing"
+    evaluation = Evaluation(
+        victim, ("attack", attack), Threat("linf", eps), 2, seed, coverage=coverage, protocol=protocol
+    )
+    done = evaluation.chunk(Batch(IDS, X, Y))
+    folder = RunFolder(tmp_path)
+    folder.write_part(0, done.rows, done.seconds)
+    stages = ["clean", *(stage.name for stage in evaluation.stages)]
+    rows = folder.read_part(0).to_pandas()
+    assert not list(row_problems(rows, IDS.tolist(), stages, eps * (1 + 1e-6) + 1e-7, coverage))
+    return tally(folder, stages), rows
+
+
+def test_expected_vote_and_any_of_n_differ_as_computed(tmp_path):
+    # At x = 0.5 - 0.1 the defense is wrong where u < -0.1, in 40 % of its draws.
+    wrong = 0.4
+    total, rows = run(tmp_path / "expected")
+    mean, error = total.expected
+    assert mean == pytest.approx(1 - wrong, abs=3 * math.sqrt(wrong * (1 - wrong) / 100 / COUNT))
+    assert error == pytest.approx(math.sqrt(wrong * (1 - wrong) / 100 / COUNT), rel=0.2)
+    vote = sum(math.comb(11, k) * wrong**k * (1 - wrong) ** (11 - k) for k in range(6))
+    total, _ = run(tmp_path / "vote", protocol=Protocol("vote", 11))
+    assert total.expected[0] == pytest.approx(vote, abs=3 * math.sqrt(vote * (1 - vote) / COUNT))
+    survivors = (1 - wrong) ** 100
+    assert survivors < 1e-20  # what "never misclassified in 100 calls" would say of the same candidates
+    assert rows["wrong_share"].between(0, 1).all()
+    attacked = rows[rows["stage"] == "attack/true"]
+    assert (attacked["broken"] == (attacked["wrong_share"] > 0.5)).all()
+    assert attacked["distance"].to_numpy() == pytest.approx(np.full(COUNT, 0.1), abs=1e-6)
+
+
+def test_an_attack_gets_close_to_the_worst(tmp_path):
+    total, _ = run(tmp_path, attack=PGD(steps=5, step_size=0.5, loss="margin"))
+    assert 0.59 < total.expected[0] < 0.64
+
+
+def test_one_lucky_draw_is_no_find(tmp_path):
+    # 20 % of the draws are wrong at the clean image, and eps changes nothing worth speaking of.
+    total, _ = run(tmp_path, eps=1e-6, attack=PGD(steps=20, loss="margin"))
+    assert total.expected[0] == pytest.approx(0.7, abs=0.012)
+    assert total.robust == COUNT
+
+
+def test_the_fixed_protocol_gives_the_attacker_the_draw(tmp_path):
+    def either(x, rng):  # whether up or down is the way out is drawn
+        way = 2 * rng.integers((), 2).to(x.dtype) - 1
+        margin = 0.05 - way * (x.flatten(1)[:, 0] - 0.5)
+        return torch.stack([margin, -margin], 1)
+
+    victim = Victim(either, (), randomized=True, draws=2)
+    attack = PGD(steps=5, step_size=0.5, loss="margin")
+    total, rows = run(tmp_path / "fixed", victim, attack, protocol=Protocol("fixed", 1))
+    assert (total.robust, total.expected) == (0, None)
+    assert list(rows.columns) == ATTACK_SCHEMA.names
+    total, rows = run(tmp_path / "expected", victim, attack)
+    assert total.expected[0] >= 0.5  # whichever way it goes, half of the draws point the other way
+    assert list(rows.columns) == RANDOM_SCHEMA.names
+
+
+def test_a_frozen_victim_has_one_draw_for_every_head_and_call():
+    victim = frozen(Victim(noisy, (), (Head("other", noisy, draws=7),), randomized=True, draws=0), seed=3)
+    one, other = (victim.predict(X, Rng(0, IDS, name)) for name in ("a", "b"))
+    assert torch.equal(one, other)
+    assert torch.equal(one, victim.surrogates[0].forward(X, Rng(1, IDS, "c")))
+    assert not victim.randomized
+    assert [head.draws for head in victim.heads] == [1, 1]
+    few = victim.predict(X[5:8], Rng(0, IDS[5:8], "a"))
+    assert torch.equal(few, one[5:8])
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Moves the second pixel, on which nothing depends but the noise."""
+
+    needs: ClassVar[str] = "score"
+    amount: float = 0.0
+
+    def __call__(self, head, x, y, *, threat, rng):
+        z = x.clone()
+        z[..., 1] += self.amount
+        return threat.project(z, x)
+
+
+def test_the_worst_of_many_is_judged_again_by_draws_that_did_not_choose_it(tmp_path):
+    def lottery(x, rng):  # right in half of the draws; which ones depends on the second pixel
+        chance = (rng.uniform((), dtype=x.dtype) + 1000 * x.flatten(1)[:, 1]) % 1
+        return torch.stack([chance - 0.5, 0.5 - chance], 1)
+
+    suite = Cascade({f"move{k}": Jitter(0.00317 * (k + 1)) for k in range(15)})
+    total, rows = run(tmp_path, Victim(lottery, (), randomized=True), suite, protocol=Protocol("expected", 10))
+    chosen = 1 - rows.groupby("sample")["wrong_share"].max().mean()
+    assert chosen < 0.33  # the mean of the least of sixteen numbers
+    assert total.expected[0] == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_cost_of_an_attack_on_a_random_head_counts_every_draw():
+    attack, threat, rng = PGD(steps=4, loss="margin"), Threat("linf", 0.01), Rng(0, IDS, "attack")
+    sure = replace(VICTIM, predict=lambda x, rng: noisy(x, rng) + torch.tensor([9.0, 0.0]))
+    counts = Counts.of(IDS)
+    attack(MeteredHead(sure.heads[0], sure.predict, counts, trials=TRIALS), X, Y, threat=threat, rng=rng)
+    assert (counts.forwards == 5 * TRIALS).all()  # four gradients and the end point, the mean over ten draws each
+    assert (counts.backwards == 4 * 2).all()
+    lost = replace(VICTIM, predict=lambda x, rng: noisy(x, rng) - torch.tensor([9.0, 0.0]))
+    counts = Counts.of(IDS)
+    attack(MeteredHead(lost.heads[0], lost.predict, counts, trials=TRIALS), X, Y, threat=threat, rng=rng)
+    assert (counts.forwards == 2 * TRIALS).all()  # one gradient, and ten more draws before it is believed
+    counts = Counts.of(IDS)
+    head = MeteredHead(VICTIM.heads[0], VICTIM.predict, counts, trials=TRIALS)
+    assert not head.fooled(X, Y, rng).any()
+    assert 1 < counts.forwards.double().mean() < 2  # asking ends with the first draw that is right
+    assert counts.forwards.double().mean() == pytest.approx(1 / 0.7, abs=0.1)
+
+
+def linear(ratio, size=256):
+    """A victim whose gradient is a fixed direction plus noise of `ratio` times its squared length."""
+    w = Rng(1, torch.arange(1), "w").normal((size,))[0]
+
+    def predict(x, rng):
+        weight = w + math.sqrt(ratio) * rng.normal((size,), dtype=x.dtype)
+        margin = ((x.flatten(1) - 0.5) * weight).sum(1) + 2
+        return torch.stack([margin, -margin], 1)
+
+    return Victim(predict, (), randomized=True, draws=0)
+
+
+@pytest.mark.parametrize(("ratio", "draws"), [(0.01, 2), (2.0, 16), (4.0, 32)])
+def test_the_measured_draws_are_those_that_the_noise_calls_for(ratio, draws):
+    # cos(g_n, g_2n) = 1 / sqrt((1 + r / n)(1 + r / 2n)) for independent draws: above 0.9 first at these n.
+    assert (1 + ratio / draws) * (1 + ratio / 2 / draws) < 1 / 0.81
+    assert draws == 2 or (1 + 2 * ratio / draws) * (1 + ratio / draws) > 1 / 0.81
+    batch = Batch(IDS[:20], torch.full((20, 1, 16, 16), 0.5), Y[:20])
+    found = measure(linear(ratio), batch, seed=0)
+    assert found["true"]["draws"] == draws
+    assert found["true"]["cosine"] == pytest.approx(((1 + ratio / draws) * (1 + ratio / 2 / draws)) ** -0.5, abs=0.03)
+    assert settled(linear(ratio), found).draws == draws
+    assert measure(linear(ratio), batch, seed=0, asked=50)["true"]["draws"] == 50
+
+
+def test_more_draws_find_what_one_does_not(tmp_path):
+    batch = Batch(IDS[:100], torch.full((100, 1, 16, 16), 0.5), Y[:100])
+    accuracy = {}
+    for draws in (1, measure(linear(4.0), batch, seed=0)["true"]["draws"]):
+        victim = replace(linear(4.0), draws=draws)
+        attack = ("pgd", PGD(steps=1, step_size=1.0, loss="margin", random_start=False))
+        run_ = Evaluation(victim, attack, Threat("linf", 0.015), 2, coverage="all", protocol=Protocol("expected", 20))
+        rows = run_.chunk(batch).rows.to_pandas()
+        accuracy[draws] = 1 - rows[rows["stage"] == "pgd/true"]["fresh_share"].mean()
+    assert accuracy[32] < accuracy[1] - 0.1
+
+
+def test_heads_without_randomness_get_one_draw_and_deterministic_victims_none():
+    def still(x, rng):
+        return noisy(x, Rng(0, rng.ids, "still"))
+
+    victim = Victim(noisy, (), (Head("still", still, draws=20), Head("noisy", noisy)), randomized=True, draws=20)
+    found = measure(victim, Batch(IDS, X, Y), seed=0)
+    assert {name: entry["draws"] for name, entry in found.items()} == {"true": 20, "still": 1, "noisy": 2}
+    assert measure(Victim(still, ()), Batch(IDS, X, Y), seed=0) == {}
+    with pytest.raises(UserError, match="leave draws out"):
+        check_draws(20, Victim(still, ()))
+    with pytest.raises(UserError, match="at least 1"):
+        check_draws(0, victim)
+
+
+def test_the_batch_size_changes_no_record_of_a_randomised_victim():
+    def rows(size):
+        attack = ("pgd", PGD(steps=3, loss="margin"))
+        run_ = Evaluation(VICTIM, attack, Threat("linf", 0.3), 2, batch_size=size, coverage="all")
+        return run_.chunk(Batch(IDS[:30], X[:30].double(), Y[:30])).rows
+
+    assert rows(30).equals(rows(7))
+
+
+def test_a_vote_takes_ties_for_the_label_and_names_the_rival():
+    votes = torch.tensor([[0, 1, 2], [0, 1, 2], [1, 0, 1], [1, 0, 2]])  # four draws on three samples
+    vote = Protocol("vote", 4).verdict(votes, torch.zeros(3, dtype=torch.long), 3)
+    assert vote.wrong.tolist() == [0, 0, 1]
+    assert vote.share.tolist() == [0.5, 0.5, 1]
+    assert vote.pred.tolist() == [0, 0, 2]
+    share = Protocol("expected", 10).verdict(votes, torch.zeros(3, dtype=torch.long), 3)
+    assert share.wrong.tolist() == [0.5, 0.5, 1]
+    assert share.pred.tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("rule", "draws", "words"),
+    [
+        ("survivor", 10, "expected, vote or fixed"),
+        ("expected", 9, "at least 10"),
+        ("vote", 1, "at least 2"),
+        ("fixed", 5, "leave it out"),
+    ],
+)
+def test_a_bad_protocol_is_refused(rule, draws, words):
+    with pytest.raises(UserError, match=words):
+        Protocol(rule, draws)

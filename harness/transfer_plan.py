@@ -47,9 +47,11 @@ def planned(
     _check_kind(cfg, attack)
     surrogates = tuple(_surrogate(name, node, deploy, split, classes, runtime) for name, node in cfg.surrogates.items())
     config: Any = OmegaConf.to_container(cfg.attack)
-    made = crafts(name, attack, config, surrogates)
     folder = Path(cfg.runs_dir) / "_sets"
-    return tuple(_workshop(craft, folder, split, threat, classes, cfg.seed, runtime) for craft in made)
+    return tuple(
+        _workshop(craft, folder, split, threat, classes, cfg.seed, runtime)
+        for craft in crafts(name, attack, config, surrogates)
+    )
 
 
 def _check_kind(cfg: DictConfig, attack: Any) -> None:

@@ -9,15 +9,19 @@ from harness.expectation import AGREEMENT
 from harness.tally import Tally
 
 
-def from_evidence(total: Tally) -> list[Flag]:
-    """Flags that the records of a run show."""
+def from_evidence(total: Tally, compare: bool = True) -> list[Flag]:
+    """Flags that the records of a run show.
+
+    compare: whether its stages are attacks on the victim itself, so that what one finds and another does not says
+        something about the victim's gradients.
+    """
     flags = []
     for stage, (attacked, zero, bad) in total.gradients.items():
         if zero > 0.01 * attacked:
             flags.append(Flag("zero-gradients", f"{stage}: {zero} of {attacked} samples had an input gradient of zero"))
         if bad:
             flags.append(Flag("bad-gradients", f"{stage}: {bad} of {attacked} samples had NaN or infinite gradients"))
-    return [*flags, *_surprises(total)]
+    return [*flags, *(_surprises(total) if compare else ())]
 
 
 def noisy(draws: dict[str, dict[str, Any]]) -> Iterator[Flag]:

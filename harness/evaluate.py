@@ -16,6 +16,7 @@ from torch import Tensor
 from harness.access import GRADIENT, TRANSFER, admit, weaker
 from harness.data.contract import Batch
 from harness.ledger import Chunk, Ledger, timed
+from harness.meter import TRIALS, Counts, MeteredHead
 from harness.protocol import Protocol
 from harness.records import CLEAN_STAGE
 from harness.rng import Rng
@@ -70,6 +71,7 @@ class Evaluation:
         coverage: which samples a stage attacks.
         access: what the attacker is given: gradient, score or decision; the victim may give less.
         protocol: how the predictions of a randomised victim are counted; without effect on a deterministic one.
+        fitted: stage -> its attack after it has learned from training images; see `harness.universal`.
 
     Raises:
         UserError: a stage needs more than that.
@@ -88,6 +90,7 @@ class Evaluation:
     coverage: Coverage = "standing"
     access: str = GRADIENT
     protocol: Protocol = field(default_factory=Protocol)
+    fitted: dict[str, Attack] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         admit(*self.attack, self.access)
@@ -115,9 +118,18 @@ class Evaluation:
         if attack.needs == TRANSFER:
             yield Stage(name, attack, self.victim.heads[0], None)  # its name says what it was crafted on
             return
-        alone = self.heads == "true" or attack.needs != "gradient"
+        alone = self.heads == "true" or attack.needs not in ("gradient", "training-set")
         for head in self.victim.heads[:1] if alone else self.victim.heads:
-            yield Stage(f"{name}/{head.name}", attack, head, twins.get(head.name))
+            stage = f"{name}/{head.name}"
+            yield Stage(stage, self.fitted.get(stage, attack), head, twins.get(head.name))
+
+    def door(self, stage: Stage, counts: Counts) -> MeteredHead:
+        """The head of a stage as its attack sees it; passes are booked in `counts`."""
+        fast = stage.fast.forward if stage.fast else None
+        trials = TRIALS if self.rule else 1
+        return MeteredHead(
+            stage.head, self.victim.predict, counts, fast, self.gradients, batch_size=self.batch_size, trials=trials
+        )
 
     def chunk(self, batch: Batch, advance: Callable[[str, int], None] = lambda stage, count: None) -> Chunk:
         """Evaluate the samples of one chunk; `advance(stage, n)` is called as samples are done.

@@ -26,6 +26,7 @@ from harness.surrogates import owned
 from harness.threat import Threat
 from harness.tracking import Tracker
 from harness.transfer_plan import crafted, planned
+from harness.universal import train_part
 from harness.victim import Victim
 
 KEYS = (
@@ -46,6 +47,7 @@ class Job:
     run: RunFolder
     manifest: Manifest
     workshops: tuple[Workshop, ...] = ()  # that craft the adversarial sets of a transfer run
+    train: Split | None = None  # what universal perturbations are fitted to
 
 
 def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
@@ -81,6 +83,8 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     attack_name = choices.get("attack", _target_name(cfg.attack))
     if not cfg.surrogates:  # which give all that the attack needs
         admit(attack_name, attack, known(cfg.access))
+    elif getattr(attack, "needs", "") == "training-set":
+        raise UserError(f"attack={attack_name} is fitted to the defense that it attacks; leave surrogates out")
     torch.set_num_threads(runtime.threads)
     torch.backends.cudnn.allow_tf32 = False  # verdicts are float32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -117,12 +121,13 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     first = split.read(slice(0, 1))
     check_images(first.ids, first.x, first.y, dataset.classes, (threat.low, threat.high))
     random = protocol if bare.randomized else None
-    manifest = _manifest(cfg, choices, evaluation, split, dataset, target, runtime, command, random)
+    train = train_part(evaluation, dataset)
+    manifest = _manifest(cfg, choices, evaluation, split, dataset, target, runtime, command, random, train)
     name = manifest["name"]
     folder = Path(
         cfg.runs_dir, name["dataset"], name["threat"], name["defense"], name["attack"], manifest["config_hash"]
     )
-    return Job(evaluation, split, runtime, tracker, RunFolder(folder), manifest, workshops)
+    return Job(evaluation, split, runtime, tracker, RunFolder(folder), manifest, workshops, train)
 
 
 def _manifest(
@@ -135,6 +140,7 @@ def _manifest(
     runtime: Runtime,
     command: str,
     protocol: Protocol | None,
+    train: Split | None,
 ) -> Manifest:
     config: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     deployed = dict(target.content)
@@ -143,6 +149,8 @@ def _manifest(
     victim = digest_of(deployed)
     threat = evaluation.threat
     data = {"digest": split.digest(), "selection": split.selection()}
+    if train is not None:
+        data["train"] = train.digest()
     answer = {
         "victim": victim,
         "data": data,

@@ -10,11 +10,11 @@ from safetensors.numpy import save as encode_tensors
 from tqdm import tqdm
 
 from harness import environment, expectation
-from harness.access import GRADIENT
+from harness.access import GRADIENT, TRANSFER
 from harness.checks import PROBE, Flag, blunter, from_evidence, noisy, of_victim
 from harness.data.contract import Batch
 from harness.errors import UserError
-from harness.evaluate import chunk_positions, chunks_of
+from harness.evaluate import Evaluation, chunk_positions, chunks_of
 from harness.expectation import settled
 from harness.ownership import sole_owner
 from harness.prepare import Job, prepare
@@ -22,6 +22,7 @@ from harness.process import give_back
 from harness.records import Manifest, RunFolder, write_atomically
 from harness.tally import Tally, tally
 from harness.tracking import Tracker
+from harness.universal import fitted
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ def _work(job: Job, manifest: Manifest) -> int:
     if len(ready) == len(mine):
         return 0
     _reopen(job, manifest)
+    evaluation = _fitted(job, manifest)
     counts = {chunk: len(range(samples)[chunk_positions(samples, size, chunk)]) for chunk in mine}
     stages = len(manifest["stages"])
     with tqdm(
@@ -110,13 +112,23 @@ def _work(job: Job, manifest: Manifest) -> int:
                 batch = job.split.read(chunk_positions(samples, size, chunk))
                 for workshop in job.workshops:
                     workshop.ensure(chunk_positions(samples, size, chunk), advance)
-                done = job.evaluation.chunk(batch, advance)
+                done = evaluation.chunk(batch, advance)
                 if job.runtime.keep == "broken":
                     tensors = encode_tensors(done.adversarial, {"stages": json.dumps(manifest["stages"][1:])})
                     write_atomically(run.adversarial_path(chunk), tensors)
                 run.write_part(chunk, done.rows, done.seconds)
                 give_back()
     return len(mine) - len(ready)
+
+
+def _fitted(job: Job, manifest: Manifest) -> Evaluation:
+    """The evaluation with the perturbations that its attacks learn from training images, which the manifest tells."""
+    if job.train is None:
+        return job.evaluation
+    cache = Path(job.manifest["config"]["runs_dir"]) / "_universal"
+    evaluation, manifest["fit"] = fitted(job.evaluation, job.train, manifest["victim"], cache, job.runtime.progress)
+    job.run.update(manifest)
+    return evaluation
 
 
 def _reopen(job: Job, manifest: Manifest) -> None:
@@ -150,7 +162,7 @@ def _settle(job: Job, manifest: Manifest, total: Tally) -> Manifest:
         *(mixed if len(codes) > 1 else []),
         *of_victim(job.evaluation, probe, _standing(job.run, manifest)),
         *noisy(manifest.get("draws", {})),
-        *from_evidence(total),
+        *from_evidence(total, compare=job.evaluation.given != TRANSFER),
         *blunter(total, {stage.name: stage.attack.needs for stage in job.evaluation.stages}),
     ]
     settled = manifest | Manifest(

@@ -22,7 +22,8 @@ CHOICES = {"attack": "pgd", "defense": "none", "model": "small_cnn"}
 
 def made(folder, *overrides):
     GlobalHydra.instance().clear()
-    small = ["attack=pgd", "attack.steps=3", "dataset.limit=40", "runtime.chunk=16", "runtime.progress=false",
+    attack = [] if any(o.startswith("attack=") for o in overrides) else ["attack=pgd", "attack.steps=3"]
+    small = [*attack, "dataset.limit=40", "runtime.chunk=16", "runtime.progress=false",
              "threat.eps=0.25"]  # fmt: skip
     with initialize_config_module("conf", version_base=None):
         composed = compose("run", [*small, f"runs_dir={folder}", *overrides])
@@ -122,7 +123,8 @@ def test_the_last_chunk_cannot_be_dropped(run, rebuilt):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("victim", "0" * 12), ("config_hash", "0" * 12), ("heads", "true"), ("seed", 7), ("chunk", 40),
+        ("victim", "0" * 12), ("config_hash", "0" * 12), ("heads", "true"), ("access", "score"), ("seed", 7),
+        ("chunk", 40),
         ("stages", ["clean"]), ("stages", ["clean", "pgd/true", "pgd/robust"]), ("weights", {"model": "sha256:0"}),
     ],
 )  # fmt: skip
@@ -156,6 +158,21 @@ def test_the_heads_of_a_comparison_cannot_be_called_declared(tmp_path):
     said = problems(run)
     assert "run.json: stages" in said
     assert "run.json: config_hash" in said
+
+
+def test_a_manifest_that_does_not_speak_of_access_means_gradients(run):
+    manifest = run.manifest()
+    del manifest["access"], manifest["config"]["access"]
+    run.update(manifest)
+    assert not problems(run)
+
+
+def test_an_attacker_without_gradients_cannot_be_called_one_with_them(tmp_path):
+    run = made(tmp_path, "attack=square", "attack.queries=5", "access=score", "dataset.limit=4")
+    manifest = run.manifest()
+    assert manifest["access"] == "score"
+    edit(run, access="gradient", config=manifest["config"] | {"access": "gradient"})
+    assert "run.json: config_hash" in problems(run)
 
 
 def test_the_configuration_cannot_be_edited(run):

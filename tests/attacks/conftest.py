@@ -1,6 +1,7 @@
 """A small victim, and the door to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,15 +12,17 @@ from harness.access import narrowed
 from harness.meter import Counts, MeteredHead
 from harness.rng import Rng
 from harness.threat import Threat
-from harness.victim import Victim, plain
+from harness.victim import Forward, Head, Victim, plain
 
 
 class Crooked(nn.Module):
     """A fixed two-layer network without any global randomness: 1x4x4 pixels to `classes` logits."""
 
-    def __init__(self, classes: int = 5, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> None:
+    def __init__(
+        self, classes: int = 5, dtype: torch.dtype = torch.float32, scale: float = 1.0, name: str = "weights"
+    ) -> None:
         super().__init__()
-        rng = Rng(7, torch.arange(1), "weights")
+        rng = Rng(7, torch.arange(1), name)
         self.first = nn.Parameter(rng.normal((16, 24), dtype=dtype)[0] / 4, requires_grad=False)
         self.second = nn.Parameter(rng.stream("2").normal((24, classes), dtype=dtype)[0] / 2, requires_grad=False)
         self.scale = scale
@@ -28,11 +31,31 @@ class Crooked(nn.Module):
         return self.scale * (torch.relu((x - 0.5).flatten(1) @ self.first) @ self.second)
 
 
+@dataclass(frozen=True)
+class Ensemble(MeteredHead):
+    """Several heads as one; `predict` alone says what is broken."""
+
+    together: tuple[MeteredHead, ...] = ()
+
+    @property
+    def members(self) -> tuple[MeteredHead, ...]:
+        return self.together
+
+
+def ensemble(networks: Sequence[nn.Module], predict: Forward, counts: Counts) -> Ensemble:
+    """Heads on these networks, as one."""
+    members = tuple(
+        MeteredHead(Head(f"member{k}", plain(network)), predict, counts) for k, network in enumerate(networks)
+    )
+    return Ensemble(Head("ensemble", predict), predict, counts, together=members)
+
+
 class Case:
     """Images that the network gets right, and one way to attack them."""
 
     def __init__(self, network: nn.Module, count: int = 24, dtype: torch.dtype = torch.float32) -> None:
         self.network = network
+        self.other = Crooked(dtype=dtype, scale=getattr(network, "scale", 1.0), name="other")
         self.victim = Victim(plain(network), (network,))
         self.ids = torch.arange(100, 100 + count)
         self.x = Rng(0, self.ids, "images").uniform((1, 4, 4), -0.2, 1.2, dtype=dtype).clamp(0, 1)
@@ -50,6 +73,10 @@ class Case:
         at = torch.arange(len(self.ids)) if index is None else index
         counts = Counts.of(self.ids[at])
         head = MeteredHead(self.victim.heads[0], self.victim.predict, counts, batch_size=batch_size)
+        if getattr(attack, "together", False):
+            head = ensemble((self.network, self.other), self.victim.predict, counts)
+        if getattr(attack, "pool", 0):
+            attack = attack.stocked(self.x[: attack.pool], self.y[: attack.pool])
         door = narrowed(head, getattr(attack, "needs", "gradient"))
         return attack(door, self.x[at], self.y[at], threat=threat, rng=Rng(0, self.ids[at], "attack")), counts
 

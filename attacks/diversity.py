@@ -1,0 +1,74 @@
+"""DI: input diversity, a random resize and padding."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.scene import Scene, Shown
+from attacks.views import require, side
+from harness.rng import Rng
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """DI (Xie et al. 2019, arXiv 1803.06978): with some probability the image is resized to a random size and placed at
+    a random position on a black canvas.
+
+    With rate > 1 the size lies in [side, rate side), the canvas has rate side pixels and is resized back to the image's
+    size. With rate < 1 the size lies in [rate side, side) and the canvas has the size of the image. All resizing is
+    bilinear, every image has its own draw.
+
+    Args:
+        probability: of the transform, in [0, 1].
+        rate: > 0, not one.
+        copies: draws averaged over, >= 1.
+    """
+
+    probability: float = 0.5
+    rate: float = 1.1
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        require("probability", self.probability, 0 <= self.probability <= 1)
+        require("rate", self.rate, 0 < self.rate < 10 and self.rate != 1)
+        require("copies", self.copies, self.copies >= 1)
+
+    def draw(self, copy: int, scene: Scene, rng: Rng) -> Shown:
+        here = side(scene.x)
+        other = max(1, int(here * self.rate))
+        low, high = min(here, other), max(here, other)
+        chosen = rng.stream("chosen").uniform((1,))[:, 0] < self.probability
+        size = low + rng.stream("size").integers((1,), max(high - low, 1))[:, 0]
+        corner = (rng.stream("corner").uniform((2,)) * (high - size)[:, None]).floor().long()
+        back = _resizing(high, here, scene.x)
+        rows, columns = (back @ _placing(here, size, corner[:, axis], high, scene.x) for axis in (0, 1))
+
+        def view(z: Tensor) -> Tensor:
+            moved = rows[:, None] @ z @ columns[:, None].mT
+            return torch.where(chosen[:, None, None, None], moved, z)
+
+        return Shown(view, ~chosen)
+
+
+def _interpolating(source: Tensor, count: int) -> Tensor:
+    """Matrices [..., m, count] that read `count` pixels at fractional positions source [..., m] >= 0."""
+    left = source.floor().clamp_max(count - 1)
+    right = (left + 1).clamp_max(count - 1)
+    share = (source - left)[..., None]
+    pixel = torch.arange(count, device=source.device)
+    return (1 - share) * (pixel == left[..., None]) + share * (pixel == right[..., None])
+
+
+def _resizing(before: int, after: int, like: Tensor) -> Tensor:
+    """The matrix [after, before] of a bilinear resize along one axis."""
+    at = torch.arange(after, device=like.device, dtype=like.dtype)
+    return _interpolating(((at + 0.5) * (before / after) - 0.5).clamp_min(0), before)
+
+
+def _placing(before: int, size: Tensor, corner: Tensor, canvas: int, like: Tensor) -> Tensor:
+    """Matrices [B, canvas, before]: resize to `size` pixels, then place at `corner` on an empty canvas."""
+    at = torch.arange(canvas, device=like.device, dtype=like.dtype) - corner[:, None]
+    source = ((at + 0.5) * (before / size.to(like.dtype))[:, None] - 0.5).clamp_min(0)
+    inside = (at >= 0) & (at < size[:, None])
+    return _interpolating(source, before) * inside[..., None]

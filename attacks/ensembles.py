@@ -1,0 +1,102 @@
+"""One gradient of several networks."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attacks.scene import Look, Members, Scene, Seen
+from attacks.slope import Slope, added
+from attacks.views import require
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+
+
+class Combination(Protocol):
+    """How the gradients of several networks become one."""
+
+    def __call__(self, members: Members, look: Look, scene: Scene, z: Tensor, rng: Rng) -> Seen:
+        """The gradient at z [B, C, H, W] of what the members see."""
+
+
+def alone(members: Members, look: Look, scene: Scene, z: Tensor, rng: Rng) -> Seen:
+    """The gradient of the only member."""
+    shown = look("")
+    logits, way = members[0].gradient(z, scene.cotangent, rng, shown.view)
+    return Seen(logits, shown.plain, Slope(way, scene.log(logits)))
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A fixed ensemble (Liu et al. 2017, arXiv 1611.02770): all members see the same view of the image.
+
+    The result does not depend on the order of the members. One forward and one backward of each member a gradient.
+
+    Args:
+        kind: "logits", the loss of the mean logits; "probabilities", of the mean probabilities; "losses", the mean of
+            the losses.
+        weights: of the members, in their order, > 0; empty: equal.
+        standardise: divide each member's logits by their standard deviation over the classes (taken as constant), so
+            that a member with large logits does not speak for all.
+    """
+
+    kind: str = "logits"
+    weights: tuple[float, ...] = ()
+    standardise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("logits", "probabilities", "losses"):
+            raise UserError(f"attack.ensemble.kind={self.kind!r} is unknown; choose logits, probabilities or losses")
+        require("ensemble.weights", self.weights, all(0 < w < math.inf for w in self.weights))
+
+    def __call__(self, members: Members, look: Look, scene: Scene, z: Tensor, rng: Rng) -> Seen:
+        ranked = ordered(members, self.weights)
+        shown = look("")
+        parts = [member.linearize(z, rng.stream(member.head.name), shown.view) for member, _ in ranked]
+        raw = torch.stack([logits for logits, _ in parts])  # [M, B, K]
+        weight = raw.new_tensor([w for _, w in ranked])
+        scale = _spread(raw) if self.standardise else torch.ones_like(raw[:, :, :1])
+        logits = raw / scale
+        cotangents, logs = _split(self.kind, logits, weight, scene)
+        slopes = [
+            (1.0, Slope(pull(way), log)) for (_, pull), way, log in zip(parts, cotangents / scale, logs, strict=True)
+        ]
+        return Seen((weight[:, None, None] * logits).sum(0), shown.plain, added(*slopes))
+
+
+def ordered(members: Members, weights: tuple[float, ...] = ()) -> list[tuple[MeteredHead, float]]:
+    """The members in the order of their names, with weights that sum to one.
+
+    Raises:
+        UserError: the number of weights is not that of the members.
+    """
+    if weights and len(weights) != len(members):
+        raise UserError(
+            f"attack.ensemble.weights has {len(weights)} numbers for {len(members)} surrogates; give one for each"
+        )
+    given = weights or (1.0,) * len(members)
+    total = sum(given)
+    pairs = [(member, weight / total) for member, weight in zip(members, given, strict=True)]
+    return sorted(pairs, key=lambda pair: pair[0].head.name)
+
+
+def _split(kind: str, logits: Tensor, weight: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
+    """The cotangent [M, B, K] of each member and the logarithm [M, B] of its length."""
+    if kind == "logits":
+        mean = (weight[:, None, None] * logits).sum(0)
+        ways = weight[:, None, None] * scene.cotangent(mean)
+        return ways, scene.log(mean).expand(len(weight), -1)
+    ways = torch.stack([scene.cotangent(one) for one in logits])
+    logs = torch.stack([scene.log(one) for one in logits]) + weight.log()[:, None]
+    if kind == "losses":
+        return ways, logs
+    # d/dx log sum_m w_m p_m = sum_m (w_m p_m / sum_j w_j p_j) d/dx log p_m, with p the probability of the true class
+    true = logits.log_softmax(2).gather(2, scene.y.expand(len(weight), -1)[:, :, None]).squeeze(2)
+    return ways, logs + true - (weight.log()[:, None] + true).logsumexp(0)
+
+
+def _spread(logits: Tensor) -> Tensor:
+    return logits.std(dim=2, keepdim=True, correction=0).clamp_min(torch.finfo(logits.dtype).tiny)

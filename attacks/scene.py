@@ -1,0 +1,97 @@
+"""What the pieces of a transfer attack are given: the samples under attack, and how far a step goes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.slope import Measured, Slope
+from harness.meter import MeteredHead, View
+from harness.rng import Rng
+from harness.threat import Threat
+
+Members = tuple[MeteredHead, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The samples that still stand.
+
+    Args:
+        x, y: clean images [B, C, H, W] and labels [B].
+        threat: what may be changed.
+        loss: to be maximised.
+        length: of a step, as a multiple of eps.
+    """
+
+    x: Tensor
+    y: Tensor
+    threat: Threat
+    loss: Measured
+    length: float
+
+    def select(self, index: Tensor) -> "Scene":
+        """The same for some of the samples; positions int64 [b]."""
+        return replace(self, x=self.x[index], y=self.y[index], threat=self.threat.select(index))
+
+    def cotangent(self, logits: Tensor) -> Tensor:
+        """The direction in which the logits [B, K] shall move."""
+        return self.loss.cotangent(logits, self.y)
+
+    def log(self, logits: Tensor) -> Tensor:
+        """The logarithm of what that direction was scaled by, [B]."""
+        return self.loss.log(logits, self.y)
+
+    def stepped(self, z: Tensor, way: Tensor) -> Tensor:
+        """One step from z along the steepest direction of a gradient, back inside the threat."""
+        step = self.threat.budget(self.x) * self.length * self.threat.steepest(way)
+        return self.threat.project(z + step, self.x)
+
+    def shift(self, way: Tensor) -> Tensor:
+        """A move along a scaled gradient as it is, without taking its steepest direction: looking ahead."""
+        return self.threat.budget(self.x) * self.length * way
+
+    def scaled(self, way: Tensor) -> Tensor:
+        """A gradient whose entries are one on average (linf), or whose length is one (l2, l1)."""
+        flat = [1] * (way.dim() - 1)
+        peak = way.abs().flatten(1).amax(1).reshape(-1, *flat)
+        small = way / peak.clamp_min(torch.finfo(way.dtype).tiny)
+        size = small.abs().flatten(1).mean(1) if self.threat.norm == "linf" else self._length(small)
+        return small / size.reshape(-1, *flat).clamp_min(1e-12)
+
+    def nearby(self, z: Tensor, reach: float, rng: Rng) -> Tensor:
+        """A random point at most `reach` times eps from z, inside neither threat nor box: uniform in the cube (linf),
+        else in a random direction."""
+        shape = tuple(self.x.shape[1:])
+        radius = reach * self.threat.budget(self.x)
+        if self.threat.norm == "linf":
+            return z + radius * rng.uniform(shape, -1, 1, dtype=z.dtype)
+        flat = [1] * len(shape)
+        way = rng.normal(shape, dtype=z.dtype)
+        share = rng.uniform((1,), draw=1, dtype=z.dtype).reshape(-1, *flat) ** (1 / self.x[0].numel())
+        return z + radius * share * way / self._length(way).reshape(-1, *flat).clamp_min(1e-12)
+
+    def _length(self, way: Tensor) -> Tensor:
+        length: Tensor = torch.linalg.vector_norm(way.flatten(1), ord=1 if self.threat.norm == "l1" else 2, dim=1)
+        return length
+
+
+class Shown(NamedTuple):
+    """What a head is shown instead of the images; None: the images themselves."""
+
+    view: View | None
+    plain: Tensor  # bool [B], where the view changes nothing
+
+
+Look = Callable[[str], Shown]
+"""Draws a view; different names give independent draws."""
+
+
+class Seen(NamedTuple):
+    """What a look at some points gave."""
+
+    logits: Tensor  # [B, K]
+    plain: Tensor  # bool [B], where the logits are those of the points themselves
+    slope: Slope

@@ -1,0 +1,193 @@
+"""Iterative ascent whose gradient is put together from pieces: the engine of the transfer attacks."""
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.admix import Admix
+from attacks.ensembles import Combination, Ensemble, alone
+from attacks.scene import Members, Scene, Seen
+from attacks.slope import Slope, added, measured
+from attacks.smoothing import Kernel, Smoothing
+from attacks.views import Gallery, Piece
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Momentum ascent (MI, Dong et al. 2018, arXiv 1710.06081) with pieces that make its finds hold on other networks.
+
+    Each step: gradients of the loss, through every view, averaged with their true lengths; blurred by the kernel;
+    scaled and added to the momentum; one step in its steepest direction. For linf, l2 and l1. The last point is the
+    candidate, save that a sample leaves as soon as its point fools the victim.
+
+    Args:
+        steps: >= 1.
+        step_size: as a multiple of eps, > 0.
+        decay: of the momentum, >= 0; 0: none.
+        nesterov: take the gradient one step of the momentum ahead (NI, arXiv 1908.06281).
+        loss: ce or margin.
+        random_start: begin at a random point of the ball, else at the image.
+        noise: standard deviation of Gaussian noise on the start, in pixel values, >= 0.
+        views: name -> view of the image, each applied to what the one before shows; a gradient for every combination of
+            their copies.
+        smoothing: how gradients around the point are used; null: only that at the point.
+        kernel: blurs the gradient; null: as it is.
+        ensemble: how several surrogates become one gradient; null: one network.
+
+    Raises:
+        UserError: a value outside its range; an ensemble of one; several networks without an ensemble.
+    """
+
+    needs: ClassVar[str] = "gradient"
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+
+    steps: int = 10
+    step_size: float = 0.1
+    decay: float = 1.0
+    nesterov: bool = False
+    loss: str = "ce"
+    random_start: bool = False
+    noise: float = 0.0
+    views: dict[str, Piece] = field(default_factory=dict)
+    smoothing: Smoothing | None = None
+    kernel: Kernel | None = None
+    ensemble: Combination | None = None
+
+    def __post_init__(self) -> None:
+        measured(self.loss)
+        for name, good in (
+            ("steps", self.steps >= 1),
+            ("step_size", 0 < self.step_size < math.inf),
+            ("decay", 0 <= self.decay < math.inf),
+            ("noise", 0 <= self.noise < math.inf),
+        ):
+            if not good:
+                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/transfer_attacks.md")
+        if isinstance(self.ensemble, Ensemble) and self.ensemble.kind == "probabilities" and self.loss != "ce":
+            raise UserError(f"attack.loss={self.loss} is not defined for mean probabilities; use attack.loss=ce")
+
+    @property
+    def together(self) -> bool:
+        """Whether one call takes all surrogates."""
+        return self.ensemble is not None
+
+    @property
+    def pool(self) -> int:
+        """How many images of the data set the views mix in."""
+        return max((piece.images for piece in self.views.values() if isinstance(piece, Admix)), default=0)
+
+    def stocked(self, images: Tensor, labels: Tensor) -> "Transfer":
+        """The same with `pool` images of the data set, [n, C, H, W], and their labels [n]."""
+        views = self.views.items()
+        return replace(self, views={k: v.stocked(images, labels) if isinstance(v, Admix) else v for k, v in views})
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        members = self._members(head)
+        scene = Scene(x, y, threat, measured(self.loss), self.step_size)
+        z = self._start(scene, rng.stream("start"))
+        walk = _Walk(torch.arange(len(x), device=x.device), scene, z, torch.zeros_like(z), None, rng)
+        best = z.clone()
+        for number in range(self.steps):
+            seen = None
+            if self.smoothing is None or self.smoothing.central:
+                seen = self._look(members, walk.scene, self._ahead(walk), walk.rng.stream(number))
+            broken = _broken(head, walk, self._ahead(walk), seen, walk.rng.stream(number))
+            center = None if seen is None else seen.slope
+            if broken.any():
+                best[walk.at[broken]] = walk.z[broken]
+                stay = (~broken).nonzero().squeeze(1)
+                walk, center = walk.select(stay), None if center is None else center.select(stay)
+            if not len(walk.at):
+                return best
+            walk = self._moved(members, walk, center, number)
+        best[walk.at] = walk.z
+        return best
+
+    def _members(self, head: MeteredHead) -> Members:
+        count = len(head.members)
+        if self.ensemble is not None and count < 2:
+            raise UserError("attack.ensemble needs two or more surrogates, there is one; add some or use attack=mi")
+        if self.ensemble is None and count > 1:
+            raise UserError(f"this attack takes one network, there are {count}; use attack=ens, svre or adaea")
+        return head.members
+
+    def _start(self, scene: Scene, rng: Rng) -> Tensor:
+        z = scene.threat.random(scene.x, rng) if self.random_start else scene.x
+        if self.noise == 0:
+            return z
+        noise = rng.stream("noise").normal(tuple(z.shape[1:]), dtype=z.dtype)
+        return scene.threat.project(z + self.noise * noise, scene.x)
+
+    def _ahead(self, walk: "_Walk") -> Tensor:
+        return walk.z + walk.scene.shift(self.decay * walk.momentum) if self.nesterov else walk.z
+
+    def _look(self, members: Members, scene: Scene, z: Tensor, rng: Rng) -> Seen:
+        """The mean gradient at z over all views. The logits are those of the first view that changes nothing."""
+        ask, views = self.ensemble or alone, Gallery(self.views, scene, rng)
+        found: Seen | None = None
+        for copy in range(views.count):
+            seen = ask(members, partial(views.shown, copy), scene, z, rng.stream(copy))
+            share = added((1 / views.count, seen.slope))
+            if found is None:
+                found = seen._replace(slope=share)
+                continue
+            logits = torch.where(found.plain[:, None], found.logits, seen.logits)
+            found = Seen(logits, found.plain | seen.plain, added((1.0, found.slope), (1.0, share)))
+        assert found is not None
+        return found
+
+    def _moved(self, members: Members, walk: "_Walk", center: Slope | None, number: int) -> "_Walk":
+        """One step on."""
+        slope, memory = center, None
+        if self.smoothing is not None:
+            draw, scene = walk.rng.stream(number).stream("around"), walk.scene
+            slope, memory = self.smoothing(
+                lambda z, below: self._look(members, scene, z, below).slope,
+                self._ahead(walk), center, walk.memory, scene, draw, number == self.steps - 1,
+            )  # fmt: skip
+        assert slope is not None
+        way = slope.way if self.kernel is None else self.kernel(slope.way)
+        momentum = self.decay * walk.momentum + walk.scene.scaled(way)
+        return walk._replace(z=walk.scene.stepped(walk.z, momentum), momentum=momentum, memory=memory)
+
+
+class _Walk(NamedTuple):
+    """The samples that still stand, and where they are."""
+
+    at: Tensor  # positions in the batch, int64 [b]
+    scene: Scene
+    z: Tensor
+    momentum: Tensor
+    memory: Slope | None
+    rng: Rng
+
+    def select(self, stay: Tensor) -> "_Walk":
+        memory = None if self.memory is None else self.memory.select(stay)
+        return _Walk(
+            self.at[stay], self.scene.select(stay), self.z[stay], self.momentum[stay], memory, self.rng.select(stay)
+        )
+
+
+def _broken(head: MeteredHead, walk: _Walk, shown: Tensor, seen: Seen | None, rng: Rng) -> Tensor:
+    """Which points fool the victim, bool [b]. Where the logits of a gradient pass are not those of the point itself,
+    that costs one more forward; surrogates, which could only say no, are not asked."""
+    broken = torch.zeros_like(walk.at, dtype=torch.bool)
+    if not getattr(head, "answers", True):
+        return broken
+    own = broken if seen is None else seen.plain & (shown == walk.z).flatten(1).all(1)
+    for asked in (own, ~own):
+        at = asked.nonzero().squeeze(1)
+        if len(at):
+            z, y, draw, free = walk.z[at], walk.scene.y[at], rng.select(at), seen is not None and asked is own
+            logits = seen.logits[at] if seen is not None and free else head.scores(z, draw.stream("check"))
+            broken = broken.index_put((at,), head.broken(z, logits, y, draw, plain=not free))
+    return broken

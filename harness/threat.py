@@ -230,24 +230,25 @@ def _project_l1(z: Tensor, x: Tensor, eps: Tensor, low: float, high: float) -> T
     """Euclidean projection onto {||u - x||_1 <= eps} and the box, exact up to rounding.
 
     With room_i the way from x_i to the box in the direction of delta_i, the solution moves entry i by
-    clip(|delta_i| - t, 0, room_i) for the smallest t >= 0 that meets the budget. That sum falls piecewise linearly in t
-    with kinks at |delta_i| and |delta_i| - room_i: sort the kinks, accumulate the slopes, invert the right piece.
+    clip(|delta_i| - t, 0, room_i) for the smallest t >= 0 that meets the budget. That sum falls piecewise linearly in
+    t: Newton steps, halving where they leave the bracket or are many, end on the right piece sooner than a sort.
     """
-    delta = (z - x).flatten(1).double()
-    start = x.flatten(1).double()
-    size, limit = delta.abs(), eps.flatten(1).double()
+    delta, start = (z - x).flatten(1), x.flatten(1)
+    size, slack = delta.abs(), 8 * torch.finfo(x.dtype).eps
+    limit = eps.flatten(1) * (1 - slack)
     room = torch.where(delta > 0, high - start, start - low)
-    full = size.minimum(room)
-    kinks, order = torch.cat([size, size - room], 1).clamp_min(0).sort(dim=1, descending=True)
-    slope = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1).gather(1, order).cumsum(1)
-    # total[k] = sum of moves at t = kinks[k], going down from the largest kink, where it is zero
-    steps = slope[:, :-1] * (kinks[:, :-1] - kinks[:, 1:])
-    total = torch.cat([torch.zeros_like(limit.expand(len(kinks), 1)), steps.cumsum(1)], 1)
-    piece = (
-        torch.searchsorted(total.contiguous(), limit.expand(len(kinks), 1).contiguous(), right=True) - 1
-    ).clamp_min(0)
-    short = limit - total.gather(1, piece)
-    t = kinks.gather(1, piece) - short / slope.gather(1, piece).clamp_min(1.0)
-    moved = (size - t.clamp_min(0)).clamp_min(0).minimum(room)
-    moved = torch.where(full.sum(1, keepdim=True) <= limit, full, moved)
-    return (start + delta.sign() * moved).to(x.dtype).reshape(x.shape).clamp(low, high)
+    moved = size.minimum(room)
+    done = moved.sum(1, keepdim=True) <= limit
+    left, right = torch.zeros_like(size[:, :1]), size.amax(1, keepdim=True)
+    t = left
+    for number in range(200):
+        if done.all():
+            break
+        moved = (size - t).clamp_min_(0).minimum(room)
+        excess = moved.sum(1, keepdim=True) - limit
+        done = done | (excess.abs() <= slack * limit)
+        left, right = torch.where(excess > 0, t, left), torch.where(excess > 0, right, t)
+        ahead = t + excess / ((size > t) & (moved < room)).sum(1, keepdim=True).clamp_min(1)
+        halve = (ahead <= left) | (ahead >= right) | (number > 15 and number % 2 == 0)
+        t = torch.where(done, t, torch.where(halve, (left + right) / 2, ahead))
+    return (start + delta.sign() * moved).reshape(x.shape).clamp(low, high)

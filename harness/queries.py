@@ -1,0 +1,234 @@
+"""Success against queries: `python -m harness.queries runs/...`, for attacks that take no gradient. Imports no torch.
+
+What is counted: every forward pass of the defended pipeline for a sample until it is broken, the search for a start
+included, and one for the clean prediction, so that the first question of an attack is the second query. Rates are over
+the samples that are right as they are, and a failure counts at every budget. Means and medians are over successes only.
+"""
+
+import argparse
+import csv
+import io
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from harness.errors import UserError
+from harness.records import CLEAN_STAGE, Manifest, RunFolder, find_runs, write_atomically
+
+BUDGETS = (100, 1_000, 2_500, 5_000, 10_000)
+"""Queries at which rates are told."""
+
+CLEAN_CHECK = 1
+"""Queries for the clean prediction."""
+
+DIRECT = ("gradient", "score", "decision")
+"""Values of `access` with which forward passes are questions to the model itself."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """What holds within a budget.
+
+    Attributes:
+        known: whether every failure had that many queries. Where not, `success` is a lower bound.
+        success: share of the samples, in [0, 1]; the rest are failures.
+        mean, median: queries of the successes; NaN without any.
+    """
+
+    budget: int
+    known: bool
+    success: float
+    mean: float
+    median: float
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The queries of one run.
+
+    Attributes:
+        queries: of each sample that is right as it is, int64 [n].
+        broken: which of these were broken, bool [n].
+        wrong: samples that are wrong as they are, and outside the rates.
+        errors: samples of the n with an error on record; they count as failures.
+    """
+
+    queries: NDArray[np.int64]
+    broken: NDArray[np.bool_]
+    wrong: int = 0
+    errors: int = 0
+
+    @property
+    def spent(self) -> float:
+        """Queries that every failure had; infinite without failures."""
+        return math.inf if self.broken.all() else float(self.queries[~self.broken].min())
+
+    @property
+    def end(self) -> float:
+        """Where the curve ends: at the largest of `BUDGETS`, or before that, where a failure had no more."""
+        return min(float(BUDGETS[-1]), self.spent)
+
+    @property
+    def area(self) -> float:
+        """Mean success over the logarithm of the queries, from 1 to `end`, in [0, 1]; NaN without samples."""
+        if not len(self.queries) or self.end <= 1:
+            return math.nan
+        found = self.queries[self.broken & (self.queries <= self.end)]
+        return float((1 - np.log(found) / math.log(self.end)).sum()) / len(self.queries)
+
+    def at(self, budget: float) -> Level:
+        """What holds within a budget; infinite: in the end."""
+        within = self.queries[self.broken & (self.queries <= budget)]
+        share = len(within) / len(self.queries) if len(self.queries) else math.nan
+        middle = (float(np.mean(within)), float(np.median(within))) if len(within) else (math.nan, math.nan)
+        return Level(int(min(budget, BUDGETS[-1])), self.spent >= budget, share, *middle)
+
+
+def curve(run: RunFolder) -> Curve:
+    """The queries of a finished run, from its records alone.
+
+    Raises:
+        UserError: the passes on record are not the queries of an attack without gradients, or a part is damaged.
+    """
+    _check(run, run.manifest())
+    parts = [_part(run, table) for table in run.read_parts()]
+    return Curve(
+        np.concatenate([part.queries for part in parts]),
+        np.concatenate([part.broken for part in parts]),
+        sum(part.wrong for part in parts),
+        sum(part.errors for part in parts),
+    )
+
+
+def _part(run: RunFolder, table: pa.Table) -> Curve:
+    """The curve of one chunk."""
+    column = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name != "error"}
+    failed = table["error"].is_valid().to_numpy(zero_copy_only=False)
+    clean = column["stage"] == CLEAN_STAGE
+    right = clean & ~column["broken"]
+    ids = np.unique(column["sample"][right])
+    rows = ~clean & np.isin(column["sample"], ids)
+    taken = np.unique(column["stage"][rows & (column["backwards"] > 0)])
+    if len(taken):
+        raise UserError(f"{run.path} takes gradients in {taken[0]}; name runs of attacks on scores or decisions alone")
+    place = np.searchsorted(ids, column["sample"])
+    spent = np.bincount(place[rows], column["forwards"][rows], len(ids)).astype(np.int64)
+    error = np.bincount(place[rows & failed], minlength=len(ids)) > 0
+    broken = np.bincount(place[rows & column["broken"]], minlength=len(ids)) > 0
+    return Curve(spent + CLEAN_CHECK, broken & ~error, int(clean.sum()) - len(ids), int(error.sum()))
+
+
+def _check(run: RunFolder, manifest: Manifest) -> None:
+    access = manifest.get("access", "gradient")
+    if manifest["kind"] != "attack" or access not in DIRECT:
+        raise UserError(f"{run.path} is a run of another kind; name runs of attacks that ask the model itself")
+    if manifest["status"] not in ("done", "failed"):
+        raise UserError(f"{run.path} is not finished; run its command again to go on: {manifest['command']}")
+    if manifest["threat"]["radius"] is None:
+        raise UserError(f"{run.path} measures distances, so nothing in it fails; name runs with a finite threat.eps")
+    if manifest.get("coverage", "standing") != "standing" and len(manifest["stages"]) > 2:
+        raise UserError(f"{run.path} attacks each sample in every stage; name runs whose stages meet what still stands")
+
+
+HEAD = (
+    "run", "dataset", "threat", "defense", "attack", "access", "samples", "misclassified", "errors", "budget", "known",
+    "success", "failure", "mean", "median", "area", "area_to",
+)  # fmt: skip
+
+
+def rows(run: RunFolder, found: Curve) -> list[list[Any]]:
+    """One row of `HEAD` for each budget; an unknown number is an empty text."""
+    manifest = run.manifest()
+    name = manifest["name"]
+    who = [str(run.path), name["dataset"], name["threat"], name["defense"], name["attack"]]
+    count = [manifest.get("access", "gradient"), len(found.queries), found.wrong, found.errors]
+    levels = [found.at(budget) for budget in BUDGETS]
+    return [
+        [*who, *count, at.budget, at.known, *map(_told, (at.success, 1 - at.success, at.mean, at.median, found.area)),
+         _told(found.end)]
+        for at in levels
+    ]  # fmt: skip
+
+
+def lines(run: RunFolder, found: Curve) -> list[str]:
+    """The table of a run, for people."""
+    manifest = run.manifest()
+    name, n, last = manifest["name"], len(found.queries), found.at(math.inf)
+    failures = n - int(found.broken.sum())
+    out = [
+        f"{name['defense']} · {name['dataset']} · {name['threat']} · {name['attack']}   {run.path}",
+        f"{n} samples; {found.wrong} more are misclassified as they are"
+        + (f"; {found.errors} of the failures are errors" if found.errors else ""),
+        f"{'queries':>9}{'success':>10}{'failure':>10}{'mean':>10}{'median':>10}",
+    ]
+    for at in map(found.at, BUDGETS):
+        low, high = ("", "") if at.known else ("≥ ", "≤ ")
+        success, failure = (_share(sign, share) for sign, share in ((low, at.success), (high, 1 - at.success)))
+        out.append(f"{at.budget:>9,}{success:>10}{failure:>10}{_short(at.mean):>10}{_short(at.median):>10}")
+    out.append(
+        f"{n - failures} successes with {_short(last.mean)} queries on average, median {_short(last.median)}; "
+        f"{failures} failures" + (f" after {found.spent:,.0f} queries or more" if failures else "")
+    )
+    out.append(f"area under success over log queries, from 1 to {found.end:,.0f}: {found.area:.3f}")
+    return out
+
+
+def _share(sign: str, value: float) -> str:
+    return "–" if math.isnan(value) else f"{sign}{value:.1%}"
+
+
+def _short(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:,.1f}"
+
+
+def _told(value: float) -> float | str:
+    return "" if math.isnan(value) else round(value, 6)
+
+
+def as_csv(table: Sequence[Sequence[Any]]) -> str:
+    """The rows under `HEAD`."""
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerows([HEAD, *table])
+    return sink.getvalue()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the curve of each run below the given folders; 1 where there is one without a curve."""
+    parser = argparse.ArgumentParser(prog="python -m harness.queries", description="Success against queries.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
+    options = parser.parse_args(arguments)
+    failed, table = False, []
+    for folder in options.folders:
+        runs = find_runs(folder)
+        if not runs:
+            failed = True
+            sys.stderr.write(f"error: there is no run.json below {folder}; name a run folder\n")
+        for run in runs:
+            try:
+                found = curve(run)
+                sys.stdout.write("\n".join(lines(run, found)) + "\n\n")
+                table += rows(run, found)
+            except UserError as cause:
+                failed = True
+                sys.stderr.write(f"error: {cause}\n")
+    try:
+        if options.csv is not None:
+            write_atomically(options.csv, as_csv(table).encode())
+    except UserError as cause:
+        sys.stderr.write(f"error: {cause}\n")
+        return 1
+    sys.stdout.write("A query is a forward pass for one sample; the clean prediction is the first.\n" if table else "")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,6 +17,7 @@ from harness.deployment import Deployed, deploy, digest_of
 from harness.errors import UserError
 from harness.evaluate import Coverage, Evaluation, compares
 from harness.expectation import check_draws
+from harness.mixing import stocked
 from harness.protocol import Protocol
 from harness.records import CLEAN_STAGE, SCHEMA_VERSION, Manifest, RunFolder
 from harness.runtime import Runtime
@@ -91,6 +92,7 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     device = runtime.torch_device()
     dataset: Dataset = build(cfg.dataset)
     split = dataset.split("test")
+    attack = stocked(attack, split)
     loaded = partial(
         deploy, dataset=dataset, cache=Path(cfg.runs_dir) / "_trained", runtime=runtime, device=device, tracker=tracker
     )

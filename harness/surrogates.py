@@ -7,7 +7,7 @@ through a head on which nothing ever counts as broken, since only the target cou
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -36,6 +36,8 @@ class Surrogate:
 @dataclass(frozen=True)
 class SurrogateHead(MeteredHead):
     """A surrogate as an attack sees it."""
+
+    answers: ClassVar[bool] = False
 
     @torch.no_grad()
     def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:

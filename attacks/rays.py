@@ -17,10 +17,11 @@ from harness.threat import Threat
 class RayS:
     """RayS (Chen and Gu 2020, arXiv 2006.12792) for linf: one query a step, which tells a class and nothing else.
 
-    Searches the sign vector along which the decision boundary is nearest: turns over one block of signs, all of them
-    first, then halves, quarters and so on down to single pixels, asks whether the turned vector still fools the victim
-    at the best radius so far, and only then bisects for its own. In a run with a finite eps a sample leaves as soon as
-    its radius is within eps; where the threat is unbounded it goes on to the end, and the answer is the nearest find.
+    Searches the sign vector along which the decision boundary is nearest, from all ones: turns over one block of signs,
+    all of them first, then halves, quarters and so on down to single pixels, asks whether the turned vector still fools
+    the victim at the best radius so far, and only then bisects for its own. In a run with a finite eps a sample leaves
+    as soon as its radius is within eps; where the threat is unbounded it goes on to the end, and the answer is the
+    nearest find.
 
     Args:
         queries: for each sample, >= 1.
@@ -81,14 +82,14 @@ class _Search:
     bisects: Tensor  # whether the turned vector fools the victim, and its radius is being looked for; bool [B]
     low: Tensor  # ends of that bisection; high is the best radius before it
     high: Tensor
-    level: Tensor  # there are 2^level blocks; -1: no block is turned; int64 [B]
+    level: Tensor  # there are 2^level blocks, int64 [B]
     block: Tensor  # which of them is turned, int64 [B]
 
     @classmethod
     def start(cls, x: Tensor, threat: Threat) -> Self:
         zeros = torch.zeros(len(x), device=x.device, dtype=torch.float64)
         no, first, width = zeros.bool(), zeros.long(), zeros + (threat.high - threat.low)
-        return cls(x, torch.ones_like(x.flatten(1)), width, no, no, zeros, width, first - 1, first)
+        return cls(x, torch.ones_like(x.flatten(1)), width, no, no, zeros, width, first, first)
 
     def select(self, index: Tensor) -> Self:
         return replace(self, **{field.name: getattr(self, field.name)[index] for field in fields(self)})
@@ -103,7 +104,7 @@ class _Search:
         """The vector of the question."""
         place, size = torch.arange(self.sign.shape[1], device=self.sign.device), self._size()[:, None]
         start = self.block[:, None] * size
-        inside = (place >= start) & (place < start + size) & (self.level >= 0)[:, None]
+        inside = (place >= start) & (place < start + size)
         return torch.where(inside, -self.sign, self.sign)
 
     def point(self, sign: Tensor, radius: Tensor, threat: Threat) -> Tensor:
@@ -139,13 +140,13 @@ class _Search:
 
     def _size(self) -> Tensor:
         """Length of a block, int64 [B]."""
-        count = torch.ones_like(self.level) << self.level.clamp_min(0)
+        count = torch.ones_like(self.level) << self.level
         return (self.sign.shape[1] + count - 1) // count
 
     def _next(self) -> tuple[Tensor, Tensor]:
         """Level and block of the next question; where the blocks are single pixels, they are gone through again."""
         after = self.block + 1
-        last = (after * self._size() >= self.sign.shape[1]) | (self.level < 0)
+        last = after * self._size() >= self.sign.shape[1]
         finest = (self.sign.shape[1] - 1).bit_length()
         level = torch.where(last, (self.level + 1).clamp_max(finest), self.level)
         return level, torch.where(last, 0, after)

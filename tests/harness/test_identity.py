@@ -1,0 +1,31 @@
+"""What belongs to the identity of a run, and what does not."""
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import save_file
+
+from harness.prepare import prepare
+from models.small_cnn import SmallCNN
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "network.safetensors"
+    save_file(SmallCNN(channels=1, size=8, classes=10).state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(("attack", "compares"), [("pma", False), ("a3", True)])
+def test_the_cut_into_chunks_belongs_to_runs_that_compare_samples(attack, compares, weights, tmp_path):
+    def hashed(*overrides):
+        GlobalHydra.instance().clear()
+        with initialize_config_module("conf", version_base=None):
+            rest = [f"attack={attack}", f"checkpoint={weights}", f"runs_dir={tmp_path}", *overrides]
+            cfg = compose("run", rest)
+        names = {"attack": attack, "defense": "none", "model": "small_cnn"}
+        return prepare(cfg, names, "").manifest["config_hash"]
+
+    plain = hashed()
+    assert hashed("runtime.batch_size=7", "runtime.shards=2") == plain
+    assert (hashed("runtime.chunk=100") != plain) is compares

@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from harness.cli_errors import cell
+from harness.fooling import fooling_lines, fooling_of
 from harness.pairs import lines as pair_lines
 from harness.pairs import pairs_of
 from harness.session import Outcome, evaluate
@@ -72,6 +73,7 @@ def lines(outcome: Outcome) -> list[str]:
         )
     out.append("(forwards and backwards: per attacked sample)")
     out += pair_lines(pairs_of(outcome.run, manifest))
+    out += fooling_lines(fooling_of(outcome.run, manifest), manifest)
     flags = manifest.get("flags", [])
     out += [f"red flag: {flag['name']}: {flag['detail']}" for flag in flags] or ["red flags: none"]
     out += [f"not ranked: {count} samples with error: {text}" for text, count in total.errors.items()]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.access import narrowed
 from harness.errors import UserError
-from harness.meter import TRIALS, Counts, MeteredHead
+from harness.meter import Counts
 from harness.protocol import REPORT, SELECT
 from harness.records import CLEAN_STAGE, rows
 from harness.rng import Rng
@@ -103,11 +103,7 @@ class Ledger:
         """Candidates on the host, whether each is legal, and its distance."""
         run, device = self.run, self.run.device
         x, y = self.x[positions].to(device), self.y[positions].to(device)
-        fast = stage.fast.forward if stage.fast else None
-        head = MeteredHead(
-            stage.head, run.victim.predict, counts, fast, run.gradients, run.batch_size, TRIALS if run.rule else 1
-        )
-        door = narrowed(head, stage.attack.needs)
+        door = narrowed(run.door(stage, counts), stage.attack.needs)
         z = stage.attack(door, x, y, threat=run.threat, rng=Rng(run.seed, counts.ids, stage.name)).detach()
         return z.cpu(), run.threat.contains(z, x).cpu(), run.threat.distance(z, x).cpu()
 

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from attacks.apgd_l1 import climb
 from attacks.ascent import Best
 from attacks.losses import margins, ranking, scored
 from harness.errors import UserError
@@ -21,21 +22,22 @@ class APGD:
 
     The step starts at 2 eps. At check points, after 22 % of the steps and then ever more often, a sample whose loss
     rose in no more than `rho` of the last steps, or found no new best since a check that kept the step, goes back to
-    its best point with half the step. A sample leaves as soon as a candidate fools the victim.
+    its best point with half the step. A sample leaves as soon as a candidate fools the victim. For l1 the steps are
+    sparse and the ball shrinks to eps (Croce and Hein 2021, arXiv 2103.01208): see `attacks.apgd_l1`.
 
     Args:
         steps: per run, >= 1.
         loss: ce, margin, dlr or mifpe; its value, which never saturates here, also decides about the step size.
         restarts: >= 1; only what still stands is attacked again.
         targets: 0 for untargeted; n: each restart moves to each of the n best other classes of the clean image in turn.
-        rho: share of rising steps below which the step is halved, in (0, 1).
+        rho: share of rising steps below which the step is halved, in (0, 1); without effect for l1.
 
     Raises:
         UserError: a value outside its range.
     """
 
     needs: ClassVar[str] = "gradient"
-    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     MOMENTUM: ClassVar[float] = 0.75
 
     steps: int = 100
@@ -72,6 +74,7 @@ class APGD:
         if self.targets and len(x):
             order = ranking(head.scores(x, rng.stream("targets")), y)
         ranks = 1 if order is None else min(self.targets, order.shape[1])
+        run = partial(climb, loss=scored(self.loss), steps=self.steps) if threat.norm == "l1" else self._run
         for restart in range(self.restarts):
             for rank in range(ranks):
                 index = (~best.broken).nonzero().squeeze(1)
@@ -79,7 +82,7 @@ class APGD:
                     return best.z
                 below = rng.select(index).stream(restart).stream(rank)
                 target = None if order is None else order[index, rank]
-                self._run(head, x[index], y[index], best, index, threat.select(index), below, target)
+                run(head, x[index], y[index], best, index, threat.select(index), below, target)
         return best.z
 
     def _run(

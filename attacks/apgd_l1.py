@@ -1,0 +1,127 @@
+"""Auto-PGD for l1: sparse steps, as sparse as the best point so far, from large balls to the one that counts."""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.ascent import Best
+from attacks.losses import Loss, margins
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+SLOWER, LEAST = 1.5, 0.1
+"""A step that does not make the best point sparser is divided by the first, down to the second times the radius."""
+
+
+def phases(steps: int) -> list[tuple[float, int]]:
+    """(multiple of eps, steps): 30 % at 3 eps, 30 % at 2 eps, the rest at eps; less than three steps are all at eps."""
+    early = math.ceil(0.3 * steps) if steps >= 3 else 0
+    return [(3.0, early), (2.0, early), (1.0, steps - 2 * early)] if early else [(1.0, steps)]
+
+
+def climb(
+    head: MeteredHead,
+    x: Tensor,
+    y: Tensor,
+    best: Best,
+    index: Tensor,
+    threat: Threat,
+    rng: Rng,
+    target: Tensor | None,
+    *,
+    loss: Loss,
+    steps: int,
+) -> None:
+    """One run of the l1 form of Auto-PGD (Croce and Hein 2021, arXiv 2103.01208); enters what is found into `best`.
+
+    Each step moves the entries of largest gradient, 2/3 as many as the best point has changed, by equal amounts. Each
+    phase starts at the best point of the one before. Only in the last, whose ball is the threat, can a sample leave.
+
+    Args:
+        x, y, index: images [b, C, H, W], labels [b] and their positions in `best`, int64 [b].
+        target: class to move to, int64 [b]; None: away from y.
+    """
+    z = x + rng.stream("start").normal(tuple(x.shape[1:]), dtype=x.dtype)
+    for factor, count in phases(steps):
+        around, below = threat.scaled(x.new_full((len(x),), factor)), rng.stream(factor)
+        z, state = around.project(z, x), None
+        window = max(int(0.04 * count), 1)
+        for number in range(count + 1):
+            draw = below.stream(number)
+            logits, gradient = head.gradient(z, partial(loss.cotangent, y=y, target=target), draw)
+            value = loss.value(logits, y, target)
+            state = _State.start(x, z, gradient, value) if state is None else state.observe(z, gradient, value)
+            if factor == 1:
+                broken = head.broken(z, logits, y, draw)
+                best.note(index, z, margins(logits, y), broken)
+                if broken.any():
+                    stay = (~broken).nonzero().squeeze(1)
+                    if not len(stay):
+                        return
+                    x, y, index, state = x[stay], y[stay], index[stay], state.select(stay)
+                    target = None if target is None else target[stay]
+                    around, below = around.select(stay), below.select(stay)
+            if number and number % window == 0:
+                state = state.check(x)
+            z = state.ahead(around, x) if number < count else state.top
+
+
+class _State(NamedTuple):
+    """One phase of each sample: all tensors [B, ...]."""
+
+    z: Tensor
+    gradient: Tensor  # at z
+    step: Tensor  # multiple of the radius
+    changed: Tensor  # entries that the best point had changed at the last check
+    top: Tensor  # the point of largest loss,
+    top_gradient: Tensor  # its gradient
+    top_value: Tensor  # and its loss
+
+    @classmethod
+    def start(cls, x: Tensor, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
+        return cls(z, gradient, x.new_ones(len(x)), _changed(z, x), z, gradient, value)
+
+    def select(self, index: Tensor) -> "_State":
+        return _State(*(item[index] for item in self))
+
+    def observe(self, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
+        """The state after the loss at the new point z is known."""
+        better = value > self.top_value
+        wide = better.reshape(-1, *[1] * (z.dim() - 1))
+        return self._replace(
+            z=z,
+            gradient=gradient,
+            top=torch.where(wide, z, self.top),
+            top_gradient=torch.where(wide, gradient, self.top_gradient),
+            top_value=torch.where(better, value, self.top_value),
+        )
+
+    def check(self, x: Tensor) -> "_State":
+        """Back to the best point with the full step where that has become sparser by 5 %, else a shorter step."""
+        changed = _changed(self.top, x)
+        sparser = changed < 0.95 * self.changed
+        wide = sparser.reshape(-1, *[1] * (x.dim() - 1))
+        return self._replace(
+            z=torch.where(wide, self.top, self.z),
+            gradient=torch.where(wide, self.top_gradient, self.gradient),
+            step=torch.where(sparser, 1.0, (self.step / SLOWER).clamp_min(LEAST)),
+            changed=changed,
+        )
+
+    def ahead(self, threat: Threat, x: Tensor) -> Tensor:
+        """The next point."""
+        size = self.gradient.abs().flatten(1)
+        count = (self.changed / 1.5).ceil().long().clamp(1, size.shape[1])[:, None]
+        least = size.topk(int(count.max()), dim=1).values.gather(1, count - 1)
+        way = self.gradient.flatten(1).sign() * (size >= least)
+        way = way / way.abs().sum(1, keepdim=True).clamp_min(1.0) * self.step[:, None]
+        return threat.project(self.z + threat.budget(x) * way.reshape(x.shape), x)
+
+
+def _changed(z: Tensor, x: Tensor) -> Tensor:
+    """Entries in which z differs from x, [B], in the dtype of x."""
+    return (z != x).flatten(1).sum(1).to(x.dtype)

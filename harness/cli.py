@@ -58,7 +58,7 @@ def lines(outcome: Outcome) -> list[str]:
             out.append(f"robust accuracy  {robust}")
         else:
             mean, error = total.expected
-            out += [f"robust accuracy  {mean:7.2%}   standard error {error:.2%}", f"never mostly wrong{robust[1:]}"]
+            out += [f"robust accuracy  {mean:7.2%}   standard error {error:.2%}", f"mostly right     {robust}"]
         if protocol := manifest.get("protocol"):
             out.append(f"protocol         {PROTOCOLS[protocol['rule']].format(protocol['draws'])}")
         out += [
@@ -71,6 +71,8 @@ def lines(outcome: Outcome) -> list[str]:
             f"{stage:<24}{cost['attacked']:>9}{total.standing[stage]:>9}"
             f"{cost['forwards'] / each:>10.1f}{cost['backwards'] / each:>10.1f}{cost['seconds']:>9.1f}"
         )
+        if finds := total.phases.get(stage):
+            out.append(f"  broken by its parts: {', '.join(f'{part} {count}' for part, count in finds.items())}")
     out.append("(forwards and backwards: per attacked sample)")
     out += pair_lines(pairs_of(outcome.run, manifest))
     out += fooling_lines(fooling_of(outcome.run, manifest), manifest)

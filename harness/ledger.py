@@ -117,7 +117,7 @@ class Ledger:
             "x": self.x[at].float().numpy(),
             "z": torch.cat([z for _, _, z in self.kept] or [blank]).float().numpy(),
         }
-        return Chunk(pa.concat_tables(self.tables), adversarial, self.seconds)
+        return Chunk(pa.concat_tables(self.tables, promote_options="default"), adversarial, self.seconds)
 
     def _judge(self, z: Tensor, ids: Tensor, y: Tensor) -> "Judged":
         """What the deployed pipeline says, with randomness of its own; z: one sample at least."""
@@ -164,11 +164,12 @@ class Ledger:
         label = self.y[at]
         zeros = np.zeros(len(at), np.int64)
         margin = zeros.astype(np.float32) if judged is None else _margin(judged.scores, label)
-        passes = [zeros] * 4
+        passes, reached = [zeros] * 4, []
         if counts is not None:
             mine = torch.searchsorted(counts.ids.cpu(), self.ids[at])
             columns = (counts.forwards, counts.backwards, counts.zero_gradients, counts.bad_gradients)
             passes = [column.cpu()[mine].numpy() for column in columns]
+            reached = counts.phase.cpu()[mine].tolist()
         values: dict[str, Any] = {
             "sample": self.ids[at].numpy(),
             "stage": [stage] * len(at),
@@ -184,6 +185,8 @@ class Ledger:
             "bad_gradients": passes[3],
             "error": [error] * len(at),
         }
+        if counts is not None and counts.phases:
+            values["phase"] = [counts.phases[i] if i >= 0 else None for i in reached]
         if self.run.rule is not None:
             shares = (None, None) if judged is None else (judged.wrong, judged.fresh)
             for name, share in zip(("wrong_share", "fresh_share"), shares, strict=True):

@@ -1,7 +1,7 @@
 """The only door from an attack to its victim: it counts every pass, per sample, and says what is broken."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,17 +28,25 @@ class Counts:
     backwards: Tensor
     zero_gradients: Tensor
     bad_gradients: Tensor
+    phase: Tensor  # position in `phases` of the part of an attack that a sample has reached, -1 where it says nothing
+    phases: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, ids: Tensor) -> "Counts":
         """Zeros for these samples; ids must be strictly increasing."""
-        return cls(ids, *(torch.zeros_like(ids) for _ in range(4)))
+        return cls(ids, *(torch.zeros_like(ids) for _ in range(4)), torch.full_like(ids, -1))
 
     def add(self, column: Tensor, ids: Tensor, amount: Tensor | int = 1) -> None:
         if len(ids) == len(self.ids):
             column += amount
         else:
             column[torch.searchsorted(self.ids, ids)] += amount
+
+    def enter(self, phase: str, ids: Tensor) -> None:
+        """Book that these samples have reached this part of the attack."""
+        if phase not in self.phases:
+            self.phases.append(phase)
+        self.phase[torch.searchsorted(self.ids, ids)] = self.phases.index(phase)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,10 @@ RANDOM_SCHEMA = ATTACK_SCHEMA.append(pa.field("wrong_share", pa.float32())).appe
 choose the worst candidate of a sample, `fresh_share` of the verdicts in others that say how bad it is: of those draws,
 or of a vote 0 or 1. Null in rows with an error. A deterministic defense has records without these columns."""
 
+PHASE = pa.field("phase", pa.string())
+"""The part of an attack that its last pass on the sample belonged to: of a broken sample, the one that broke it. Null in
+the rows of attacks that name no parts; records in which none does lack the column."""
+
 
 class Cost(TypedDict):
     """Totals of one stage."""
@@ -184,7 +188,8 @@ class RunFolder:
     def write_part(self, chunk: int, rows: pa.Table, seconds: dict[str, float]) -> None:
         """Commit the records of one chunk. seconds: per stage, beside the rows, which are the same in every run."""
         sink = pa.BufferOutputStream()
-        table = rows.cast(_schema(rows.column_names)).replace_schema_metadata({"seconds": json.dumps(seconds)})
+        schema = _schema(rows.column_names)
+        table = rows.select(schema.names).cast(schema).replace_schema_metadata({"seconds": json.dumps(seconds)})
         pq.write_table(table, sink, compression="zstd")
         write_atomically(self.part_path(chunk), sink.getvalue().to_pybytes())
 
@@ -235,12 +240,15 @@ def find_runs(root: Path) -> list[RunFolder]:
 
 
 def rows(columns: dict[str, Sequence[Any]]) -> pa.Table:
-    """A table of `ATTACK_SCHEMA`, or of `RANDOM_SCHEMA` where its columns are there, from columns of equal length."""
+    """A table of `ATTACK_SCHEMA`, or of `RANDOM_SCHEMA` where its columns are there, and of `PHASE` where it is, from
+    columns of equal length."""
     return pa.table(columns, schema=_schema(columns))
 
 
 def _schema(names: Iterable[str]) -> pa.Schema:
-    return RANDOM_SCHEMA if set(RANDOM_SCHEMA.names) <= set(names) else ATTACK_SCHEMA
+    there = set(names)
+    schema = RANDOM_SCHEMA if there.issuperset(RANDOM_SCHEMA.names) else ATTACK_SCHEMA
+    return schema.append(PHASE) if PHASE.name in there else schema
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.interval import wilson
-from harness.records import CLEAN_STAGE, Cost, RunFolder
+from harness.records import CLEAN_STAGE, PHASE, Cost, RunFolder
 
 
 @dataclass
@@ -20,6 +20,7 @@ class Tally:
         robust: right after every stage, with a record of each stage to show for it.
         standing: per stage, the samples that still stand after it.
         broken: per stage, the samples that it broke by itself, of those that are right without an attack.
+        phases: per stage whose attack names its parts, the samples that each part broke, of the same.
         cost: per stage.
         errors: distinct error texts with their counts.
         gradients: per stage, the samples attacked, those whose gradient was once zero, and those where it was once bad.
@@ -32,6 +33,7 @@ class Tally:
     robust: int = 0
     standing: dict[str, int] = field(default_factory=dict)
     broken: dict[str, int] = field(default_factory=dict)
+    phases: dict[str, dict[str, int]] = field(default_factory=dict)
     cost: dict[str, Cost] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     gradients: dict[str, tuple[int, int, int]] = field(default_factory=dict)
@@ -71,7 +73,9 @@ def tally(run: RunFolder, stages: list[str]) -> Tally:
                 alive = right = held
             else:
                 alive = alive & held  # a sample without a record of this stage does not pass it
-                total.broken[stage] += len(right & set(sample[broken & fine].tolist()))
+                finds = right & set(sample[broken & fine].tolist())
+                total.broken[stage] += len(finds)
+                _phases(total, stage, part, finds)
             total.standing[stage] += len(alive)
             _add(total, stage, part, seconds.get(stage, 0.0))
         total.robust += len(alive)
@@ -80,6 +84,15 @@ def tally(run: RunFolder, stages: list[str]) -> Tally:
         for text in table["error"].drop_null().to_pylist():
             total.errors[text] = total.errors.get(text, 0) + 1
     return total
+
+
+def _phases(total: Tally, stage: str, part: pa.Table, finds: set[int]) -> None:
+    if PHASE.name not in part.column_names:
+        return
+    counts = total.phases.setdefault(stage, {})
+    for sample, phase in zip(part["sample"].to_pylist(), part[PHASE.name].to_pylist(), strict=True):
+        if phase is not None:
+            counts[phase] = counts.get(phase, 0) + (sample in finds)
 
 
 def _worst(table: pa.Table) -> list[float]:

@@ -1,0 +1,227 @@
+"""The attack for serious numbers: many short and different attempts, spent where they can succeed."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.ascent import Best, Step, ascend
+from attacks.blur import Blurred
+from attacks.losses import Cotangent, along, ce, cooled, margin, margins, pm, ranking
+from attacks.square import Square
+from harness.access import narrowed
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+TRUE, PROBABILITY = cooled(ce), cooled(pm)
+
+
+@dataclass(frozen=True)
+class Gauntlet:
+    """One screening run for all, then further attempts where the margin says that they can succeed.
+
+    The screen ascends the probability margin (PMA, arXiv 2411.15210) for a few steps. What it leaves of a sample's
+    margin, divided by what it took, is the sample's gap: the further perturbation, in units of the one that it had,
+    after which a linear model would fall. Attempts of different kinds follow, by turns: `ce`, cross-entropy and then
+    the probability margin; `turn`, the same from a start that moved towards a random rival (arXiv 2203.05154); `rival`,
+    the margin to the second best class at the best point so far. Only samples of small gap are tried, and the bound
+    halves each time that all kinds had their turn. Steps follow a cosine from 2 eps to 0, success is checked on the
+    logits of the gradient pass, and a sample leaves at once.
+
+    Gradients may lie. For each sample that stands, the slope at its best point is compared with the change of the
+    margin on the way back to the image, and its margin with that of a few random queries (Square, arXiv 1912.00049).
+    Where the slope is wrong or the queries do better, the sample is attacked again along gradients that are averaged
+    over a neighbourhood, and then by `queries` queries.
+
+    Everything is decided from the sample itself, so neither batch-mates nor chunks matter. Records name the phase that
+    broke a sample: screen, ce, turn, rival, probe, blur or square.
+
+    Args:
+        steps: of the screen, >= 1.
+        rounds: attempts that follow at most, >= 0.
+        round_steps: of each, >= 1.
+        gap: the largest gap of a sample that is tried again, >= 0.
+        turns: steps of eps that lead to the start of a `turn`, >= 0.
+        mismatch: relative error of the slope beyond which it is not believed, > 0.
+        probe: queries to each sample that stands, >= 0.
+        blur: points over which gradients are averaged where they are not believed, >= 0.
+        queries: to samples whose gradients are not believed, >= 0.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "gradient"
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    KINDS: ClassVar[tuple[str, ...]] = ("ce", "turn", "rival", "turn")
+
+    steps: int = 20
+    rounds: int = 12
+    round_steps: int = 30
+    gap: float = 0.4
+    turns: int = 5
+    mismatch: float = 0.5
+    probe: int = 20
+    blur: int = 8
+    queries: int = 5000
+
+    def __post_init__(self) -> None:
+        for name, good in (
+            ("steps", self.steps >= 1),
+            ("rounds", self.rounds >= 0),
+            ("round_steps", self.round_steps >= 1),
+            ("gap", self.gap >= 0),
+            ("turns", self.turns >= 0),
+            ("mismatch", self.mismatch > 0),
+            ("probe", self.probe >= 0),
+            ("blur", self.blur >= 0),
+            ("queries", self.queries >= 0),
+        ):
+            if not good:
+                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/gauntlet.md")
+
+    def bound(self, number: int) -> float:
+        """The largest gap of the samples that attempt `number` (from 0) tries."""
+        return self.gap / 2 ** (number // len(self.KINDS))
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        search = _Search(head, x, y, threat, rng)
+        if len(x):
+            search.run("screen", search.standing(), _course(PROBABILITY, PROBABILITY, self.steps))
+            for number in range(self.rounds):
+                self._attempt(search, number)
+            self._insure(search)
+        return search.best.z
+
+    def _attempt(self, search: "_Search", number: int) -> None:
+        """One more attempt on the samples that are close."""
+        index = search.standing(search.gaps() <= self.bound(number))
+        if not len(index):
+            return
+        kind = self.KINDS[number % len(self.KINDS)]
+        if kind == "rival":
+            order = search.order(index, number)
+            target = order[:, min(1, order.shape[1] - 1)]
+            search.run(kind, index, _course(margin, margin, self.round_steps), number, target=target)
+            return
+        start = search.start(index, number)
+        if kind == "turn":
+            lean = search.lean(index, number)
+            index, start = search.run(
+                kind, index, [Step(along, 1.0)] * self.turns, (number, kind), start=start, target=lean
+            )
+        search.run(kind, index, _course(TRUE, PROBABILITY, self.round_steps), number, start=start)
+
+    def _insure(self, search: "_Search") -> None:
+        """Queries, and blurred gradients, for the samples whose gradients cannot be believed."""
+        index = search.standing()
+        doubted = torch.zeros_like(search.best.broken)
+        if len(index):
+            doubted[index] = search.mismatch(index) > self.mismatch
+        if self.probe:
+            index = search.standing()
+            doubted[index] |= search.query("probe", index, self.probe)
+        index = search.standing(doubted)
+        if self.blur and len(index):
+            search.run("blur", index, _course(margin, margin, self.round_steps), "blur", points=self.blur)
+        index = search.standing(doubted)
+        if self.queries and len(index):
+            search.query("square", index, self.queries)
+
+
+def _course(first: Cotangent, second: Cotangent, steps: int) -> list[Step]:
+    """Two losses for half of the steps each, along one cosine from 2 eps to 0."""
+    half = steps // 2
+    return [Step(first if i < half else second, 1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+
+
+class _Search:
+    """The state of one call."""
+
+    WIDTH = 0.5  # of the neighbourhood over which gradients are blurred, in units of eps
+    BACK = 0.05  # share of the way back to the image over which a slope is tested
+
+    def __init__(self, head: MeteredHead, x: Tensor, y: Tensor, threat: Threat, rng: Rng) -> None:
+        self.head, self.x, self.y, self.threat, self.rng = head, x, y, threat, rng
+        self.best = Best.start(x)
+        self.clean = margins(head.scores(x, rng.stream("clean")), y) if len(x) else x.new_zeros(0)
+
+    def standing(self, where: Tensor | None = None) -> Tensor:
+        """Positions of the samples that stand, int64 [b]; where: of these, bool [B]."""
+        return (~self.best.broken if where is None else ~self.best.broken & where).nonzero().squeeze(1)
+
+    def gaps(self) -> Tensor:
+        """The margin that is left of each sample over the margin that was taken from it, [B]."""
+        taken = self.clean - self.best.margin
+        return torch.where(taken > 0, self.best.margin / taken, torch.inf)
+
+    def start(self, index: Tensor, name: object) -> Tensor:
+        """A random point of the threat for each."""
+        return self.threat.select(index).random(self.x[index], self.rng.select(index).stream(name).stream("start"))
+
+    def order(self, index: Tensor, name: object) -> Tensor:
+        """The other classes at the best point so far, the best first, int64 [b, K - 1]."""
+        draw = self.rng.select(index).stream(name).stream("order")
+        return ranking(self.head.scores(self.best.z[index], draw), self.y[index])
+
+    def lean(self, index: Tensor, name: object) -> Tensor:
+        """Weights of the logits [b, K]: 1 for one of the four best rivals, -0.5 to 0.1 for the truth, else -1 to 1."""
+        order, draw = self.order(index, name), self.rng.select(index).stream(name)
+        classes = order.shape[1] + 1
+        chosen = draw.stream("rival").integers((1,), min(4, classes - 1))
+        weights = draw.stream("weights").uniform((classes,), -1, 1, dtype=self.x.dtype)
+        weights = weights.scatter(1, order.gather(1, chosen), 1.0)
+        return weights.scatter(1, self.y[index, None], draw.stream("true").uniform((1,), -0.5, 0.1, dtype=self.x.dtype))
+
+    def run(
+        self,
+        phase: str,
+        index: Tensor,
+        plan: list[Step],
+        name: object = "",
+        start: Tensor | None = None,
+        target: Tensor | None = None,
+        points: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """Ascend by a plan; return who still stands and where. points: over which the gradient is blurred."""
+        around, draw = self.threat.select(index), self.rng.select(index).stream(phase).stream(name)
+        self.head.counts.enter(phase, draw.ids)
+        head = Blurred(self.head, points, self.WIDTH, around, draw.ids) if points else self.head
+        start = around.random(self.x[index], draw.stream("start")) if start is None else start
+        return ascend(
+            head, self.x[index], self.y[index], start, plan, self.best, index, threat=around, rng=draw, target=target
+        )
+
+    def query(self, phase: str, index: Tensor, queries: int) -> Tensor:
+        """Square attack; return where it came below the margin so far, bool [b]."""
+        draw = self.rng.select(index).stream(phase)
+        if not len(index):
+            return self.best.broken[index]
+        self.head.counts.enter(phase, draw.ids)
+        x, y, attack = self.x[index], self.y[index], Square(queries=queries)
+        z = attack(narrowed(self.head, attack.needs), x, y, threat=self.threat.select(index), rng=draw)
+        logits = self.head.scores(z, draw.stream("end"))
+        margin_there, before = margins(logits, y), self.best.margin[index]
+        self.best.note(index, z, margin_there, self.head.broken(z, logits, y, draw.stream("end"), plain=True))
+        return margin_there < before
+
+    def mismatch(self, index: Tensor) -> Tensor:
+        """How far the slope at the best point is from the change of the margin on the way back to the image, [b].
+
+        0: the same, or both are nothing; 1: one of both is nothing; 2: of opposite sign.
+        """
+        x, y, z, draw = self.x[index], self.y[index], self.best.z[index], self.rng.select(index).stream("slope")
+        back = self.BACK * (x - z)
+        logits, slope = self.head.gradient(z, lambda seen: margin(seen, y), draw)
+        rival = ranking(logits, y)[:, :1]
+        before = logits.gather(1, rival) - logits.gather(1, y[:, None])
+        logits = self.head.scores(z + back, draw.stream("back"))
+        seen = (logits.gather(1, rival) - logits.gather(1, y[:, None]) - before).squeeze(1).double()
+        foretold = 2 * (slope * back).flatten(1).double().sum(1)  # the cotangent is half of e_m - e_y
+        most = seen.abs().maximum(foretold.abs())
+        return (seen - foretold).abs() / most.clamp_min(1e-30)

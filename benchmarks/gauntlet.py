@@ -1,0 +1,146 @@
+"""Robust accuracy and cost of `gauntlet`, PMA, PMA+ and AutoAttack on networks of many kinds.
+
+    python -m benchmarks.gauntlet run [--model NAME ...] [--attack NAME ...] [--seed N ...] [--samples 1000] [--first 0]
+    python -m benchmarks.gauntlet table
+
+`run` goes on where it stopped: each (model, attack, seed) is a file below --out, written in one piece. `table` prints
+what is there. The public networks are those of benchmarks.public. The others are built from weights below --trained,
+which the commands in gauntlet.md made. K = F + 2 B of a survivor, a sample that is right and stays so.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from torch import nn
+
+import harness  # noqa: F401  (settings that must stand before torch is imported)
+from benchmarks.hidden import Rippled, Rounded, snapped, winners_take_all
+from benchmarks.public import NETWORKS, images_of, network_of
+from benchmarks.saturation import Scaled
+from harness import checkpoint
+from harness.evaluate import Attack, Evaluation
+from harness.threat import Threat
+from harness.victim import Victim, plain
+from models.folding import folded
+from models.preact_resnet import PreActResNet
+from models.small_cnn import SmallCNN
+
+ATTACKS = ("gauntlet", "pma", "autoattack")
+FOUR = Threat("linf", "4/255")
+
+
+def weights(folder: Path, recipe: str) -> nn.Module:
+    """A network trained on cifar10_jpeg, by the name of its recipe."""
+    kind, _ = recipe.split("-")
+    network = SmallCNN(10, 3, 32) if kind == "smallcnn" else PreActResNet(10, 3, 18, 8)
+    (found,) = folder.glob(f"cifar10_jpeg-{recipe}-*/*.safetensors")
+    checkpoint.load(network, found)
+    return network.eval().requires_grad_(False)
+
+
+def mean_sparse(network: nn.Module) -> nn.Module:
+    return snapped(network, images_of("cifar10_jpeg", 0, 500, "train").x)
+
+
+OTHERS: dict[str, tuple[str, Threat, Callable[[nn.Module], nn.Module]]] = {
+    "trades": ("smallcnn-trades", FOUR, folded),
+    "standard": ("smallcnn-standard", Threat("linf", "1/255"), folded),
+    "l2": ("smallcnn-pgdat", Threat("l2", 0.5), folded),
+    "batch norm resnet": ("preactresnet-pgdat", FOUR, folded),
+    "rounded pixels": ("smallcnn-trades", FOUR, Rounded),
+    "rippled logits": ("smallcnn-trades", FOUR, Rippled),
+    "winners take all": ("smallcnn-trades", FOUR, winners_take_all),
+    "mean sparse": ("smallcnn-trades", FOUR, mean_sparse),
+}
+"""Name -> weights, threat on cifar10_jpeg, and what is made of the network."""
+
+
+def model_of(name: str, trained: Path) -> tuple[nn.Module, str, Threat]:
+    if name in OTHERS:
+        recipe, threat, make = OTHERS[name]
+        return make(weights(trained, recipe)), "cifar10_jpeg", threat
+    if name == "logits x 1000":
+        return Scaled(network_of("natural_small"), 1000.0), *NETWORKS["natural_small"]
+    return network_of(name), *NETWORKS[name]
+
+
+MODELS = (*NETWORKS, "logits x 1000", *OTHERS)
+
+
+def built(name: str) -> Attack:
+    with initialize_config_module("conf", version_base=None):
+        attack: Attack = instantiate(compose(f"attack/{name}").attack, _convert_="all")
+    return attack
+
+
+def run(options: argparse.Namespace) -> None:
+    for model in options.model or MODELS:
+        network, data, threat = model_of(model, options.trained)
+        batch = images_of(data, options.first, options.samples)
+        for attack in options.attack or ATTACKS:
+            for seed in options.seed:
+                path = options.out / f"{model.replace(' ', '_')}-{attack}-{seed}.parquet"
+                if path.exists():
+                    continue
+                evaluation = Evaluation(
+                    Victim(plain(network), (network,)), (attack, built(attack)), threat, 10, seed, batch_size=250
+                )
+                rows = evaluation.chunk(batch).rows.to_pandas()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                rows.to_parquet(path.with_suffix(".tmp"))
+                path.with_suffix(".tmp").replace(path)
+                sys.stdout.write(f"{line(model, attack, seed, rows)}\n")
+                sys.stdout.flush()
+
+
+def line(model: str, attack: str, seed: int, rows: pd.DataFrame) -> str:
+    assert rows["error"].isna().all()
+    clean = rows[rows["stage"] == "clean"]
+    right = clean[~clean["broken"]]["sample"]
+    mine = rows[rows["sample"].isin(right) & (rows["stage"] != "clean")].copy()
+    mine["cost"] = mine["forwards"] + 2 * mine["backwards"]
+    total = mine.groupby("sample")[["cost", "broken"]].sum()
+    standing = total[total["broken"] == 0]
+    parts = mine[mine["broken"]].groupby("phase" if "phase" in mine else "stage").size()
+    shown = ", ".join(f"{part.removesuffix('/true')} {count}" for part, count in parts.items())
+    return (
+        f"| {model} | {attack} | {seed} | {len(right) / len(clean):.1%} | {len(standing) / len(clean):.2%} "
+        f"| {standing['cost'].mean():.0f} | {total['cost'].sum() / max(len(standing), 1):.0f} | {shown} |"
+    )
+
+
+def table(options: argparse.Namespace) -> Iterator[str]:
+    yield "| model | attack | seed | clean | robust | K of a survivor | all passes per survivor | broken by |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for model in options.model or MODELS:
+        for path in sorted(options.out.glob(f"{model.replace(' ', '_')}-*.parquet")):
+            _, attack, seed = path.stem.rsplit("-", 2)
+            yield line(model, attack, int(seed), pd.read_parquet(path))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("--model", nargs="*")
+    parser.add_argument("--attack", nargs="*")
+    parser.add_argument("--seed", nargs="*", type=int, default=[0])
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--trained", type=Path, default=Path("runs/_trained"))
+    parser.add_argument("--out", type=Path, default=Path("runs/_gauntlet"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.what == "run":
+        run(options)
+    else:
+        sys.stdout.write("\n".join(table(options)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

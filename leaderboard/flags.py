@@ -10,8 +10,8 @@ from leaderboard.chunk import Bools
 from leaderboard.manifest import GRADIENT, Flag, Run
 from leaderboard.statistics import mcnemar
 
-WEAK = ("noise", "random", "fgsm", "square", "rays", "hop_skip_jump")
-"""Attacks that a stronger one should never lose to: one step, or no gradient at all."""
+WEAK = ("noise", "random", "fgsm", "square", "rays", "hop_skip_jump", "uap", "spgd", "sga")
+"""Attacks that a stronger one should never lose to: one step, no gradient, or one perturbation for all images."""
 
 STRONG = ("pgd", "pma", "apgd", "autoattack")
 

@@ -77,8 +77,9 @@ def test_clean_predictions_that_move_must_be_declared(
     assert entry.clean == 18
 
 
-def test_an_entry_that_met_weak_attacks_alone_says_so(make: Make, entries: Entries) -> None:
-    make(attack="fgsm")
+@pytest.mark.parametrize("attack", ["fgsm", "sga"])
+def test_an_entry_that_met_weak_attacks_alone_says_so(make: Make, entries: Entries, attack: str) -> None:
+    make(attack=attack)
     assert names(entries()[0]) == ["weak-attacks-only"]
 
 

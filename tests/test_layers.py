@@ -19,6 +19,7 @@ MAY = {
 }
 ORCHESTRATORS = {
     "harness/checks/yardstick.py": ("attacks",),  # red flags need a yardstick attack
+    "harness/checks/gradients.py": ("attacks.losses",),  # and the losses whose gradients must not vanish
     "harness/deployment.py": ("models.folding",),  # the twin that is cheaper to differentiate
     "harness/universal.py": ("attacks.perturbation",),  # the state of a fit goes to disk and comes back
 }

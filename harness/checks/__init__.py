@@ -11,9 +11,10 @@ from collections.abc import Callable
 from harness.access import GRADIENT
 from harness.checks.evidence import blunter, from_evidence, noisy
 from harness.checks.flag import Flag
-from harness.checks.model import batch_mates, probabilities, randomness, training_mode
+from harness.checks.gradients import dead_start, mismatched, restless, shattered
+from harness.checks.model import batch_mates, dynamic, probabilities, randomness, reduced_precision, training_mode
 from harness.checks.probe import PROBE, Probe
-from harness.checks.yardstick import one_step, unlimited
+from harness.checks.yardstick import few_classes, one_step, unlimited
 from harness.data.contract import Batch
 from harness.evaluate import Evaluation
 
@@ -23,15 +24,19 @@ log = logging.getLogger(__name__)
 
 Check = Callable[[Probe], Flag | None]
 
-ALWAYS: tuple[Check, ...] = (training_mode, randomness, batch_mates)
+ALWAYS: tuple[Check, ...] = (training_mode, randomness, batch_mates, reduced_precision)
 """Checks that need no more than decisions of the victim and a look at its modules."""
 
-WITH_GRADIENTS: tuple[Check, ...] = (probabilities, unlimited, one_step)
+WITH_GRADIENTS: tuple[Check, ...] = (
+    probabilities, dynamic, few_classes, unlimited, one_step, mismatched, shattered, restless, dead_start
+)  # fmt: skip
 """Checks of what only gradients suffer from, or that attack with them: for an attacker who has them."""
 
 
 def of_victim(run: Evaluation, batch: Batch, standing: set[int]) -> list[Flag]:
-    """Flags of the victim itself, from at most `PROBE` images. Costs about 60 forward and backward passes of each.
+    """Flags of the victim itself, from at most `PROBE` images.
+
+    Costs about 50 forward or backward passes of each, up to 150 where attacks find nothing (benchmarks/flags.md).
 
     standing: ids of the samples that the attack on the true head leaves standing.
     """

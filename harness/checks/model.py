@@ -1,9 +1,17 @@
 """Checks of the victim as a function: what it is made of, and what it depends on."""
 
+import sys
+from types import FrameType
+from typing import Any
+
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.checks.flag import Flag
 from harness.checks.probe import Probe, relative
+
+REDUCED = (torch.float16, torch.bfloat16)
 
 
 def training_mode(probe: Probe) -> Flag | None:
@@ -17,6 +25,38 @@ def probabilities(probe: Probe) -> Flag | None:
         return Flag(
             "probabilities", "the model returns probabilities where logits are expected: its gradients underflow"
         )
+    return None
+
+
+def dynamic(probe: Probe) -> Flag | None:
+    """A forward neither differentiates nor changes its own weights: it would be another function at every call."""
+    few = slice(0, min(2, len(probe.ids)))
+    state = [t for top in probe.run.victim.modules for t in (*top.parameters(), *top.buffers())]
+    before = [t._version for t in state]
+    with _Calls() as calls:
+        probe.predict(probe.x[few], probe.ids[few], "probe")
+    if calls.seen:
+        return Flag(
+            "dynamic-forward", f"a prediction calls autograd ({calls.seen}): gradients must go through that loop"
+        )
+    changed = sum(now._version != then for now, then in zip(state, before, strict=True))
+    if changed:
+        return Flag("dynamic-forward", f"a prediction changes {changed} weights or buffers of the model in place")
+    return None
+
+
+def reduced_precision(probe: Probe) -> Flag | None:
+    """Weights and everything computed from them have at least 32 bits."""
+    weights = [
+        name for top in probe.run.victim.modules for name, p in top.named_parameters() if p.dtype in REDUCED
+    ]  # fmt: skip
+    if weights:
+        return Flag("reduced-precision", f"{len(weights)} weights have fewer than 32 bits, first {weights[0]}")
+    few = slice(0, min(2, len(probe.ids)))
+    with _Dtypes() as dtypes:
+        probe.predict(probe.x[few], probe.ids[few], "probe")
+    if dtypes.seen:
+        return Flag("reduced-precision", f"the forward computes in {dtypes.seen}: autocast, or a cast of its own")
     return None
 
 
@@ -38,3 +78,40 @@ def batch_mates(probe: Probe) -> Flag | None:
             "batch-dependence", f"scores change by {change:.2g} of their size with the images in the same batch"
         )
     return None
+
+
+class _Calls:
+    """Notes the name of the first call of autograd in a block."""
+
+    NAMES = ("grad", "backward", "_make_grads")
+
+    def __init__(self) -> None:
+        self.seen = ""
+
+    def __enter__(self) -> "_Calls":
+        self.before = sys.getprofile()
+        sys.setprofile(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(self.before)
+
+    def _note(self, frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_name in self.NAMES and frame.f_globals.get("__name__") == "torch.autograd":
+            self.seen = self.seen or code.co_name
+
+
+class _Dtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the first floating type of fewer than 32 bits that an operation returns in a block."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(value, Tensor) and value.dtype in REDUCED:
+                self.seen = self.seen or str(value.dtype).removeprefix("torch.")
+        return out

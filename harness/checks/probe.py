@@ -1,11 +1,14 @@
 """The first images, and the ways in which the checks look at the victim."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
+from harness.checks.slope import Slope
 from harness.data.contract import Batch
 from harness.evaluate import Attack, Evaluation
-from harness.meter import Counts, MeteredHead
+from harness.meter import TRIALS, Counts, MeteredHead
 from harness.rng import Rng
 from harness.threat import Threat
 
@@ -23,20 +26,28 @@ class Probe:
         self.ids, self.x, self.y = (t[order].to(run.device) for t in batch)
         self.scores = self.predict(self.x, self.ids, "probe")
 
+    @cached_property
+    def slope(self) -> Slope:
+        """The margin of these images and its gradient."""
+        run = self.run
+        return Slope(run.victim, run.threat, self.x, self.y, self.scores, Rng(run.seed, self.ids, "slope"))
+
     @torch.no_grad()
     def predict(self, x: Tensor, ids: Tensor, stream: str) -> Tensor:
         return self.run.victim.predict(x, Rng(self.run.seed, ids, stream))
 
     def accuracy(self, attack: Attack, threat: Threat) -> float:
-        """Share of the probe that is right after an attack on the true head."""
+        """Share of the probe that is right after an attack on the true head; of a randomised one, mostly right."""
         run, right = self.run, self.scores.argmax(1) == self.y
         if not right.any():
             return 0.0
         ids, x, y = self.ids[right], self.x[right], self.y[right]
         fast = run.twin.heads[0].forward if run.twin else None
-        head = MeteredHead(run.victim.heads[0], run.victim.predict, Counts.of(ids), fast)
+        trials = TRIALS if run.victim.randomized else 1
+        head = MeteredHead(run.victim.heads[0], run.victim.predict, Counts.of(ids), fast, trials=trials)
         z = attack(head, x, y, threat=threat, rng=Rng(run.seed, ids, "probe")).detach()
-        return float((self.predict(z, ids, "judge").argmax(1) == y).sum()) / len(self.y)
+        wins = sum((self.predict(z, ids, f"judge/{k}").argmax(1) == y).int() for k in range(trials))
+        return float((2 * wins >= trials).sum()) / len(self.y)
 
 
 def relative(a: Tensor, b: Tensor) -> float:

@@ -1,6 +1,8 @@
 """Checks that attack the victim with something that everybody knows."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from attacks.fgsm import FGSM
 from attacks.pgd import PGD
@@ -32,3 +34,28 @@ def one_step(probe: Probe) -> Flag | None:
             "weaker-beats-stronger", f"fgsm leaves {one:.0%} of the probe right, {name} leaves {probe.left:.0%}"
         )
     return None
+
+
+def few_classes(probe: Probe) -> Flag | None:
+    """No stage wants more classes than there are."""
+    classes = probe.run.classes
+    for name, attack in _parts(*probe.run.attack):
+        loss, targets = getattr(attack, "loss", ""), int(getattr(attack, "targets", 0) or 0)
+        least = 1 + targets
+        if loss == "dlr":
+            least = max(least, 4 if targets else 3)
+        if least > classes:
+            what = f"loss={loss} " if loss else ""
+            return Flag(
+                "few-classes", f"{name}: {what}with {targets} targets is made for {least} classes, there are {classes}"
+            )
+    return None
+
+
+def _parts(name: str, attack: Any) -> Iterator[tuple[str, Any]]:
+    stages = getattr(attack, "stages", None)
+    if not stages:
+        yield name, attack
+        return
+    for key, part in stages.items():
+        yield from _parts(key, part)

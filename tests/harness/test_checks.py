@@ -4,15 +4,20 @@ import pytest
 import torch
 from torch import nn
 
+from attacks.cascade import Cascade
 from attacks.pgd import PGD
 from attacks.rays import RayS
 from harness.checks import blunter, from_evidence, of_victim
+from harness.checks import noisy as noisy_heads
+from harness.checks.probe import Probe
+from harness.checks.yardstick import few_classes
 from harness.data.contract import Batch
 from harness.evaluate import Evaluation
 from harness.rng import Rng
 from harness.tally import Tally
 from harness.threat import Threat
 from harness.victim import Victim, plain
+from models.resnet import ResNet
 
 
 class Net(nn.Module):
@@ -134,3 +139,126 @@ def test_a_check_that_fails_is_a_flag_and_hides_nothing():
     found = of_victim(run, Batch(IDS, X, NET(X).argmax(1)), set())
     assert "check-failed" in {flag.name for flag in found}
     assert all("\n" not in flag.detail for flag in found)
+
+
+class Step(torch.autograd.Function):
+    """The identity, with the gradient of other pixels."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.roll(3, -1).flip(-2)
+
+
+def climbing(x, rng):
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(NET(leaf).logsumexp(1).sum(), leaf)
+    return NET(x - 0.01 * gradient)
+
+
+def climbing_by_backward(x, rng):
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        NET(leaf).logsumexp(1).sum().backward()
+    return NET(x - 0.01 * leaf.grad)
+
+
+def counting(x, rng):
+    STATE.calls += 1
+    return NET(x)
+
+
+class State(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+
+STATE = State().eval()
+
+
+@pytest.mark.parametrize("predict", [climbing, climbing_by_backward, counting])
+def test_a_forward_that_optimises_or_adapts(predict):
+    assert "dynamic-forward" in flags(predict, modules=(NET, STATE))
+
+
+def autocasting(x, rng):
+    with torch.autocast("cpu", torch.bfloat16):
+        return NET(x).float()
+
+
+def test_reduced_precision():
+    half = nn.Linear(2, 2).half().eval()
+    assert "reduced-precision" in flags(autocasting)
+    assert "reduced-precision" in flags(lambda x, rng: NET(x.half().float()))
+    assert "reduced-precision" in flags(plain(NET), modules=(NET, half))
+    assert "reduced-precision" not in flags(plain(NET), modules=(NET, nn.Linear(2, 2).double().eval()))
+
+
+def test_a_gradient_that_is_not_that_of_the_forward():
+    assert "gradient-mismatch" in flags(lambda x, rng: NET(Step.apply(x)))
+    assert {"gradient-mismatch", "dead-start"} <= flags(lambda x, rng: NET((32 * x).round() / 32))
+
+
+def test_gradients_that_lead_nowhere():
+    found = flags(lambda x, rng: NET(x + 0.05 * torch.sin(3000 * x)))
+    assert {"shattered-gradients", "restless-loss"} <= found
+    assert "restless-loss" in flags(lambda x, rng: NET(Step.apply(x)))
+
+
+def test_constant_scores_are_no_dead_start():
+    flat = flags(lambda x, rng: torch.eye(5)[:1].expand(len(x), 5) + 0 * x.sum())
+    assert not {"dead-start", "gradient-mismatch", "shattered-gradients", "restless-loss"} & flat
+
+
+def suite(**knobs):
+    return Cascade({"pgd": PGD(steps=1, **knobs)})
+
+
+@pytest.mark.parametrize(
+    ("attack", "classes", "expected"),
+    [
+        (PGD(loss="dlr"), 2, True), (PGD(loss="dlr"), 3, False), (PGD(loss="dlr", targets=1), 3, True),
+        (PGD(loss="margin", targets=9), 10, False), (suite(loss="margin", targets=9), 5, True),
+        (suite(loss="ce"), 2, False),
+    ],
+)  # fmt: skip
+def test_fewer_classes_than_a_stage_is_made_for(attack, classes, expected):
+    run = Evaluation(Victim(lambda x, rng: NET(x)[:, :classes], (NET,)), ("a", attack), Threat("linf", 0.05), classes)
+    flag = few_classes(Probe(run, Batch(IDS, X, torch.zeros(32, dtype=torch.long)), set()))
+    assert (flag is not None) == expected
+
+
+def residual(norm=True):
+    """A small residual network with batch norm, whose statistics are those of random images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = ResNet(5, channels=1, width=8, mean=(0.5,), std=(0.3,))
+        for _ in range(3):
+            network(torch.rand(16, 1, 8, 8))
+    return network.eval().requires_grad_(False)
+
+
+def test_healthy_networks_have_no_flag():
+    network, x = residual(), Rng(0, IDS, "x").uniform((1, 8, 8))
+    for predict in (plain(network), lambda x, rng: 1000 * network(x), lambda x, rng: 1e-3 * network(x)):
+        run = Evaluation(Victim(predict, (network,)), ("pgd", PGD(loss="margin")), Threat("linf", 0.02), 5)
+        assert of_victim(run, Batch(IDS, x, network(x).argmax(1)), set()) == []
+    assert flags(lambda x, rng: 1000 * NET(x)) == set()
+
+
+def test_a_randomised_victim_of_honest_gradients_has_none():
+    def noisy(x, rng):
+        return NET(x + 0.05 * rng.normal(tuple(x.shape[1:])))
+
+    assert flags(noisy, randomized=True) <= {"weaker-beats-stronger"}
+
+
+@pytest.mark.parametrize(("cosine", "expected"), [(0.95, set()), (0.9, {"noisy-gradients"})])
+def test_gradients_that_differ_with_the_most_draws(cosine, expected):
+    draws = {"true": {"draws": 64, "cosine": cosine}, "declared": {"draws": 20}}
+    assert {flag.name for flag in noisy_heads(draws)} == expected

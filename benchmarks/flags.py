@@ -1,0 +1,146 @@
+"""What the checks of the input gradient measure on public networks, and on models made to be caught.
+
+    python -m benchmarks.flags [--shared ../shared]
+
+For each model, on the first 64 images: the four numbers of `harness/checks/gradients.py`, accuracy left at an unlimited
+budget, all flags that a run of `pgd` with 40 steps on the margin gets, and the passes that the checks take per image.
+"""
+
+import argparse
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import harness  # noqa: F401  (settings that must stand before torch is imported)
+from attacks.pgd import PGD
+from harness.checks import from_evidence, of_victim
+from harness.checks.gradients import MISMATCH, RESTLESS, SHATTERED, dead_starts, falls, mismatch, unrelated
+from harness.checks.probe import PROBE, Probe
+from harness.data.contract import Batch
+from harness.data.parquet import Parquet
+from harness.evaluate import Evaluation
+from harness.records import RunFolder
+from harness.rng import Rng
+from harness.tally import tally
+from harness.threat import Threat
+from harness.victim import Victim
+
+THREATS: dict[str, tuple[str, str | float]] = {
+    "kw_base_2px": ("linf", "2/255"), "kw_deep_2px": ("linf", "2/255"), "kw_small_8px": ("linf", "8/255"),
+    "kw_small_36px_l2": ("l2", "36/255"), "at_resnet2b": ("linf", "2/255"), "pgd_convsmall": ("linf", "2/255"),
+    "natural_small": ("linf", "2/255"), "natural_medium": ("linf", "2/255"), "mnist_kw_0.1": ("linf", 0.1),
+    "mnist_kw_0.3": ("linf", 0.3), "mnist_colt_0.1": ("linf", 0.1), "mnist_natural": ("linf", 0.1),
+}  # fmt: skip
+"""The public networks and the budget that goes with each."""
+
+
+class Backwards(torch.autograd.Function):
+    """The identity, whose gradient is that of other pixels."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0].roll(7, -1).flip(1)
+
+
+class TopTenth(nn.Module):
+    """k-winners-take-all: keeps the largest tenth of its inputs (arXiv 1905.10510)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        least = x.flatten(1).topk(max(1, x[0].numel() // 10), 1).values[:, -1]
+        return x * (x >= least.reshape(-1, *[1] * (x.dim() - 1)))
+
+
+def crafted(network: nn.Module, other: nn.Module) -> dict[str, Any]:
+    """Models with hidden gradients around two networks; the second one is changed."""
+    for module in other.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, TopTenth())
+    return {
+        "logits x 1000": lambda x: 1000 * network(x),
+        "input in 8 levels": lambda x: network((x * 7).round() / 7 + 0 * x),
+        "input in 33 levels": lambda x: network((x * 32).round() / 32 + 0 * x),
+        "wrong backward": lambda x: network(Backwards.apply(x)),
+        "ripples": lambda x: network(x + 0.02 * torch.sin(2000 * x)),
+        "top tenth": other.eval(),
+    }
+
+
+def load(shared: Path) -> ModuleType:
+    """The module that builds the public networks."""
+    spec = importlib.util.spec_from_file_location("networks", shared / "models" / "networks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    networks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(networks)
+    return networks
+
+
+def images(shared: Path, name: str) -> Batch:
+    """The first images of the data set of a network."""
+    folder, channels, size = ("mnist_test", 1, 28) if name.startswith("mnist") else ("cifar10_jpeg", 3, 32)
+    data = Parquet(path=str(shared / "data" / folder), name=folder, channels=channels, size=size, limit=PROBE)
+    batch: Batch = data.split("test").read(slice(0, PROBE))
+    return batch
+
+
+def measured(forward: Any, threat: Threat, batch: Batch) -> tuple[list[float], list[str], float]:
+    """The numbers, the names of the flags, and forward plus backward passes of the checks per image."""
+    passes = [0]
+
+    def counting(x: Tensor, rng: Rng) -> Tensor:
+        out: Tensor = forward(x)
+        passes[0] += len(x) * (2 if out.requires_grad else 1)
+        return out
+
+    modules = (forward,) if isinstance(forward, nn.Module) else ()
+    run = Evaluation(Victim(counting, modules), ("pgd", PGD(loss="margin")), threat, 10)
+    done = run.chunk(batch)
+    with tempfile.TemporaryDirectory() as folder:
+        RunFolder(Path(folder)).write_part(0, done.rows, done.seconds)
+        total = tally(RunFolder(Path(folder)), ["clean", "pgd/true"])
+    rows = done.rows.to_pandas()
+    standing = set(rows[(rows["stage"] == "pgd/true") & ~rows["broken"]]["sample"])
+    passes[0] = 0
+    flags = [flag.name for flag in (*of_victim(run, batch, standing), *from_evidence(total))]
+    spent = passes[0] / len(batch.ids)
+    slope = Probe(run, batch, standing).slope
+    numbers = [mismatch(slope), unrelated(slope), falls(slope), float(max(dead_starts(slope).values()))]
+    return numbers, flags, spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    shared = parser.parse_args().shared
+    torch.set_num_threads(1)
+    networks = load(shared)
+    out = sys.stdout.write
+    out("| model | mismatch | unrelated | falls | dead starts | passes | flags |\n|---|---|---|---|---|---|---|\n")
+    models = [(name, networks.load(name), Threat(*threat), images(shared, name)) for name, threat in THREATS.items()]
+    odd = crafted(networks.load("at_resnet2b"), networks.load("natural_medium"))
+    models += [(name, model, Threat("linf", "2/255"), images(shared, "cifar")) for name, model in odd.items()]
+    for name, model, threat, batch in models:
+        numbers, flags, spent = measured(model, threat, batch)
+        row = [f"{value:.3f}" for value in numbers[:3]] + [
+            f"{numbers[3]:.0f}",
+            f"{spent:.0f}",
+            ", ".join(flags) or "none",
+        ]
+        out(f"| {name} | {' | '.join(row)} |\n")
+        sys.stdout.flush()
+    out(f"\nthresholds: mismatch {MISMATCH}, unrelated {SHATTERED}, falls {RESTLESS}, dead starts 0\n")
+
+
+if __name__ == "__main__":
+    main()

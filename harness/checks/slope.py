@@ -1,0 +1,81 @@
+"""The margin of the deployed forward as a function of the pixels, its gradient, and how both change nearby."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from harness.meter import Counts, MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+from harness.victim import Victim
+
+STEPS = 10
+"""Of the climb; each goes a tenth of the budget."""
+
+NEAR = 0.1
+"""Length of the differences as a share of the budget."""
+
+
+class Slope:
+    """The gap z_t - z_y between the label and the runner-up t of the clean image.
+
+    Random numbers are the same in every call, so that a randomised forward is one function too. Gradients are those of
+    the deployed forward, not of its faster twin.
+
+    Attributes:
+        points: two random points of the ball for each image.
+        starts: logits and gradient of the gap at these points.
+    """
+
+    def __init__(self, victim: Victim, threat: Threat, x: Tensor, y: Tensor, scores: Tensor, rng: Rng) -> None:
+        self.x, self.y, self.rng = x, y, rng
+        self.target = scores.scatter(1, y[:, None], -torch.inf).argmax(1)
+        self.door = MeteredHead(replace(victim.heads[0], draws=1), victim.predict, Counts.of(rng.ids))
+        self.threat = threat
+        if threat.norm == "l0" or threat.unbounded:  # neither says what is near
+            self.threat = Threat("linf", 8 / 255 * (threat.high - threat.low), threat.low, threat.high)
+        self.points = [self.threat.random(self.x, self.rng.stream(f"start{k}")) for k in range(2)]
+
+    @cached_property
+    def starts(self) -> list[tuple[Tensor, Tensor]]:
+        return [self.pull(point, self._cotangent) for point in self.points]
+
+    def pull(self, z: Tensor, cotangent: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits [B, K] at z and the pulled-back cotangent."""
+        return self.door.gradient(z, cotangent, self.rng)
+
+    def gap(self, logits: Tensor) -> Tensor:
+        """z_t - z_y, float64 [B]."""
+        return (logits.gather(1, self.target[:, None]) - logits.gather(1, self.y[:, None])).squeeze(1).double()
+
+    def directions(self) -> Iterator[Tensor]:
+        """The gradient's own direction at the image, and a random one; of unit length in the norm of the threat."""
+        yield self.threat.steepest(self.pull(self.x, self._cotangent)[1])
+        yield self.threat.steepest(self.rng.stream("direction").normal(tuple(self.x.shape[1:]), dtype=self.x.dtype))
+
+    def mismatch(self, direction: Tensor) -> float:
+        """|a - b| / (|a| + |b|) for the derivatives of all images along a direction, by autograd and by differences."""
+        step = NEAR * self.threat.budget(self.x) * direction
+        widest = step.abs()
+        middle = torch.minimum(torch.maximum(self.x, self.threat.low + widest), self.threat.high - widest)
+        slope = (self.pull(middle, self._cotangent)[1].double() * step.double()).flatten(1).sum(1)
+        ahead, behind = (self.gap(self.door.scores(middle + sign * step, self.rng)) for sign in (1, -1))
+        seen = (ahead - behind) / 2
+        return float((seen - slope).norm() / (seen.norm() + slope.norm()).clamp_min(1e-30))
+
+    def climb(self) -> Tensor:
+        """The gap at the image and after each of `STEPS` steps along its gradient, [STEPS + 1, B]."""
+        z, values = self.x, []
+        for _ in range(STEPS):
+            logits, gradient = self.pull(z, self._cotangent)
+            values.append(self.gap(logits))
+            z = self.threat.project(z + self.threat.budget(self.x) / STEPS * self.threat.steepest(gradient), self.x)
+        return torch.stack([*values, self.gap(self.door.scores(z, self.rng))])
+
+    def _cotangent(self, logits: Tensor) -> Tensor:
+        """The gradient of the gap with respect to the logits."""
+        up = torch.zeros_like(logits).scatter_(1, self.target[:, None], 1.0)
+        return up.scatter_(1, self.y[:, None], -1.0)

@@ -81,7 +81,7 @@ def batch_mates(probe: Probe) -> Flag | None:
 
 
 class _Calls:
-    """Notes the name of the first call of autograd in a block."""
+    """Notes the name of the first call of autograd in a block; nothing where a profiler is at work already."""
 
     NAMES = ("grad", "backward", "_make_grads")
 
@@ -89,12 +89,14 @@ class _Calls:
         self.seen = ""
 
     def __enter__(self) -> "_Calls":
-        self.before = sys.getprofile()
-        sys.setprofile(self._note)
+        self.mine = sys.getprofile() is None
+        if self.mine:
+            sys.setprofile(self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.setprofile(self.before)
+        if self.mine:
+            sys.setprofile(None)
 
     def _note(self, frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code

@@ -29,7 +29,7 @@ class Gauntlet:
     after which a linear model would fall. Attempts of different kinds follow, by turns: `ce`, cross-entropy and then
     the probability margin; `turn`, the same from a start that moved towards a random rival (arXiv 2203.05154); `rival`,
     the margin to the second best class at the best point so far. Only samples of small gap are tried, and the bound
-    halves each time that all kinds had their turn. Steps follow a cosine from 2 eps to 0, success is checked on the
+    falls to a half, a third, and so on each time that all kinds had their turn. Steps follow a cosine from 2 eps to 0, success is checked on the
     logits of the gradient pass, and a sample leaves at once.
 
     Gradients may lie. For each sample that stands, the slope at its best point is compared with the change of the
@@ -86,7 +86,7 @@ class Gauntlet:
 
     def bound(self, number: int) -> float:
         """The largest gap of the samples that attempt `number` (from 0) tries."""
-        return self.gap / 2 ** (number // len(self.KINDS))
+        return self.gap / (1 + number // len(self.KINDS))
 
     def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""

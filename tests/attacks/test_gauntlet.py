@@ -1,0 +1,120 @@
+"""The screen, the gap, the further attempts, and the doubts about gradients."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks.gauntlet import Gauntlet, _Search
+from harness.data.contract import Batch
+from harness.errors import UserError
+from harness.evaluate import Evaluation
+from harness.meter import Counts, MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+from harness.victim import Victim, plain
+
+EPS = 0.1
+THREAT = Threat("linf", EPS)
+
+
+class Line(nn.Module):
+    """Two classes: 0 to 32 pixels of weight one against a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = x.flatten(1).sum(1, keepdim=True)
+        return torch.cat([total, total.new_full(total.shape, 8.0)], 1)
+
+
+class Rounded(nn.Module):
+    """Pixels rounded to twentieths: no gradient at all."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network((x * 20).round() / 20)
+        return logits
+
+
+def grey(levels: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, images of 4x4 equal pixels, labels of `Line`."""
+    x = torch.tensor(levels)[:, None, None, None].expand(-1, 1, 4, 4).contiguous()
+    return torch.arange(len(levels)), x, torch.zeros(len(levels), dtype=torch.long)
+
+
+def door(network: nn.Module, ids: Tensor) -> MeteredHead:
+    victim = Victim(plain(network), (network,))
+    return MeteredHead(victim.heads[0], victim.predict, Counts.of(ids))
+
+
+def test_the_gap_of_a_linear_model_is_the_perturbation_that_is_missing():
+    ids, x, y = grey([0.61, 0.65, 0.7, 0.85])
+    search = _Search(door(Line(), ids), x, y, THREAT, Rng(0, ids, "g"))
+    search.best.note(torch.arange(4), x - EPS, 16 * (x[:, 0, 0, 0] - EPS) - 8, torch.zeros(4, dtype=torch.bool))
+    assert torch.allclose(search.gaps(), torch.tensor([0.1, 0.5, 1.0, 2.5]), atol=1e-4)
+    assert torch.allclose(search.mismatch(torch.arange(4)), torch.zeros(4, dtype=torch.double), atol=1e-3)
+
+
+def test_a_linear_model_falls_exactly_where_it_can():
+    ids, x, y = grey([0.55, 0.599, 0.601, 0.7])
+    z = Gauntlet()(door(Line(), ids), x, y, threat=THREAT, rng=Rng(0, ids, "g"))
+    assert (Line()(z).argmax(1) != y).tolist() == [True, True, False, False]
+
+
+def test_a_hopeless_sample_costs_a_screen_and_two_looks():
+    ids, x, y = grey([0.95])
+    head = door(Line(), ids)
+    Gauntlet()(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
+    # clean 1; screen 20 and its end 1; slope 1, and 1 on the way back; probe 20 and its end 1
+    assert head.counts.forwards.tolist() == [45]
+    assert head.counts.backwards.tolist() == [21]
+    assert head.counts.phases[head.counts.phase] == "probe"
+
+
+def test_only_close_samples_are_tried_again():
+    ids, x, y = grey([0.61, 0.75])  # gaps of 0.1 and 1.5
+    head = door(Line(), ids)
+    Gauntlet(rounds=2)(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
+    rounds = 31 + (5 + 1 + 31) + 1  # ce; turn and its ranking
+    assert head.counts.forwards.tolist() == [45 + rounds, 45]
+
+
+def test_the_bound_falls():
+    attack = Gauntlet(gap=0.6)
+    assert [attack.bound(number) for number in (0, 3, 4, 8)] == pytest.approx([0.6, 0.6, 0.3, 0.2])
+
+
+def test_gradients_that_lie_are_doubted_and_queries_take_over():
+    ids, x, y = grey([0.56, 0.62, 0.95])
+    network = Rounded(Line())
+    head = door(network, ids)
+    z = Gauntlet(queries=400)(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
+    broken = network(z).argmax(1) != y
+    assert broken[0]
+    assert not broken[2]
+    assert head.counts.phases[head.counts.phase[2]] == "square"
+    assert head.counts.forwards[2] > 400
+
+
+def test_records_name_the_part_that_broke_a_sample():
+    ids, x, y = grey([0.3, 0.55, 0.95])
+    run = Evaluation(Victim(plain(Line()), ()), ("gauntlet", Gauntlet()), THREAT, 2)
+    rows = run.chunk(Batch(ids, x, y)).rows.to_pandas()
+    assert rows.set_index(["sample", "stage"])["phase"].dropna().to_dict() == {
+        (1, "gauntlet/true"): "screen",
+        (2, "gauntlet/true"): "probe",
+    }
+
+
+def test_more_rounds_break_no_less(case):
+    attacks = [Gauntlet(steps=3, round_steps=4, rounds=n, queries=0, blur=0) for n in (0, 4, 12)]
+    found = [case.broken(case.attack(attack, THREAT)[0]) for attack in attacks]
+    assert (found[0] <= found[1]).all()
+    assert (found[1] <= found[2]).all()
+
+
+@pytest.mark.parametrize("knob", [{"steps": 0}, {"rounds": -1}, {"gap": -0.1}, {"mismatch": 0.0}, {"queries": -1}])
+def test_knobs_out_of_range_are_refused(knob):
+    with pytest.raises(UserError, match=rf"attack\.{next(iter(knob))}="):
+        Gauntlet(**knob)

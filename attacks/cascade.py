@@ -1,6 +1,7 @@
 """Attacks one after the other, each on what the ones before left standing."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -21,18 +22,31 @@ class Cascade:
 
     Args:
         stages: name -> attack, in the order in which they run.
+        by_norm: norm -> name of a stage -> its field -> the value that it has under that norm instead.
 
     Raises:
-        UserError: no stage, or stages that have no norm in common.
+        UserError: no stage, stages that have no norm in common, or a norm, stage, field or value that does not exist.
     """
 
     stages: dict[str, Any] = field(default_factory=dict)
+    by_norm: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise UserError("attack.stages is empty; name at least one attack")
         if not self.norms:
             raise UserError("the attacks of attack.stages have no norm in common")
+        for norm, changes in self.by_norm.items():
+            _known(f"attack.by_norm.{norm}", norm, Threat.NORMS)
+            for name, values in changes.items():
+                _known(f"attack.by_norm.{norm}.{name}", name, self.stages)
+                _check(f"attack.by_norm.{norm}.{name}", self.stages[name], values)
+            self.under(norm)
+
+    def under(self, norm: str) -> dict[str, Any]:
+        """The stages as they run under a threat of that norm."""
+        changes = self.by_norm.get(norm, {})
+        return {n: replace(attack, **changes[n]) if n in changes else attack for n, attack in self.stages.items()}
 
     @property
     def needs(self) -> str:
@@ -54,7 +68,7 @@ class Cascade:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         best = x.clone()
         index = torch.arange(len(x), device=x.device)
-        for name, attack in self.stages.items():
+        for name, attack in self.under(threat.norm).items():
             if not len(index):
                 break
             below = rng.select(index).stream(name)
@@ -69,3 +83,18 @@ def norms_of(attack: object) -> tuple[str, ...]:
     """The norms for which an attack is defined; all of them where it does not say."""
     norms: tuple[str, ...] = getattr(attack, "norms", Threat.NORMS)
     return norms
+
+
+def _known(path: str, name: str, names: Iterable[str]) -> None:
+    if name not in names:
+        raise UserError(f"{path} is unknown; there are {', '.join(names)}")
+
+
+def _check(path: str, attack: Any, values: dict[str, Any]) -> None:
+    """Refuse fields that the attack does not have, and values of another kind than those that they replace."""
+    present = {f.name: getattr(attack, f.name) for f in fields(attack)}
+    for name, value in values.items():
+        _known(f"{path}.{name}", name, present)
+        wanted = type(present[name])
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise UserError(f"{path}.{name}={value} must be of the kind of {present[name]}")

@@ -111,6 +111,8 @@ class Evaluation:
         """In the order in which they run, the true head first."""
         name, attack = self.attack
         suite: dict[str, Attack] = getattr(attack, "stages", {name: attack})
+        if hasattr(attack, "under"):
+            suite = attack.under(self.threat.norm)
         return [stage for each, part in suite.items() for stage in self._on_heads(each, part)]
 
     def _on_heads(self, name: str, attack: Attack) -> Iterator[Stage]:

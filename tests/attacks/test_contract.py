@@ -36,7 +36,7 @@ def shrink(attack):
     fields = {f.name: getattr(attack, f.name) for f in dataclasses.fields(attack)}
     smaller = {key: min(value, fields[key]) for key, value in SHRUNK.items() if key in fields}
     for key, value in fields.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and all(map(dataclasses.is_dataclass, value.values())):
             smaller[key] = {name: shrink(part) for name, part in value.items()}
         elif dataclasses.is_dataclass(value):
             smaller[key] = shrink(value)

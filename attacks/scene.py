@@ -56,10 +56,11 @@ class Scene:
     def scaled(self, way: Tensor) -> Tensor:
         """A gradient whose entries are one on average (linf), or whose length is one (l2, l1)."""
         flat = [1] * (way.dim() - 1)
+        if self.threat.norm == "linf":
+            return way / way.abs().flatten(1).mean(1).reshape(-1, *flat).clamp_min(torch.finfo(way.dtype).tiny)
         peak = way.abs().flatten(1).amax(1).reshape(-1, *flat)
         small = way / peak.clamp_min(torch.finfo(way.dtype).tiny)
-        size = small.abs().flatten(1).mean(1) if self.threat.norm == "linf" else self._length(small)
-        return small / size.reshape(-1, *flat).clamp_min(1e-12)
+        return small / self._length(small).reshape(-1, *flat).clamp_min(1e-12)
 
     def nearby(self, z: Tensor, reach: float, rng: Rng) -> Tensor:
         """A random point at most `reach` times eps from z, inside neither threat nor box: uniform in the cube (linf),

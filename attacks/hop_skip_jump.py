@@ -61,12 +61,15 @@ class HopSkipJump:
             z = walk.question(draw)
             broken = head.broken(z, y, draw)
             walk.answer(z, broken)
-            near = broken & ((threat.distance(z, x) < best) if threat.unbounded else threat.contains(z, x))
+            if threat.unbounded:
+                distance = torch.where(broken, threat.distance(z, x), math.inf)
+                nearer = distance < best
+                found[nearer], best = z[nearer], distance.minimum(best)
+                continue
+            near = broken.clone()
+            near[broken] = threat.select(broken).contains(z[broken], x[broken])
             if near.any():
                 found[index[near]] = z[near]
-                if threat.unbounded:
-                    best[near] = threat.distance(z[near], x[near])
-                    continue
                 stay = (~near).nonzero().squeeze(1)
                 if not len(stay):
                     return found

@@ -137,14 +137,11 @@ class Walk:
         self.made[at], self.hits[at], self.sum[at], self.signed[at] = 0, 0, 0.0, 0.0
 
     def _around(self, at: Tensor, rng: Rng) -> Tensor:
-        shape, draw = tuple(self.x.shape[1:]), rng.stream("move")
-        l2 = self.threat.norm == "l2"
-        way = draw.normal(shape, dtype=self.x.dtype) if l2 else draw.uniform(shape, -1, 1, dtype=self.x.dtype)
-        length: Tensor = torch.linalg.vector_norm(way.flatten(1), dim=1)
-        return self.edge[at] + way * _wide(self.move[at] / length, way)
+        way = _directions(rng.stream("move"), self.edge[at], self.threat.norm == "l2")
+        return self.edge[at] + _wide(self.move[at], way) * way
 
     def _felt(self, at: Tensor, z: Tensor, broken: Tensor) -> None:
-        way = (z - self.edge[at]) / _wide(self.move[at].clamp_min(1e-12), z)
+        way = z - self.edge[at]
         self.sum[at] += way
         self.signed[at] += torch.where(_wide(broken), way, -way)
         self.made[at] += 1
@@ -165,6 +162,21 @@ class Walk:
     def _jumped(self, at: Tensor, z: Tensor, broken: Tensor) -> None:
         self._bisect(at[broken], z[broken])
         self.jump[at[~broken]] /= 2
+
+
+def _directions(rng: Rng, like: Tensor, normal: bool) -> Tensor:
+    """Random directions of Euclidean length one, of the shape of `like`: entries normal, or uniform in [-1, 1].
+
+    Entries take 256 values, at the middle of as many equal shares: one random word makes four of them.
+    """
+    size = like[0].numel()
+    shares = (torch.arange(256, device=like.device, dtype=torch.float64) + 0.5) / 256
+    values = (torch.special.ndtri(shares) if normal else 2 * shares - 1).to(like.dtype)
+    words = rng.bits((-(-size // 4),))
+    octets = torch.stack([(words >> shift) & 255 for shift in (0, 8, 16, 24)], 2).flatten(1)[:, :size]
+    way = values[octets]
+    length: Tensor = torch.linalg.vector_norm(way, dim=1, keepdim=True)
+    return (way / length).reshape(like.shape)
 
 
 def _wide(values: Tensor, like: Tensor | None = None) -> Tensor:

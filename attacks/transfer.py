@@ -181,7 +181,7 @@ def _broken(head: MeteredHead, walk: _Walk, shown: Tensor, seen: Seen | None, rn
     """Which points fool the victim, bool [b]. Where the logits of a gradient pass are not those of the point itself,
     that costs one more forward; surrogates, which could only say no, are not asked."""
     broken = torch.zeros_like(walk.at, dtype=torch.bool)
-    if not getattr(head, "answers", True):
+    if not head.answers:
         return broken
     own = broken if seen is None else seen.plain & (shown == walk.z).flatten(1).all(1)
     for asked in (own, ~own):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -62,7 +63,12 @@ class MeteredHead:
         batch_size: the most samples of a pass; None: no limit.
         trials: draws of the deployed forward that must all be wrong before a candidate counts as found: one lucky draw
             shows nothing. 1 for a deterministic defense, `TRIALS` for a randomised one.
+
+    Attributes:
+        answers: whether `broken` can say yes. A surrogate's cannot: an attack need not pay for asking it.
     """
+
+    answers: ClassVar[bool] = True
 
     head: Head
     predict: Forward

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from attacks.losses import margin
+from attacks.losses import ranking
+from attacks.nearest import Nearest, arrived, refine
+from attacks.planes import Plane, nearest_plane, plane_to
 from harness.errors import UserError
 from harness.meter import MeteredHead
 from harness.rng import Rng
@@ -17,15 +18,20 @@ from harness.threat import Threat
 
 @dataclass(frozen=True)
 class FAB:
-    """Targeted FAB (Croce and Hein 2020, arXiv 1907.02044) for linf, l2 and l1: walks along the decision boundary.
+    """FAB (Croce and Hein 2020, arXiv 1907.02044) for linf, l2 and l1: walks along the decision boundary.
 
-    Each step linearises z_t - z_y, projects the point and the clean image onto the plane where it vanishes, inside the
-    box, steps a little beyond the mixture of both, and comes back towards the image where that fools the victim. A
-    sample leaves as soon as a candidate within eps fools the victim.
+    Each step linearises z_t - z_y for a target t, or for the t whose boundary is nearest, projects the point and the
+    clean image onto the plane where it vanishes, inside the box, steps a little beyond the mixture of both, and comes
+    back towards the image where that fools the victim. A
+    sample leaves as soon as a candidate within eps fools the victim. Where the threat is unbounded it walks to every
+    target to the end, and its nearest find, refined with ten forwards, is the answer.
 
     Args:
         steps: per target, >= 1.
-        targets: the best other classes of the clean image to walk to, each in turn, >= 1.
+        targets: the best other classes of the clean image to walk to, each in turn; 0: in each step to the nearest
+            boundary of all classes, at the price of a backward pass for each.
+        restarts: walks to each target, >= 1; those after the first begin at a random point half as far as eps allows,
+            and there are none where the threat is unbounded.
         overshoot: eta, how far beyond the plane, > 0.
         pull: beta, share of the perturbation that is kept on the way back, in (0, 1).
         bias: alpha_max, the largest weight of the clean image, in [0, 1].
@@ -36,9 +42,11 @@ class FAB:
 
     needs: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    unbounded: ClassVar[bool] = True
 
     steps: int = 100
     targets: int = 9
+    restarts: int = 1
     overshoot: float = 1.05
     pull: float = 0.9
     bias: float = 0.1
@@ -46,7 +54,8 @@ class FAB:
     def __post_init__(self) -> None:
         for name, good in (
             ("steps", self.steps >= 1),
-            ("targets", self.targets >= 1),
+            ("targets", self.targets >= 0),
+            ("restarts", self.restarts >= 1),
             ("overshoot", self.overshoot > 0 and math.isfinite(self.overshoot)),
             ("pull", 0 < self.pull < 1),
             ("bias", 0 <= self.bias <= 1),
@@ -56,56 +65,70 @@ class FAB:
 
     def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
-        found, alive = x.clone(), torch.arange(len(x), device=x.device)
+        best, alive = Nearest.start(x), torch.arange(len(x), device=x.device)
         if not len(x):
-            return found
-        scores = head.scores(x, rng.stream("targets"))
-        order = scores.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
-        for rank in range(min(self.targets, order.shape[1])):
-            if len(alive):
-                below = rng.select(alive).stream(rank)
-                done = self._run(head, x, y, order[:, rank], found, alive, threat, below)
-                alive = alive[~done]
-        return found
+            return best.z
+        order = ranking(head.scores(x, rng.stream("targets")), y) if self.targets else None
+        for rank in range(1 if order is None else min(self.targets, order.shape[1])):
+            for restart in range(1 if math.isinf(threat.radius) else self.restarts):
+                if len(alive):
+                    below = rng.select(alive).stream(rank).stream(restart)
+                    target = None if order is None else order[:, rank]
+                    done = self._run(head, x, y, target, best, alive, threat, below, restart > 0)
+                    alive = alive[~done]
+        if threat.unbounded:
+            refine(head, x, y, best, threat=threat, rng=rng.stream("refine"))
+        return best.z
 
     def _run(
         self,
         head: MeteredHead,
         x: Tensor,
         y: Tensor,
-        target: Tensor,
-        found: Tensor,
+        target: Tensor | None,
+        best: Nearest,
         alive: Tensor,
         threat: Threat,
         rng: Rng,
+        astray: bool,
     ) -> Tensor:
-        """Walk the samples at `alive` to their target; enter what is found, return which were, bool like alive."""
+        """Walk the samples at `alive` to their target; enter what is found, return which were, bool like alive.
+
+        astray: begin at a random point.
+        """
         done = torch.zeros(len(alive), dtype=torch.bool, device=x.device)
         place = torch.arange(len(alive), device=x.device)
-        x, y, target, threat = x[alive], y[alive], target[alive], threat.select(alive)
-        point = x
+        x, y, threat = x[alive], y[alive], threat.select(alive)
+        target = None if target is None else target[alive]
+        point = (x + threat.edge(x, rng.stream("start"))) / 2 if astray else x
         for number in range(self.steps):
             draw = rng.stream(number)
-            logits, slope = head.gradient(point, partial(margin, y=y, target=target), draw)
-            # The cotangent is half of e_t - e_y, and so is the value that goes with this slope.
-            gap = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1).to(x.dtype) / 2
-            point = self._ahead(point, x, slope, gap, threat)
+            if target is None:
+                plane = nearest_plane(head, point, y, threat.norm, draw)
+            else:
+                plane = plane_to(head, point, y, target, draw)
+            point = self._ahead(point, x, plane, threat)
             broken = head.broken(point, head.scores(point, draw), y, draw, plain=True)
             inside = broken.clone()
-            inside[broken] = threat.select(broken).contains(point[broken], x[broken])
+            inside[broken] = arrived(point[broken], x[broken], threat.select(broken))
+            noted = broken if threat.unbounded else inside
+            if noted.any():
+                near = threat.distance(point[noted], x[noted])
+                best.note(alive[place[noted]], point[noted], near, torch.ones_like(noted[noted]))
             if inside.any():
-                found[alive[place[inside]]] = point[inside]
                 done[place[inside]] = True
                 stay = (~inside).nonzero().squeeze(1)
                 if not len(stay):
                     break
-                place, point, x, y, target, broken = (t[stay] for t in (place, point, x, y, target, broken))
+                place, point, x, y, broken = (t[stay] for t in (place, point, x, y, broken))
+                target = None if target is None else target[stay]
                 threat, rng = threat.select(stay), rng.select(stay)
             point = torch.where(broken.reshape(-1, 1, 1, 1), x + self.pull * (point - x), point)
         return done
 
-    def _ahead(self, point: Tensor, x: Tensor, slope: Tensor, gap: Tensor, threat: Threat) -> Tensor:
-        """A little beyond the mixture of the projections of point and image; gap [B]: the linear function at point."""
+    def _ahead(self, point: Tensor, x: Tensor, plane: Plane, threat: Threat) -> Tensor:
+        """A little beyond the mixture of the projections of point and image."""
+        gap, slope = plane
         offset = (slope * (point - x)).flatten(1).sum(1)
         from_point, from_image = reach(point, slope, -gap, threat), reach(x, slope, offset - gap, threat)
         order = {"linf": math.inf, "l2": 2, "l1": 1}[threat.norm]
@@ -138,10 +161,10 @@ def reach(x: Tensor, slope: Tensor, amount: Tensor, threat: Threat) -> Tensor:
 
 
 def _level(size: Tensor, room: Tensor, pace: Tensor, need: Tensor) -> Tensor:
-    """min(t pace, room) for the t at which the gain, the sum of size times that, is `need`; all [B, d] but need [B, 1].
+    """min(t pace, room) for the t at which the gain, the sum of size times that, is `need`; [B, d], need [B, 1].
 
-    The gain is concave and piecewise linear in t, so Newton's method climbs to the answer from the left in finitely many
-    steps, mostly four or five, where sorting the kinks costs many times as much.
+    The gain is concave and piecewise linear in t, so Newton's method climbs to the answer from the left in finitely
+    many steps, mostly four or five, where sorting the kinks costs many times as much.
     """
     close = need * (1 - 16 * torch.finfo(size.dtype).eps)
     beyond = (size * room).sum(1, keepdim=True) <= need

@@ -1,0 +1,78 @@
+"""DDN: decoupled direction and norm attack."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.losses import ce
+from attacks.nearest import Seen, farthest, unit, walk, wide
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+@dataclass(frozen=True)
+class DDN:
+    """Decoupled direction and norm attack (Rony et al. 2019, arXiv 1811.09600) for l2.
+
+    Each step goes along the gradient of cross-entropy, whatever its length, and is put on a sphere whose radius shrinks
+    by a fixed share where the point fools the victim and grows by it where it does not. The nearest find is the answer;
+    nothing is rounded to 256 levels. Cost: one forward and one backward a step, and ten forwards to refine.
+
+    Args:
+        steps: >= 1.
+        step_size: length of the first step, in pixel units, > 0; it falls like a cosine to one percent.
+        rate: share by which the radius changes, in (0, 1).
+        first: radius of the first sphere, > 0.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "gradient"
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
+    unbounded: ClassVar[bool] = True
+
+    steps: int = 990
+    step_size: float = 1.0
+    rate: float = 0.05
+    first: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, good in (
+            ("steps", self.steps >= 1),
+            ("step_size", self.step_size > 0 and math.isfinite(self.step_size)),
+            ("rate", 0 < self.rate < 1),
+            ("first", self.first > 0 and math.isfinite(self.first)),
+        ):
+            if not good:
+                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/minimum_norm.md")
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
+        start = _Walk(x, x.new_full((len(x),), self.first), farthest(x, threat))
+        return walk(head, x, y, start, self._advance, self.steps, loss=ce, threat=threat, rng=rng)
+
+    def _advance(self, state: "_Walk", seen: Seen) -> "_Walk":
+        x, way = seen.x, unit(seen.gradient)
+        lost = (way == 0).flatten(1).all(1)
+        if lost.any():
+            noise = seen.rng.select(lost).stream(f"lost{seen.number}").normal(tuple(x.shape[1:]), dtype=x.dtype)
+            way = way.index_copy(0, lost.nonzero().squeeze(1), unit(noise))
+        eps = (state.eps * torch.where(seen.broken, 1 - self.rate, 1 + self.rate)).minimum(state.most)
+        delta = state.z - x + self.step_size * (0.01 + 0.99 * seen.cosine) * way
+        z = (x + wide(eps, x) * unit(delta)).clamp(seen.threat.low, seen.threat.high)
+        return state._replace(z=z, eps=eps)
+
+
+class _Walk(NamedTuple):
+    z: Tensor
+    eps: Tensor  # radius of the sphere
+    most: Tensor  # radius that covers the box
+
+    def select(self, index: Tensor) -> "_Walk":
+        return _Walk(*(part[index] for part in self))

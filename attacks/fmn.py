@@ -1,0 +1,94 @@
+"""FMN: fast minimum-norm attack."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.losses import margin
+from attacks.nearest import Seen, farthest, slope, unit, walk
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+REACH = {"linf": 10.0, "l2": 1.0, "l1": 10.0, "l0": 1.0}
+"""Factor of the step size by norm."""
+
+
+@dataclass(frozen=True)
+class FMN:
+    """Fast minimum-norm attack (Pintor et al. 2021, arXiv 2102.12827) for linf, l2, l1 and l0.
+
+    Each step goes along the gradient of the margin and is projected to a ball of a radius of its own. Before the first
+    find the radius reaches to the boundary as the gradient sees it; then it shrinks where the point fools the victim
+    and grows where it does not, by ever less. The nearest find is the answer. l0 counts pixels: all channels of a pixel
+    move together. Cost: one forward and one backward a step, and ten forwards to refine.
+
+    Args:
+        steps: >= 1.
+        step_size: Euclidean length of the first step, > 0, in pixel units and ten times these for linf and l1; it falls
+            like a cosine to one percent.
+        rate: share by which the radius changes at first, in (0, 1); it falls like a cosine to `last_rate`.
+        last_rate: in (0, rate].
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "gradient"
+    norms: ClassVar[tuple[str, ...]] = Threat.NORMS
+    unbounded: ClassVar[bool] = True
+
+    steps: int = 990
+    step_size: float = 1.0
+    rate: float = 0.05
+    last_rate: float = 0.001
+
+    def __post_init__(self) -> None:
+        for name, good in (
+            ("steps", self.steps >= 1),
+            ("step_size", self.step_size > 0 and math.isfinite(self.step_size)),
+            ("rate", 0 < self.rate < 1),
+            ("last_rate", 0 < self.last_rate <= self.rate),
+        ):
+            if not good:
+                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/minimum_norm.md")
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
+        first = 1.0 if threat.norm == "l0" else math.inf
+        start = _Walk(x, x.new_full((len(x),), first), farthest(x, threat))
+        return walk(head, x, y, start, self._advance, self.steps, loss=margin, threat=threat, rng=rng)
+
+    def _advance(self, state: "_Walk", seen: Seen) -> "_Walk":
+        rate = self.last_rate + (self.rate - self.last_rate) * seen.cosine
+        resized = state.pixels(seen, rate) if seen.threat.norm == "l0" else state.radius(seen, rate)
+        eps = resized.minimum(state.most)
+        length = self.step_size * REACH[seen.threat.norm] * (0.01 + 0.99 * seen.cosine)
+        z = seen.threat.within(eps).project(state.z + length * unit(seen.gradient), seen.x)
+        return state._replace(z=z, eps=eps)
+
+
+class _Walk(NamedTuple):
+    z: Tensor
+    eps: Tensor  # radius of the ball
+    most: Tensor  # radius that covers the box
+
+    def select(self, index: Tensor) -> "_Walk":
+        return _Walk(*(part[index] for part in self))
+
+    def radius(self, seen: Seen, rate: float) -> Tensor:
+        best = seen.best.to(self.eps.dtype)
+        ahead = seen.distance.to(self.eps.dtype) + (
+            seen.gap.to(self.eps.dtype).abs() / slope(seen.gradient, seen.threat.norm)
+        )
+        missed = torch.where(best.isfinite(), self.eps * (1 + rate), ahead)
+        return torch.where(seen.broken, (self.eps * (1 - rate)).minimum(best), missed)
+
+    def pixels(self, seen: Seen, rate: float) -> Tensor:
+        fewer = (self.eps - 1).minimum((self.eps * (1 - rate)).floor()).minimum(seen.best.to(self.eps.dtype))
+        more = (self.eps + 1).maximum((self.eps * (1 + rate)).floor())
+        return torch.where(seen.broken, fewer, more).clamp_min(1)

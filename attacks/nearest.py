@@ -1,0 +1,200 @@
+"""The loop that the minimum-norm attacks share: walk, and keep the nearest point that fools the victim.
+
+In a run with a finite eps a sample leaves as soon as a candidate within eps fools the victim. Where the threat is
+unbounded every sample walks to the end, and the answer is its nearest candidate.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from attacks.losses import Cotangent, margins
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+REFINE = 10
+"""Forward passes at the end that move each find towards its image."""
+
+CLEAR = 1e-5
+"""Margin, as a share of the largest logit, by which a candidate must fool an exact head: the rounding of another batch
+composition, such as the judge's, must not undo what lies on the decision boundary."""
+
+
+class Nearest(NamedTuple):
+    """The nearest find of each sample so far."""
+
+    z: Tensor  # [B, C, H, W]; the image itself where nothing was found
+    distance: Tensor  # float64 [B]; infinite where nothing was found
+
+    @classmethod
+    def start(cls, x: Tensor) -> "Nearest":
+        return cls(x.clone(), torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device))
+
+    def note(self, index: Tensor, z: Tensor, distance: Tensor, broken: Tensor) -> None:
+        """Enter candidates z of the samples at `index` (positions), in place."""
+        better = broken & (distance < self.distance[index])
+        where = index[better]
+        self.z[where] = z[better]
+        self.distance[where] = distance[better]
+
+    def within(self, threat: Threat, x: Tensor) -> Tensor:
+        """The finds that are legal, and the images of the other samples."""
+        return torch.where(wide(threat.contains(self.z, x), x), self.z, x)
+
+
+class Seen(NamedTuple):
+    """What a walk is told about its points."""
+
+    number: int  # of the step
+    share: float  # of the walk that is behind, in [0, 1)
+    x: Tensor
+    gap: Tensor  # [b], half of true logit minus best other one: the value that falls along the gradient of `margin`
+    gradient: Tensor  # without what pushes out of the box
+    broken: Tensor  # bool [b]
+    distance: Tensor  # of the point, float64 [b]
+    best: Tensor  # distance of the nearest find, float64 [b]
+    threat: Threat
+    rng: Rng
+
+    def select(self, index: Tensor) -> "Seen":
+        return Seen(
+            self.number, self.share, self.x[index], self.gap[index], self.gradient[index], self.broken[index],
+            self.distance[index], self.best[index], self.threat.select(index), self.rng.select(index),
+        )  # fmt: skip
+
+    @property
+    def cosine(self) -> float:
+        """From one to zero over the walk."""
+        return (1 + math.cos(math.pi * self.share)) / 2
+
+
+class State(Protocol):
+    """What a walk knows of each sample between two steps; every tensor is [b, ...]."""
+
+    @property
+    def z(self) -> Tensor: ...
+
+    def select(self, index: Tensor) -> Self: ...
+
+
+S = TypeVar("S", bound=State)
+
+
+def walk(
+    head: MeteredHead,
+    x: Tensor,
+    y: Tensor,
+    state: S,
+    advance: Callable[[S, Seen], S],
+    steps: int,
+    *,
+    loss: Cotangent,
+    threat: Threat,
+    rng: Rng,
+) -> Tensor:
+    """Walk for `steps` gradients, at one forward and one backward each, then refine; the legal finds, else the images.
+
+    Args:
+        x, y: images [B, C, H, W] and labels int64 [B].
+        state: at the start.
+        advance: the state with the next point, which lies in the box.
+        loss: whose gradient the walk is given.
+    """
+    best, index, images = Nearest.start(x), torch.arange(len(x), device=x.device), x
+    whole, labels, draws = threat, y, rng
+    for number in range(steps if len(x) else 0):
+        draw = rng.stream(number)
+        logits, gradient = head.gradient(state.z, partial(loss, y=y), draw)
+        broken = clearly_broken(head, state.z, logits, y, draw)
+        distance = threat.distance(state.z, x)
+        best.note(index, state.z, distance, broken)
+        leave = broken & arrived(state.z, x, threat)
+        seen = Seen(
+            number, number / steps, x, margins(logits, y) / 2, free(gradient, state.z, threat), broken, distance,
+            best.distance[index], threat, rng,
+        )  # fmt: skip
+        if leave.any():
+            stay = (~leave).nonzero().squeeze(1)
+            if not len(stay):
+                break
+            seen, state, y, index = seen.select(stay), state.select(stay), y[stay], index[stay]
+            x, threat, rng = seen.x, seen.threat, seen.rng
+        if number < steps - 1:
+            state = advance(state, seen)
+    refine(head, images, labels, best, threat=whole, rng=draws.stream("refine"))
+    return best.within(whole, images)
+
+
+def refine(head: MeteredHead, x: Tensor, y: Tensor, best: Nearest, *, threat: Threat, rng: Rng) -> None:
+    """Move the finds towards their images, in place, as long as they fool the victim. Does nothing for l0.
+
+    A step that holds is doubled until one fails; from then on it is halved. What is legal under a finite eps stays.
+    """
+    if threat.norm == "l0":
+        return
+    open_ = best.distance.isfinite() & ~arrived(best.z, x, threat)
+    index = open_.nonzero().squeeze(1)
+    if not len(index):
+        return
+    x, y, far, threat, rng = x[index], y[index], best.z[index], threat.select(index), rng.select(index)
+    share = torch.ones(len(index), dtype=x.dtype, device=x.device)
+    step, failed = share / 16, torch.zeros_like(share, dtype=torch.bool)
+    for number in range(REFINE):
+        draw, ahead = rng.stream(number), (share - step).clamp_min(0)
+        z = (x + wide(ahead, x) * (far - x)).clamp(threat.low, threat.high)
+        broken = clearly_broken(head, z, head.scores(z, draw), y, draw, plain=True)
+        best.note(index, z, threat.distance(z, x), broken)
+        failed = failed | ~broken
+        share = torch.where(broken, ahead, share)
+        step = torch.where(failed, step / 2, step * 2)
+
+
+def arrived(z: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """Whether a find ends the walk of its sample, bool [B]: it lies within a finite eps, or is the image itself."""
+    return (z == x).flatten(1).all(1) if threat.unbounded else threat.contains(z, x)
+
+
+def clearly_broken(head: MeteredHead, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
+    """`head.broken`, where an exact head must in addition be wrong by more than rounding."""
+    broken = head.broken(z, logits, y, rng, plain)
+    if not head.head.exact:
+        return broken
+    return broken & (margins(logits, y) <= -CLEAR * logits.abs().amax(1))
+
+
+def free(gradient: Tensor, z: Tensor, threat: Threat) -> Tensor:
+    """The gradient without the entries that push a pixel through the wall of the box at which it stands."""
+    blocked = ((z <= threat.low) & (gradient < 0)) | ((z >= threat.high) & (gradient > 0))
+    return gradient.masked_fill(blocked, 0.0)
+
+
+def farthest(x: Tensor, threat: Threat) -> Tensor:
+    """Distance from each image to the corner of the box that is farthest from it, [B]."""
+    corner = torch.where(x - threat.low > threat.high - x, threat.low, threat.high)
+    return threat.distance(corner, x).to(x.dtype)
+
+
+def slope(gradient: Tensor, norm: str) -> Tensor:
+    """The dual norm of the gradient: what a step of length one in `norm` gains at most, [B]; l0: one entry."""
+    flat = gradient.flatten(1)
+    order = {"linf": 1.0, "l2": 2.0, "l1": math.inf, "l0": math.inf}[norm]
+    length: Tensor = torch.linalg.vector_norm(flat, order, dim=1)
+    return length.clamp_min(torch.finfo(gradient.dtype).tiny)
+
+
+def unit(gradient: Tensor) -> Tensor:
+    """The gradient at Euclidean length one; zero where it is zero."""
+    return _EUCLID.steepest(gradient)
+
+
+def wide(values: Tensor, like: Tensor) -> Tensor:
+    """[B] values in a shape that broadcasts against images."""
+    return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+_EUCLID = Threat("l2", 1.0)

@@ -1,0 +1,112 @@
+"""sigma-zero: sparse adversarial examples."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.losses import margin
+from attacks.nearest import Seen, walk, wide
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+MOMENTS = (0.9, 0.999)
+"""Decay of the two moments of the gradient, as in Adam (arXiv 1412.6980)."""
+
+WEIGHT = 10.0
+"""Largest entry of the clean gradient of the margin, beside that of the count of pixels, which is below one."""
+
+
+@dataclass(frozen=True)
+class SigmaZero:
+    """sigma-zero (Cina et al. 2024, arXiv 2402.01879) for l0.
+
+    Descends, with the moments of Adam, on the margin while the victim is right plus a smooth count of the changed
+    pixels, mean of s / (s + sigma), where s is the squared length of a pixel's change; the gradient is scaled to
+    largest entry one. After each step every pixel whose largest change is below a threshold goes back to the image; the
+    threshold rises where the point fools the victim and falls where it does not. The nearest find is the answer.
+
+    The paper counts entries, the threat counts pixels: all channels of a pixel are kept or dropped together, which is
+    the same for one channel. The margin is measured in units of its clean gradient, so the scale of the logits does not
+    matter. Cost: one forward and one backward a step.
+
+    Args:
+        steps: >= 1.
+        step_size: of the first step, in pixel units, > 0; it falls like a cosine to a tenth.
+        sigma: below which a squared change hardly counts, > 0.
+        threshold: the first one, in (0, 1).
+        rate: change of the threshold as a share of the step size, > 0.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "gradient"
+    norms: ClassVar[tuple[str, ...]] = ("l0",)
+    unbounded: ClassVar[bool] = True
+
+    steps: int = 1000
+    step_size: float = 1.0
+    sigma: float = 0.001
+    threshold: float = 0.3
+    rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name, good in (
+            ("steps", self.steps >= 1),
+            ("step_size", self.step_size > 0 and math.isfinite(self.step_size)),
+            ("sigma", self.sigma > 0 and math.isfinite(self.sigma)),
+            ("threshold", 0 < self.threshold < 1),
+            ("rate", self.rate > 0 and math.isfinite(self.rate)),
+        ):
+            if not good:
+                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/minimum_norm.md")
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
+        none = x.new_zeros(len(x))
+        start = _Walk(x, 0 * x, 0 * x, none, none + self.threshold)
+        return walk(head, x, y, start, self._advance, self.steps, loss=margin, threat=threat, rng=rng)
+
+    def _advance(self, state: "_Walk", seen: Seen) -> "_Walk":
+        x, threat = seen.x, seen.threat
+        peak = state.peak if seen.number else seen.gradient.flatten(1).abs().amax(1)
+        slope = _top(self._slope(state, seen, peak))
+        first = MOMENTS[0] * state.first + (1 - MOMENTS[0]) * slope
+        second = MOMENTS[1] * state.second + (1 - MOMENTS[1]) * slope.square()
+        count = seen.number + 1
+        metric = (second / (1 - MOMENTS[1] ** count)).sqrt() + 1e-8
+        length = self.step_size * (0.1 + 0.9 * seen.cosine)
+        z = (state.z - length / (1 - MOMENTS[0] ** count) * first / metric).clamp(threat.low, threat.high)
+        change = torch.where(seen.broken, self.rate * length, -self.rate * length)
+        threshold = (state.threshold + change).clamp(0, 1)
+        keep = (z - x).abs().amax(1, keepdim=True) >= wide(threshold, x)
+        return _Walk(torch.where(keep, z, x), first, second, peak, threshold)
+
+    def _slope(self, state: "_Walk", seen: Seen, peak: Tensor) -> Tensor:
+        """Gradient of what is descended on."""
+        delta, sigma = state.z - seen.x, self.sigma
+        size = delta.square().sum(1, keepdim=True)
+        count = 2 * sigma * delta / (size + sigma).square() / size[0].numel()
+        away = seen.gradient / wide(peak.clamp_min(torch.finfo(peak.dtype).tiny), delta)
+        return count - torch.where(wide(seen.gap > 0, delta), WEIGHT * away, 0.0)
+
+
+class _Walk(NamedTuple):
+    z: Tensor
+    first: Tensor  # moments of the gradient
+    second: Tensor
+    peak: Tensor  # largest entry of the clean gradient
+    threshold: Tensor
+
+    def select(self, index: Tensor) -> "_Walk":
+        return _Walk(*(part[index] for part in self))
+
+
+def _top(slope: Tensor) -> Tensor:
+    """Scaled to largest entry one."""
+    return slope / wide(slope.flatten(1).abs().amax(1).clamp_min(1e-12), slope)

@@ -1,0 +1,98 @@
+"""How far an attack had to go: the distances of a run, curves over eps, and AttackBench's optimality. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import UserError
+from harness.records import CLEAN_STAGE, Manifest, RunFolder
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Distances:
+    """The answer of one run, for its samples in the order of their ids.
+
+    Attributes:
+        ids: int64 [n].
+        distance: of the nearest find over all stages, float64 [n]: 0 where the clean image is misclassified, infinite
+            where nothing was found.
+        forwards, backwards: means per attacked sample, over all stages.
+    """
+
+    run: RunFolder
+    manifest: Manifest
+    ids: NDArray[np.int64]
+    distance: Floats
+    forwards: float
+    backwards: float
+
+
+def read(run: RunFolder) -> Distances:
+    """The distances of a finished run.
+
+    Raises:
+        UserError: it is no attack, is not finished, or has rows with an error.
+    """
+    manifest = run.manifest()
+    if manifest["kind"] != "attack":
+        raise UserError(f"{run.path} holds a run of the kind {manifest['kind']}; only attacks have distances")
+    if manifest["status"] != "done":
+        raise UserError(f"{run.path} is {manifest['status']}; run its command again to go on: {manifest['command']}")
+    table = [
+        part.select(["sample", "stage", "broken", "distance", "forwards", "backwards"]) for part in run.read_parts()
+    ]
+    columns = {name: np.concatenate([part[name].to_numpy() for part in table]) for name in table[0].column_names}
+    clean = columns["stage"] == CLEAN_STAGE
+    ids = np.sort(columns["sample"][clean])
+    far = np.where(columns["broken"], columns["distance"], np.inf)
+    distance = np.full(len(ids), np.inf)
+    np.minimum.at(distance, np.searchsorted(ids, columns["sample"]), np.where(clean & columns["broken"], 0.0, far))
+    attacked = max(1, len(np.unique(columns["sample"][~clean])))
+    forwards, backwards = (float(columns[name][~clean].sum()) / attacked for name in ("forwards", "backwards"))
+    return Distances(run, manifest, ids, distance, forwards, backwards)
+
+
+def accuracy(distance: Floats, eps: Sequence[float]) -> list[float]:
+    """Share of the samples that stand at each eps, by the slack with which an evaluation judges.
+
+    >>> accuracy(np.array([0.0, 0.1, 0.3, np.inf]), [0.0, 0.1, 1.0])
+    [0.75, 0.5, 0.25]
+    """
+    return [float((distance > each * (1 + 1e-6) + 1e-7).mean()) for each in eps]
+
+
+def nearest(distances: Sequence[Floats]) -> Floats:
+    """The best of several attacks on each sample: the AND rule at every eps."""
+    best: Floats = np.min(distances, axis=0)
+    return best
+
+
+def area(distance: Floats, limit: float) -> float:
+    """The area under the curve of accuracy up to eps = limit, which is the mean of min(d, limit), exactly.
+
+    >>> area(np.array([0.0, 0.1, 0.3, np.inf]), 0.2)
+    0.125
+    """
+    return float(np.minimum(distance, limit).mean())
+
+
+def optimality(distance: Floats, best: Floats, limit: float | None = None) -> float:
+    """Local optimality of an attack (Cina et al. 2024, arXiv 2404.19460): 1 where it is the best on every sample.
+
+    (c L - A) / (c L - A*), with A the area under the attack's curve up to L, A* that of the pointwise best, and c the
+    clean accuracy. 0: it finds nothing.
+
+    Args:
+        distance: of the attack, [n].
+        best: of the pointwise best, of which this attack is part, [n].
+        limit: L; None: the largest finite distance of the best, as in AttackBench.
+    """
+    if limit is None:
+        limit = float(best[np.isfinite(best)].max(initial=0.0))
+    most = limit * float((best > 0).mean())
+    gain = most - area(best, limit)
+    return (most - area(distance, limit)) / gain if gain > 0 else 1.0

@@ -13,6 +13,7 @@ import pyarrow as pa
 from harness.errors import UserError
 from harness.evidence_digest import adversarial_digest, manifest_digest, records_digest
 from harness.records import find_runs
+from leaderboard.chance import Worst
 from leaderboard.chunk import Bools, Find, Floats, Ints, Stage, Verdicts, judge, merge
 from leaderboard.manifest import Run, read_run
 
@@ -58,6 +59,7 @@ class Evidence:
     passes: Passes
     finds: tuple[Find, ...]
     errors: int
+    worst: Worst | None  # of a randomised defense
     verification: Verification
     problems: tuple[str, ...]  # why the run does not count as whole
     damaged: tuple[str, ...]  # files that could not be read, as lines for the reader
@@ -104,6 +106,7 @@ def collect(run: Run, root: Path) -> Evidence:
     damaged: list[str] = []
     chunks: list[Verdicts] = []
     finds: list[Find] = []
+    worst: list[Worst] = []
     seen = sorted(run.folder.present())
     for chunk in seen:
         try:
@@ -113,13 +116,21 @@ def collect(run: Run, root: Path) -> Evidence:
             continue
         verdicts = judge(table, run.stages, run.threat.reach)
         chunks.append(verdicts)
+        worst += filter(None, [Worst.of(table)])
         finds += verdicts.examples(table, chunk, EXAMPLES - len(finds))
     verification = _verification(run, damaged)
-    return _evidence(run, merge(chunks, run.stages), finds, seen, verification, damaged)
+    whole = Worst.among(worst) if worst else None
+    return _evidence(run, merge(chunks, run.stages), finds, whole, seen, verification, damaged)
 
 
 def _evidence(
-    run: Run, all_: Verdicts, finds: list[Find], seen: list[int], verification: Verification, damaged: list[str]
+    run: Run,
+    all_: Verdicts,
+    finds: list[Find],
+    worst: Worst | None,
+    seen: list[int],
+    verification: Verification,
+    damaged: list[str],
 ) -> Evidence:
     standing = all_.complete & ~all_.clean_wrong & ~np.isfinite(all_.found_at)
     attacked = all_.attacked
@@ -141,6 +152,7 @@ def _evidence(
         passes=passes,
         finds=tuple(finds),
         errors=all_.errors,
+        worst=worst,
         verification=verification,
         problems=tuple(_problems(run, all_, seen, damaged)),
         damaged=tuple(damaged),

@@ -68,6 +68,8 @@ class Run:
     stages: tuple[str, ...]
     chunks: int
     randomized: bool
+    rule: str  # how predictions of a randomised defense are counted; empty for a deterministic one
+    draws: int  # per verdict
     flags: tuple[Flag, ...]
 
     @property
@@ -146,6 +148,8 @@ def _parse(folder: RunFolder, place: str, manifest: Manifest) -> Run:
         stages=stages,
         chunks=chunks,
         randomized=bool(manifest.get("card", {}).get("randomized", False)),
+        rule=str(manifest.get("protocol", {}).get("rule", "")),
+        draws=int(manifest.get("protocol", {}).get("draws", 1)),
         flags=tuple(Flag(str(f["name"]), str(f.get("detail", "")), place) for f in manifest.get("flags", [])),
     )
 

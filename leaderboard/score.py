@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.interval import wilson
+from leaderboard.chance import reason
 from leaderboard.chunk import Bools, Find, Ints, Stage, locate
 from leaderboard.collect import Evidence, Passes, Verification
 from leaderboard.flags import Aligned, across
@@ -261,6 +262,7 @@ def _flags(own: Sequence[Evidence], reported: Sequence[Aligned], others: Sequenc
 def _reasons(own: Sequence[Evidence], counted: Sequence[Evidence], n: int) -> Iterable[str]:
     if not counted:
         yield "no run attacks every head that the defense declares with gradients (heads=declared, access=gradient)"
+    yield from reason(own[0].run, [evidence.worst for evidence in counted if evidence.worst is not None])
     for evidence in counted:
         for problem in evidence.problems:
             yield f"{evidence.run.place}: {problem}"

@@ -49,12 +49,15 @@ def test_the_true_head_must_not_find_more_than_all_heads(make: Make, entries: En
     assert names(entries()[0]) == ["true-head-wins"]
 
 
-def test_a_black_box_must_not_find_more_than_gradients(make: Make, entries: Entries) -> None:
-    make(attack="rays", change={"access": "decision"}, broken=range(0, 8))
+@pytest.mark.parametrize(("attack", "access"), [("rays", "decision"), ("mi", "transfer")])
+def test_neither_a_black_box_nor_transfer_may_find_more_than_gradients(
+    attack: str, access: str, make: Make, entries: Entries
+) -> None:
+    make(attack=attack, change={"access": access}, broken=range(0, 8))
     make(attack="pgd", broken=[])
     (flag,) = entries()[0].flags
     assert flag.name == "weaker-beats-stronger"
-    assert flag.detail.startswith("rays (access: decision) breaks 40.0 points")
+    assert flag.detail.startswith(f"{attack} (access: {access}) breaks 40.0 points")
 
 
 def test_a_smaller_eps_must_not_find_more_than_a_larger(make: Make, entries: Entries) -> None:

@@ -109,7 +109,8 @@ def metered(head: MeteredHead, ids: Tensor) -> MeteredHead:
 def classes_of(head: MeteredHead, z: Tensor, rng: Rng) -> Tensor:
     """What the deployed defense says, int64 [B], at the price of one forward for each sample."""
     head.counts.add(head.counts.forwards, rng.ids)
-    return head.predict(z, rng).argmax(1)
+    pieces = head.batches(torch.arange(len(z), device=z.device))
+    return torch.cat([head.predict(z[piece], rng.select(piece)).argmax(1) for piece in pieces])
 
 
 def shuffled(rng: Rng, epoch: int) -> Tensor:

@@ -133,7 +133,11 @@ class SPGD(Universal):
         """
         there = x + delta
         z = there.clamp(threat.low, threat.high)
-        logits, gradient = head.gradient(z, partial(LOSSES[self.loss], y=y), rng)
+        passes = [
+            head.gradient(z[piece], partial(LOSSES[self.loss], y=y[piece]), rng.select(piece))
+            for piece in head.batches(torch.arange(len(x), device=x.device))
+        ]
+        logits, gradient = (torch.cat(parts) for parts in zip(*passes, strict=True))
         weight = self._weight(logits, y)
         top = float(weight.max())
         if top == -math.inf:

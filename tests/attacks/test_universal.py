@@ -210,6 +210,15 @@ def test_the_perturbation_stays_in_the_ball_fools_and_follows_the_seed(attack, n
     assert fooled(case, delta) > fooled(case, random)
 
 
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
+def test_the_size_of_the_passes_does_not_matter(attack, make_case):
+    case = make_case(dtype=torch.float64)
+    head, images = of_case(case)
+    whole, parts = (fit(attack, replace(head, batch_size=n), images, Threat("linf", 0.1))[-1] for n in (None, 3))
+    assert torch.allclose(whole.delta, parts.delta, rtol=0, atol=1e-9)
+    assert (whole.forwards, whole.backwards) == (parts.forwards, parts.backwards)
+
+
 def test_what_fools_a_surrogate_is_judged_by_the_deployed_forward(case):
     """Labels are the deployed defense's, whichever head gives the gradients."""
     wrong = Head("wrong", lambda x, rng: -case.network(x))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from harness.access import TRANSFER
 from harness.cli_errors import cell
 from harness.fooling import fooling_lines, fooling_of
 from harness.pairs import lines as pair_lines
@@ -46,10 +47,9 @@ def lines(outcome: Outcome) -> list[str]:
     """The report of a run."""
     manifest, total = outcome.manifest, outcome.tally
     name, threat = manifest["name"], manifest["threat"]
-    out = [
-        "",
-        f"{name['defense']} · {manifest['dataset']['name']} · {threat['norm']} {threat['eps']} · {name['attack']}",
-    ]
+    access = manifest.get("access", "gradient")
+    told = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["attack"]]
+    out = ["", " · ".join([*told, *([] if access == "gradient" else [f"access={access}"])])]
     if total.samples:
         low, high = total.interval
         robust = f"{total.robust / total.samples:7.2%}   95 % interval {low:.2%} to {high:.2%}"
@@ -73,7 +73,7 @@ def lines(outcome: Outcome) -> list[str]:
         )
         if finds := total.phases.get(stage):
             out.append(f"  broken by its parts: {', '.join(f'{part} {count}' for part, count in finds.items())}")
-    out.append("(forwards and backwards: per attacked sample)")
+    out.append(f"(forwards and backwards: {'of the surrogates, ' if access == TRANSFER else ''}per attacked sample)")
     out += pair_lines(pairs_of(outcome.run, manifest))
     out += fooling_lines(fooling_of(outcome.run, manifest), manifest)
     flags = manifest.get("flags", [])
@@ -81,7 +81,6 @@ def lines(outcome: Outcome) -> list[str]:
     out += [f"not ranked: {count} samples with error: {text}" for text, count in total.errors.items()]
     if manifest["heads"] == "true":
         out.append("not ranked: heads=true attacks the deployed forward only")
-    access = manifest.get("access", "gradient")
     if access != "gradient":
         out.append(f"not ranked: access={access}, the attacker had no gradients")
     if manifest["status"] == "running":

@@ -73,7 +73,7 @@ class Workshop:
         size = self.to.description["chunk"]
         for part in range(positions.start // size, -(-positions.stop // size)):
             if not self._sound(part):
-                with sole_owner(self.to.path / "locks", f"part-{part:05d}", None):
+                with sole_owner(self.to.path / "locks", f"part-{part:05d}", None, aloud=False):
                     if not self._sound(part):  # another process may have made it meanwhile
                         advance(f"crafting {self.craft.stage}", 0)
                         begun = time.perf_counter()

@@ -15,13 +15,15 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def sole_owner(folder: Path, name: str, way_out: str | None) -> Iterator[None]:
+def sole_owner(folder: Path, name: str, way_out: str | None, aloud: bool = True) -> Iterator[None]:
     """Hold `folder/name.lock`, which the operating system takes back when this process ends, however it ends.
 
     Args:
         folder: made if it is not there.
         name: of the lock; `name.owner` says who holds it.
         way_out: what to do where another process holds it, the end of the line that the user reads; None: wait for it.
+
+        aloud: whether to warn the user that it waits.
 
     Raises:
         UserError: another process holds it, or the folder cannot be written.
@@ -36,7 +38,7 @@ def sole_owner(folder: Path, name: str, way_out: str | None) -> Iterator[None]:
             who = owner.read_text().strip() if owner.exists() else "another process"
             if way_out is not None:
                 raise UserError(f"{who} is working on {folder}{way_out}") from None
-            log.warning("waiting for %s, which works on %s", who, folder)
+            log.log(logging.WARNING if aloud else logging.DEBUG, "waiting for %s, which works on %s", who, folder)
             lock.acquire()
     except OSError as cause:
         raise UserError(f"cannot write {folder} ({cause.strerror}); choose another place with runs_dir=DIR") from None

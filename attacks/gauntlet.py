@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from attacks.ascent import Best, Step, ascend
-from attacks.blur import Blurred
 from attacks.losses import Cotangent, along, ce, cooled, margin, margins, pm, ranking
 from attacks.square import Square
 from harness.access import narrowed
@@ -29,16 +28,16 @@ class Gauntlet:
     after which a linear model would fall. Attempts of different kinds follow, by turns: `ce`, cross-entropy and then
     the probability margin; `turn`, the same from a start that moved towards a random rival (arXiv 2203.05154); `rival`,
     the margin to the second best class at the best point so far. Only samples of small gap are tried, and the bound
-    falls to a half, a third, and so on each time that all kinds had their turn. Steps follow a cosine from 2 eps to 0, success is checked on the
-    logits of the gradient pass, and a sample leaves at once.
+    falls to a half, a third, and so on each time that all kinds had their turn. Steps follow a cosine from 2 eps to 0,
+    success is checked on the logits of the gradient pass, and a sample leaves at once.
 
     Gradients may lie. For each sample that stands, the slope at its best point is compared with the change of the
-    margin on the way back to the image, and its margin with that of a few random queries (Square, arXiv 1912.00049).
-    Where the slope is wrong or the queries do better, the sample is attacked again along gradients that are averaged
-    over a neighbourhood, and then by `queries` queries.
+    margin on the way back to the image, and its margin with that of a few random queries (`probe`; Square, arXiv
+    1912.00049). Where the slope is wrong or the queries do better, more queries follow (`trial`), and if these take a
+    fair share of what gradients took, the full Square attack (`square`).
 
     Everything is decided from the sample itself, so neither batch-mates nor chunks matter. Records name the phase that
-    broke a sample: screen, ce, turn, rival, probe, blur or square.
+    broke a sample: screen, ce, turn, rival, probe, trial or square.
 
     Args:
         steps: of the screen, >= 1.
@@ -48,8 +47,8 @@ class Gauntlet:
         turns: steps of eps that lead to the start of a `turn`, >= 0.
         mismatch: relative error of the slope beyond which it is not believed, > 0.
         probe: queries to each sample that stands, >= 0.
-        blur: points over which gradients are averaged where they are not believed, >= 0.
-        queries: to samples whose gradients are not believed, >= 0.
+        trial: queries to samples whose gradients are not believed, >= 0.
+        queries: to those of them where queries do well, >= 0.
 
     Raises:
         UserError: a value outside its range.
@@ -58,15 +57,19 @@ class Gauntlet:
     needs: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     KINDS: ClassVar[tuple[str, ...]] = ("ce", "turn", "rival", "turn")
+    FAIR: ClassVar[float] = 0.5
+    """Share of what gradients took from a margin that the queries of a trial must take to go on."""
+    HOPE: ClassVar[float] = 0.33
+    """Share of the clean margin that they must take: ten times as many queries take about twice as much."""
 
     steps: int = 20
     rounds: int = 12
     round_steps: int = 30
     gap: float = 0.4
     turns: int = 5
-    mismatch: float = 0.5
+    mismatch: float = 0.25
     probe: int = 20
-    blur: int = 8
+    trial: int = 500
     queries: int = 5000
 
     def __post_init__(self) -> None:
@@ -78,7 +81,7 @@ class Gauntlet:
             ("turns", self.turns >= 0),
             ("mismatch", self.mismatch > 0),
             ("probe", self.probe >= 0),
-            ("blur", self.blur >= 0),
+            ("trial", self.trial >= 0),
             ("queries", self.queries >= 0),
         ):
             if not good:
@@ -118,20 +121,16 @@ class Gauntlet:
         search.run(kind, index, _course(TRUE, PROBABILITY, self.round_steps), number, start=start)
 
     def _insure(self, search: "_Search") -> None:
-        """Queries, and blurred gradients, for the samples whose gradients cannot be believed."""
+        """Queries to the samples that stand, more of them where gradients cannot be believed."""
         index = search.standing()
         doubted = torch.zeros_like(search.best.broken)
-        if len(index):
-            doubted[index] = search.mismatch(index) > self.mismatch
-        if self.probe:
-            index = search.standing()
-            doubted[index] |= search.query("probe", index, self.probe)
+        doubted[index] = search.mismatch(index) > self.mismatch
+        taken = search.clean - search.best.margin  # by gradients
+        doubted |= search.query("probe", index, self.probe) > taken
         index = search.standing(doubted)
-        if self.blur and len(index):
-            search.run("blur", index, _course(margin, margin, self.round_steps), "blur", points=self.blur)
-        index = search.standing(doubted)
-        if self.queries and len(index):
-            search.query("square", index, self.queries)
+        by_queries = search.query("trial", index, self.trial)
+        well = (by_queries >= self.FAIR * taken) & (by_queries >= self.HOPE * search.clean)
+        search.query("square", search.standing(doubted & well), self.queries)
 
 
 def _course(first: Cotangent, second: Cotangent, steps: int) -> list[Step]:
@@ -143,7 +142,6 @@ def _course(first: Cotangent, second: Cotangent, steps: int) -> list[Step]:
 class _Search:
     """The state of one call."""
 
-    WIDTH = 0.5  # of the neighbourhood over which gradients are blurred, in units of eps
     BACK = 0.05  # share of the way back to the image over which a slope is tested
 
     def __init__(self, head: MeteredHead, x: Tensor, y: Tensor, threat: Threat, rng: Rng) -> None:
@@ -186,29 +184,39 @@ class _Search:
         name: object = "",
         start: Tensor | None = None,
         target: Tensor | None = None,
-        points: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """Ascend by a plan; return who still stands and where. points: over which the gradient is blurred."""
+        """Ascend by a plan; return who still stands and where."""
         around, draw = self.threat.select(index), self.rng.select(index).stream(phase).stream(name)
         self.head.counts.enter(phase, draw.ids)
-        head = Blurred(self.head, points, self.WIDTH, around, draw.ids) if points else self.head
         start = around.random(self.x[index], draw.stream("start")) if start is None else start
         return ascend(
-            head, self.x[index], self.y[index], start, plan, self.best, index, threat=around, rng=draw, target=target
+            self.head,
+            self.x[index],
+            self.y[index],
+            start,
+            plan,
+            self.best,
+            index,
+            threat=around,
+            rng=draw,
+            target=target,
         )
 
     def query(self, phase: str, index: Tensor, queries: int) -> Tensor:
-        """Square attack; return where it came below the margin so far, bool [b]."""
+        """Square attack; return what it took from the margins of all samples, [B], zero of those not asked."""
+        taken = torch.zeros_like(self.clean)
+        if not queries or not len(index):
+            return taken
         draw = self.rng.select(index).stream(phase)
-        if not len(index):
-            return self.best.broken[index]
         self.head.counts.enter(phase, draw.ids)
         x, y, attack = self.x[index], self.y[index], Square(queries=queries)
         z = attack(narrowed(self.head, attack.needs), x, y, threat=self.threat.select(index), rng=draw)
-        logits = self.head.scores(z, draw.stream("end"))
-        margin_there, before = margins(logits, y), self.best.margin[index]
-        self.best.note(index, z, margin_there, self.head.broken(z, logits, y, draw.stream("end"), plain=True))
-        return margin_there < before
+        end = draw.stream("end")
+        logits = self.head.scores(z, end)
+        left = margins(logits, y)
+        self.best.note(index, z, left, self.head.broken(z, logits, y, end, plain=True))
+        taken[index] = self.clean[index] - left
+        return taken
 
     def mismatch(self, index: Tensor) -> Tensor:
         """How far the slope at the best point is from the change of the margin on the way back to the image, [b].

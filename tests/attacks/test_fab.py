@@ -59,7 +59,10 @@ def test_reach_goes_as_far_as_the_box_allows(norm):
     assert torch.equal(reach(x, 0 * w, torch.tensor([1.0]), Threat(norm, 1.0)), 0 * x)
 
 
-@pytest.mark.parametrize("knobs", [{"steps": 0}, {"targets": 0}, {"overshoot": 0.0}, {"pull": 1.0}, {"bias": 2.0}])
+@pytest.mark.parametrize(
+    "knobs",
+    [{"steps": 0}, {"targets": -1}, {"restarts": 0}, {"overshoot": 0.0}, {"pull": 1.0}, {"bias": 2.0}],
+)
 def test_bad_knobs(knobs):
     with pytest.raises(UserError):
         FAB(**knobs)

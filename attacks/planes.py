@@ -1,0 +1,50 @@
+"""The decision boundary as a plane: where two logits of the linearised network are equal."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.losses import margin
+from harness.meter import MeteredHead
+from harness.rng import Rng
+
+DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
+
+
+class Plane(NamedTuple):
+    """gap + <slope, move> = 0, for the half difference of another logit and the true one."""
+
+    gap: Tensor  # [B], at the point: negative where the true logit is larger
+    slope: Tensor  # [B, C, H, W]
+
+
+def plane_to(head: MeteredHead, point: Tensor, y: Tensor, target: Tensor, rng: Rng) -> Plane:
+    """The boundary to a chosen class, for one gradient. y, target: int64 [B]."""
+    logits, slope = head.gradient(point, lambda z: margin(z, y, target), rng)
+    return Plane(_gap(logits, y, target, point), slope)
+
+
+def nearest_plane(head: MeteredHead, point: Tensor, y: Tensor, norm: str, rng: Rng) -> Plane:
+    """The boundary that is nearest in the norm, for one forward pass and a backward pass for each other class."""
+    logits, pull = head.linearize(point, rng)
+    best, least = None, torch.full((len(point),), math.inf, dtype=point.dtype, device=point.device)
+    for number in range(1, logits.shape[1]):
+        target = (y + number) % logits.shape[1]
+        plane = Plane(_gap(logits, y, target, point), pull(margin(logits, y, target)))
+        length = torch.linalg.vector_norm(plane.slope.flatten(1), DUAL[norm], dim=1)
+        away = plane.gap.abs() / length.clamp_min(1e-12)
+        nearer = away < least
+        wide = nearer.reshape(-1, *[1] * (point.dim() - 1))
+        best = plane if best is None else Plane(
+            torch.where(nearer, plane.gap, best.gap), torch.where(wide, plane.slope, best.slope)
+        )  # fmt: skip
+        least = torch.where(nearer, away, least)
+    assert best is not None, "a classifier has two classes at least"
+    return best
+
+
+def _gap(logits: Tensor, y: Tensor, target: Tensor, point: Tensor) -> Tensor:
+    """The value that goes with the cotangent of `margin`, which is half of e_target - e_y."""
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1).to(point.dtype) / 2

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attacks.losses import ranking
+from attacks.nearest import Nearest, arrived, refine
 from attacks.planes import Plane, nearest_plane, plane_to
 from harness.errors import UserError
 from harness.meter import MeteredHead
@@ -22,7 +23,8 @@ class FAB:
     Each step linearises z_t - z_y for a target t, or for the t whose boundary is nearest, projects the point and the
     clean image onto the plane where it vanishes, inside the box, steps a little beyond the mixture of both, and comes
     back towards the image where that fools the victim. A
-    sample leaves as soon as a candidate within eps fools the victim.
+    sample leaves as soon as a candidate within eps fools the victim. Where the threat is unbounded it walks to every
+    target to the end, and its nearest find, refined with ten forwards, is the answer.
 
     Args:
         steps: per target, >= 1.
@@ -40,6 +42,7 @@ class FAB:
 
     needs: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    unbounded: ClassVar[bool] = True
 
     steps: int = 100
     targets: int = 9
@@ -62,18 +65,20 @@ class FAB:
 
     def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
-        found, alive = x.clone(), torch.arange(len(x), device=x.device)
+        best, alive = Nearest.start(x), torch.arange(len(x), device=x.device)
         if not len(x):
-            return found
+            return best.z
         order = ranking(head.scores(x, rng.stream("targets")), y) if self.targets else None
         for rank in range(1 if order is None else min(self.targets, order.shape[1])):
             for restart in range(1 if threat.unbounded else self.restarts):
                 if len(alive):
                     below = rng.select(alive).stream(rank).stream(restart)
                     target = None if order is None else order[:, rank]
-                    done = self._run(head, x, y, target, found, alive, threat, below, restart > 0)
+                    done = self._run(head, x, y, target, best, alive, threat, below, restart > 0)
                     alive = alive[~done]
-        return found
+        if threat.unbounded:
+            refine(head, x, y, best, threat=threat, rng=rng.stream("refine"))
+        return best.z
 
     def _run(
         self,
@@ -81,7 +86,7 @@ class FAB:
         x: Tensor,
         y: Tensor,
         target: Tensor | None,
-        found: Tensor,
+        best: Nearest,
         alive: Tensor,
         threat: Threat,
         rng: Rng,
@@ -105,9 +110,12 @@ class FAB:
             point = self._ahead(point, x, plane, threat)
             broken = head.broken(point, head.scores(point, draw), y, draw, plain=True)
             inside = broken.clone()
-            inside[broken] = threat.select(broken).contains(point[broken], x[broken])
+            inside[broken] = arrived(point[broken], x[broken], threat.select(broken))
+            noted = broken if threat.unbounded else inside
+            if noted.any():
+                near = threat.distance(point[noted], x[noted])
+                best.note(alive[place[noted]], point[noted], near, torch.ones_like(noted[noted]))
             if inside.any():
-                found[alive[place[inside]]] = point[inside]
                 done[place[inside]] = True
                 stay = (~inside).nonzero().squeeze(1)
                 if not len(stay):

@@ -59,8 +59,8 @@ class Gauntlet:
     KINDS: ClassVar[tuple[str, ...]] = ("ce", "turn", "rival", "turn")
     FAIR: ClassVar[float] = 0.5
     """Share of what gradients took from a margin that the queries of a trial must take to go on."""
-    HOPE: ClassVar[float] = 0.33
-    """Share of the clean margin that they must take: ten times as many queries take about twice as much."""
+    HOPE: ClassVar[float] = 0.6
+    """Share of the clean margin that they must take."""
 
     steps: int = 20
     rounds: int = 12

@@ -4,7 +4,7 @@ The three metrics are those of PubDef (Sitawarin et al. 2024, arXiv 2310.17645):
 pair, and the union of all pairs for each sample.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,8 @@ class Pair:
     Attributes:
         stage: `<attack>/<source>`.
         identity: of its set; equal means the same candidates.
-        sources: what they were crafted on: name -> victim, defense.
+        sources: what they were crafted on: name -> victim, weights, defense.
+        kin: whether the target, or a network inside it, is among these.
         samples: all, also those that the target has wrong as they are.
         right: ids of those that the target has right as they are.
         standing: ids of those that it still has right.
@@ -37,12 +38,18 @@ class Pair:
     stage: str
     identity: str
     sources: dict[str, dict[str, Any]]
+    kin: bool = False
     samples: int = 0
     right: set[int] = field(default_factory=set)
     standing: set[int] = field(default_factory=set)
     shared: int | None = 0
     flipped: int = 0
     length: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """The stage, with the names of all sources."""
+        return f"{self.stage.rpartition('/')[0]}/{'+'.join(sorted(self.sources))}"
 
     @property
     def accuracy(self) -> float:
@@ -78,8 +85,14 @@ class Metrics(NamedTuple):
     union: float
 
 
-def metrics(pairs: Sequence[Pair]) -> Metrics:
-    """The three metrics. pairs: at least one, all of the same target and samples."""
+def metrics(pairs: Sequence[Pair]) -> Metrics | None:
+    """The three metrics over the pairs whose sources are no kin of the target; None where there is none.
+
+    pairs: all of the same target and samples.
+    """
+    pairs = [pair for pair in pairs if not pair.kin]
+    if not pairs:
+        return None
     strongest = min(pairs, key=lambda pair: (pair.accuracy, pair.stage))
     union = set.intersection(*(pair.standing for pair in pairs))
     mean = sum(pair.accuracy for pair in pairs) / len(pairs)
@@ -93,7 +106,8 @@ def pairs_of(run: RunFolder, manifest: Manifest) -> list[Pair]:
         UserError: a part of the records is damaged.
     """
     pairs = {
-        stage: Pair(stage, told["set"], told["sources"]) for stage, told in sorted(manifest.get("sets", {}).items())
+        stage: Pair(stage, told["set"], told["sources"], _kin(manifest, told["sources"]))
+        for stage, told in sorted(manifest.get("sets", {}).items())
     }
     sets = {stage: _lookup(run, manifest, pair) for stage, pair in pairs.items()}
     for part in run.read_parts():
@@ -108,6 +122,11 @@ def pairs_of(run: RunFolder, manifest: Manifest) -> list[Pair]:
             pair.standing |= set(rows["sample"][rows["fine"]].tolist())
             _measure(pair, rows, sets[stage])
     return list(pairs.values())
+
+
+def _kin(manifest: Manifest, sources: dict[str, dict[str, Any]]) -> bool:
+    mine = {manifest["victim"], *manifest["weights"].values()}
+    return any(mine & {source["victim"], *source.get("weights", {}).values()} for source in sources.values())
 
 
 def _measure(pair: Pair, rows: pd.DataFrame, source: Lookup | None) -> None:
@@ -142,19 +161,17 @@ def lines(pairs: Sequence[Pair]) -> Iterator[str]:
     yield f"{'attack/source':<24}{'accuracy':>9}{'ASR':>9}{'ASR both':>10}{'mean L2':>9}"
     for pair in pairs:
         yield (
-            f"{pair.stage:<24}{pair.accuracy:>9.2%}{pair.rate:>9.2%}{share(pair.shared_rate):>10}"
-            f"{'–' if pair.mean_length is None else f'{pair.mean_length:.3f}':>9}"
+            f"{pair.stage + ('*' if pair.kin else ''):<24}{pair.accuracy:>9.2%}{pair.rate:>9.2%}"
+            f"{share(pair.shared_rate):>10}{'–' if pair.mean_length is None else f'{pair.mean_length:.3f}':>9}"
         )
-    mean, strongest, union = metrics(pairs)
-    yield f"mean over pairs {mean:.2%}, strongest pair {strongest.accuracy:.2%} ({strongest.stage}), union {union:.2%}"
+    if told := metrics(pairs):
+        best = f"{told.strongest.accuracy:.2%} ({told.strongest.stage})"
+        yield f"mean over pairs {told.mean:.2%}, strongest pair {best}, union {told.union:.2%}"
     yield "(ASR: flipped, of the samples that the target has right; both: of those that the sources have right too)"
+    if any(pair.kin for pair in pairs):
+        yield "(* crafted on the target itself or on a network inside it; not in the metrics)"
 
 
 def share(value: float | None) -> str:
     """A share in percent, or a dash."""
     return "–" if value is None else f"{value:.2%}"
-
-
-def identities(pairs: Iterable[Pair]) -> set[str]:
-    """Identities of all that the pairs were crafted on."""
-    return {str(source["victim"]) for pair in pairs for source in pair.sources.values()}

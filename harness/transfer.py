@@ -8,7 +8,7 @@ import csv
 import io
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,16 @@ from harness.errors import UserError
 from harness.pairs import Pair, metrics, pairs_of, share
 from harness.records import Manifest, find_runs, write_atomically
 
+NOTE = """* crafted on the target, or on a network inside it; not in the metrics.
+Success rate: flipped, of what the target has right as it is.
+The attacker knows the surrogates and the attacks, never the target: gradients of the target find far more."""
+
 Key = tuple[str, str, str, str]
 """Data set, its digest, the selection, the threat: only runs with equal keys are compared."""
 
 HEADER = (
     "dataset", "selection", "threat", "target", "target_victim", "attack", "source", "group", "source_victim", "set",
-    "same_model", "samples", "right", "broken", "accuracy", "asr", "asr_both_right", "mean_l2",
+    "kin", "samples", "right", "broken", "accuracy", "asr", "asr_both_right", "mean_l2",
 )  # fmt: skip
 
 
@@ -32,10 +36,6 @@ class Target:
     name: str
     victim: str
     pairs: dict[str, Pair]
-
-    def itself(self, pair: Pair) -> bool:
-        """Whether the candidates were crafted on this very model."""
-        return any(source["victim"] == self.victim for source in pair.sources.values())
 
 
 def collect(folders: Sequence[Path]) -> dict[Key, list[Target]]:
@@ -66,34 +66,33 @@ def matrix(targets: Sequence[Target]) -> Iterator[str]:
     """Target accuracy and attack success rate for each pair, then the metrics of each target."""
     rows = {identity: pair for target in targets for identity, pair in target.pairs.items()}
     labels = _labels(rows)
-    wide = max(20, *(len(text) for text in labels.values()))
-    yield f"{'attack/source':<{wide}}" + "".join(f"{target.name:>24}" for target in targets)
+    groups = sorted({pair.group for pair in rows.values() if "+" not in pair.group})
+    wide = max(20, *(len(text) for text in (*labels.values(), *(f"strongest of {group}" for group in groups)))) + 2
+    columns = [max(20, len(target.name) + 2) for target in targets]
+
+    def line(first: str, cells: Iterable[str]) -> str:
+        return f"{first:<{wide}}" + "".join(f"{cell:>{size}}" for cell, size in zip(cells, columns, strict=True))
+
+    yield line("attack/source", (target.name for target in targets))
     for identity in sorted(rows, key=lambda each: labels[each]):
-        yield f"{labels[identity]:<{wide}}" + "".join(_cell(target, identity) for target in targets)
+        yield line(labels[identity], (_cell(target.pairs.get(identity)) for target in targets))
     yield ""
     scores = [metrics(list(target.pairs.values())) for target in targets]
-    yield f"{'mean over pairs':<{wide}}" + "".join(f"{score.mean:>24.2%}" for score in scores)
-    yield f"{'strongest pair':<{wide}}" + "".join(
-        f"{f'{score.strongest.stage} {score.strongest.accuracy:.2%}':>24}" for score in scores
-    )
-    yield f"{'union per sample':<{wide}}" + "".join(f"{score.union:>24.2%}" for score in scores)
-    for group in sorted({pair.group for pair in rows.values()}):
-        best = [_best(target, group) for target in targets]
-        yield f"{f'strongest of {group}':<{wide}}" + "".join(f"{text:>24}" for text in best)
-    if len({frozenset(target.pairs) for target in targets}) > 1:
-        yield "the targets did not face the same pairs: their metrics are not comparable"
+    yield line("mean over pairs", (share(score and score.mean) for score in scores))
+    yield line("strongest pair", (share(score and score.strongest.accuracy) for score in scores))
+    yield line("", (score.strongest.label if score else "–" for score in scores))
+    yield line("union per sample", (share(score and score.union) for score in scores))
+    for group in groups:
+        yield line(f"strongest of {group}", (_best(target, group) for target in targets))
 
 
-def _cell(target: Target, identity: str) -> str:
-    pair = target.pairs.get(identity)
-    if pair is None:
-        return f"{'–':>24}"
-    return f"{f'{pair.accuracy:.2%} / {pair.rate:.2%}' + ('*' if target.itself(pair) else ' '):>24}"
+def _cell(pair: Pair | None) -> str:
+    return "–" if pair is None else f"{pair.accuracy:.2%} / {pair.rate:.2%}{'*' if pair.kin else ' '}"
 
 
 def _best(target: Target, group: str) -> str:
-    mine = [pair for pair in target.pairs.values() if pair.group == group]
-    return share(metrics(mine).strongest.accuracy if mine else None)
+    found = metrics([pair for pair in target.pairs.values() if pair.group == group])
+    return share(found and found.strongest.accuracy)
 
 
 def table(found: dict[Key, list[Target]]) -> str:
@@ -108,7 +107,7 @@ def table(found: dict[Key, list[Target]]) -> str:
                 victims = "+".join(str(each["victim"]) for each in pair.sources.values())
                 writer.writerow([
                     data, selection, threat, target.name, target.victim, attack, source, pair.group, victims, identity,
-                    int(target.itself(pair)), pair.samples, len(pair.right), len(pair.right) - len(pair.standing),
+                    int(pair.kin), pair.samples, len(pair.right), len(pair.right) - len(pair.standing),
                     f"{pair.accuracy:.6f}", f"{pair.rate:.6f}", _number(pair.shared_rate), _number(pair.mean_length),
                 ])  # fmt: skip
     return sink.getvalue()
@@ -130,8 +129,8 @@ def _distinct(targets: list[Target]) -> list[Target]:
 
 
 def _labels(rows: dict[str, Pair]) -> dict[str, str]:
-    stages = [pair.stage for pair in rows.values()]
-    return {i: pair.stage if stages.count(pair.stage) == 1 else f"{pair.stage} {i[-6:]}" for i, pair in rows.items()}
+    told = [pair.label for pair in rows.values()]
+    return {i: pair.label if told.count(pair.label) == 1 else f"{pair.label} {i[-6:]}" for i, pair in rows.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -146,10 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
             selected = "" if selection == "all" else f" ({selection})"
             sys.stdout.write(f"\n{data}{selected} · {threat} · target accuracy / attack success rate\n")
             sys.stdout.write("\n".join(matrix(targets)) + "\n")
-        sys.stdout.write("\n* crafted on the target itself. Success rate: flipped, of what the target has right.\n")
-        sys.stdout.write(
-            "The attacker knows the surrogates and the attacks, not the target; gradients find far more.\n"
-        )
+        sys.stdout.write(f"\n{NOTE}\n")
         if options.csv:
             write_atomically(options.csv, table(found).encode())
             sys.stdout.write(f"table: {options.csv}\n")

@@ -18,6 +18,7 @@ from harness.expectation import check_draws, measure, settled
 from harness.meter import TRIALS, Counts, MeteredHead
 from harness.protocol import Protocol, frozen
 from harness.records import ATTACK_SCHEMA, RANDOM_SCHEMA, RunFolder
+from harness.repeat import repeated
 from harness.rng import Rng
 from harness.tally import tally
 from harness.threat import Threat
@@ -249,3 +250,17 @@ def test_a_vote_takes_ties_for_the_label_and_names_the_rival():
 def test_a_bad_protocol_is_refused(rule, draws, words):
     with pytest.raises(UserError, match=words):
         Protocol(rule, draws)
+
+
+@pytest.mark.parametrize("protocol", [Protocol("expected", 10), Protocol("vote", 5)], ids=lambda p: p.rule)
+def test_the_verifier_repeats_predictions_and_shares(protocol):
+    victim = replace(VICTIM, predict=lambda x, rng: torch.nn.functional.pad(noisy(x, rng), (0, 1), value=0.01))
+    run_ = Evaluation(victim, ("down", Down()), Threat("linf", 0.1), 3, coverage="all", protocol=protocol)
+    done = run_.chunk(Batch(IDS, X, Y)).rows.to_pandas()
+    for stage, z in (("clean", X), ("down/true", X - 0.1)):
+        rows = list(done[done["stage"] == stage].itertuples())
+        again = repeated(run_, z, IDS, Y)
+        assert again.pred == [row.pred for row in rows]
+        assert not [line for n, row in enumerate(rows) for line in again.lines(n, row, protocol.draws)]
+        false = rows[0]._replace(fresh_share=rows[0].fresh_share + 0.5)
+        assert next(again.lines(0, false, protocol.draws)).startswith("fresh_share is")

@@ -5,6 +5,7 @@ Each defense is a source and a target. Every attack crafts once, for all targets
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import transfer
@@ -16,18 +17,23 @@ TOGETHER = ("ens", "svre", "adaea")
 
 def main(folder: str = "runs/_transfer_matrix") -> int:
     """Make the runs and print the matrix."""
-    for attack in SINGLE:
-        _run(folder, attack, list(DEFENSES), list(DEFENSES.values()))
+    _run(folder, SINGLE, list(DEFENSES), list(DEFENSES.values()))
     for target in ("plain", "at", "trades"):  # adaptive smoothing has the first two inside
-        for attack in TOGETHER:
-            others = [name for name in ("plain", "at", "trades") if name != target]
-            _run(folder, attack, others, [DEFENSES[target]])
+        others = [name for name in ("plain", "at", "trades") if name != target]
+        _run(folder, TOGETHER, others, [DEFENSES[target]])
     return transfer.main([folder, "--csv", str(Path(folder) / "matrix.csv")])
 
 
-def _run(folder: str, attack: str, sources: list[str], targets: list[str]) -> None:
+def _run(folder: str, attacks: Sequence[str], sources: Sequence[str], targets: Sequence[str]) -> None:
     surrogates = [f"+defense@surrogates.{name}={DEFENSES[name]}" for name in sources]
-    command = ["run.py", "-m", f"attack={attack}", f"defense={','.join(targets)}", *surrogates, f"runs_dir={folder}"]
+    command = [
+        "run.py",
+        "-m",
+        f"attack={','.join(attacks)}",
+        f"defense={','.join(targets)}",
+        *surrogates,
+        f"runs_dir={folder}",
+    ]
     subprocess.run([sys.executable, *command, "runtime.progress=false"], check=True, stdout=subprocess.DEVNULL)
 
 

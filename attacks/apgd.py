@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attacks.apgd_l1 import climb
 from attacks.ascent import Best
-from attacks.losses import margins, ranking, scored
+from attacks.losses import fewest_classes, margins, ranking, scored
 from harness.errors import UserError
 from harness.meter import MeteredHead
 from harness.rng import Rng
@@ -31,6 +31,7 @@ class APGD:
         restarts: >= 1; only what still stands is attacked again.
         targets: 0 for untargeted; n: each restart moves to each of the n best other classes of the clean image in turn.
         rho: share of rising steps below which the step is halved, in (0, 1); without effect for l1.
+        draws: the fewest draws over which a gradient of a random head is averaged; 0: as many as the head has.
 
     Raises:
         UserError: a value outside its range.
@@ -45,6 +46,7 @@ class APGD:
     restarts: int = 1
     targets: int = 0
     rho: float = 0.75
+    draws: int = 0
 
     def __post_init__(self) -> None:
         scored(self.loss)
@@ -53,9 +55,15 @@ class APGD:
             ("restarts", self.restarts >= 1),
             ("targets", self.targets >= 0),
             ("rho", 0 < self.rho < 1),
+            ("draws", self.draws >= 0),
         ):
             if not good:
                 raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/attacks.md")
+
+    @property
+    def fewest_classes(self) -> int:
+        """How many classes the model must have."""
+        return fewest_classes(self.loss, self.targets > 0)
 
     def checkpoints(self) -> dict[int, int]:
         """Number of steps made at each check -> length of the window since the last one."""
@@ -70,6 +78,7 @@ class APGD:
     def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         best = Best.start(x)
+        head = head.drawn(self.draws) if self.draws else head
         order = None
         if self.targets and len(x):
             order = ranking(head.scores(x, rng.stream("targets")), y)

@@ -48,7 +48,7 @@ def dlr(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     Where that is constant (y ranked third) or has no denominator, the direction is that of the margin.
     """
     z = _wide(logits)
-    needed = 3 if target is None else 4
+    needed = fewest_classes("dlr", target is not None)
     if z.shape[1] < needed:
         raise UserError(f"loss dlr needs at least {needed} classes, the model has {z.shape[1]}; use loss=margin")
     rival = runner_up(z, y) if target is None else target
@@ -136,6 +136,11 @@ def along(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     (output diversification; Tashiro et al. 2020, arXiv 2003.06878)."""
     assert target is not None
     return _unit(_wide(target))
+
+
+def fewest_classes(name: str, targeted: bool) -> int:
+    """How many classes a model must have for the loss of that name."""
+    return 2 if name != "dlr" else 4 if targeted else 3
 
 
 LOSSES: dict[str, Cotangent] = {"ce": ce, "margin": margin, "dlr": dlr, "pm": pm, "mifpe": mifpe}

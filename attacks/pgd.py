@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from attacks.ascent import Best, Step, ascend
-from attacks.losses import named, ranking
+from attacks.losses import fewest_classes, named, ranking
 from harness.errors import UserError
 from harness.meter import MeteredHead
 from harness.rng import Rng
@@ -58,6 +58,11 @@ class PGD:
         ):
             if not good:
                 raise UserError(f"attack.{field}={getattr(self, field)} is out of range; see docs/attacks.md")
+
+    @property
+    def fewest_classes(self) -> int:
+        """How many classes the model must have."""
+        return fewest_classes(self.loss, self.targets > 0)
 
     def plan(self) -> list[Step]:
         """The steps of one run."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.access import GRADIENT, TRANSFER, admit, weaker
 from harness.data.contract import Batch
+from harness.errors import UserError
 from harness.ledger import Chunk, Ledger, timed
 from harness.meter import TRIALS, Counts, MeteredHead
 from harness.protocol import Protocol
@@ -95,6 +96,12 @@ class Evaluation:
     def __post_init__(self) -> None:
         admit(*self.attack, self.access)
         admit(*self.attack, self.given, f"the defense declares access={self.victim.access}")
+        for stage in self.stages:
+            needed = getattr(stage.attack, "fewest_classes", 2)
+            if self.classes < needed:
+                key = "attack" if stage.attack is self.attack[1] else f"attack.stages.{stage.name.split('/')[0]}"
+                why = f"the loss of {stage.name} needs {needed} classes, there are {self.classes}"
+                raise UserError(f"{why}; use {key}.loss=margin")
 
     @property
     def given(self) -> str:

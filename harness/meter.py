@@ -1,7 +1,7 @@
 """The only door from an attack to its victim: it counts every pass, per sample, and says what is broken."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -35,7 +35,8 @@ class Counts:
     @classmethod
     def of(cls, ids: Tensor) -> "Counts":
         """Zeros for these samples; ids must be strictly increasing."""
-        return cls(ids, *(torch.zeros_like(ids) for _ in range(4)), torch.full_like(ids, -1))
+        forwards, backwards, zero, bad = (torch.zeros_like(ids) for _ in range(4))
+        return cls(ids, forwards, backwards, zero, bad, torch.full_like(ids, -1))
 
     def add(self, column: Tensor, ids: Tensor, amount: Tensor | int = 1) -> None:
         if len(ids) == len(self.ids):
@@ -83,6 +84,11 @@ class MeteredHead:
         """Draws that the returned logits are the mean of: enough to compare candidates by, where the head is random."""
         random = self.trials > 1 and (self.head.exact or self.head.draws > 1)
         return max(self.head.draws, self.trials) if random else self.head.draws
+
+    def drawn(self, draws: int) -> "MeteredHead":
+        """The same head; where it is random, its gradients are means over that many draws at least."""
+        random = self.head.draws > 1 or (self.trials > 1 and self.head.exact)
+        return replace(self, head=replace(self.head, draws=max(draws, self.head.draws))) if random else self
 
     def batches(self, index: Tensor) -> tuple[Tensor, ...]:
         """Positions int64 [b] in pieces that fit one pass: for an attack that is called with a whole chunk."""

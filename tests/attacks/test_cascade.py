@@ -71,3 +71,50 @@ def test_the_cost_of_what_standard_never_fools(make_case):
     }
     assert sum(next(iter(f)) for f, _ in passes.values()) == 7812
     assert sum(next(iter(b)) for _, b in passes.values()) == 1910
+
+
+def test_rand_averages_gradients_of_a_random_head_over_twenty_draws(case):
+    """The mean over fewer draws than the victim asks for is never taken; a head without randomness is left alone."""
+    attack = suite("autoattack_rand")
+    assert [(part.loss, part.draws, part.restarts) for part in attack.stages.values()] == [
+        ("ce", 20, 1),
+        ("dlr", 20, 1),
+    ]
+    tiny, stage = Threat("linf", 1e-6), dataclasses.replace(attack.stages["apgd_ce"], steps=1)
+    plain = case.victim
+    assert set(case.attack(stage, tiny)[1].backwards.tolist()) == {2}
+    for declared, used in ((2, 20), (30, 30)):
+        case.victim = dataclasses.replace(plain, draws=declared)
+        assert set(case.attack(stage, tiny)[1].backwards.tolist()) == {2 * used}
+
+
+def test_plus_is_its_six_stages():
+    stages = suite("autoattack_plus").stages
+    apgd = {"apgd_ce": ("ce", 5, 0), "apgd_dlr": ("dlr", 5, 0), "apgd_t": ("dlr", 1, 9)}
+    assert list(stages) == ["apgd_ce", "apgd_dlr", "fab", "square", "apgd_t", "fab_t"]
+    assert {n: (stages[n].loss, stages[n].restarts, stages[n].targets) for n in apgd} == apgd
+    assert {n: (stages[n].targets, stages[n].restarts) for n in ("fab", "fab_t")} == {"fab": (0, 5), "fab_t": (9, 1)}
+
+
+@pytest.mark.parametrize(
+    ("attack", "classes", "way_out"),
+    [
+        (APGD(loss="dlr"), 2, "the loss of a/true needs 3 classes, there are 2; use attack.loss=margin"),
+        (APGD(loss="dlr", targets=2), 3, "the loss of a/true needs 4 classes, there are 3; use attack.loss=margin"),
+        (
+            Cascade({"b": APGD(), "c": PGD(loss="dlr")}),
+            2,
+            "the loss of c/true needs 3 classes, there are 2; use attack.stages.c.loss=margin",
+        ),
+    ],
+)
+def test_a_loss_that_needs_more_classes_is_refused_before_the_run(case, attack, classes, way_out):
+    with pytest.raises(UserError, match=way_out):
+        Evaluation(case.victim, ("a", attack), Threat("linf", 0.1), classes)
+    Evaluation(case.victim, ("a", attack), Threat("linf", 0.1), classes + 1)
+
+
+def test_fewer_classes_than_targets_use_what_there_is(make_case):
+    case = make_case(classes=4)
+    _, counts = case.attack(APGD(steps=3, loss="dlr", targets=9), Threat("linf", 1e-6))
+    assert counts.backwards.tolist() == [3 * 4] * len(case.ids)

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from attacks.clearance import cleared
 from attacks.hop_skip_jump_walk import Pace, Walk
 from harness.access import DecisionHead
 from harness.errors import UserError
@@ -56,7 +57,7 @@ class HopSkipJump:
             return found
         walk = Walk(x, threat, Pace.of(threat, x[0].numel(), self.draws, self.most, self.gamma))
         best = torch.full((len(x),), math.inf, device=x.device, dtype=torch.float64)
-        for query in range(self.queries):
+        for query in range(self.queries - threat.unbounded):
             draw = rng.stream(query)
             z = walk.question(draw)
             broken = head.broken(z, y, draw)
@@ -75,4 +76,4 @@ class HopSkipJump:
                     return found
                 walk.keep(stay)
                 x, y, index, threat, rng = x[stay], y[stay], index[stay], threat.select(stay), rng.select(stay)
-        return found
+        return cleared(head, x, y, found, threat, rng.stream(self.queries)) if threat.unbounded else found

@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from attacks.clearance import cleared
 from harness.access import DecisionHead
 from harness.errors import UserError
 from harness.rng import Rng
@@ -47,9 +48,10 @@ class RayS:
     def __call__(self, head: DecisionHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
         found, index = x.clone(), torch.arange(len(x), device=x.device)
-        search = _Search.start(x, threat)
-        fine = self.tolerance / math.sqrt(max(x[:1].numel(), 1))
-        for query in range(self.queries if len(x) else 0):
+        if not len(x):
+            return found
+        search, fine = _Search.start(x, threat), self.tolerance / math.sqrt(x[0].numel())
+        for query in range(self.queries - threat.unbounded):
             z = search.point(search.turned, search.asked, threat)
             broken = head.broken(z, y, rng.stream(query))
             near = broken & (search.asked <= threat.budget(x).flatten()) & (not threat.unbounded)
@@ -61,10 +63,9 @@ class RayS:
                     return found
                 search, x, y, index = search.select(stay), x[stay], y[stay], index[stay]
                 threat, rng = threat.select(stay), rng.select(stay)
-        if threat.unbounded and len(x):
-            search = search.settled(search.bisects)
-            there = search.found.reshape(-1, *[1] * (x.dim() - 1))
-            found[index] = torch.where(there, search.point(search.sign, search.radius, threat), x)
+        if threat.unbounded:
+            found = search.settled(search.bisects).nearest(threat)
+            return cleared(head, x, y, found, threat, rng.stream(self.queries))
         return found
 
 
@@ -111,6 +112,11 @@ class _Search:
         """The images moved that far along a vector, inside the box."""
         move = sign * radius.to(sign.dtype)[:, None]
         return (self.x + move.reshape(self.x.shape)).clamp(threat.low, threat.high)
+
+    def nearest(self, threat: Threat) -> Tensor:
+        """What was found, and the images of the other samples."""
+        there = self.found.reshape(-1, *[1] * (self.x.dim() - 1))
+        return torch.where(there, self.point(self.sign, self.radius, threat), self.x)
 
     def answer(self, broken: Tensor, fine: float) -> Self:
         """The search after the answers; a bisection ends where its ends are `fine` apart."""

@@ -23,9 +23,9 @@ class FMN:
     """Fast minimum-norm attack (Pintor et al. 2021, arXiv 2102.12827) for linf, l2, l1 and l0.
 
     Each step goes along the gradient of the margin and is projected to a ball of a radius of its own. Before the first
-    find the radius reaches to the boundary as the gradient sees it; then it shrinks where the point fools the victim
-    and grows where it does not, by ever less. The nearest find is the answer. l0 counts pixels: all channels of a pixel
-    move together. Cost: one forward and one backward a step, and ten forwards to refine.
+    find the radius reaches a little beyond the boundary as the gradient sees it; then it shrinks where the point fools
+    the victim and grows where it does not, by ever less. The nearest find is the answer. l0 counts pixels: all channels
+    of a pixel move together. Cost: one forward and one backward a step, and ten forwards to refine.
 
     Args:
         steps: >= 1.
@@ -81,11 +81,10 @@ class _Walk(NamedTuple):
         return _Walk(*(part[index] for part in self))
 
     def radius(self, seen: Seen, rate: float) -> Tensor:
-        best = seen.best.to(self.eps.dtype)
-        ahead = seen.distance.to(self.eps.dtype) + (
-            seen.gap.to(self.eps.dtype).abs() / slope(seen.gradient, seen.threat.norm)
-        )
-        missed = torch.where(best.isfinite(), self.eps * (1 + rate), ahead)
+        best, far, gap = (values.to(self.eps.dtype) for values in (seen.best, seen.distance, seen.gap))
+        # The paper goes to the boundary itself, which a linear victim is then never pushed across.
+        ahead = far + gap.abs() / slope(seen.gradient, seen.threat.norm)
+        missed = torch.where(best.isfinite(), self.eps, ahead) * (1 + rate)
         return torch.where(seen.broken, (self.eps * (1 - rate)).minimum(best), missed)
 
     def pixels(self, seen: Seen, rate: float) -> Tensor:

@@ -45,7 +45,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "selection": entry.data.selection,
         "norm": entry.threat.norm,
         "eps": entry.eps,
-        "radius": entry.threat.radius,
+        "radius": None if entry.threat.unbounded else entry.threat.radius,
         "rank_first": first,
         "rank_last": last,
         "defense": entry.defense,

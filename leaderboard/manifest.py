@@ -25,12 +25,17 @@ class DataKey:
 
 @dataclass(frozen=True, order=True)
 class ThreatKey:
-    """A norm ball inside a pixel box. Equal radii are equal threats, however eps was written."""
+    """A norm ball inside a pixel box; infinite: the box. Equal radii are equal threats, however eps was written."""
 
     norm: str
     radius: float
     low: float
     high: float
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether the box alone limits: its runs measure distances, and nothing ranks by them."""
+        return self.radius == math.inf
 
     @property
     def reach(self) -> float:
@@ -122,11 +127,10 @@ def _parse(folder: RunFolder, place: str, manifest: Manifest) -> Run:
     stages = tuple(str(stage) for stage in manifest["stages"])
     if not stages or stages[0] != CLEAN_STAGE or len(set(stages)) != len(stages):
         raise ValueError(f"stages must begin with {CLEAN_STAGE!r} and differ")
-    key = ThreatKey(
-        str(threat["norm"]), float(threat["radius"]), float(threat.get("low", 0)), float(threat.get("high", 1))
-    )
-    if not (math.isfinite(key.radius) and key.radius > 0):
-        raise ValueError(f"threat.radius is {key.radius}")
+    radius = math.inf if threat["radius"] is None else float(threat["radius"])
+    key = ThreatKey(str(threat["norm"]), radius, float(threat.get("low", 0)), float(threat.get("high", 1)))
+    if threat["radius"] is not None and not (math.isfinite(radius) and radius > 0):
+        raise ValueError(f"threat.radius is {radius}")
     samples, chunks = int(data["samples"]), int(manifest["chunks"])
     if samples < 1 or chunks < 1:
         raise ValueError("it counts no samples or no chunks")

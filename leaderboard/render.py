@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from leaderboard import assets, naming
 from leaderboard.columns import AFTER, BEFORE, GLOSSARY, READING
+from leaderboard.curves import curve_figure
 from leaderboard.examples import Example, examples
 from leaderboard.export import as_csv, as_json
 from leaderboard.plots import figure
@@ -43,7 +44,11 @@ def write(site: Site, boards: Sequence[Board], damaged: list[str], other: int) -
     facets = _facets(boards)
     page = env.get_template("index.html.j2").render(
         boards=boards,
-        figures={naming.anchor(board): figure(board) for board in boards if len(board.entries) > 1},
+        figures={
+            naming.anchor(board): figure(board)
+            for board in boards
+            if len(board.entries) > 1 and not board.threat.unbounded
+        },
         attacks={naming.anchor(board): _columns(board) for board in boards},
         before=BEFORE,
         after=AFTER,
@@ -57,7 +62,7 @@ def write(site: Site, boards: Sequence[Board], damaged: list[str], other: int) -
     site.write("board.json", as_json(boards, damaged))
     site.write("board.csv", as_csv(boards))
     static = files("leaderboard") / "static"
-    for name in ("board.css", "board.js"):
+    for name in ("board.css", "board.js", "plots.js"):
         site.write(f"static/{name}", (static / name).read_bytes())
     site.write("static/datatables.js", assets.datatables())
     site.copy("static/plotly.min.js", assets.plotly())
@@ -75,6 +80,7 @@ def _entry_page(
         board=board,
         entry=entry,
         heads=heads(entry),
+        curve=curve_figure(entry.curves, entry.threat.radius) if entry.curves else None,
         relatives=[
             other
             for each in boards

@@ -14,6 +14,7 @@ from harness.interval import wilson
 from leaderboard.chance import reason
 from leaderboard.chunk import Bools, Find, Ints, Stage, locate
 from leaderboard.collect import Evidence, Passes, Verification
+from leaderboard.curves import Curve, curves
 from leaderboard.flags import Aligned, across
 from leaderboard.manifest import GRADIENT, DataKey, Flag, Run, ThreatKey
 from leaderboard.statistics import rank_intervals
@@ -79,6 +80,7 @@ class Entry:
     elsewhere: tuple[Elsewhere, ...]
     flags: tuple[Flag, ...]
     reasons: tuple[str, ...]  # why it is not ranked; empty: it is
+    curves: tuple[Curve, ...]  # accuracy at every eps, where a run measured distances; the worst case first
     rank: tuple[int, int] | None = None
 
     @property
@@ -138,7 +140,7 @@ def boards(entries: Iterable[Entry]) -> list[Board]:
     grouped: dict[tuple[DataKey, ThreatKey], list[Entry]] = defaultdict(list)
     for entry in entries:
         grouped[entry.data, entry.threat].append(entry)
-    order = sorted(grouped, key=lambda key: (key[0].name, -len(grouped[key]), key))  # the fullest table first
+    order = sorted(grouped, key=lambda key: (key[0].name, key[1].unbounded, -len(grouped[key]), key))  # fullest first
     return [_board(grouped[key]) for key in order]
 
 
@@ -187,6 +189,7 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
         elsewhere=tuple(each for each in elsewhere if each.lowered),
         flags=tuple(_flags(own, reported, [aligned[e.run.place] for e in others])),
         reasons=tuple(_reasons(own, counted, n)),
+        curves=curves(pool, first.data.selection, ids),
     )
 
 
@@ -210,7 +213,7 @@ def _elsewhere(evidence: Evidence, own: Run, view: Aligned, inside: Bools) -> El
         reasons.append(f"another selection of samples ({run.data.selection})")
     if run.threat.radius != own.threat.radius:
         size = "smaller" if run.threat.radius < own.threat.radius else "larger"
-        reasons.append(f"{size} eps {run.eps}")
+        reasons.append("measured without a bound" if run.threat.unbounded else f"{size} eps {run.eps}")
     return Elsewhere(run.place, ", ".join(reasons), int((view.broken & ~inside).sum()))
 
 
@@ -260,6 +263,8 @@ def _flags(own: Sequence[Evidence], reported: Sequence[Aligned], others: Sequenc
 
 
 def _reasons(own: Sequence[Evidence], counted: Sequence[Evidence], n: int) -> Iterable[str]:
+    if own[0].run.threat.unbounded:
+        yield "it has no eps to rank at: its runs measure how far the attacker must go"
     if not counted:
         yield "no run attacks every head that the defense declares with gradients (heads=declared, access=gradient)"
     yield from reason(own[0].run, [evidence.worst for evidence in counted if evidence.worst is not None])

@@ -36,7 +36,7 @@ def make_run(
     selection: str = "all",
     wrong: Collection[int] = (),
     broken: Mapping[str, Collection[int]] | Collection[int] = (),
-    distance: float | None = None,
+    distance: float | Mapping[int, float] | None = None,
     errors: Mapping[int, str] | None = None,
     missing: Collection[tuple[int, str]] = (),
     chunk: int = 8,
@@ -47,12 +47,13 @@ def make_run(
 ) -> RunFolder:
     """Write a run.
 
-    broken: samples that each stage breaks (a bare collection: the first stage). missing: (sample, stage) rows left out.
+    broken: samples that each stage breaks (a bare collection: the first stage). distance: of all finds, or by sample.
+    missing: (sample, stage) rows left out.
     chunks: which chunks to write (all). images: sample -> clean and adversarial image. change: manifest keys to set.
     """
     stages = list(stages or [f"{attack}/true"])
     finds = broken if isinstance(broken, Mapping) else {stages[0]: broken}
-    radius = float(Fraction(eps))
+    radius = None if eps == "unbounded" else float(Fraction(eps))
     name = {"dataset": dataset, "threat": f"{norm}-{eps.replace('/', '_')}", "defense": defense, "attack": attack}
     tail = f"{heads}-{selection}-{seed}"
     run = RunFolder(root.joinpath(*(part.replace("/", "_") for part in name.values()), tail))
@@ -88,7 +89,9 @@ def make_run(
     run.create({**manifest, **(change or {})})  # type: ignore[typeddict-item]
     for index in wanted:
         members = list(ids)[index * chunk : (index + 1) * chunk]
-        table = _table(members, stages, wrong, finds, radius if distance is None else distance, errors or {}, missing)
+        table = _table(
+            members, stages, wrong, finds, (radius or 1.0) if distance is None else distance, errors or {}, missing
+        )
         if images is not None:
             write_atomically(run.adversarial_path(index), _pictures(table, stages, images))
         run.write_part(index, rows(table), {"clean": 0.5})
@@ -100,7 +103,7 @@ def _table(
     stages: Sequence[str],
     wrong: Collection[int],
     finds: Mapping[str, Collection[int]],
-    distance: float,
+    distance: float | Mapping[int, float],
     errors: Mapping[int, str],
     missing: Collection[tuple[int, str]],
 ) -> dict[str, list[Any]]:
@@ -116,7 +119,8 @@ def _table(
             fell = sample in finds.get(stage, ())
             error = errors.get(sample)
             pred = 2 if fell else 1
-            records.append((sample, stage, 1, 1, pred, fell, distance, -1.0 if fell else 1.0, 10, 4, 0, 0, error))
+            far = distance.get(sample, 0.0) if isinstance(distance, Mapping) else distance
+            records.append((sample, stage, 1, 1, pred, fell, far, -1.0 if fell else 1.0, 10, 4, 0, 0, error))
             stood = not fell
     kept = [record for record in records if record[:2] not in set(missing)]
     return {column: [record[i] for record in kept] for i, column in enumerate(ATTACK_SCHEMA.names)}

@@ -1,0 +1,97 @@
+"""Robustness curves of an entry: accuracy at every eps, from runs without a bound, as steps and as a figure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from leaderboard.chunk import Floats, Ints, locate
+from leaderboard.collect import Evidence
+
+POINTS = 200
+"""Steps that a curve keeps at most."""
+
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Share of the samples that stand at each eps: from eps[i] on it is accuracy[i], in [0, 1]."""
+
+    name: str
+    eps: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    best: bool = False  # the worst case over all runs at each eps
+
+
+def curves(pool: Sequence[Evidence], selection: str, ids: Ints) -> tuple[Curve, ...]:
+    """The worst case of each sample over all runs of one model, then each run without a bound; empty without such runs.
+
+    Args:
+        pool: all runs of the model on the data set in the norm.
+        selection: of the entry; only its own runs without a bound have a curve.
+        ids: samples of the entry, [n].
+    """
+    told = [e for e in pool if np.isinf(e.run.threat.radius) and e.run.data.selection == selection and len(e.ids)]
+    if not told:
+        return ()
+    best = np.min([_distances(evidence, ids) for evidence in pool if len(evidence.ids)], axis=0)
+    columns = [evidence.run.column for evidence in told]
+    names = [
+        c if columns.count(c) == 1 else f"{c} {e.run.place.rpartition('/')[2]}"
+        for c, e in zip(columns, told, strict=True)
+    ]
+    each = [_curve(name, _distances(evidence, ids)) for name, evidence in zip(names, told, strict=True)]
+    return (_curve("all runs", best, best=True), *each)
+
+
+def _distances(evidence: Evidence, ids: Ints) -> Floats:
+    """Of the nearest find on each sample: 0 where it is wrong as it is, infinite where nothing is known."""
+    place, there = locate(ids, evidence.ids)
+    found = np.where(evidence.clean_wrong, 0.0, evidence.found_at)[place]
+    return np.where(there, found, np.inf)
+
+
+def _curve(name: str, distance: Floats, best: bool = False) -> Curve:
+    finite = np.sort(distance[np.isfinite(distance)])
+    steps = np.unique(np.concatenate([[0.0], finite]))
+    if len(steps) > POINTS:
+        steps = steps[np.unique(np.linspace(0, len(steps) - 1, POINTS).round().astype(int))]
+    standing = 1 - np.searchsorted(finite, steps, side="right") / max(1, len(distance))
+    return Curve(name, tuple(steps.tolist()), tuple(standing.tolist()), best)
+
+
+def curve_figure(found: Sequence[Curve], eps: float) -> dict[str, Any]:
+    """The figure, plain JSON for plotly.js; `meta` is the role of a trace. eps: of the entry, marked if finite."""
+    traces = [
+        go.Scatter(
+            x=list(curve.eps),
+            y=[round(100 * share, 3) for share in curve.accuracy],
+            mode="lines",
+            name=_plain(curve.name),
+            line={"shape": "hv", "width": 2.5 if curve.best else 1.2, "dash": DASHES[number % len(DASHES)]},
+            meta="worst" if curve.best else "curve",
+        )
+        for number, curve in enumerate(found)
+    ]
+    end = max(each.eps[-1] for each in found)
+    axis = {"zeroline": False, "showline": True, "ticks": "outside"}
+    layout = {
+        "hovermode": "x unified",
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 64, "r": 24, "t": 36, "b": 52},
+        "xaxis": axis | {"title": {"text": "ε"}, "range": [0, end * 1.02 or 1.0]},
+        "yaxis": axis | {"title": {"text": "robust accuracy"}, "ticksuffix": " %", "range": [-2, 102]},
+    }
+    if np.isfinite(eps):
+        mark = {"type": "line", "x0": eps, "x1": eps, "yref": "paper", "y0": 0, "y1": 1}
+        layout["shapes"] = [mark | {"line": {"width": 1, "dash": "dot"}}]
+    result: dict[str, Any] = go.Figure(traces, layout).to_plotly_json()
+    return result
+
+
+def _plain(text: str) -> str:
+    """Text that plotly.js shows as it is: it would take tags for formatting."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,184 @@
+"""The minimum-norm attacks where the answer is known, and their contract without a bound."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from attacks.apgd import APGD
+from attacks.cascade import Cascade, norms_of
+from attacks.ddn import DDN
+from attacks.fab import FAB
+from attacks.fmn import FMN
+from attacks.nearest import REFINE, slope
+from attacks.pdpgd import PDPGD, shrink
+from attacks.search import Search
+from attacks.sigma_zero import SigmaZero
+from harness.errors import UserError
+from harness.rng import Rng
+from harness.threat import Threat
+
+ATTACKS = {
+    "fmn": FMN(steps=300), "ddn": DDN(steps=300, step_size=0.1, first=0.1), "pdpgd": PDPGD(steps=400, step_size=0.02),
+    "fab": FAB(steps=20, targets=1), "search": Search(APGD(steps=60), rounds=10), "sigma_zero": SigmaZero(steps=300),
+}  # fmt: skip
+PAIRS = [(name, norm) for name, attack in ATTACKS.items() for norm in Threat.NORMS if norm in norms_of(attack)]
+
+
+class Plane(nn.Module):
+    """Two classes and a plane between them; `channels` x 4 x 4 pixels, in float64."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        weight = Rng(3, torch.arange(1), "plane").normal((16 * channels, 1), dtype=torch.float64)[0]
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x):
+        half = (x - 0.5).flatten(1) @ self.weight / 2
+        return torch.cat([half, -half], 1)
+
+
+def on_a_plane(make_case, spread=0.05):
+    """A case whose images lie in the middle of the box, so that no wall is in the way."""
+    case = make_case(dtype=torch.float64)
+    case.__init__(Plane(), dtype=torch.float64)
+    case.x = 0.5 + spread * (case.x - 0.5)
+    case.y = case.network(case.x).argmax(1)
+    return case
+
+
+@pytest.mark.parametrize(("name", "norm"), [pair for pair in PAIRS if pair[1] != "l0"])
+def test_the_distance_to_a_plane(name, norm, make_case):
+    case, threat = on_a_plane(make_case), Threat(norm, "unbounded")
+    z, _ = case.attack(ATTACKS[name], threat)
+    gap = (case.x - 0.5).flatten(1) @ case.network.weight
+    exact = gap.abs().squeeze(1) / slope(case.network.weight.T, norm)
+    assert case.broken(z).all()
+    coarse = 1 if (name, norm) != ("search", "l1") else 5  # the sparse steps of Auto-PGD
+    assert threat.distance(z, case.x).tolist() == pytest.approx(exact.tolist(), abs=coarse * 1e-4)
+
+
+@pytest.mark.parametrize(("name", "slack"), [("fmn", 1), ("sigma_zero", 0)])
+def test_the_fewest_pixels_to_a_plane(name, slack, make_case):
+    case, threat = on_a_plane(make_case, spread=1.0), Threat("l0", "unbounded")
+    z, _ = case.attack(ATTACKS[name], threat)
+    gap = (case.x - 0.5).flatten(1) @ case.network.weight
+    toward = torch.where(-gap.sign() * case.network.weight.T > 0, 1 - case.x.flatten(1), case.x.flatten(1))
+    gains = (toward * case.network.weight.T.abs()).sort(dim=1, descending=True).values.cumsum(1)
+    exact = 1 + (gains <= gap.abs()).sum(1)
+    assert case.broken(z).all()
+    more = threat.distance(z, case.x) - exact  # FMN ranks pixels by how far they moved, not by what that gained
+    assert ((more >= 0) & (more <= slack)).all()
+
+
+def test_pixels_are_counted_not_channels(make_case):
+    case = on_a_plane(make_case)
+    case.network = Plane(3)
+    case.__init__(case.network, dtype=torch.float64)
+    case.x = Rng(0, case.ids, "colour").uniform((3, 4, 4), dtype=torch.float64)
+    case.y = case.network(case.x).argmax(1)
+    threat = Threat("l0", "unbounded")
+    for name in ("fmn", "sigma_zero"):
+        z, _ = case.attack(ATTACKS[name], threat)
+        pixels = (z != case.x).any(1).sum((1, 2))
+        assert case.broken(z).all()
+        assert threat.distance(z, case.x).tolist() == pixels.tolist()
+        assert ((z != case.x).sum((1, 2, 3)) > pixels).any()  # a changed pixel may change in all its channels
+
+
+@pytest.mark.parametrize(("name", "norm"), PAIRS)
+def test_without_a_bound_the_nearest_find_is_kept(name, norm, case):
+    threat, attack = Threat(norm, "unbounded"), ATTACKS[name]
+    z, counts = case.attack(attack, threat)
+    again, _ = case.attack(attack, threat)
+    far = threat.distance(z, case.x)
+    assert torch.equal(z, again)
+    assert threat.contains(z, case.x).all()
+    assert case.broken(z).all()
+    assert (far > 0).all()
+    if name not in ("search", "fab"):
+        assert counts.forwards.tolist() == [attack.steps + (0 if norm == "l0" else 10)] * len(z)
+        assert counts.backwards.tolist() == [attack.steps] * len(z)
+    near, _ = case.attack(attack, Threat(norm, max(float(far.median()), 1e-3)))
+    assert not (case.broken(near) & ~Threat(norm, max(float(far.median()), 1e-3)).contains(near, case.x)).any()
+    assert case.broken(near).sum() >= len(z) // 3
+
+
+@pytest.mark.parametrize(("name", "norm"), [("fmn", "linf"), ("fab", "l1"), ("pdpgd", "l2"), ("search", "linf")])
+def test_a_budget_for_each_sample_ends_each_walk(name, norm, case):
+    far = Threat(norm, "unbounded").distance(case.attack(ATTACKS[name], Threat(norm, "unbounded"))[0], case.x)
+    generous = torch.arange(len(far)) % 2 == 0
+    threat = Threat(norm, "unbounded").within(torch.where(generous, 1.2 * far, 0.2 * far).float())
+    z, counts = case.attack(ATTACKS[name], threat)
+    assert case.broken(z).tolist() == generous.tolist()
+    assert threat.contains(z, case.x).all()
+    assert counts.forwards[generous].double().mean() < counts.forwards[~generous].double().mean()
+
+
+@pytest.mark.parametrize("name", ["fmn", "ddn", "pdpgd", "sigma_zero"])
+def test_more_of_the_same_walk_is_never_farther(name, case, monkeypatch):
+    """The nearest find falls along a walk: what is noted at each step bounds the answer."""
+    from attacks import nearest
+
+    norm = norms_of(ATTACKS[name])[-1] if name in ("ddn", "sigma_zero") else "l2"
+    threat, history = Threat(norm, "unbounded"), []
+    note = nearest.Nearest.note
+
+    def watched(self, *arguments):
+        note(self, *arguments)
+        history.append(self.distance.clone())
+
+    monkeypatch.setattr(nearest.Nearest, "note", watched)
+    z, _ = case.attack(ATTACKS[name], threat)
+    assert all((after <= before).all() for before, after in itertools.pairwise(history))
+    assert torch.equal(threat.distance(z, case.x), history[-1])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_proximal_operators_minimise(norm):
+    delta = Rng(0, torch.arange(1), "d").normal((1, 3, 3), dtype=torch.float64)
+    order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
+
+    def cost(d, pull):
+        return 0.5 * (d - delta).square().sum() + pull * torch.linalg.vector_norm(d.flatten(), order)
+
+    for pull in (0.01, 0.7, 100.0):
+        best = shrink(delta, torch.tensor([pull], dtype=torch.float64), norm)
+        for seed in range(50):
+            other = best + 0.03 * Rng(seed, torch.arange(1), "o").normal((1, 3, 3), dtype=torch.float64)
+            assert cost(best, pull) <= cost(other, pull) + 1e-12
+    assert not shrink(delta, torch.tensor([100.0], dtype=torch.float64), norm).any()
+
+
+def test_a_suite_is_unbounded_where_all_its_stages_are():
+    assert Cascade({"fmn": FMN(), "fab": FAB()}).unbounded
+    assert not Cascade({"fmn": FMN(), "apgd": APGD()}).unbounded
+
+
+@pytest.mark.parametrize(
+    ("kind", "knobs"),
+    [
+        (FMN, {"steps": 0}), (FMN, {"rate": 1.0}), (FMN, {"last_rate": 0.5}), (FMN, {"step_size": math.inf}),
+        (DDN, {"steps": 0}), (DDN, {"first": 0.0}), (DDN, {"rate": 0.0}), (PDPGD, {"memory": 1.0}),
+        (PDPGD, {"inner": 0}), (PDPGD, {"dual_step": 0.0}), (SigmaZero, {"sigma": 0.0}),
+        (SigmaZero, {"threshold": 1.0}), (SigmaZero, {"rate": -1.0}), (Search, {"rounds": 0}),
+        (Search, {"inner": FMN()}), (Search, {"inner": "apgd"}),
+    ],
+)  # fmt: skip
+def test_bad_knobs_get_one_line(kind, knobs):
+    with pytest.raises(UserError, match=rf"^attack\.{next(iter(knobs))}") as caught:
+        kind(**knobs)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [FMN, DDN, PDPGD, SigmaZero])
+def test_the_defaults_spend_what_attackbench_allows(kind):
+    forwards = kind().steps + (0 if kind is SigmaZero else REFINE)
+    assert 1900 < forwards + kind().steps <= 2000
+
+
+def test_search_spends_no_more(case):
+    _, counts = case.attack(Search(APGD(steps=97), rounds=10), Threat("l2", "unbounded"))
+    assert ((counts.forwards + counts.backwards) <= 2002).all()

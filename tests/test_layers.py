@@ -46,7 +46,7 @@ def test_imports_point_one_way(package):
                 )
 
 
-@pytest.mark.parametrize("module", ["leaderboard.__main__", "harness.records", "harness.status", "run", "train"])
+@pytest.mark.parametrize("module", ["leaderboard.__main__", "harness.records", "harness.status", "harness.curves", "run", "train"])
 def test_torch_is_not_imported(module):
     code = f"import sys, importlib; importlib.import_module({module!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

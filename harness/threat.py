@@ -24,8 +24,8 @@ class Threat:
 
     Args:
         norm: "linf", "l2", "l1" or "l0" (l0 counts pixels, not channels).
-        eps: the budget, > 0: a number, or text such as "8/255", which is kept as an exact fraction; or "unbounded": only
-            the box limits, and an evaluation measures how far the attacker must go.
+        eps: the budget, > 0: a number, or text such as "8/255", which is kept as an exact fraction; or "unbounded":
+            only the box limits, and an evaluation measures how far the attacker must go.
         low, high: the pixel box.
         factors: per-sample multiples of eps, float [B]; None: all ones.
 

@@ -10,7 +10,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("attacks", "defenses", "harness", "leaderboard", "models", "training")
 MAY = {
-    "attacks": ("attacks", "harness.access", "harness.errors", "harness.meter", "harness.rng", "harness.threat", "harness.victim"),
+    "attacks": (
+        "attacks",
+        "harness.access",
+        "harness.errors",
+        "harness.meter",
+        "harness.rng",
+        "harness.threat",
+        "harness.victim",
+    ),
     "models": ("models", "harness.errors"),
     "training": ("training", "attacks", "harness", "models"),
     "defenses": ("defenses", "training", "attacks", "harness", "models"),
@@ -46,7 +54,9 @@ def test_imports_point_one_way(package):
                 )
 
 
-@pytest.mark.parametrize("module", ["leaderboard.__main__", "harness.records", "harness.status", "harness.curves", "run", "train"])
+@pytest.mark.parametrize(
+    "module", ["leaderboard.__main__", "harness.records", "harness.status", "harness.curves", "run", "train"]
+)
 def test_torch_is_not_imported(module):
     code = f"import sys, importlib; importlib.import_module({module!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

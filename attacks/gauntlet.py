@@ -23,13 +23,14 @@ TRUE, PROBABILITY = cooled(ce), cooled(pm)
 class Gauntlet:
     """One screening run for all, then further attempts where the margin says that they can succeed.
 
-    The screen ascends the probability margin (PMA, arXiv 2411.15210) for a few steps. What it leaves of a sample's
-    margin, divided by what it took, is the sample's gap: the further perturbation, in units of the one that it had,
-    after which a linear model would fall. Attempts of different kinds follow, by turns: `ce`, cross-entropy and then
-    the probability margin; `turn`, the same from a start that moved towards a random rival (arXiv 2203.05154); `rival`,
-    the margin to the second best class at the best point so far. Only samples of small gap are tried, and the bound
-    falls to a half, a third, and so on each time that all kinds had their turn. Steps follow a cosine from 2 eps to 0,
-    success is checked on the logits of the gradient pass, and a sample leaves at once.
+    The screen ascends cross-entropy and then the probability margin (PMA, arXiv 2411.15210), a few steps of each. What
+    it leaves of a sample's margin, divided by what it took, is the sample's gap: the further perturbation, in units of
+    the one that it had, after which a linear model would fall. Attempts of different kinds follow, by turns:
+    `probability`, the probability margin alone; `turn`, the losses of the screen from a start that moved towards a
+    random rival (arXiv 2203.05154); `margin`, the margin of the logits; `rival`, that to the second best class at the
+    best point so far. Only samples of small gap are tried, under a bound that falls with each attempt, and when all
+    kinds had their turn the next attempts are longer. Steps follow a cosine from 2 eps to 0, success is checked on the
+    logits of the gradient pass, and a sample leaves at once.
 
     Gradients may lie. For each sample that stands, the slope at its best point is compared with the change of the
     margin on the way back to the image, and its margin with that of a few random queries (`probe`; Square, arXiv
@@ -37,13 +38,13 @@ class Gauntlet:
     fair share of what gradients took, the full Square attack (`square`).
 
     Everything is decided from the sample itself, so neither batch-mates nor chunks matter. Records name the phase that
-    broke a sample: screen, ce, turn, rival, probe, trial or square.
+    broke a sample: screen, the kind of attempt, probe, trial or square.
 
     Args:
         steps: of the screen, >= 1.
         rounds: attempts that follow at most, >= 0.
-        round_steps: of each, >= 1.
-        gap: the largest gap of a sample that is tried again, >= 0.
+        round_steps: of each until all kinds had their turn, >= 1; of the next as many twice that, and so on.
+        gap: the largest gap of a sample that is tried again, >= 0; after n attempts, gap / (1 + n / 2).
         turns: steps of eps that lead to the start of a `turn`, >= 0.
         mismatch: relative error of the slope beyond which it is not believed, > 0.
         probe: queries to each sample that stands, >= 0.
@@ -56,16 +57,16 @@ class Gauntlet:
 
     needs: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
-    KINDS: ClassVar[tuple[str, ...]] = ("ce", "turn", "rival", "turn")
+    KINDS: ClassVar[tuple[str, ...]] = ("probability", "turn", "margin", "turn", "rival")
     FAIR: ClassVar[float] = 0.5
     """Share of what gradients took from a margin that the queries of a trial must take to go on."""
     HOPE: ClassVar[float] = 0.6
     """Share of the clean margin that they must take."""
 
     steps: int = 20
-    rounds: int = 12
+    rounds: int = 15
     round_steps: int = 30
-    gap: float = 0.4
+    gap: float = 0.6
     turns: int = 5
     mismatch: float = 0.25
     probe: int = 20
@@ -89,13 +90,13 @@ class Gauntlet:
 
     def bound(self, number: int) -> float:
         """The largest gap of the samples that attempt `number` (from 0) tries."""
-        return self.gap / (1 + number // len(self.KINDS))
+        return self.gap / (1 + number / 2)
 
     def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         search = _Search(head, x, y, threat, rng)
         if len(x):
-            search.run("screen", search.standing(), _course(PROBABILITY, PROBABILITY, self.steps))
+            search.run("screen", search.standing(), _course(TRUE, PROBABILITY, self.steps))
             for number in range(self.rounds):
                 self._attempt(search, number)
             self._insure(search)
@@ -106,19 +107,20 @@ class Gauntlet:
         index = search.standing(search.gaps() <= self.bound(number))
         if not len(index):
             return
-        kind = self.KINDS[number % len(self.KINDS)]
-        if kind == "rival":
+        cycle, place = divmod(number, len(self.KINDS))
+        kind, steps = self.KINDS[place], self.round_steps * (1 + cycle)
+        if kind == "probability":
+            search.run(kind, index, _course(PROBABILITY, PROBABILITY, steps), number)
+        elif kind == "margin":
+            search.run(kind, index, _course(margin, margin, steps), number)
+        elif kind == "rival":
             order = search.order(index, number)
             target = order[:, min(1, order.shape[1] - 1)]
-            search.run(kind, index, _course(margin, margin, self.round_steps), number, target=target)
-            return
-        start = search.start(index, number)
-        if kind == "turn":
-            lean = search.lean(index, number)
-            index, start = search.run(
-                kind, index, [Step(along, 1.0)] * self.turns, (number, kind), start=start, target=lean
-            )
-        search.run(kind, index, _course(TRUE, PROBABILITY, self.round_steps), number, start=start)
+            search.run(kind, index, _course(margin, margin, steps), number, target=target)
+        else:
+            aside, lean = [Step(along, 1.0)] * self.turns, search.lean(index, number)
+            index, start = search.run(kind, index, aside, (number, "aside"), target=lean)
+            search.run(kind, index, _course(TRUE, PROBABILITY, steps), number, start=start)
 
     def _insure(self, search: "_Search") -> None:
         """Queries to the samples that stand, more of them where gradients cannot be believed."""
@@ -157,10 +159,6 @@ class _Search:
         """The margin that is left of each sample over the margin that was taken from it, [B]."""
         taken = self.clean - self.best.margin
         return torch.where(taken > 0, self.best.margin / taken, torch.inf)
-
-    def start(self, index: Tensor, name: object) -> Tensor:
-        """A random point of the threat for each."""
-        return self.threat.select(index).random(self.x[index], self.rng.select(index).stream(name).stream("start"))
 
     def order(self, index: Tensor, name: object) -> Tensor:
         """The other classes at the best point so far, the best first, int64 [b, K - 1]."""

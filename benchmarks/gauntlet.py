@@ -39,7 +39,7 @@ def weights(folder: Path, recipe: str) -> nn.Module:
     """A network trained on cifar10_jpeg, by the name of its recipe."""
     kind, _ = recipe.split("-")
     network = SmallCNN(10, 3, 32) if kind == "smallcnn" else PreActResNet(10, 3, 18, 8)
-    (found,) = folder.glob(f"cifar10_jpeg-{recipe}-*/*.safetensors")
+    (found,) = folder.glob(f"cifar10_jpeg-{recipe}-*/best.safetensors")
     checkpoint.load(network, found)
     return network.eval().requires_grad_(False)
 

@@ -66,7 +66,7 @@ class Gauntlet:
     steps: int = 20
     rounds: int = 15
     round_steps: int = 30
-    gap: float = 0.6
+    gap: float = 0.5
     turns: int = 5
     mismatch: float = 0.25
     probe: int = 20

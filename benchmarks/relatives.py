@@ -82,14 +82,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = Path(os.environ.get("GAUNTLET_SHARED") or "../shared")
+    attacks = {" ".join([name, *options.knob]): built(name, options.knob) for name in options.attack}
     out = sys.stdout.write
     out("| network | attack | robust % | F | B | K | K, each | CPU s |\n|---|---|---|---|---|---|---|---|\n")
     for name in options.network:
         data, threat = NETWORKS[name]
         network, batch = network_of(folder, name), images(folder, data, options.samples)
-        for attack in options.attack:
-            label = " ".join([attack, *options.knob])
-            out(f"| {name} | `{label}` | {row(network, built(attack, options.knob), threat, batch)}\n")
+        for label, attack in attacks.items():
+            out(f"| {name} | `{label}` | {row(network, attack, threat, batch)}\n")
             sys.stdout.flush()
 
 

@@ -21,8 +21,8 @@ REFINE = 10
 """Forward passes at the end that move each find towards its image."""
 
 CLEAR = 1e-5
-"""Margin, as a share of the largest logit, by which a candidate must fool an exact head: the rounding of another batch
-composition, such as the judge's, must not undo what lies on the decision boundary."""
+"""Margin, as a share of the largest logit, by which a candidate must fool an exact head: the rounding of a faster twin
+or of another batch composition, such as the judge's, must not undo what lies on the decision boundary."""
 
 
 class Nearest(NamedTuple):
@@ -110,10 +110,10 @@ def walk(
     for number in range(steps if len(x) else 0):
         draw = rng.stream(number)
         logits, gradient = head.gradient(state.z, partial(loss, y=y), draw)
-        broken = clearly_broken(head, state.z, logits, y, draw)
         distance = threat.distance(state.z, x)
-        best.note(index, state.z, distance, broken)
-        leave = broken & arrived(state.z, x, threat)
+        broken, found = _verdicts(head, state.z, logits, y, distance < best.distance[index], draw)
+        best.note(index, state.z, distance, found)
+        leave = found & arrived(state.z, x, threat)
         seen = Seen(
             number, number / steps, x, margins(logits, y) / 2, free(gradient, state.z, threat), broken, distance,
             best.distance[index], threat, rng,
@@ -157,6 +157,26 @@ def refine(head: MeteredHead, x: Tensor, y: Tensor, best: Nearest, *, threat: Th
 def arrived(z: Tensor, x: Tensor, threat: Threat) -> Tensor:
     """Whether a find ends the walk of its sample, bool [B]: it lies within a finite eps, or is the image itself."""
     return (z == x).flatten(1).all(1) if threat.unbounded else threat.contains(z, x)
+
+
+def _verdicts(
+    head: MeteredHead, z: Tensor, logits: Tensor, y: Tensor, nearer: Tensor, rng: Rng
+) -> tuple[Tensor, Tensor]:
+    """By which the walk goes on, and which of the points are finds that are nearer than those before, both bool [b].
+
+    The logits of an exact head are good enough to walk by. So are those of a faster twin, which differ by rounding, to
+    enter points by, since these must be clearly wrong. In reduced precision, or where the defense is random, the
+    deployed forward is asked about what would be entered.
+    """
+    if not head.head.exact:
+        broken = head.broken(z, logits, y, rng)
+        return broken, broken & nearer
+    broken = margins(logits, y) <= -CLEAR * logits.abs().amax(1)
+    found = broken & nearer
+    at = found.nonzero().squeeze(1)
+    if len(at) and (head.dtype is not None or head.trials > 1):
+        found[at] = head.broken(z[at], logits[at], y[at], rng.select(at))
+    return broken, found
 
 
 def clearly_broken(head: MeteredHead, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:

@@ -44,7 +44,8 @@ class Gauntlet:
         steps: of the screen, >= 1.
         rounds: attempts that follow at most, >= 0.
         round_steps: of each until all kinds had their turn, >= 1; of the next as many twice that, and so on.
-        gap: the largest gap of a sample that is tried again, >= 0; after n attempts, gap / (1 + n / 2).
+        gap: the largest gap of a sample that is tried again, >= 0; after n attempts, gap / (1 + n / 2). The first
+            attempt, whose loss is another than that of the screen, goes to four times that.
         turns: steps of eps that lead to the start of a `turn`, >= 0.
         mismatch: relative error of the slope beyond which it is not believed, > 0.
         probe: queries to each sample that stands, >= 0.
@@ -64,7 +65,7 @@ class Gauntlet:
     """Share of the clean margin that they must take."""
 
     steps: int = 20
-    rounds: int = 15
+    rounds: int = 12
     round_steps: int = 30
     gap: float = 0.5
     turns: int = 5
@@ -90,7 +91,7 @@ class Gauntlet:
 
     def bound(self, number: int) -> float:
         """The largest gap of the samples that attempt `number` (from 0) tries."""
-        return self.gap / (1 + number / 2)
+        return self.gap / (1 + number / 2) if number else 4 * self.gap
 
     def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""

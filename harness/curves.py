@@ -152,8 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {cause}\n")
         return 1
     unfit = [answer for answer in found if isinstance(answer, UserError)]
-    for cause in unfit:
-        sys.stderr.write(f"left out: {cause}\n")
+    for why in unfit:
+        sys.stderr.write(f"left out: {why}\n")
     sys.stdout.write("\n\n".join("\n".join(lines(group)) for group in together) + ("\n" if together else ""))
     return 1 if unfit else 0
 

@@ -78,7 +78,7 @@ def curve_figure(found: Sequence[Curve], eps: float) -> dict[str, Any]:
     ]
     end = max(each.eps[-1] for each in found)
     axis = {"zeroline": False, "showline": True, "ticks": "outside"}
-    layout = {
+    layout: dict[str, Any] = {
         "hovermode": "x unified",
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         "margin": {"l": 64, "r": 24, "t": 36, "b": 52},

@@ -46,7 +46,7 @@ class Probe:
         trials = TRIALS if run.victim.randomized else 1
         head = MeteredHead(run.victim.heads[0], run.victim.predict, Counts.of(ids), fast, trials=trials)
         z = attack(head, x, y, threat=threat, rng=Rng(run.seed, ids, "probe")).detach()
-        wins = sum((self.predict(z, ids, f"judge/{k}").argmax(1) == y).int() for k in range(trials))
+        wins = torch.stack([self.predict(z, ids, f"judge/{k}").argmax(1) == y for k in range(trials)]).sum(0)
         return float((2 * wins >= trials).sum()) / len(self.y)
 
 

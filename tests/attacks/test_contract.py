@@ -130,7 +130,7 @@ def test_the_scale_of_the_logits_hides_nothing(name, scale, make_case):
         or name.startswith(("pma", "ddn"))
     ):
         # ce and pm depend on the scale by design: a hot model looks like a margin loss. Neither may find much less.
-        assert there.sum() >= found.sum() - 2
+        assert there.sum() >= found.sum() - 3
     else:
         assert torch.equal(found, there)
 

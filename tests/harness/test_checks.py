@@ -12,6 +12,7 @@ from harness.checks import noisy as noisy_heads
 from harness.checks.probe import Probe
 from harness.checks.yardstick import few_classes
 from harness.data.contract import Batch
+from harness.errors import UserError
 from harness.evaluate import Evaluation
 from harness.rng import Rng
 from harness.tally import Tally
@@ -222,7 +223,7 @@ def suite(**knobs):
 @pytest.mark.parametrize(
     ("attack", "classes", "expected"),
     [
-        (PGD(loss="dlr"), 2, True), (PGD(loss="dlr"), 3, False), (PGD(loss="dlr", targets=1), 3, True),
+        (PGD(loss="dlr"), 3, False),
         (PGD(loss="margin", targets=9), 10, False), (suite(loss="margin", targets=9), 5, True),
         (suite(loss="ce"), 2, False),
     ],
@@ -231,6 +232,13 @@ def test_fewer_classes_than_a_stage_is_made_for(attack, classes, expected):
     run = Evaluation(Victim(lambda x, rng: NET(x)[:, :classes], (NET,)), ("a", attack), Threat("linf", 0.05), classes)
     flag = few_classes(Probe(run, Batch(IDS, X, torch.zeros(32, dtype=torch.long)), set()))
     assert (flag is not None) == expected
+
+
+@pytest.mark.parametrize(("targets", "classes"), [(0, 2), (1, 3)])
+def test_a_loss_that_needs_more_classes_is_refused(targets, classes):
+    attack = PGD(loss="dlr", targets=targets)
+    with pytest.raises(UserError, match=rf"needs {classes + 1} classes, there are {classes}; use attack.loss=margin"):
+        Evaluation(Victim(lambda x, rng: NET(x), (NET,)), ("a", attack), Threat("linf", 0.05), classes)
 
 
 def residual(norm=True):

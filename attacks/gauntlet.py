@@ -28,7 +28,7 @@ class Gauntlet:
     the one that it had, after which a linear model would fall. Attempts of different kinds follow, by turns:
     `probability`, the probability margin alone; `turn`, the losses of the screen from a start that moved towards a
     random rival (arXiv 2203.05154); `margin`, the margin of the logits; `rival`, that to the second best class at the
-    best point so far. Only samples of small gap are tried, under a bound that falls with each attempt, and when all
+    best point so far. From the second on only samples of small gap are tried, under a bound that falls, and when all
     kinds had their turn the next attempts are longer. Steps follow a cosine from 2 eps to 0, success is checked on the
     logits of the gradient pass, and a sample leaves at once.
 
@@ -45,7 +45,7 @@ class Gauntlet:
         rounds: attempts that follow at most, >= 0.
         round_steps: of each until all kinds had their turn, >= 1; of the next as many twice that, and so on.
         gap: the largest gap of a sample that is tried again, >= 0; after n attempts, gap / (1 + n / 2). The first
-            attempt, whose loss is another than that of the screen, goes to four times that.
+            attempt, whose loss is another than those of the screen, is made on all.
         turns: steps of eps that lead to the start of a `turn`, >= 0.
         mismatch: relative error of the slope beyond which it is not believed, > 0.
         probe: queries to each sample that stands, >= 0.
@@ -91,7 +91,7 @@ class Gauntlet:
 
     def bound(self, number: int) -> float:
         """The largest gap of the samples that attempt `number` (from 0) tries."""
-        return self.gap / (1 + number / 2) if number else 4 * self.gap
+        return self.gap / (1 + number / 2) if number else math.inf
 
     def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from harness import transfer
 
 DEFENSES = {"plain": "none", "at": "adversarial_training", "trades": "trades", "smoothing": "adaptive_smoothing"}
-SINGLE = ("pgd", "mi", "vmi", "di", "ti", "ni_si_ti_dim", "apgd")
-TOGETHER = ("ens", "svre", "adaea")
+SINGLE = ("pgd", "mi", "vmi", "di", "ti", "apgd")
+TOGETHER = ("ens", "adaea")
 
 
 def main(folder: str = "runs/_transfer_matrix") -> int:

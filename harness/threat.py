@@ -248,6 +248,7 @@ def _project_l1(z: Tensor, x: Tensor, eps: Tensor, low: float, high: float) -> T
         excess = moved.sum(1, keepdim=True) - limit
         done = done | (excess.abs() <= slack * limit)
         left, right = torch.where(excess > 0, t, left), torch.where(excess > 0, right, t)
+        done = done | (right - left <= slack * right)  # far points and a small ball: t itself has no more digits
         ahead = t + excess / ((size > t) & (moved < room)).sum(1, keepdim=True).clamp_min(1)
         halve = (ahead <= left) | (ahead >= right) | (number > 15 and number % 2 == 0)
         t = torch.where(done, t, torch.where(halve, (left + right) / 2, ahead))

@@ -129,6 +129,19 @@ def test_a_budget_for_each_sample(norm):
     assert near.select(torch.tensor([2])).budget(x).item() == pytest.approx(float(eps[2]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_l1_projects_far_points_onto_a_small_ball_in_few_steps(dtype, monkeypatch):
+    sums = []
+    summed = torch.Tensor.sum
+    monkeypatch.setattr(torch.Tensor, "sum", lambda self, *a, **k: sums.append(0) or summed(self, *a, **k))
+    x = torch.full((8, 1, 8, 8), 0.5, dtype=dtype)
+    z = x + 30 * Rng(0, torch.arange(8), "far").normal((1, 8, 8), dtype=dtype)
+    moved = Threat("l1", 0.01).project(z, x)
+    assert len(sums) < 150
+    monkeypatch.undo()
+    assert Threat("l1", 0.01).distance(moved, x).tolist() == pytest.approx([0.01] * 8, rel=0.02)
+
+
 def test_an_unknown_norm_is_refused():
     with pytest.raises(UserError, match="linf, l2, l1, l0"):
         Threat("l3", 0.1)

@@ -68,8 +68,8 @@ choose the worst candidate of a sample, `fresh_share` of the verdicts in others 
 or of a vote 0 or 1. Null in rows with an error. A deterministic defense has records without these columns."""
 
 PHASE = pa.field("phase", pa.string())
-"""The part of an attack that its last pass on the sample belonged to: of a broken sample, the one that broke it. Null in
-the rows of attacks that name no parts; records in which none does lack the column."""
+"""The part of an attack that its last pass on the sample belonged to: of a broken sample, the one that broke it. Null
+in the rows of attacks that name no parts; records in which none does lack the column."""
 
 
 class Cost(TypedDict):

@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
+from attacks.pgd import PGD
 from harness import transfer, verify
 from harness.errors import UserError
 from harness.pairs import metrics, pairs_of
@@ -320,3 +321,22 @@ def test_the_matrix_lays_runs_side_by_side(swept, tmp_path, capsys):
         assert values["kin"] == str(int(values["target_victim"] == values["source_victim"]))
     assert transfer.main([str(tmp_path)]) == 1
     assert "there is no finished transfer run below" in capsys.readouterr().err
+
+
+def test_what_was_crafted_before_a_crash_is_kept(tmp_path, monkeypatch):
+    small, real, calls = ("attack.steps=3", PLAIN), PGD.__call__, []
+
+    def dies(self, head, x, y, **rest):
+        calls.append(len(x))
+        if len(calls) == 2:
+            raise RuntimeError("the lights went out")
+        return real(self, head, x, y, **rest)
+
+    monkeypatch.setattr(PGD, "__call__", dies)
+    with pytest.raises(UserError, match=r"crafting pgd/plain failed \(RuntimeError: the lights went out\)"):
+        run(tmp_path, *small)
+    (part,) = (tmp_path / "_sets").rglob("part-*.safetensors")
+    before = part.stat().st_mtime_ns
+    assert run(tmp_path, *small).manifest["status"] == "done"
+    assert part.stat().st_mtime_ns == before
+    assert calls == [16, 16, 16, 8]

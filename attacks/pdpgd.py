@@ -20,6 +20,9 @@ MOMENTS = (0.9, 0.999)
 FIRST_DUAL = math.log(10.0)
 """Logarithm of the first weight of the margin over that of the distance."""
 
+SETTLED = 0.01
+"""Relative change below which the proximal operator counts as found."""
+
 LEAST_RATIO = 1e-6
 """The weights of distance and margin stay within this ratio of each other."""
 
@@ -39,7 +42,7 @@ class PDPGD:
         step_size: of the first primal step, in pixel units, > 0; it falls geometrically to one percent.
         dual_step: of the logarithm of the weight, > 0; it falls linearly to a tenth.
         memory: share of the weights that is kept when they are averaged over the steps, in [0, 1).
-        inner: steps of the proximal operator in the metric of the moments, >= 1; they cost no pass.
+        inner: most steps to the proximal operator in the metric of the moments, >= 1; they cost no pass.
 
     Raises:
         UserError: a value outside its range.
@@ -112,12 +115,18 @@ class _Walk(NamedTuple):
 def _proximal(z: Tensor, x: Tensor, metric: Tensor, pull: Tensor, threat: Threat, steps: int) -> Tensor:
     """The u in the box that minimises <u - z, metric (u - z)> / 2 + pull ||u - x||, by proximal gradient steps.
 
-    metric: in (0, 1]; pull: [B].
+    A sample whose last step changed its move by less than `SETTLED` of it makes no more. metric: in (0, 1]; pull: [B].
     """
-    u = z
+    u, active = z.clone(), torch.arange(len(z), device=z.device)
     for _ in range(steps):
-        delta = shrink(u - metric * (u - z) - x, pull, threat.norm)
-        u = (x + delta).clamp(threat.low, threat.high)
+        old, image = u[active], x[active]
+        delta = shrink(old - metric[active] * (old - z[active]) - image, pull[active], threat.norm)
+        new = (image + delta).clamp(threat.low, threat.high)
+        u[active] = new
+        change, length = ((new - other).flatten(1).norm(dim=1) for other in (old, image))
+        active = active[change > SETTLED * length]
+        if not len(active):
+            break
     return u
 
 

@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.errors import UserError
+from harness.sweeps import prepared
 
 IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -28,6 +29,11 @@ def entry(main: Callable[[], None], failed: list[str]) -> int:
     """
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        sys.argv[1:] = prepared(sys.argv[1:])
+    except UserError as cause:
+        say(f"error: {cause}")
+        return 1
     try:
         main()
     except KeyboardInterrupt:

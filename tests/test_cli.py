@@ -287,6 +287,14 @@ def test_two_processes_at_once_on_one_run(tmp_path):
     assert call(str(tmp_path), script="-m harness.status").stdout.startswith("partial ")
 
 
+def test_a_sweep_takes_options_that_all_its_choices_have(tmp_path):
+    few = ["attack.queries=3", "dataset.limit=5", "runtime.progress=false", f"runs_dir={tmp_path}"]
+    done = call("-m", "attack=square,rays", *few)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.parent.parent.name for path in tmp_path.rglob("run.json")) == ["rays", "square"]
+    refused(call("-m", "attack=pgd,square", *few), "attack.queries=3: attack=pgd has no queries", "attack=square")
+
+
 def test_a_sweep_goes_on_after_a_bad_cell_and_ends_non_zero(tmp_path):
     done = call("-m", *QUICK, "threat.eps=-1,0.1", "dataset.limit=20", f"runs_dir={tmp_path}")
     assert done.returncode == 1

@@ -1,0 +1,91 @@
+"""Options of a sweep over choices: `-m attack=square,rays attack.queries=500`. No torch here.
+
+Hydra composes the default choice before it looks at the swept ones, and refuses an option that only those have. So such
+options are looked up in each swept choice, here, and then given to Hydra by force (`++`).
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from harness.errors import UserError
+
+MULTIRUN = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
+
+
+def prepared(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with force where an option belongs to a swept choice.
+
+    Raises:
+        UserError: one of the swept choices lacks the option.
+    """
+    try:
+        given = [_parsed(word) for word in words]
+    except HydraException:  # Hydra itself says what is wrong with it
+        return list(words)
+    swept = {one.key_or_group: one for one in given if one and _is_choice(one)} if MULTIRUN & set(words) else {}
+    options = {place: one for place, one in enumerate(given) if one and _group(one) in swept}
+    folders = [
+        *(word for word in words if word.startswith("hydra.searchpath=")),
+        *(f"hydra.searchpath=[file://{folder}]" for flag, folder in pairwise(words) if flag in ("--config-dir", "-cd")),
+    ]
+    choices = {group: _composed(group, swept[group], folders) for group in map(_group, options.values())}
+    for place, one in options.items():
+        _look_up(words[place], one.key_or_group, choices[_group(one)])
+    return [f"++{word}" if place in options else word for place, word in enumerate(words)]
+
+
+def _parsed(word: str) -> Override | None:
+    return OverridesParser.create().parse_override(word) if "=" in word and not word.startswith("-") else None
+
+
+def _is_choice(one: Override) -> bool:
+    """Whether it sweeps over choices of a group at the root, given by their names."""
+    return one.is_choice_sweep() and one.package is None and "." not in one.key_or_group
+
+
+def _group(one: Override) -> str:
+    """Whose option it sets; empty: it is no plain `group.option=value`."""
+    group, dot, _ = one.key_or_group.partition(".")
+    forced = one.is_add() or one.is_force_add() or one.is_delete() or one.package is not None
+    return group if dot and not forced else ""
+
+
+def _composed(group: str, sweep: Override, folders: Sequence[str]) -> dict[str, DictConfig]:
+    """The nodes of the swept choices, without patterns and those that do not compose: Hydra says that better."""
+    nodes = {}
+    for choice in () if sweep.value_type == ValueType.GLOB_CHOICE_SWEEP else sweep.sweep_string_iterator():
+        try:
+            with initialize_config_module("conf", version_base=None):
+                node = compose(None, [*folders, f"+{group}={choice}"])[group]
+        except (HydraException, KeyError):
+            continue
+        if isinstance(node, DictConfig):
+            nodes[f"{group}={choice}"] = node
+    return nodes
+
+
+def _look_up(word: str, key: str, choices: Mapping[str, DictConfig]) -> None:
+    """Raises UserError where some of the choices, or all, lack an option."""
+    *above, last = key.split(".")[1:]
+    levels = {name: OmegaConf.select(node, ".".join(above)) if above else node for name, node in choices.items()}
+    known = {name: [str(k) for k in level] if isinstance(level, DictConfig) else [] for name, level in levels.items()}
+    lacking = [name for name in choices if last not in known[name]]
+    if not lacking or "[" in key:
+        return
+    having = [name.partition("=")[2] for name in choices if name not in lacking]
+    if having:
+        group = key.partition(".")[0]
+        raise UserError(
+            f"{word}: {', '.join(lacking)} has no {'.'.join([*above, last])}; sweep {group}={','.join(having)} with it "
+            "and the rest without it, in two commands"
+        )
+    near = difflib.get_close_matches(last, {option for options in known.values() for option in options}, 1)
+    hint = f"did you mean {near[0]}?" if near else f"--cfg job {lacking[0]} shows the options that there are"
+    raise UserError(f"unknown option {key}: {', '.join(lacking)} has no such; {hint}")

@@ -1,0 +1,154 @@
+"""A mixture of convolutional experts: one router sends each image down one of E narrow pathways through all layers.
+
+Zhang et al., "Robust mixture-of-expert training for convolutional neural networks", ICCV 2023 (arXiv 2308.10110).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Which expert works on which image of a batch, the same in every layer.
+
+    Args:
+        counts: how many images each expert has; the batch is sorted by expert.
+        mask: None: each expert works on its images only. Else float [B, E], by which the outputs of all experts are
+            multiplied before they are added: E times the work, but a gradient to the mask.
+    """
+
+    counts: tuple[int, ...]
+    mask: Tensor | None = None
+
+
+class MoEConv2d(nn.Module):
+    """E convolutions without bias side by side, of which each image uses one. Keeps height and width at stride 1.
+
+    Args:
+        inside, outside: channels that one expert takes and gives.
+        kernel, stride: of all experts.
+        experts: their number E. Expert e has the output channels [e * outside, (e + 1) * outside) of the weight.
+    """
+
+    def __init__(self, inside: int, outside: int, kernel: int, stride: int, experts: int) -> None:
+        super().__init__()
+        self.stride, self.padding, self.experts = stride, kernel // 2, experts
+        self.weight = nn.Parameter(torch.empty(experts * outside, inside, kernel, kernel))
+        for block in self.weight.chunk(experts):
+            nn.init.kaiming_normal_(block, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor, gate: Gate) -> Tensor:
+        """[B, inside, H, W], sorted by expert, to [B, outside, H / stride, W / stride]."""
+        if gate.mask is not None:
+            every = self._convolve(x, self.weight)
+            every = every.reshape(len(x), self.experts, -1, *every.shape[2:])
+            masked: Tensor = (every * gate.mask[:, :, None, None, None]).sum(1)
+            return masked
+        groups = zip(x.split(gate.counts), self.weight.chunk(self.experts), strict=True)  # type: ignore[no-untyped-call]
+        parts = [self._convolve(part, block) for part, block in groups if len(part)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, None, self.stride, self.padding)
+
+
+class Routed(nn.ModuleList):
+    """Layers one after the other, each of which is told the gate."""
+
+    def forward(self, x: Tensor, gate: Gate) -> Tensor:
+        for layer in self:
+            x = layer(x, gate)
+        return x
+
+
+class MixtureOfExperts(nn.Module, ABC):
+    """A classifier with E pathways and a router that chooses one for each image.
+
+    In the forward pass images are grouped by pathway, so that each costs its pathway and the router, nothing else.
+    Batch norms, the stem and the head belong to all pathways. A router that gives NaN or infinity makes the logits NaN,
+    so that it cannot pass for one that always chooses the first pathway.
+
+    Args:
+        router: normalised pixels [B, C, H, W] to scores [B, E]; the largest wins.
+        normalize: pixels in [0, 1] to what router and trunk take.
+        experts: E, at least 1.
+    """
+
+    def __init__(self, router: nn.Module, normalize: nn.Module, experts: int) -> None:
+        super().__init__()
+        self.normalize, self.experts = normalize, experts
+        self.router = router
+
+    @abstractmethod
+    def trunk(self, x: Tensor, gate: Gate) -> Tensor:
+        """Normalised pixels, sorted by expert, to logits [B, classes]."""
+
+    def scores(self, x: Tensor) -> Tensor:
+        """What the router says of pixels [B, C, H, W] in [0, 1]: float [B, E]."""
+        scores: Tensor = self.router(self.normalize(x))
+        return scores
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pixels [B, C, H, W] in [0, 1] to logits [B, classes]. The choice of the router is a constant to autograd."""
+        scores = self.scores(x).detach()
+        return _unless_broken(self.along(x, scores.argmax(1)), scores)
+
+    def along(self, x: Tensor, route: Tensor) -> Tensor:
+        """Logits [B, classes] where image i takes pathway route[i]; route: int64 [B] in [0, E)."""
+        order = route.argsort(stable=True)
+        counts = self._counts(route)
+        logits = self.trunk(self.normalize(x)[order], Gate(counts))
+        return logits[order.argsort()]
+
+    def pathway(self, x: Tensor, expert: int) -> Tensor:
+        """Logits [B, classes] where every image takes the pathway of one expert."""
+        return self.trunk(self.normalize(x), Gate(tuple(len(x) * (e == expert) for e in range(self.experts))))
+
+    def straight_through(self, x: Tensor) -> Tensor:
+        """The logits of the forward pass, up to rounding, with a gradient that also flows through the router.
+
+        Each layer adds up the outputs of all experts times a one-hot mask. The derivative of the mask by the scores is
+        taken to be the identity, that of the argmax being zero: E times the work of the forward pass.
+        """
+        scores = self.scores(x)
+        mask = F.one_hot(scores.argmax(1), self.experts).to(scores.dtype) + (scores - scores.detach())
+        return _unless_broken(self.trunk(self.normalize(x), Gate((), mask)), scores.detach())
+
+    def loads(self, x: Tensor) -> Tensor:
+        """How many of the images take each pathway, int64 [E]."""
+        return torch.bincount(self.scores(x).argmax(1), minlength=self.experts)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The two players of the training: "experts", which is all but the router, and "router"."""
+        router = list(self.router.parameters())
+        chosen = {id(weight) for weight in router}
+        return {"experts": [w for w in self.parameters() if id(w) not in chosen], "router": router}
+
+    def _counts(self, route: Tensor) -> tuple[int, ...]:
+        if route.is_meta:  # nothing is known: as if all took the first pathway
+            return (len(route), *[0] * (self.experts - 1))
+        return tuple(torch.bincount(route, minlength=self.experts).tolist())
+
+
+def scaled(width: int, scale: float) -> int:
+    """Channels of one pathway where the dense network has `width`: the product rounded down.
+
+    Raises:
+        UserError: the scale is not in (0, 1], or leaves no channel.
+    """
+    if not 0 < scale <= 1:
+        raise UserError(f"model.scale={scale} must lie in (0, 1]: width of a pathway as a share of the dense network")
+    channels = int(scale * width + 1e-9)
+    if not channels:
+        raise UserError(f"model.scale={scale} leaves none of {width} channels; take a larger scale or width")
+    return channels
+
+
+def _unless_broken(logits: Tensor, scores: Tensor) -> Tensor:
+    return logits.masked_fill(~scores.isfinite().all(1, keepdim=True), torch.nan)

@@ -94,31 +94,37 @@ class MixtureOfExperts(nn.Module, ABC):
         scores: Tensor = self.router(self.normalize(x))
         return scores
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pixels [B, C, H, W] in [0, 1] to logits [B, classes]. The choice of the router is a constant to autograd."""
-        scores = self.scores(x).detach()
-        return _unless_broken(self.along(x, scores.argmax(1)), scores)
+    def forward(self, x: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Pixels [B, C, H, W] in [0, 1] to logits [B, classes]; each image takes the pathway of its largest score.
+
+        scores: float [B, E]; None: those of the router, as constants. Where they require a gradient it flows straight
+            through the choice: each layer adds up the outputs of all experts times a one-hot mask, whose derivative by
+            the scores is taken to be the identity, that of the argmax being zero (E times the work, the same logits up
+            to rounding). So `model(x, model.scores(x))` is the forward pass with a gradient through the router.
+        """
+        given = self.scores(x).detach() if scores is None else scores
+        if given.requires_grad and torch.is_grad_enabled():
+            mask = F.one_hot(given.argmax(1), self.experts).to(given.dtype) + (given - given.detach())
+            logits = self.trunk(self.normalize(x), Gate((), mask))
+        else:
+            route = given.argmax(1)
+            order = route.argsort(stable=True)
+            logits = self.trunk(self.normalize(x)[order], Gate(self._counts(route)))[order.argsort()]
+        return logits.masked_fill(~given.isfinite().all(1, keepdim=True), torch.nan)
 
     def along(self, x: Tensor, route: Tensor) -> Tensor:
         """Logits [B, classes] where image i takes pathway route[i]; route: int64 [B] in [0, E)."""
-        order = route.argsort(stable=True)
-        counts = self._counts(route)
-        logits = self.trunk(self.normalize(x)[order], Gate(counts))
-        return logits[order.argsort()]
+        logits: Tensor = self(x, F.one_hot(route, self.experts).to(x.dtype))
+        return logits
 
     def pathway(self, x: Tensor, expert: int) -> Tensor:
         """Logits [B, classes] where every image takes the pathway of one expert."""
-        return self.trunk(self.normalize(x), Gate(tuple(len(x) * (e == expert) for e in range(self.experts))))
+        return self.along(x, torch.full((len(x),), expert, device=x.device))
 
     def straight_through(self, x: Tensor) -> Tensor:
-        """The logits of the forward pass, up to rounding, with a gradient that also flows through the router.
-
-        Each layer adds up the outputs of all experts times a one-hot mask. The derivative of the mask by the scores is
-        taken to be the identity, that of the argmax being zero: E times the work of the forward pass.
-        """
-        scores = self.scores(x)
-        mask = F.one_hot(scores.argmax(1), self.experts).to(scores.dtype) + (scores - scores.detach())
-        return _unless_broken(self.trunk(self.normalize(x), Gate((), mask)), scores.detach())
+        """The forward pass, up to rounding, with a gradient through the router."""
+        logits: Tensor = self(x, self.scores(x))
+        return logits
 
     def loads(self, x: Tensor) -> Tensor:
         """How many of the images take each pathway, int64 [E]."""
@@ -148,7 +154,3 @@ def scaled(width: int, scale: float) -> int:
     if not channels:
         raise UserError(f"model.scale={scale} leaves none of {width} channels; take a larger scale or width")
     return channels
-
-
-def _unless_broken(logits: Tensor, scores: Tensor) -> Tensor:
-    return logits.masked_fill(~scores.isfinite().all(1, keepdim=True), torch.nan)

@@ -11,6 +11,7 @@ from harness.access import TRANSFER
 from harness.cli_errors import cell
 from harness.fooling import fooling_lines, fooling_of
 from harness.pairs import lines as pair_lines
+from harness.distances import spread_lines
 from harness.pairs import pairs_of
 from harness.session import Outcome, evaluate
 
@@ -54,7 +55,9 @@ def lines(outcome: Outcome) -> list[str]:
         low, high = total.interval
         robust = f"{total.robust / total.samples:7.2%}   95 % interval {low:.2%} to {high:.2%}"
         out.append(f"clean accuracy   {total.clean / total.samples:7.2%}   ({total.clean} of {total.samples})")
-        if total.expected is None:
+        if threat["radius"] is None:
+            out += spread_lines(outcome.run, threat["norm"])
+        elif total.expected is None:
             out.append(f"robust accuracy  {robust}")
         else:
             mean, error = total.expected

@@ -1,7 +1,9 @@
 """How far an attack had to go: the distances of a run, curves over eps, and AttackBench's optimality. No torch."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,18 +44,73 @@ def read(run: RunFolder) -> Distances:
         raise UserError(f"{run.path} holds a run of the kind {manifest['kind']}; only attacks have distances")
     if manifest["status"] != "done":
         raise UserError(f"{run.path} is {manifest['status']}; run its command again to go on: {manifest['command']}")
-    table = [
-        part.select(["sample", "stage", "broken", "distance", "forwards", "backwards"]) for part in run.read_parts()
-    ]
-    columns = {name: np.concatenate([part[name].to_numpy() for part in table]) for name in table[0].column_names}
+    columns = _columns(run)
+    ids, distance = _nearest(columns)
+    clean = columns["stage"] == CLEAN_STAGE
+    attacked = max(1, len(np.unique(columns["sample"][~clean])))
+    forwards, backwards = (float(columns[name][~clean].sum()) / attacked for name in ("forwards", "backwards"))
+    return Distances(run, manifest, ids, distance, forwards, backwards)
+
+
+def _columns(run: RunFolder) -> dict[str, NDArray[Any]]:
+    names = ["sample", "stage", "broken", "distance", "forwards", "backwards"]
+    parts = [part.select(names) for part in run.read_parts()]
+    return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in names}
+
+
+def _nearest(columns: dict[str, NDArray[Any]]) -> tuple[NDArray[np.int64], Floats]:
     clean = columns["stage"] == CLEAN_STAGE
     ids = np.sort(columns["sample"][clean])
     far = np.where(columns["broken"], columns["distance"], np.inf)
     distance = np.full(len(ids), np.inf)
     np.minimum.at(distance, np.searchsorted(ids, columns["sample"]), np.where(clean & columns["broken"], 0.0, far))
-    attacked = max(1, len(np.unique(columns["sample"][~clean])))
-    forwards, backwards = (float(columns[name][~clean].sum()) / attacked for name in ("forwards", "backwards"))
-    return Distances(run, manifest, ids, distance, forwards, backwards)
+    return ids, distance
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Quartiles of the distances of the samples that are right as they are; infinite where that many stand.
+
+    Attributes:
+        right: these samples.
+        standing: those of them for which nothing was found.
+    """
+
+    right: int
+    standing: int
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, distance: Floats) -> "Spread | None":
+        """distance: of the nearest finds, 0 where the sample is wrong as it is, [n]; None where no sample is right.
+
+        >>> Spread.of(np.array([0.0, 0.1, 0.2, 0.3, np.inf]))
+        Spread(right=4, standing=1, low=0.2, median=0.3, high=inf)
+        """
+        right = distance[distance > 0]
+        if not len(right):
+            return None
+        low, median, high = (float(np.quantile(right, share, method="higher")) for share in (0.25, 0.5, 0.75))
+        return cls(len(right), int(np.isinf(right).sum()), low, median, high)
+
+    def told(self) -> tuple[str, str, str]:
+        """Low, median and high, as text."""
+        low, median, high = (f"{d:.4g}" if d < math.inf else "not found" for d in (self.low, self.median, self.high))
+        return low, median, high
+
+
+def spread_lines(run: RunFolder, norm: str) -> list[str]:
+    """The answer of a run without a bound, for people; of the chunks that are there."""
+    found = Spread.of(_nearest(_columns(run))[1])
+    if found is None:
+        return ["distance         no sample is right as it is"]
+    low, median, high = found.told()
+    return [
+        f"distance         median {median}   25 % {low}   75 % {high}   ({norm}, of the samples that are right)",
+        f"not broken       {found.standing / found.right:7.2%}   ({found.standing} of {found.right})",
+    ]
 
 
 def accuracy(distance: Floats, eps: Sequence[float]) -> list[float]:

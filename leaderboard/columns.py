@@ -34,6 +34,13 @@ ROBUST = Column(
     "marks entries that finds from elsewhere lower: of the same weights on the same images, in other selections, at "
     "another ε, through the true head alone or without gradients.",
 )
+DISTANCE = Column(
+    "robust",
+    "Median distance",
+    "Where ε is unbounded, in place of a robust accuracy: how far the nearest find over all recorded attacks lies, in "
+    "the norm of the threat. The median over the samples that are classified correctly, below it the quartiles; “not "
+    "found” where that many were not broken at all.",
+)
 ATTACK = Column(
     "attack",
     "Attack columns",
@@ -60,6 +67,9 @@ DATE = Column("date", "Date", "Day of the latest run.")
 BEFORE = (RANK, DEFENSE, MODEL, CLEAN, ROBUST)
 """Columns left of the attacks."""
 
+UNBOUNDED = (RANK, DEFENSE, MODEL, CLEAN, DISTANCE)
+"""The same where there is no eps."""
+
 AFTER = (COST, FLAGS, VERIFIED, SAMPLES, DATE)
 """Columns right of the attacks."""
 
@@ -73,7 +83,7 @@ TERMS = (
     ),
 )
 
-GLOSSARY = (*BEFORE, ATTACK, *AFTER, *TERMS)
+GLOSSARY = (*BEFORE, DISTANCE, ATTACK, *AFTER, *TERMS)
 
 READING = (
     "The interval speaks about the data distribution: how far the number may be off because only n samples were drawn. "
@@ -81,3 +91,9 @@ READING = (
     "weak; no interval covers that."
 )
 """The line that every page with a robust accuracy carries."""
+
+READING_DISTANCE = (
+    "An attack gives an upper bound on the distance: an adversarial example that lies nearer may exist, and no attack "
+    "found it."
+)
+"""The line of a page with distances instead."""

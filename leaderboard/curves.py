@@ -37,7 +37,7 @@ def curves(pool: Sequence[Evidence], selection: str, ids: Ints) -> tuple[Curve, 
     told = [e for e in pool if np.isinf(e.run.threat.radius) and e.run.data.selection == selection and len(e.ids)]
     if not told:
         return ()
-    best = np.min([_distances(evidence, ids) for evidence in pool if len(evidence.ids)], axis=0)
+    best = nearest(pool, ids)
     columns = [evidence.run.column for evidence in told]
     names = [
         c if columns.count(c) == 1 else f"{c} {e.run.place.rpartition('/')[2]}"
@@ -45,6 +45,12 @@ def curves(pool: Sequence[Evidence], selection: str, ids: Ints) -> tuple[Curve, 
     ]
     each = [_curve(name, _distances(evidence, ids)) for name, evidence in zip(names, told, strict=True)]
     return (_curve("all runs", best, best=True), *each)
+
+
+def nearest(pool: Sequence[Evidence], ids: Ints) -> Floats:
+    """Distance of the nearest find on each sample over all runs, [n]: 0 where it is wrong as it is, else infinite."""
+    best: Floats = np.min([_distances(evidence, ids) for evidence in pool if len(evidence.ids)], axis=0)
+    return best
 
 
 def _distances(evidence: Evidence, ids: Ints) -> Floats:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "robust_low": round(low, 6),
         "robust_high": round(high, 6),
         "open": _share(entry.open, entry.n),
+        **_distances(entry),
         "attacks": {attack.column: _attack(attack, entry.n) for attack in entry.attacks},
         "cost": round(entry.cost, 3),
         "flags": sorted({flag.name for flag in entry.flags}),
@@ -66,6 +68,14 @@ def _record(entry: Entry) -> dict[str, Any]:
         "unranked_because": list(entry.reasons),
         "page": f"entries/{address(entry)}.html",
     }
+
+
+def _distances(entry: Entry) -> dict[str, float | None]:
+    """Quartiles of the distances of an entry without eps; null where there are none, or that many samples stand."""
+    found = entry.spread
+    values = (found.low, found.median, found.high) if found else (math.inf,) * 3
+    names = ("distance_25", "distance_median", "distance_75")
+    return {name: round(value, 6) if value < math.inf else None for name, value in zip(names, values, strict=True)}
 
 
 def _attack(attack: Attack, n: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from leaderboard import assets, naming
-from leaderboard.columns import AFTER, BEFORE, GLOSSARY, READING
+from leaderboard.columns import AFTER, BEFORE, GLOSSARY, READING, READING_DISTANCE, UNBOUNDED
 from leaderboard.curves import curve_figure
 from leaderboard.examples import Example, examples
 from leaderboard.export import as_csv, as_json
@@ -32,6 +32,7 @@ def environment() -> Environment:
     env.filters |= {"address": naming.address, "anchor": naming.anchor, "norm": naming.norm, "yaml": yaml}
     env.filters["breakable"] = breakable
     env.globals |= {"percent": naming.percent, "per": naming.per, "samples": naming.samples, "reading": READING}
+    env.globals |= {"reading_distance": READING_DISTANCE}
     return env
 
 
@@ -50,7 +51,7 @@ def write(site: Site, boards: Sequence[Board], damaged: list[str], other: int) -
             if len(board.entries) > 1 and not board.threat.unbounded
         },
         attacks={naming.anchor(board): _columns(board) for board in boards},
-        before=BEFORE,
+        before={board: UNBOUNDED if board.threat.unbounded else BEFORE for board in boards},
         after=AFTER,
         glossary=GLOSSARY,
         facets=facets,

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harness.distances import Spread
 from harness.interval import wilson
 from leaderboard.chance import reason
 from leaderboard.chunk import Bools, Find, Ints, Stage, locate
 from leaderboard.collect import Evidence, Passes, Verification
-from leaderboard.curves import Curve, curves
+from leaderboard.curves import Curve, curves, nearest
 from leaderboard.flags import Aligned, across
 from leaderboard.manifest import GRADIENT, DataKey, Flag, Run, ThreatKey
 from leaderboard.statistics import rank_intervals
@@ -81,6 +82,7 @@ class Entry:
     flags: tuple[Flag, ...]
     reasons: tuple[str, ...]  # why it is not ranked; empty: it is
     curves: tuple[Curve, ...]  # accuracy at every eps, where a run measured distances; the worst case first
+    spread: Spread | None  # of the nearest finds, where there is no eps
     rank: tuple[int, int] | None = None
 
     @property
@@ -190,6 +192,7 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
         flags=tuple(_flags(own, reported, [aligned[e.run.place] for e in others])),
         reasons=tuple(_reasons(own, counted, n)),
         curves=curves(pool, first.data.selection, ids),
+        spread=Spread.of(nearest(pool, ids)) if first.threat.unbounded and len(ids) else None,
     )
 
 

@@ -22,7 +22,15 @@ MAY = {
     "models": ("models", "harness.errors"),
     "training": ("training", "attacks", "harness", "models"),
     "defenses": ("defenses", "training", "attacks", "harness", "models"),
-    "leaderboard": ("leaderboard", "harness.errors", "harness.evidence_digest", "harness.interval", "harness.records"),
+    "leaderboard": (
+        "leaderboard",
+        "harness.distances",
+        "harness.errors",
+        "harness.evidence_digest",
+        "harness.interval",
+        "harness.queries",
+        "harness.records",
+    ),
     "harness": ("harness",),
 }
 ORCHESTRATORS = {

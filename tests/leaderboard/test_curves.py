@@ -86,3 +86,31 @@ def test_the_pages_show_the_curve(make: Make, runs: Path, tmp_path: Path) -> Non
         assert "curve-figure" in text
         assert "plots.js" in text
     assert (tmp_path / "site" / "static" / "plots.js").is_file()
+
+
+def test_the_headline_of_an_unbounded_entry_is_the_median_distance(make: Make, runs: Path, tmp_path: Path) -> None:
+    make(attack="pgd", eps="0.1", broken=[18], distance=0.035)
+    far = {sample: 0.01 * (sample + 1) for sample in range(20)}
+    make(attack="fmn", eps="unbounded", wrong=[19], broken=range(17), distance=far)
+    build(runs, tmp_path / "site")
+    content = json.loads((tmp_path / "site" / "board.json").read_text())
+    finite, unbounded = content["entries"]
+    assert finite["distance_median"] is None
+    quartiles = (unbounded["distance_25"], unbounded["distance_median"], unbounded["distance_75"])
+    assert quartiles == pytest.approx((0.05, 0.09, 0.14))  # 0.01 to 0.17, 0.035 by the other run, one that stands
+    index, page = ((tmp_path / "site" / name).read_text() for name in ("index.html", unbounded["page"]))
+    assert 'Median distance of the nearest find</dt><dd>0.09 <span class="range">0.05–0.14<' in page
+    assert 'Not broken</dt><dd>1 <span class="range">of 19<' in page
+    assert "Worst-case robust accuracy" not in page
+    assert "upper bound on the distance" in page
+    assert 'data-label="Median distance" data-order="0.090000"' in index
+    assert "median distance 0.09</li>" in (tmp_path / "site" / finite["page"]).read_text()
+
+
+def test_where_most_samples_stand_the_median_is_not_found(make: Make, runs: Path, tmp_path: Path) -> None:
+    make(attack="fmn", eps="unbounded", broken=range(6), distance=FAR)
+    make(attack="fmn", defense="wrong", eps="unbounded", wrong=range(20))
+    build(runs, tmp_path / "site")
+    pages = [page.read_text() for page in sorted((tmp_path / "site" / "entries").glob("*.html"))]
+    assert '<dd>not found <span class="range">0.06–not found<' in pages[0]
+    assert "<dt>Not broken</dt><dd>–</dd>" in pages[1]

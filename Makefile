@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FILES := run.py train.py attacks defenses harness leaderboard models training tests benchmarks
+FILES := run.py train.py attacks certification defenses harness leaderboard models training tests benchmarks
 
 .PHONY: demo setup test check lint types unit chromium clean
 

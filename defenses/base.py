@@ -62,4 +62,4 @@ class Defense:
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
         """The deployed defense: here the only part, as it is. models: the loaded parts, from pixels to logits."""
         (model,) = models.values()
-        return Victim(plain(model), (model,))
+        return Victim(plain(model), (model,), mechanism=model)

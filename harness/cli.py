@@ -8,6 +8,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from harness.access import TRANSFER
+from harness.certificate_report import certificate_lines
+from harness.certify import certify
 from harness.cli_errors import cell
 from harness.fooling import fooling_lines, fooling_of
 from harness.pairs import lines as pair_lines
@@ -30,7 +32,12 @@ def run_job(cfg: DictConfig, report: Callable[[Outcome], None], failed: list[str
     }
 
     def work() -> bool:
-        outcome = evaluate(cfg, choices, shlex.join(["python", "run.py", *hydra.overrides.task]))
+        command = shlex.join(["python", "run.py", *hydra.overrides.task])
+        if cfg.get("certifier") is not None:
+            certified = certify(cfg, choices, command)
+            write("\n".join(certificate_lines(certified)))
+            return certified.manifest["status"] != "failed"
+        outcome = evaluate(cfg, choices, command)
         report(outcome)
         if outcome.manifest["status"] != "running":
             outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.tally)

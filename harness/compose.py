@@ -31,8 +31,8 @@ ROOT: dict[str, Any] = {
 }  # fmt: skip
 """Types of the values at the root."""
 
-GROUPS = ("dataset", "model", "threat", "defense", "attack", "protocol", "recipe", "runtime", "logger")
-"""Nodes at the root; each has a `_target_`."""
+GROUPS = ("dataset", "model", "threat", "defense", "attack", "certifier", "protocol", "recipe", "runtime", "logger")
+"""Nodes at the root; each has a `_target_`. Of attack and certifier one is null."""
 
 SEEDS = 2**63
 """Seeds lie below."""
@@ -87,18 +87,24 @@ def build(node: Any, **extra: Any) -> Any:
 def _check_root(cfg: DictConfig, known: Sequence[str]) -> None:
     """Refuse missing and unfit values of the root, and give them their types."""
     for key in known:
+        if key in ("attack", "certifier"):
+            cfg.setdefault(key, None)  # Hydra drops a choice of null
         if key not in cfg:
             raise UserError(f"{key} is missing; leave it out of the command to have its default")
     if isinstance(cfg.get("trusted_packages"), str):
         cfg.trusted_packages = [cfg.trusted_packages]
     for key in known:
         value = cfg[key]
+        if key in ("attack", "certifier") and value is None:
+            continue
         if key in GROUPS and not (isinstance(value, DictConfig) and "_target_" in value):
             raise UserError(f"{key} must be a choice (see --help) or a node with a _target_")
         if key in ROOT:
             new = typed(key, value, ROOT[key])
             if not isinstance(new, DictConfig | ListConfig):
                 cfg[key] = new
+    if "certifier" in known and (cfg.attack is None) == (cfg.certifier is None):
+        raise UserError("a run attacks or certifies: give either attack=NAME or certifier=NAME")
     if "seed" in known and not 0 <= cfg.seed < SEEDS:
         raise UserError(f"seed={cfg.seed} is out of range; take a whole number from 0 to {SEEDS - 1}")
 

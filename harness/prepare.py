@@ -31,7 +31,7 @@ from harness.universal import train_part
 from harness.victim import Victim
 
 KEYS = (
-    "dataset", "model", "threat", "defense", "attack", "runtime", "logger",
+    "dataset", "model", "threat", "defense", "attack", "certifier", "runtime", "logger",
     "protocol", "seed", "heads", "access", "draws", "checkpoint", "surrogates",
     "runs_dir", "trusted_packages",
 )  # fmt: skip

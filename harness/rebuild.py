@@ -44,6 +44,7 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> Jo
     recorded.setdefault("access", DEFAULTS["access"])
     recorded.setdefault("surrogates", {})
     recorded.setdefault("draws", None)
+    recorded.setdefault("certifier", None)
     recorded.setdefault("protocol", {"_target_": "harness.protocol.Protocol"})
     lacking = [key for key in KEYS if key not in recorded]
     if lacking:

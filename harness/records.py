@@ -26,6 +26,7 @@ from typing import Any, TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.certificates import CERTIFICATE_SCHEMA
 from harness.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -103,6 +104,7 @@ class Manifest(TypedDict, total=False):
     protocol: dict[str, Any]  # rule and draws, of a randomised defense only
     draws: dict[str, dict[str, Any]]  # random heads: draws per gradient, and with how many they were found to agree
     sets: dict[str, dict[str, Any]]  # transfer runs: stage -> its adversarial set, and the sources crafted on
+    certificate: dict[str, Any]  # certificates only: certifier, kind, confidence, and whether it saw labels
     fit: dict[str, dict[str, Any]]  # stage -> digest, file and cost of a perturbation that was fitted to train images
     chunk: int  # samples per chunk
     chunks: int
@@ -207,7 +209,8 @@ class RunFolder:
             raise UserError(
                 f"{path} is damaged ({_first_line(cause)}); run the same command again to redo it"
             ) from None
-        missing = [name for name in ATTACK_SCHEMA.names if name not in table.column_names]
+        wanted = CERTIFICATE_SCHEMA if "radius" in table.column_names else ATTACK_SCHEMA
+        missing = [name for name in wanted.names if name not in table.column_names]
         if missing:
             raise UserError(f"{path} lacks the columns {', '.join(missing)}; run the same command again to redo it")
         schema = _schema(table.column_names)
@@ -247,6 +250,8 @@ def rows(columns: dict[str, Sequence[Any]]) -> pa.Table:
 
 def _schema(names: Iterable[str]) -> pa.Schema:
     there = set(names)
+    if there.issuperset(CERTIFICATE_SCHEMA.names):
+        return CERTIFICATE_SCHEMA
     schema = RANDOM_SCHEMA if there.issuperset(RANDOM_SCHEMA.names) else ATTACK_SCHEMA
     return schema.append(PHASE) if PHASE.name in there else schema
 

@@ -39,15 +39,15 @@ class Rng:
         """The same stream for some of the samples; index: a mask bool [B] or positions int64 [b]."""
         return replace(self, ids=self.ids[index])
 
-    def bits(self, shape: tuple[int, ...], draw: int = 0) -> Tensor:
-        """Uniform integers in [0, 2**32), int64 [B, *shape]."""
+    def bits(self, shape: tuple[int, ...], draw: int | Tensor = 0) -> Tensor:
+        """Uniform integers in [0, 2**32), int64 [B, *shape]. draw: one number, or one for each sample, int64 [B]."""
         count = math.prod(shape)
         blocks = torch.arange((count + 3) // 4, device=self.ids.device)
         key = _key(self.seed, self.name)
         counter = (
             (self.ids & _MASK)[:, None],
             ((self.ids >> 32) & _MASK)[:, None],
-            torch.full((1, 1), draw & _MASK, dtype=torch.int64, device=self.ids.device),
+            (torch.as_tensor(draw, device=self.ids.device) & _MASK).reshape(-1, 1),
             blocks[None, :],
         )
         words = torch.stack(philox(counter, key), dim=-1)
@@ -58,20 +58,20 @@ class Rng:
         shape: tuple[int, ...],
         low: float = 0.0,
         high: float = 1.0,
-        draw: int = 0,
+        draw: int | Tensor = 0,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Uniform in [low, high), with 24 random bits, [B, *shape]: the same values in every floating dtype."""
         unit = (self.bits(shape, draw) >> 8).to(dtype) * 2.0**-24
         return low + (high - low) * unit
 
-    def normal(self, shape: tuple[int, ...], draw: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    def normal(self, shape: tuple[int, ...], draw: int | Tensor = 0, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal by inversion, with 32 random bits (so within 6.3 standard deviations), [B, *shape]."""
         unit = (self.bits(shape, draw).to(torch.float64) + 0.5) * 2.0**-32
         gauss: Tensor = torch.special.ndtri(unit)
         return gauss.to(dtype)
 
-    def integers(self, shape: tuple[int, ...], high: int, draw: int = 0) -> Tensor:
+    def integers(self, shape: tuple[int, ...], high: int, draw: int | Tensor = 0) -> Tensor:
         """Uniform in {0, ..., high - 1}, int64 [B, *shape]; the bias is below high / 2**32."""
         return (self.bits(shape, draw) * high) >> 32
 

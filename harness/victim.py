@@ -40,6 +40,8 @@ class Victim:
         randomized: whether `predict` uses its Rng.
         draws: gradient draws on the true head.
         access: what the deployed defense gives away at most: gradient, score or decision.
+        mechanism: what a certifier is about: the bare network where `predict` is that network alone, a description
+            such as `certification.mechanisms.Smoothed` where it is more; None: nothing certifies this defense.
     """
 
     predict: Forward
@@ -48,6 +50,7 @@ class Victim:
     randomized: bool = False
     draws: int = 1
     access: str = "gradient"
+    mechanism: object = None
 
     @property
     def heads(self) -> tuple[Head, ...]:

@@ -15,9 +15,10 @@ CHOICES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in C
 
 
 def composed(choice):
+    group, _, name = choice.partition("/")
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base=None):
-        return compose(choice)
+        return compose("run", [f"{group}={name}"]) if group in ("certifier", "defense") else compose(choice)
 
 
 def nodes(node, path=""):

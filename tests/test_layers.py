@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("attacks", "defenses", "harness", "leaderboard", "models", "training")
+PACKAGES = ("attacks", "certification", "defenses", "harness", "leaderboard", "models", "training")
 MAY = {
     "attacks": (
         "attacks",
@@ -19,11 +19,21 @@ MAY = {
         "harness.threat",
         "harness.victim",
     ),
+    "certification": (
+        "certification",
+        "harness.binomial",
+        "harness.errors",
+        "harness.rng",
+        "harness.threat",
+        "harness.victim",
+    ),
     "models": ("models", "harness.errors"),
     "training": ("training", "attacks", "harness", "models"),
-    "defenses": ("defenses", "training", "attacks", "harness", "models"),
+    "defenses": ("defenses", "training", "attacks", "certification", "harness", "models"),
     "leaderboard": (
         "leaderboard",
+        "harness.binomial",
+        "harness.certificates",
         "harness.distances",
         "harness.errors",
         "harness.evidence_digest",
@@ -36,6 +46,7 @@ MAY = {
 ORCHESTRATORS = {
     "harness/checks/yardstick.py": ("attacks",),  # red flags need a yardstick attack
     "harness/checks/gradients.py": ("attacks.losses",),  # and the losses whose gradients must not vanish
+    "harness/certification.py": ("certification.base",),  # what a certifier is
     "harness/deployment.py": ("models.folding",),  # the twin that is cheaper to differentiate
     "harness/universal.py": ("attacks.perturbation",),  # the state of a fit goes to disk and comes back
 }
@@ -63,7 +74,16 @@ def test_imports_point_one_way(package):
 
 
 @pytest.mark.parametrize(
-    "module", ["leaderboard.__main__", "harness.records", "harness.status", "harness.curves", "run", "train"]
+    "module",
+    [
+        "leaderboard.__main__",
+        "harness.records",
+        "harness.certificates",
+        "harness.status",
+        "harness.curves",
+        "run",
+        "train",
+    ],
 )
 def test_torch_is_not_imported(module):
     code = f"import sys, importlib; importlib.import_module({module!r}); sys.exit('torch' in sys.modules)"

@@ -1,0 +1,156 @@
+"""Certificates for smoothed classifiers, by counting votes on noisy copies."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certification.base import Certificates, Kind, Work
+from certification.counting import Counted, count
+from certification.mechanisms import Mechanism, Smoothed
+from certification.stopping import Stopping, floored, looks
+from harness.errors import UserError
+from harness.rng import Rng
+from harness.threat import Threat
+from harness.victim import Victim
+
+RULES = ("fixed", "decide", "grid")
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """CERTIFY of Cohen et al. 2019 (arXiv 1902.02918), and its sequential forms.
+
+    `selection` draws choose the class, fresh ones bound its share from below (one-sided Clopper-Pearson), and the bound
+    gives the radius in which the class keeps the majority. The label is not used. An image whose bound does not exceed
+    one half gets no prediction.
+
+    "fixed" draws `samples` for every image and is what the literature reports. "decide" asks whether an image is
+    certified at one radius and "grid" the same for several; they look at the votes after `first` draws and each `ratio`
+    times as many, pay for the looks with alpha, and stop as soon as they know. Radii between those asked are sound, but
+    smaller than they might be.
+
+    Args:
+        alpha: probability with which the certificate of an image may fail, in (0, 1).
+        samples: draws of the bound, at most.
+        selection: draws that choose the class; 0: the class is the most frequent of `samples`, at alpha / 2.
+        rule: fixed, decide or grid.
+        radii: what decide (one) and grid ask; null: eps of the threat, and its quarters up to twice eps, with 0.
+        first, ratio: looks of decide and grid.
+        futility: confidence with which an image that will not be certified is given up early, in (0, 1).
+
+    Raises:
+        UserError: a value outside its range, or so few samples that nothing can be certified.
+    """
+
+    kind: ClassVar[Kind] = "sound_prob"
+    sees_label: ClassVar[bool] = False
+    norms: ClassVar[tuple[str, ...]] = ("l2", "l1", "l0")
+    whole: ClassVar[bool] = True
+    takes: ClassVar[tuple[type, str]] = (Smoothed, "defense=gaussian_smoothing")
+
+    alpha: float = 0.001
+    samples: int = 100_000
+    selection: int = 100
+    rule: str = "fixed"
+    radii: list[float] | None = None
+    first: int = 100
+    ratio: float = 1.5
+    futility: float = 0.001
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "futility"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"certifier.{name}={getattr(self, name)} must lie between 0 and 1, such as 0.001")
+        for name, least in (("samples", 1), ("selection", 0), ("first", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"certifier.{name}={getattr(self, name)} must be at least {least}")
+        if not self.ratio > 1:
+            raise UserError(f"certifier.ratio={self.ratio} must be larger than 1")
+        if self.rule not in RULES:
+            raise UserError(f"certifier.rule={self.rule!r} is unknown; choose one of {', '.join(RULES)}")
+        if self.selection == 0 and (self.rule != "fixed" or self.takes[0] is not Smoothed):
+            raise UserError("certifier.selection=0 is sound for certifier=smoothing with rule=fixed only; take 100")
+        radii = self.radii or []
+        if radii and self.rule == "fixed":
+            raise UserError("certifier.radii are for rule=decide and rule=grid; rule=fixed gives every radius")
+        if len(radii) > 1 and self.rule == "decide":
+            raise UserError("certifier.radii: rule=decide asks for one radius; take rule=grid for several")
+        if any(not 0 <= radius < np.inf for radius in radii):
+            raise UserError(f"certifier.radii={list(radii)} must be radii of at least 0")
+
+    @property
+    def confidence(self) -> float:
+        return 1 - self.alpha
+
+    def check(self, victim: Victim, threat: Threat) -> None:
+        mechanism = self._mechanism(victim)
+        if mechanism.norm != threat.norm:
+            raise UserError(f"the noise of this defense certifies {mechanism.norm}; take threat={mechanism.norm}")
+        plan = self._plan(mechanism, 1, threat)
+        votes = np.zeros((1, mechanism.voters, 1), np.int64)
+        for look, drawn in enumerate(plan.looks):
+            plan.ended(np.zeros(1, np.int64), look, votes + drawn)
+        most, asked = float(floored(plan.best)[0]), max(plan.radii, default=0.0)
+        if plan.best[0] <= 0 or most < asked:
+            raise UserError(
+                f"certifier.samples={self.samples} with alpha={self.alpha} can certify no radius above {most:g}"
+                + (f", {asked:g} is asked" if plan.radii else "")
+                + "; take more samples, a smaller radius or more noise"
+            )
+
+    def __call__(
+        self, victim: Victim, x: Tensor, y: Tensor | None, *, threat: Threat, rng: Rng, work: Work
+    ) -> Certificates:
+        mechanism = self._mechanism(victim)
+        with torch.no_grad():
+            classes = victim.predict(x[:1], rng.select(torch.arange(1, device=x.device))).shape[1] if len(x) else 1
+        plan = self._plan(mechanism, len(x), threat)
+        return self.result(count(mechanism, x, rng, classes, plan, work), plan)
+
+    def result(self, counted: Counted, plan: Stopping) -> Certificates:
+        """The certificates that counted votes prove."""
+        sure = plan.best > 0
+        return Certificates(
+            predict=torch.from_numpy(np.where(sure, plan.chosen, -1)),
+            radius=torch.from_numpy(floored(plan.best)),
+            forwards=torch.from_numpy(counted.forwards),
+            samples=torch.from_numpy(counted.forwards // plan.voters),
+            margin=torch.full((len(sure),), torch.nan, dtype=torch.float64),
+            trials=torch.from_numpy(plan.trials),
+            counts=torch.from_numpy(plan.hits),
+            lower=torch.from_numpy(plan.bound),
+            stop=[str(word) for word in plan.why],
+        )
+
+    def _mechanism(self, victim: Victim) -> Any:
+        kind, example = self.takes
+        if not isinstance(victim.mechanism, kind):
+            raise UserError(
+                f"this certifier needs a {kind.__name__.lower()} defense, such as {example}: it certifies what is "
+                "deployed, and adds no noise of its own"
+            )
+        return victim.mechanism
+
+    def _plan(self, mechanism: Mechanism, images: int, threat: Threat) -> Stopping:
+        fixed = self.rule == "fixed"
+        return Stopping(
+            radius=mechanism.radius,
+            alpha=self.alpha,
+            images=images,
+            voters=mechanism.voters,
+            selection=self.selection,
+            looks=(self.samples,) if fixed else looks(self.samples, self.first, self.ratio),
+            radii=() if fixed else self._radii(threat),
+            futility=self.futility,
+        )
+
+    def _radii(self, threat: Threat) -> tuple[float, ...]:
+        if self.radii:
+            return tuple(sorted(self.radii))
+        if threat.unbounded:
+            raise UserError(f"certifier.rule={self.rule} needs a radius; give certifier.radii=[0.5] or threat.eps=0.5")
+        eps = threat.radius
+        return (eps,) if self.rule == "decide" else tuple(eps * quarter / 4 for quarter in range(9))

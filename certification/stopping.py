@@ -1,0 +1,130 @@
+"""When enough votes have been drawn, and what they prove at a confidence that holds over all looks together.
+
+Only a claim that something is certified needs a share of alpha. Giving up never makes a false claim, so any rule may
+decide it; the one here gives up when not even the best that is still plausible would be certified with all draws.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.binomial import lower, upper
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Radius = Callable[[Floats], Floats]
+
+
+def looks(samples: int, first: int, ratio: float) -> tuple[int, ...]:
+    """Numbers of draws after which the votes are looked at: first, then each `ratio` times as many, up to samples."""
+    out = [min(first, samples)]
+    while out[-1] < samples:
+        out.append(min(samples, max(out[-1] + 1, math.ceil(ratio * out[-1]))))
+    return tuple(out)
+
+
+@dataclass
+class Stopping:
+    """Clopper-Pearson bounds at several looks, each with an equal share of alpha (a union bound over looks and voters).
+
+    The greatest radius over the looks of one image is a certificate: all bounds hold together with probability at least
+    1 - alpha, for the class that the selection chose. Without a selection the class is the most frequent one; then a
+    claim needs more than half of the votes, and half of alpha pays for having chosen by the same votes.
+
+    Args:
+        radius: of the mechanism; [..., V] shares -> [...].
+        alpha: probability with which the certificate of an image may fail.
+        images, voters: how many there are.
+        selection: draws that choose the class.
+        looks: numbers of draws; the last is the budget.
+        radii: what is asked, ascending; empty: the radius itself, so nothing stops before the last look.
+        futility: confidence of giving up.
+
+    Attributes:
+        chosen: class of each image, int64 [n]; -1 where none was chosen.
+        best: greatest radius so far, float64 [n]; not positive where nothing is certified.
+        hits, trials, bound: votes for the class, draws, and lower bounds at that look, [n, V], [n] and [n, V].
+        why: what ended the sampling of each image.
+    """
+
+    radius: Radius
+    alpha: float
+    images: int
+    voters: int
+    selection: int
+    looks: tuple[int, ...]
+    radii: tuple[float, ...] = ()
+    futility: float = 1e-3
+
+    def __post_init__(self) -> None:
+        self.chosen = np.full(self.images, -1)
+        self.best = np.full(self.images, -np.inf)
+        self.bound = np.zeros((self.images, self.voters))
+        self.hits = np.zeros((self.images, self.voters), np.int64)
+        self.trials = np.zeros(self.images, np.int64)
+        self.why = np.full(self.images, "budget", dtype=object)
+
+    @property
+    def each(self) -> float:
+        """The share of alpha of one bound."""
+        return self.alpha / (len(self.looks) * self.voters * (1 if self.selection else 2))
+
+    def hopeful(self, at: Ints, votes: Ints) -> Bools:
+        """Choose the class (the lowest of those with the most votes of all voters) and say whether to go on."""
+        self.chosen[at] = votes.sum(1).argmax(1)
+        hopeless = self._futile(at, self._hits(at, votes), self.selection)
+        self.why[at[hopeless]] = "futility"
+        return ~hopeless
+
+    def ended(self, at: Ints, look: int, votes: Ints) -> Bools:
+        """Take the bounds of this look into account and say whether it was enough."""
+        if not self.selection:
+            self.chosen[at] = votes.sum(1).argmax(1)
+        hits, drawn = self._hits(at, votes), self.looks[look]
+        bounds = lower(hits, drawn, self.each)
+        radius = self.radius(bounds)
+        gain = at[radius > self.best[at]]
+        mine = radius > self.best[at]
+        self.best[gain], self.bound[gain] = radius[mine], bounds[mine]
+        self.hits[gain], self.trials[gain] = hits[mine], drawn
+        never = at[~mine & (self.trials[at] == 0)]
+        self.hits[never], self.trials[never] = hits[~mine & (self.trials[at] == 0)], drawn
+        if not self.radii:
+            return np.zeros(len(at), bool)
+        certified = self._asked(at) == np.inf
+        futile = ~certified & self._futile(at, hits, drawn)
+        self.why[at[certified]], self.why[at[futile]] = "certified", "futility"
+        done: Bools = certified | futile
+        return done
+
+    def _hits(self, at: Ints, votes: Ints) -> Ints:
+        """Votes for the chosen class, [b, V]."""
+        hits: Ints = np.take_along_axis(votes, self.chosen[at][:, None, None], 2)[:, :, 0]
+        return hits
+
+    def _asked(self, at: Ints) -> Floats:
+        """The least radius asked that is not certified, [b]; infinite where all are."""
+        asked = np.array([*self.radii, np.inf])
+        certified = (floored(self.best[at])[:, None] >= asked) & (self.best[at][:, None] > 0)
+        unmet: Floats = asked[certified.sum(1)]
+        return unmet
+
+    def _futile(self, at: Ints, hits: Ints, drawn: int) -> Bools:
+        """Whether the largest plausible shares would not certify what is asked next with all draws, bool [b]."""
+        if not self.radii:
+            return np.zeros(len(at), bool)
+        total = self.looks[-1]
+        plausible = lower(np.floor(upper(hits, drawn, self.futility) * total), total, self.each)
+        reach, asked = self.radius(plausible), self._asked(at)
+        futile: Bools = ~((floored(reach) >= asked) & (reach > 0)) & (asked < np.inf)
+        return futile
+
+
+def floored(radius: Floats) -> Floats:
+    """Rounded down to six digits behind the point; never negative."""
+    down: Floats = np.floor(np.nextafter(np.maximum(radius, 0), 0) * 1e6) / 1e6
+    return down

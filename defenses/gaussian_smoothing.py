@@ -1,0 +1,61 @@
+"""Randomised smoothing with Gaussian noise: the class that a network gives most noisy copies of the image."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from certification.mechanisms import Smoothed
+from certification.noise import Gaussian
+from defenses.base import Card, Defense
+from defenses.smoothed import check_copies, mean_heads
+from harness.rng import Rng
+from harness.victim import Head, Victim, plain
+
+
+@dataclass(frozen=True)
+class GaussianSmoothing(Defense):
+    """One prediction is that of the network on one noisy copy; `protocol=vote` deploys the majority of many.
+
+    The protocol counts: with `protocol.draws` copies and `protocol.alpha` it is PREDICT of Cohen et al. 2019 (arXiv
+    1902.02918), which abstains where the majority may be chance. The heads follow SmoothAdv (Salman et al. 2019, arXiv
+    1906.04584): the loss of the mean probability over copies, not the mean of losses, and the bare network.
+
+    Args:
+        parts: "model", trained on noisy images.
+        sigma: standard deviation of the noise, in pixels of [0, 1], added before any normalisation.
+        copies: numbers of copies that the heads average over; one head for each.
+
+    Raises:
+        UserError: sigma or a number of copies is not positive.
+    """
+
+    card: ClassVar[Card] = Card(
+        "The class that a network gives most copies of the image with Gaussian noise.",
+        source="Cohen et al. 2019, arXiv 1902.02918",
+        claim="a certified l2 radius for each image",
+        certificate="certifier=smoothing, l2",
+        randomized=True,
+    )
+
+    sigma: float = 0.25
+    copies: tuple[int, ...] = (1, 8, 128)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_copies(self.copies)
+        Gaussian(self.sigma)
+
+    def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
+        network, noise = models["model"], Gaussian(self.sigma)
+
+        def view(x: Tensor, rng: Rng, number: int) -> Tensor:
+            scores: Tensor = network(noise(x, rng, number))
+            return scores
+
+        def predict(x: Tensor, rng: Rng) -> Tensor:
+            return view(x, rng, 0)
+
+        heads = (*mean_heads(self.copies, view), Head("base", plain(network)))
+        return Victim(predict, (network,), heads, randomized=True, draws=0, mechanism=Smoothed(network, noise))

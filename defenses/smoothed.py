@@ -1,0 +1,43 @@
+"""What the deployments of smoothed classifiers share: the heads that an informed attacker needs."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from harness.errors import UserError
+from harness.rng import Rng
+from harness.victim import Forward, Head
+
+FEW = 8
+"""Copies whose activations are kept for the gradient; with more of them each is computed again on the way back."""
+
+
+def check_copies(copies: Sequence[int]) -> None:
+    """Raises UserError unless each number of copies is at least 1."""
+    if any(number < 1 for number in copies) or len(set(copies)) < len(copies):
+        raise UserError(f"defense.copies={list(copies)} must be different whole numbers of at least 1, such as [1,8]")
+
+
+def mean_heads(copies: Sequence[int], view: Callable[[Tensor, Rng, int], Tensor]) -> tuple[Head, ...]:
+    """A head `copies<m>` for each m: the logarithm of the mean probabilities over m random copies (Salman et al. 2019).
+
+    Its loss is that of the mean, not the mean of losses, which a few unlucky copies would dominate. Each gradient has
+    fresh copies.
+
+    view: (images, randomness, number of the copy) -> logits of that copy.
+    """
+    return tuple(Head(f"copies{number}", _mean(number, view)) for number in copies)
+
+
+def _mean(copies: int, view: Callable[[Tensor, Rng, int], Tensor]) -> Forward:
+    def forward(x: Tensor, rng: Rng) -> Tensor:
+        if copies > FEW and torch.is_grad_enabled():
+            logs = [checkpoint(view, x, rng, number, use_reentrant=False) for number in range(copies)]
+        else:
+            logs = [view(x, rng, number) for number in range(copies)]
+        mean: Tensor = torch.stack([each.log_softmax(1) for each in logs]).logsumexp(0)
+        return mean
+
+    return forward

@@ -1,0 +1,51 @@
+"""Exact binomial bounds and tests, in float64. Imports no torch."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+Floats = NDArray[np.float64]
+
+
+def lower(hits: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> Floats:
+    """One-sided Clopper-Pearson bound: below the true probability with probability at least 1 - alpha (1934).
+
+    >>> float(lower(99_300, 100_000, 0.001).round(6))
+    0.992147
+    """
+    k, n = np.asarray(hits, float), np.asarray(trials, float)
+    bound = special.betaincinv(np.maximum(k, 1), n - k + 1, np.asarray(alpha, float))
+    return np.where(k == 0, 0.0, bound)
+
+
+def upper(hits: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> Floats:
+    """The bound on the other side: above the true probability with probability at least 1 - alpha."""
+    k, n = np.asarray(hits, float), np.asarray(trials, float)
+    return 1 - lower(n - k, n, alpha)
+
+
+def tail(hits: ArrayLike, trials: ArrayLike, probability: ArrayLike) -> Floats:
+    """P[at least `hits` of `trials`], each with that probability."""
+    k, n, p = np.asarray(hits, float), np.asarray(trials, float), np.asarray(probability, float)
+    inside = special.betainc(np.maximum(k, 1), np.maximum(n - k + 1, 1e-300), p)
+    return np.where(k <= 0, 1.0, np.where(k > n, 0.0, inside))
+
+
+def even(more: ArrayLike, less: ArrayLike) -> Floats:
+    """Two-sided p-value of the exact test that two counts, of which the first is not smaller, come from a fair coin.
+
+    >>> float(even(67, 33).round(5))
+    0.00087
+    """
+    high, low = np.asarray(more, float), np.asarray(less, float)
+    return np.minimum(1.0, 2 * tail(high, high + low, 0.5))
+
+
+def most(trials: int, probability: float, doubt: float) -> int:
+    """The number of hits that is not exceeded with probability at least 1 - doubt."""
+    hits: Any = 0
+    while hits < trials and tail(hits + 1, trials, probability) > doubt:
+        hits += 1
+    return int(hits)

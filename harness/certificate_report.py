@@ -1,0 +1,61 @@
+"""What the command line says of a run that certifies."""
+
+from collections.abc import Iterator
+
+from harness.certificates import Summary, grid
+from harness.certify import Certified
+
+KINDS = {
+    "sound_prob": "each certificate fails with probability at most {:.3g}, whatever the network",
+    "sound_det": "each certificate is a proof",
+    "estimate": "ESTIMATES: no confidence stands behind these radii, and no table of certificates counts them",
+}
+
+
+def certificate_lines(outcome: Certified) -> list[str]:
+    """The report of a run."""
+    manifest, total = outcome.manifest, outcome.summary
+    name, threat = manifest["name"], manifest["threat"]
+    told = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["certifier"]]
+    out = ["", " · ".join(told)]
+    if total.samples:
+        out += list(_numbers(total, threat["radius"], manifest["certificate"]["kind"]))
+    out += [f"not counted: {count} samples with error: {text}" for text, count in total.errors.items()]
+    if manifest["status"] == "running":
+        out.append(
+            f"{len(outcome.run.present())} of {manifest['chunks']} chunks are there; the other shards have the rest"
+        )
+    out.append(f"evidence: {outcome.run.path}")
+    return out
+
+
+def _numbers(total: Summary, eps: float | None, kind: str) -> Iterator[str]:
+    n = total.samples
+    if kind != "sound_det":
+        yield f"accuracy         {total.correct / n:7.2%}   ({total.correct} of {n}; abstained on {total.abstained})"
+    if eps is not None:
+        yield _certified(total, eps)
+    if kind == "sound_det":
+        yield f"least margin     {total.margin:7.4g}   of those certified"
+    else:
+        yield from _curve(total)
+    seconds = max(total.seconds, 1e-9)
+    yield (
+        f"cost             {total.samples_used / n:,.0f} draws and {total.forwards / n:,.0f} forwards per image, "
+        f"{seconds / n:.3g} s; {total.forwards / seconds:,.0f} forwards/s"
+    )
+    yield KINDS[kind].format(1 - total.confidence)
+
+
+def _certified(total: Summary, radius: float) -> str:
+    low, high = total.interval(radius)
+    share = total.certified(radius) / total.samples
+    sure = "" if total.confidence == 1 else f"; on these images at least {total.surely(radius):.2%}, sure to 99.9 %"
+    return f"certified at {radius:<4.4g}{share:7.2%}   95 % interval {low:.2%} to {high:.2%}{sure}"
+
+
+def _curve(total: Summary) -> Iterator[str]:
+    radii = grid(float(total.radius.max(initial=0.0)))
+    yield "radius          " + "".join(f"{radius:>8.4g}" for radius in radii)
+    yield "certified       " + "".join(f"{total.certified(radius) / total.samples:>8.2%}" for radius in radii)
+    yield f"average radius   {total.average:7.4g}   (zero where wrong; at most {total.trials:,} draws per bound)"

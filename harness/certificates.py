@@ -1,0 +1,132 @@
+"""The rows of a run that certifies, and what they add up to. Imports no torch."""
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from harness.binomial import most
+from harness.interval import wilson
+
+if TYPE_CHECKING:
+    from harness.records import RunFolder
+
+CERTIFICATE_SCHEMA = pa.schema(
+    [
+        pa.field("sample", pa.int64(), nullable=False),  # stable id of the image in its split
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("predict", pa.int32(), nullable=False),  # -1: abstains, which counts as wrong
+        pa.field("radius", pa.float64(), nullable=False),  # rounded down; 0 where it abstains or nothing is certified
+        pa.field("correct", pa.bool_(), nullable=False),
+        pa.field("samples_used", pa.int64(), nullable=False),  # random draws, those of the selection among them
+        pa.field("kind", pa.string(), nullable=False),  # sound_prob | sound_det | estimate
+        pa.field("confidence", pa.float64(), nullable=False),  # of this certificate by itself
+        pa.field("margin", pa.float64(), nullable=False),  # least margin over the ball; NaN: not what was bounded
+        pa.field("forwards", pa.int64(), nullable=False),  # passes of one network
+        pa.field("trials", pa.int64(), nullable=False),  # draws behind the bound
+        pa.field("counts", pa.list_(pa.int64()), nullable=False),  # of these for `predict`, per network that votes
+        pa.field("lower", pa.list_(pa.float64()), nullable=False),  # lower bounds of these shares
+        pa.field("stop", pa.string(), nullable=False),  # why sampling ended: budget | certified | futility | ""
+        pa.field("error", pa.string()),  # null, or why this is no certificate; such a run never counts
+    ]
+)
+"""Version 1. Parts of a run of the kind "certificate"."""
+
+KINDS = ("sound_prob", "sound_det", "estimate")
+
+STEPS = 8
+"""Radii of the curve that is shown: eighths of the largest, in round numbers."""
+
+
+@dataclass
+class Summary:
+    """What the certificates of a run say. An abstention and an error count as wrong.
+
+    Attributes:
+        radius: of each sample, float64; -1 where the prediction is wrong or the certifier abstains.
+        abstained: samples without a prediction.
+        samples_used, forwards: summed over the samples.
+        errors: distinct error texts with their counts.
+    """
+
+    radius: NDArray[np.float64]
+    kinds: set[str] = field(default_factory=set)
+    confidence: float = 1.0
+    abstained: int = 0
+    samples_used: int = 0
+    forwards: int = 0
+    trials: int = 0
+    seconds: float = 0.0
+    margin: float = math.inf
+    errors: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        return len(self.radius)
+
+    @property
+    def correct(self) -> int:
+        return self.certified(0.0)
+
+    def certified(self, radius: float) -> int:
+        """Samples that are predicted right and certified at that radius."""
+        return int((self.radius >= radius).sum())
+
+    def interval(self, radius: float) -> tuple[float, float]:
+        """95 % Wilson interval of the share certified at that radius: how far other images of its kind may lie."""
+        return wilson(self.certified(radius), self.samples)
+
+    @property
+    def average(self) -> float:
+        """Average certified radius, zero where the prediction is wrong (Zhai et al. 2020, arXiv 2001.02378)."""
+        return float(np.maximum(self.radius, 0).mean()) if self.samples else 0.0
+
+    def surely(self, radius: float, doubt: float = 1e-3) -> float:
+        """What the certified accuracy on these images is at least, with probability 1 - doubt over all draws.
+
+        Each certificate fails with probability at most 1 - confidence, independently of the others, so that the number
+        of failures is at most a binomial one.
+        """
+        fails = most(self.samples, 1 - self.confidence, doubt)
+        return max(0.0, (self.certified(radius) - fails) / max(self.samples, 1))
+
+
+def summary(run: "RunFolder") -> Summary:
+    """Read the certificates of a run, one chunk at a time."""
+    total, radii = Summary(np.zeros(0)), []
+    for chunk in sorted(run.present()):
+        table = run.read_part(chunk)
+        fine = table["error"].is_null().to_numpy(zero_copy_only=False)
+        right = table["correct"].to_numpy(zero_copy_only=False) & fine
+        radii.append(np.where(right, table["radius"].to_numpy(), -1.0))
+        total.kinds |= set(table["kind"].to_pylist())
+        total.confidence = min([total.confidence, *table["confidence"].to_pylist()])
+        total.abstained += int((table["predict"].to_numpy() < 0).sum())
+        total.samples_used += int(table["samples_used"].to_numpy().sum())
+        total.forwards += int(table["forwards"].to_numpy().sum())
+        total.trials = max([total.trials, *table["trials"].to_pylist()])
+        total.seconds += sum(run.read_seconds(chunk).values())
+        margins = table["margin"].to_numpy()[right]
+        total.margin = min([total.margin, *margins[np.isfinite(margins)].tolist()])
+        for text in table["error"].drop_null().to_pylist():
+            total.errors[text] = total.errors.get(text, 0) + 1
+    total.radius = np.concatenate([*radii, np.zeros(0)])
+    return total
+
+
+def grid(largest: float) -> list[float]:
+    """Radii from 0 to just above the largest, in steps of 1, 2 or 5 times a power of ten."""
+    if not largest > 0:
+        return [0.0]
+    rough = largest / STEPS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(n * power for n in (1, 2, 2.5, 5, 10) if n * power >= rough * (1 - 1e-9))
+    return [round(number * step, 12) for number in range(math.floor(largest / step + 1e-9) + 1)]
+
+
+def certificate_rows(columns: dict[str, Any]) -> pa.Table:
+    """A table of `CERTIFICATE_SCHEMA` from columns of equal length."""
+    return pa.table(columns, schema=CERTIFICATE_SCHEMA)

@@ -1,0 +1,104 @@
+"""A certifier on a victim: the certificates of one chunk of samples, as rows. Nothing here touches files."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from certification.base import ABSTAIN, Certificates, Certifier, Work
+from harness.certificates import certificate_rows
+from harness.data.contract import Batch
+from harness.deployment import Deployed
+from harness.errors import UserError
+from harness.rng import Rng
+from harness.sanity import check_images
+from harness.threat import Threat
+
+log = logging.getLogger(__name__)
+
+STAGE = "certificate"
+"""Name under which costs are booked, and of the stream of random draws."""
+
+
+@dataclass(frozen=True)
+class Certification:
+    """A certifier on a victim: everything that one run needs, built.
+
+    Args:
+        deployed: the defense.
+        certifier: its name and the certifier.
+        seed: of every random draw.
+    """
+
+    deployed: Deployed
+    certifier: tuple[str, Certifier]
+    threat: Threat
+    classes: int
+    seed: int
+    batch_size: int
+    device: torch.device
+
+    def chunk(self, batch: Batch, advance: Callable[[int, int], None]) -> pa.Table:
+        """The rows of the samples of one chunk.
+
+        Raises:
+            UserError: pixels outside the box, labels outside the classes, or a defense that cannot predict.
+        """
+        ids, x, y = (t[batch.ids.argsort()] for t in batch)
+        check_images(ids, x, y, self.classes, (self.threat.low, self.threat.high))
+        certifier = self.certifier[1]
+        size = len(ids) if certifier.whole else self.batch_size
+        pieces = [slice(at, at + size) for at in range(0, len(ids), size)]
+        return pa.concat_tables([self._some(ids[at], x[at], y[at], advance) for at in pieces])
+
+    def _some(self, ids: Tensor, x: Tensor, y: Tensor, advance: Callable[[int, int], None]) -> pa.Table:
+        name, certifier = self.certifier
+        here = ids.to(self.device)
+        try:
+            with torch.no_grad():
+                found = certifier(
+                    self.deployed.victim,
+                    x.to(self.device),
+                    y.to(self.device) if certifier.sees_label else None,
+                    threat=self.threat,
+                    rng=Rng(self.seed, here, STAGE),
+                    work=Work(self.batch_size, advance),
+                )
+        except UserError:
+            raise
+        except Exception as cause:  # a crash is a record: it certifies nothing and does not stop a sweep
+            log.exception("%s failed on %d samples", name, len(ids))
+            why = f"{type(cause).__name__}: {(str(cause) or ' ').splitlines()[0]}"
+            return _rows(ids, y, _nothing(len(ids)), certifier, why)
+        return _rows(ids, y, found, certifier, None)
+
+
+def _rows(ids: Tensor, y: Tensor, found: Certificates, certifier: Certifier, error: str | None) -> pa.Table:
+    count = len(ids)
+    return certificate_rows(
+        {
+            "sample": ids.numpy(),
+            "label": y.numpy(),
+            "predict": found.predict.numpy(),
+            "radius": found.radius.numpy(),
+            "correct": (found.predict == y).numpy(),
+            "samples_used": found.samples.numpy(),
+            "kind": [certifier.kind] * count,
+            "confidence": [certifier.confidence] * count,
+            "margin": found.margin.numpy(),
+            "forwards": found.forwards.numpy(),
+            "trials": found.trials.numpy(),
+            "counts": found.counts.tolist(),
+            "lower": found.lower.tolist(),
+            "stop": list(found.stop),
+            "error": [error] * count,
+        }
+    )
+
+
+def _nothing(count: int) -> Certificates:
+    zeros = torch.zeros(count)
+    return Certificates.proven(torch.full((count,), ABSTAIN), zeros, torch.full((count,), torch.nan), zeros)

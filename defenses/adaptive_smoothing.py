@@ -15,6 +15,7 @@ from harness.threat import Threat
 from harness.victim import Head, Victim, plain
 from models.taps import Tapped
 from training.mode import evaluating
+from training.objective import Objective
 
 
 class Composite(nn.Module):
@@ -120,7 +121,7 @@ class AdaptiveSmoothing(Defense):
 
 
 @dataclass(frozen=True)
-class AdaptiveSmoothingObjective:
+class AdaptiveSmoothingObjective(Objective):
     """Trains the mixing network between two frozen base networks (arXiv 2301.12554).
 
     Per image: detection * BCE(gamma, s) + classification * CE(mixture, y) + product * BCE * CE, with s = 0 on clean and
@@ -169,21 +170,22 @@ class AdaptiveSmoothingObjective:
         """The mixture around the mixing network being trained, from pixels to logits."""
         return _Mixture(self, model)
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
-        """Per-sample losses [B]; x [B, C, H, W] in [0, 1], y int64 [B]."""
-        mixture = _Mixture(self, model)
-        attacked = self._attack(mixture, x, y, rng)
-        logits, gamma = mixture.both(torch.cat([x, attacked]))
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
+        factors = torch.ones(len(x), dtype=x.dtype, device=x.device) if factors is None else factors
+        return self._attack(_Mixture(self, model), x, y, rng, factors)
+
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        logits, gamma = _Mixture(self, model).both(torch.cat([x, z]))
         truth = torch.cat([torch.zeros_like(gamma[: len(x)]), torch.ones_like(gamma[len(x) :])])
         detect = nn.functional.binary_cross_entropy_with_logits(gamma, truth, reduction="none")
         classify = nn.functional.cross_entropy(logits, torch.cat([y, y]), reduction="none")
         total = self.detection * detect + self.classification * classify + self.product * detect * classify
         return total.reshape(2, len(x)).mean(0)
 
-    def _attack(self, mixture: "_Mixture", x: Tensor, y: Tensor, rng: Rng) -> Tensor:
+    def _attack(self, mixture: "_Mixture", x: Tensor, y: Tensor, rng: Rng, factors: Tensor) -> Tensor:
         """Attacked images, aware of the mixing network, which is in eval mode meanwhile."""
         knobs = rng.stream("knobs").uniform((3,), dtype=x.dtype)
-        threat = Threat(self.norm, self.eps).scaled(0.4 + 0.7 * knobs[:, 0])
+        threat = Threat(self.norm, self.eps).scaled(factors * (0.4 + 0.7 * knobs[:, 0]))
         deceive = 0.4 * knobs[:, 1]
         z = threat.random(x, rng.stream("start"))
         with evaluating(mixture):

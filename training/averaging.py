@@ -1,9 +1,24 @@
-"""Exponential moving average of the weights."""
+"""Averages of the weights: exponential over the steps, or uniform over the epochs."""
 
+import math
 from copy import deepcopy
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
+
+from harness.errors import UserError
+
+
+class Averaged(Protocol):
+    """An average of the weights of a network: `module`, in eval mode, without gradients; `updates`: made so far."""
+
+    module: nn.Module
+    updates: int
+
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights of `model`, and copy its buffers."""
 
 
 class Average:
@@ -22,12 +37,58 @@ class Average:
         self.decay = decay
         self.updates = 0
 
-    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move towards the weights of `model`."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for mine, other in zip(self.module.parameters(), model.parameters(), strict=True):
-            mine.lerp_(other, 1 - decay)
-        for copy, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
-            copy.copy_(buffer)
+        _follow(self.module, model, decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SWA:
+    """The mean of the weights at the ends of the last epochs (Izmailov et al. 2018, arXiv 1803.05407).
+
+    From then on the mean is what is validated and kept. The batch-norm statistics of a mean of weights are no mean of
+    statistics: they are estimated anew, by passes in train mode over training images.
+
+    Args:
+        start: share of the training after which epochs count, in [0, 1).
+        images: what passes through the network for that: adversarial (what the recipe trains on) or clean.
+        limit: use the first images of the training part, >= 2; null uses them all.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    start: float = 0.5
+    images: str = "adversarial"
+    limit: int | None = 5000
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.start < 1 and math.isfinite(self.start)):
+            raise UserError(f"recipe.swa.start={self.start} must be at least 0 and below 1")
+        if self.images not in ("adversarial", "clean"):
+            raise UserError(f"recipe.swa.images={self.images!r} is unknown; choose adversarial or clean")
+        if self.limit is not None and self.limit < 2:
+            raise UserError(f"recipe.swa.limit={self.limit} must be at least 2, or null for all images")
+
+
+class Mean:
+    """The uniform mean of the weights it was shown; attributes as of Average."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.module = deepcopy(model).eval().requires_grad_(False)
+        self.updates = 0
+
+    def update(self, model: nn.Module) -> None:
+        """Count the weights of `model` in."""
+        self.updates += 1
+        _follow(self.module, model, 1 - 1 / self.updates)
+
+
+@torch.no_grad()
+def _follow(mine: nn.Module, other: nn.Module, decay: float) -> None:
+    for average, weight in zip(mine.parameters(), other.parameters(), strict=True):
+        average.lerp_(weight, 1 - decay)
+    for copy, buffer in zip(mine.buffers(), other.buffers(), strict=True):
+        copy.copy_(buffer)

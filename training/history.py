@@ -23,6 +23,10 @@ class Epoch:
         clean, pgd: validation accuracies in [0, 1]; pgd is NaN where the selection does not need it.
         forwards, backwards: passes of a sample through the network, per training sample.
         seconds: wall time with validation, without what a killed process lost.
+        fgsm: validation accuracy under one step of full length; NaN as for pgd.
+        overfitting: pgd of the best epoch so far minus pgd: what robust overfitting has cost.
+        catastrophic: fgsm - pgd has risen by more than 0.2 within this epoch: catastrophic overfitting.
+        columns: other numbers, by name.
     """
 
     epoch: int
@@ -33,6 +37,10 @@ class Epoch:
     forwards: float
     backwards: float
     seconds: float
+    fgsm: float = math.nan
+    overfitting: float = math.nan
+    catastrophic: bool = False
+    columns: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,4 +91,7 @@ def _without_nan(value: object) -> object:
 
 
 def _with_nan(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: math.nan if value is None else value for key, value in fields.items()}
+    return {
+        key: _with_nan(value) if isinstance(value, dict) else math.nan if value is None else value
+        for key, value in fields.items()
+    }

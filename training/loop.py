@@ -11,11 +11,14 @@ from tqdm import tqdm
 
 from harness import checkpoint
 from harness.data import Dataset
+from harness.errors import UserError
 from harness.tracking import Log
 from training import state
 from training.history import Epoch, History
 from training.recipe import Recipe
 from training.run import Run
+from training.step import NotFinite
+from training.world import ALONE, World
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 
@@ -32,6 +35,8 @@ def fit(
     log: Log | None = None,
     progress: bool = True,
     save_seconds: float = 30.0,
+    world: World = ALONE,
+    channels_last: bool = False,
 ) -> History:
     """Train `model` in place, or go on where a killed process stopped: on one thread to the same weights, bit for bit.
 
@@ -46,19 +51,43 @@ def fit(
         seed: of data order, augmentation, attack noise and dropout.
         log: is told of each epoch.
         save_seconds: the state is saved after each epoch, and within one after so long.
+        world: the processes that train together; the first one writes.
+        channels_last: order of the numbers of images and weights in memory; faster on GPUs.
 
     Raises:
-        UserError: loss or weights became NaN or infinite, the folder cannot be written, or its state is another's.
+        UserError: loss or weights became NaN or infinite (the batch is kept for inspection), the folder cannot be
+            written (the state that was there is kept), or its state is another's.
     """
-    run = Run(model, dataset, recipe, seed, torch.device(device))
+    run = Run(model, dataset, recipe, seed, torch.device(device), world, channels_last)
     saved = state.load(folder, identity)
     if saved is not None:
         run.restore(saved)
-    with tqdm(total=run.total, initial=run.step, unit="batch", disable=not progress, dynamic_ncols=True) as bar:
+    try:
+        _finish(run, folder, identity, log, progress, save_seconds)
+    except NotFinite as cause:
+        raise UserError(_inspectable(cause, run, folder)) from None
+    history = run.result()
+    if world.rank == 0:
+        checkpoint.save(run.kept, folder / LAST, {})
+        history.write(folder)
+        checkpoint.save(run.best(), folder / BEST, {})
+        state.clear(folder)
+    world.wait()
+    return history
+
+
+def _finish(run: Run, folder: Path, identity: str, log: Log | None, progress: bool, save_seconds: float) -> None:
+    """Train to the end; the first process keeps the state on disk."""
+    first = run.world.rank == 0
+    with tqdm(
+        total=run.total, initial=run.step, unit="batch", disable=not (progress and first), dynamic_ncols=True
+    ) as bar:
         due = time.monotonic() + save_seconds
         bar.set_postfix_str(_line(run))
         for finished in run.steps():
             bar.update(run.step - bar.n)
+            if not first:
+                continue
             if finished:
                 bar.set_postfix_str(_line(run))
                 run.history.write(folder)
@@ -67,12 +96,19 @@ def fit(
             if finished or time.monotonic() >= due:
                 state.save(folder, identity, run.state())
                 due = time.monotonic() + save_seconds
-    history = run.result()
-    checkpoint.save(run.kept, folder / LAST, {})
-    history.write(folder)
-    checkpoint.save(run.best(), folder / BEST, {})
-    state.clear(folder)
-    return history
+
+
+def _inspectable(cause: NotFinite, run: Run, folder: Path) -> str:
+    """What to tell about a training that diverged; the batch lies in a file, for torch.load."""
+    place = ""
+    if cause.batch:
+        path = folder / (f"diverged-{run.world.rank}.pt" if run.world.rank else "diverged.pt")
+        state.keep(path, cause.batch)
+        place = f"; the batch lies in {path}"
+    return (
+        f"training went to NaN or infinity in epoch {run.epoch + 1} ({cause}); "
+        f"lower recipe.learning_rate (now {run.recipe.learning_rate}) or set recipe.clip=1{place}"
+    )
 
 
 def _line(run: Run) -> str:
@@ -85,4 +121,6 @@ def _line(run: Run) -> str:
 
 
 def _tracked(epoch: Epoch) -> dict[str, float]:
-    return {f"training/{name}": value for name, value in asdict(epoch).items() if not math.isnan(value)}
+    fields = asdict(epoch)
+    values = {**fields.pop("columns"), **fields}
+    return {f"training/{name}": float(value) for name, value in values.items() if not math.isnan(value)}

@@ -1,6 +1,6 @@
 """Looking at a network without leaving a trace in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -19,9 +19,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """No gradients to the weights inside, which makes those to the input cheaper; afterwards the flags are back."""
-    weights = [weight for weight in module.parameters() if weight.requires_grad]
+def frozen(module: nn.Module, but: Iterable[nn.Parameter] = ()) -> Iterator[None]:
+    """No gradients to the weights inside, which makes those to the input cheaper; afterwards the flags are back.
+
+    but: weights that keep theirs.
+    """
+    spared = {id(weight) for weight in but}
+    weights = [weight for weight in module.parameters() if weight.requires_grad and id(weight) not in spared]
     for weight in weights:
         weight.requires_grad_(False)
     try:

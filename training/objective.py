@@ -11,46 +11,67 @@ from harness.rng import Rng
 from training.inner import InnerPGD
 
 
-class Objective(Protocol):
-    """A training objective."""
+class Attack(Protocol):
+    """The attack inside a training step, such as `training.inner.InnerPGD`."""
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
-        """Loss of each sample [B], with gradient to the weights; never reduced.
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
+        """Examples like x [B, C, H, W], detached; the network is left as it was. factors: multiples of eps [B]."""
 
-        x: float [B, C, H, W] in [0, 1]; y: int64 [B]; rng: keyed by sample id and epoch, the only source of randomness.
+
+class Objective:
+    """A training objective in two halves, because one batch of examples may be judged under several weights.
+
+    A subclass overrides `losses`, and `examples` where it has an attack. x: float [B, C, H, W] in [0, 1]; y: int64 [B];
+    rng: keyed by sample id and epoch, the only source of randomness; both halves get the same one.
+    """
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
+        """What to train on instead of x: crafted once a step against the weights as they are, and detached.
+
+        factors: multiples of the budget per sample, float [B].
         """
+        return x
+
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        """Loss of each sample [B], with gradient to the weights; never reduced. z: the examples."""
+        raise NotImplementedError
 
     def classifier(self, model: nn.Module) -> nn.Module:
-        """The map from images to logits that is deployed, for validation; often the model itself."""
+        """The map from images to logits that is deployed, for validation."""
+        return model
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
+        """Both halves at once, [B]."""
+        return self.losses(model, x, y, self.examples(model, x, y, rng), rng)
 
 
 @dataclass(frozen=True)
-class Standard:
+class Standard(Objective):
     """Cross-entropy on the images as they are."""
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
         return F.cross_entropy(model(x), y, reduction="none")
 
-    def classifier(self, model: nn.Module) -> nn.Module:
-        return model
-
 
 @dataclass(frozen=True)
-class PGDAT:
-    """Cross-entropy on adversarial examples only (Madry et al. 2018, arXiv 1706.06083)."""
+class PGDAT(Objective):
+    """Cross-entropy on adversarial examples only (Madry et al. 2018, arXiv 1706.06083).
 
-    attack: InnerPGD
+    Args:
+        attack: how they are found. One step makes it fast adversarial training (Wong et al. 2020, arXiv 2001.03994).
+    """
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
-        z = self.attack(model, x, y, rng.stream("attack"))
+    attack: Attack
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
+        return self.attack(model, x, y, rng.stream("attack"), factors)
+
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
         return F.cross_entropy(model(z), y, reduction="none")
 
-    def classifier(self, model: nn.Module) -> nn.Module:
-        return model
-
 
 @dataclass(frozen=True)
-class TRADES:
+class TRADES(Objective):
     """CE(f(x), y) + beta KL(p(x) || p(z)), z by an attack on the divergence (Zhang et al. 2019, arXiv 1901.08573).
 
     The gradient goes through both arguments of the divergence.
@@ -67,15 +88,13 @@ class TRADES:
         if not self.beta >= 0:
             raise UserError(f"objective.beta={self.beta} must not be negative")
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
-        if self.beta == 0:
-            return F.cross_entropy(model(x), y, reduction="none")
-        z = self.attack(model, x, y, rng.stream("attack"))
-        clean = model(x)
-        return F.cross_entropy(clean, y, reduction="none") + self.beta * divergence(clean, model(z))
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
+        return self.attack(model, x, y, rng.stream("attack"), factors) if self.beta else x
 
-    def classifier(self, model: nn.Module) -> nn.Module:
-        return model
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        clean = model(x)
+        losses = F.cross_entropy(clean, y, reduction="none")
+        return losses + self.beta * divergence(clean, model(z)) if self.beta else losses
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """How a network is trained, apart from the network, the data and the seed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,36 +10,46 @@ from torch import nn
 
 from harness.errors import UserError
 from training import schedule
+from training.alternation import Alternation, Phase
+from training.averaging import SWA
 from training.objective import Objective
 from training.selection import Selection
+from training.weight_perturbation import WeightPerturbation
+from training.weighting import Weighting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The settings of one training.
+    """The settings of one training. What came after the first version is null where it is off: null leaves keys alone.
 
     Args:
         objective: what is minimised.
         epochs: >= 1.
         batch_size: >= 2. Images that do not fill a batch at the end of an epoch wait for the next shuffle.
-        optimizer: sgd or adamw.
+        optimizer: sgd, nesterov (sgd with Nesterov momentum) or adamw.
         learning_rate: at the peak of the schedule, > 0.
         momentum: of sgd, in [0, 1).
         weight_decay: >= 0, on all parameters.
-        schedule: cosine, step or constant.
+        schedule: cosine, step, linear or constant.
         milestones: of schedule=step: shares of the training, in (0, 1), after which the rate falls tenfold.
         warmup: share of the training over which the rate rises from zero, in [0, 1).
         ema: decay of the average of the weights that is validated and kept, in [0, 1); 0 is off.
         crop: pixels by which an image is shifted at random; 0 is off.
         flip: mirror half of the images.
         clip: largest gradient norm; 0 is off.
+        weight_perturbation: an adversary of the weights (AWP, AMP, SAM, ASAM), or null.
+        weighting: how much each sample counts, or null: all alike.
+        swa: a uniform average of the weights of the last epochs, or null; not with ema.
+        alternation: players that move parts of the weights in turn, or null: one that moves them all.
+        precision: bfloat16 for the passes through the network, or null: that of the weights. Losses, weights and
+            validation are never lowered.
         selection: which epoch is the best.
 
     Raises:
         UserError: a value outside its range.
     """
 
-    OPTIMIZERS: ClassVar[tuple[str, ...]] = ("sgd", "adamw")
+    OPTIMIZERS: ClassVar[tuple[str, ...]] = ("sgd", "nesterov", "adamw")
 
     objective: Objective
     epochs: int = 30
@@ -55,6 +65,11 @@ class Recipe:
     crop: int = 0
     flip: bool = False
     clip: float = 0.0
+    weight_perturbation: WeightPerturbation | None = None
+    weighting: Weighting | None = None
+    swa: SWA | None = None
+    alternation: Alternation | None = None
+    precision: str | None = None
     selection: Selection
 
     def __post_init__(self) -> None:
@@ -64,12 +79,18 @@ class Recipe:
         for name, good, wanted in self._ranges():
             if not good:
                 raise UserError(f"recipe.{name}={getattr(self, name)} must be {wanted}")
+        if self.ema and self.swa:
+            raise UserError("recipe.ema and recipe.swa are two averages of one network; set ema=0 or swa=null")
+        for method in ("examples", "losses", "classifier"):
+            if not callable(getattr(self.objective, method, None)):
+                raise UserError(f"recipe.objective has no {method}(); see `Your own objective` in docs/training.md")
 
     def _ranges(self) -> Iterator[tuple[str, bool, str]]:
         yield "epochs", self.epochs >= 1, "at least 1"
         yield "batch_size", self.batch_size >= 2, "at least 2, because batch norm needs two images"
         yield "learning_rate", 0 < self.learning_rate < math.inf, "a positive number"
         yield "weight_decay", 0 <= self.weight_decay < math.inf, "zero or a positive number"
+        yield "precision", self.precision in (None, "bfloat16"), "bfloat16 or null"
         yield "clip", 0 <= self.clip < math.inf, "zero (off) or a positive number"
         yield "crop", self.crop >= 0, "zero (off) or a number of pixels"
         for name in ("momentum", "warmup", "ema"):
@@ -77,17 +98,28 @@ class Recipe:
         shares = all(isinstance(share, float | int) and 0 < share < 1 for share in self.milestones)
         yield "milestones", shares, "shares between 0 and 1, such as [0.5,0.75]"
 
-    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of the weights that take part. Raises UserError where none does."""
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
+    def make_optimizer(self, weights: Iterable[nn.Parameter], phase: Phase | None = None) -> torch.optim.Optimizer:
+        """The optimizer of the weights that take part, with the settings of the phase. UserError where none does."""
+        weights = [weight for weight in weights if weight.requires_grad]
         if not weights:
             raise UserError("the model has no weights to train; check the model, or load it with checkpoint=included")
+        rate, momentum, decay = (
+            mine if (own := getattr(phase, name, None)) is None else own
+            for name, mine in (
+                ("learning_rate", self.learning_rate),
+                ("momentum", self.momentum),
+                ("weight_decay", self.weight_decay),
+            )
+        )
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=self.weight_decay)
-        decay, momentum = self.weight_decay, self.momentum
-        return torch.optim.SGD(weights, lr=self.learning_rate, momentum=momentum, weight_decay=decay)
+            return torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
+        nesterov = self.optimizer == "nesterov" and momentum > 0
+        return torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=nesterov)
+
+    def share(self, step: int, total: int) -> float:
+        """The share of the peak learning rate at step number `step` of `total`."""
+        return schedule.factor(self.schedule, step / total, milestones=self.milestones, warmup=self.warmup)
 
     def rate(self, step: int, total: int) -> float:
         """The learning rate of step number `step` of `total`."""
-        share = schedule.factor(self.schedule, step / total, milestones=self.milestones, warmup=self.warmup)
-        return self.learning_rate * share
+        return self.learning_rate * self.share(step, total)

@@ -1,9 +1,11 @@
 """A training in memory: what it does at each step, and the state between two steps."""
 
+import math
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -13,12 +15,19 @@ from harness.data import Batch, Dataset
 from harness.errors import UserError
 from harness.rng import Rng
 from training.augment import augment
-from training.averaging import Average
+from training.averaging import Average, Averaged, Mean
+from training.batch_norm import estimating, synced
 from training.draws import seeded, shuffle
 from training.history import Epoch, History, Kept
 from training.passes import Passes
+from training.precision import lowered
 from training.recipe import Recipe
 from training.selection import Scores
+from training.step import NotFinite, Player
+from training.world import ALONE, World
+
+ALARM = 0.2
+"""Catastrophic overfitting: accuracy under one step and under many parts by more than this within one epoch."""
 
 
 class Run:
@@ -28,23 +37,41 @@ class Run:
         UserError: there is nothing to train or to train on.
     """
 
-    def __init__(self, model: nn.Module, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device) -> None:
-        self.model = model.to(device).train()
-        self.recipe, self.seed, self.device = recipe, seed, device
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        world: World = ALONE,
+        channels_last: bool = False,
+    ) -> None:
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(device)
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.model.train()
+        self.recipe, self.seed, self.device, self.world = recipe, seed, device, world
         self._train, self._validation = dataset.split("train"), dataset.split("validation")
         self._ids = torch.as_tensor(self._train.ids)
         if len(self._ids) < 2:
             raise UserError(f"{dataset.name} has {len(self._ids)} training image; batch norm needs at least two")
         self._size = min(recipe.batch_size, len(self._ids))
+        if self._size % world.size:
+            raise UserError(f"recipe.batch_size={self._size} must be a multiple of the {world.size} processes")
         self._batches = len(self._ids) // self._size
-        self._optimizer = recipe.make_optimizer(model)
-        self._average = Average(model, recipe.ema) if recipe.ema else None
+        phases = recipe.alternation.weights(model) if recipe.alternation else [None]
+        self._players = [Player(self.model, recipe, world, phase) for phase in phases]
+        self._average: Averaged | None = None
+        if recipe.ema or recipe.swa:
+            self._average = Average(model, recipe.ema) if recipe.ema else Mean(model)
         self._best: tuple[int, Scores, dict[str, Tensor]] | None = None
         self.history = History()
         self.epoch = 0
         self.batch = self._forwards = self._backwards = 0
         self._seconds = 0.0
-        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._losses = torch.zeros(len(self._players), dtype=torch.float64, device=device)
 
     @property
     def total(self) -> int:
@@ -58,20 +85,22 @@ class Run:
 
     @property
     def kept(self) -> nn.Module:
-        """The network that is validated and kept."""
-        return self._average.module if self._average else self.model
+        """The network that is validated and kept: the average where there is one yet."""
+        return self._average.module if self._average and self._average.updates else self.model
 
     def steps(self) -> Iterator[bool]:
         """Train to the end; yields after each step, True where that ended an epoch.
 
         Raises:
-            UserError: loss or weights are NaN or infinite at the end of an epoch.
+            NotFinite: the loss of a batch is NaN or infinite.
+            UserError: weights are NaN or infinite at the end of an epoch.
         """
         while self.epoch < self.recipe.epochs:
             started = time.monotonic() - self._seconds
             order = shuffle(self._ids, self.seed, self.epoch)
             while self.batch < self._batches:
-                self._update(self._train.read(order[self.batch * self._size :][: self._size].tolist()))
+                members = self.world.share(order[self.batch * self._size :][: self._size])
+                self._update(self._train.read(members.tolist()))
                 self.batch += 1
                 self._seconds = time.monotonic() - started
                 if self.batch < self._batches:
@@ -97,9 +126,9 @@ class Run:
         best = self._best
         return {
             "position": [self.epoch, self.batch, self._forwards, self._backwards, self._seconds],
-            "loss": self._loss,
+            "losses": self._losses,
             "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [player.optimizer.state_dict() for player in self._players],
             "average": [self._average.updates, self._average.module.state_dict()] if self._average else None,
             "best": [best[0], list(best[1]), best[2]] if best else None,
             "epochs": [asdict(epoch) for epoch in self.history.epochs],
@@ -108,9 +137,10 @@ class Run:
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a state."""
         self.epoch, self.batch, self._forwards, self._backwards, self._seconds = state["position"]
-        self._loss = state["loss"].to(self.device)
+        self._losses = state["losses"].to(self.device)
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for player, optimizer in zip(self._players, state["optimizers"], strict=True):
+            player.optimizer.load_state_dict(optimizer)
         if self._average:
             self._average.updates = state["average"][0]
             self._average.module.load_state_dict(state["average"][1])
@@ -119,57 +149,101 @@ class Run:
             self._best = (epoch, Scores(*scores), weights)
         self.history = History([Epoch(**epoch) for epoch in state["epochs"]])
 
+    def _prepared(self, batch: Batch, name: str) -> tuple[Tensor, Tensor, Rng]:
+        """Augmented images, labels, and the draws of the samples."""
+        rng = Rng(self.seed, batch.ids.to(self.device), name)
+        x = augment(batch.x.to(self.device), rng.stream("augment"), crop=self.recipe.crop, flip=self.recipe.flip)
+        return x.contiguous(memory_format=self._format), batch.y.to(self.device), rng
+
     def _update(self, batch: Batch) -> None:
-        recipe = self.recipe
-        rng = Rng(self.seed, batch.ids.to(self.device), f"train/{self.epoch}")
-        x = augment(batch.x.to(self.device), rng.stream("augment"), crop=recipe.crop, flip=recipe.flip)
-        y = batch.y.to(self.device)
-        for group in self._optimizer.param_groups:
-            group["lr"] = recipe.rate(self.step, self.total)
-        with seeded(self.seed, f"layers/{self.step}", self.device), Passes(self.model) as passes:
-            losses = recipe.objective.loss(self.model, x, y, rng.stream("objective"))
-            self._optimizer.zero_grad(set_to_none=True)
-            losses.mean().backward()  # type: ignore[no-untyped-call]
-        if recipe.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
-        self._optimizer.step()
-        if self._average:
+        recipe, world = self.recipe, self.world
+        x, y, rng = self._prepared(batch, f"train/{self.epoch}")
+        share, progress = recipe.share(self.step, self.total), (self.step / self.total, self.epoch / recipe.epochs)
+        layers = f"layers/{self.step}" + (f"/{world.rank}" if world.rank else "")
+        with ExitStack() as around:
+            around.enter_context(seeded(self.seed, layers, self.device))
+            around.enter_context(synced(self.model, world))
+            around.enter_context(lowered(self.model, recipe.precision, self.device))
+            passes = around.enter_context(Passes(self.model))
+            found = [player(x, y, rng, share, progress).double().sum() for player in self._players]
+        if isinstance(self._average, Average):
             self._average.update(self.model)
-        self._loss += losses.detach().double().sum()
-        self._forwards, self._backwards = self._forwards + passes.forwards, self._backwards + passes.backwards
+        self._losses += world.sum(torch.stack(found))
+        self._forwards += passes.forwards * world.size
+        self._backwards += passes.backwards * world.size
 
     def _end_epoch(self, started: float) -> None:
         self._check_finite()
-        scores = self._measure(self.kept, attack=self.recipe.selection.by == "pgd")
+        if self.recipe.swa and self.epoch + 1 > self.recipe.swa.start * self.recipe.epochs:
+            assert self._average is not None
+            self._average.update(self.model)
+            self._estimate(self._average.module)
+        attack = self.recipe.selection.by == "pgd"
+        scores = self._measure(self.kept, attack=attack)
+        fgsm = self._single_step(self.kept) if attack else math.nan
         if self._best is None or self.recipe.selection.better(scores, self._best[1]):
             weights = {name: value.detach().cpu().clone() for name, value in self.kept.state_dict().items()}
             self._best = (self.epoch + 1, scores, weights)
         seen, rate = self._batches * self._size, self.recipe.rate(self.step - 1, self.total)
+        losses = (self._losses / seen).tolist()
         spent = (self._forwards / seen, self._backwards / seen, time.monotonic() - started)
+        overfitting, catastrophic = self._best[1].pgd - scores.pgd, self._catastrophic(fgsm - scores.pgd)
         self.epoch += 1
-        self.history.epochs.append(Epoch(self.epoch, float(self._loss) / seen, rate, *scores, *spent))
+        line = Epoch(self.epoch, losses[0], rate, *scores, *spent)
+        line = replace(line, fgsm=fgsm, overfitting=overfitting, catastrophic=catastrophic)
+        self.history.epochs.append(replace(line, columns=self._columns(losses)))
         self.batch = self._forwards = self._backwards = 0
         self._seconds = 0.0
-        self._loss.zero_()
+        self._losses.zero_()
+
+    def _estimate(self, module: nn.Module) -> None:
+        """New batch-norm statistics for an average of weights."""
+        assert self.recipe.swa is not None
+        objective, ids = self.recipe.objective, self._ids[: self.recipe.swa.limit]
+        size = min(self._size, len(ids) // self.world.size * self.world.size)
+        order = shuffle(ids, self.seed, self.epoch)[: len(ids) // size * size]
+        with synced(module, self.world), estimating(module):
+            for members in torch.split(order, size):
+                batch = self._train.read(self.world.share(members).tolist())
+                x, y, rng = self._prepared(batch, f"estimate/{self.epoch}")
+                if self.recipe.swa.images == "clean":
+                    objective.classifier(module)(x)
+                else:
+                    objective.losses(module, x, y, objective.examples(self.model, x, y, rng), rng)
+
+    def _columns(self, losses: list[float]) -> dict[str, float]:
+        """The columns of an alternation, and those of the model."""
+        named = {f"loss/{player.name}": loss for player, loss in zip(self._players, losses, strict=True)}
+        own = getattr(self.model, "columns", None)
+        return (named if self.recipe.alternation else {}) | (own() if callable(own) else {})
+
+    def _catastrophic(self, gap: float) -> bool:
+        before = self.history.epochs[-1] if self.history.epochs else None
+        return gap - (before.fgsm - before.pgd if before else 0.0) > ALARM
+
+    def _classifier(self, module: nn.Module) -> nn.Module:
+        return self.recipe.objective.classifier(module).to(self.device)
 
     def _measure(self, module: nn.Module, *, attack: bool) -> Scores:
-        classifier = self.recipe.objective.classifier(module).to(self.device)
-        return self.recipe.selection.measure(classifier, self._validation, self.seed, self.device, attack=attack)
+        classifier, split = self._classifier(module), self._validation
+        return self.recipe.selection.measure(classifier, split, self.seed, self.device, attack=attack, world=self.world)
+
+    def _single_step(self, module: nn.Module) -> float:
+        classifier, split = self._classifier(module), self._validation
+        return self.recipe.selection.single_step(classifier, split, self.seed, self.device, self.world)
 
     def _check_finite(self) -> None:
         for name, value in self._numbers():
             if not bool(value.isfinite().all()):
-                raise UserError(
-                    f"training went to NaN or infinity in epoch {self.epoch + 1} ({name}); "
-                    f"lower recipe.learning_rate (now {self.recipe.learning_rate}) or set recipe.clip=1"
-                )
+                raise NotFinite(name, {})
 
     def _numbers(self) -> Iterator[tuple[str, Tensor]]:
-        yield "the loss", self._loss
+        yield "the loss", self._losses
         yield from self.model.state_dict().items()
         if self._average:
             yield from self._average.module.state_dict(prefix="average of ").items()
-        for number, entry in self._optimizer.state_dict()["state"].items():
-            for name, value in entry.items():
-                if isinstance(value, Tensor):
-                    yield f"{name} of weight {number}", value
+        for player in self._players:
+            for number, entry in player.optimizer.state_dict()["state"].items():
+                for name, value in entry.items():
+                    if isinstance(value, Tensor):
+                        yield f"{name} of weight {number}", value

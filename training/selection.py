@@ -15,6 +15,7 @@ from harness.rng import Rng
 from harness.threat import Threat
 from harness.victim import Head, plain
 from training.mode import evaluating, frozen
+from training.world import ALONE, World
 
 CHUNK = 256
 
@@ -65,27 +66,41 @@ class Selection:
             return new.clean >= old.clean
         return (new.pgd, new.clean) >= (old.pgd, old.clean)
 
-    def measure(self, model: nn.Module, split: Split, seed: int, device: torch.device, *, attack: bool) -> Scores:
+    def measure(
+        self, model: nn.Module, split: Split, seed: int, device: torch.device, *, attack: bool, world: World = ALONE
+    ) -> Scores:
         """Accuracy in eval mode, with the same attack noise at every call; the network is left as it was."""
+        pgd = PGD(steps=self.steps, step_size=self.step_size) if attack else None
+        return self._measure(model, split, seed, device, pgd, world)
+
+    def single_step(
+        self, model: nn.Module, split: Split, seed: int, device: torch.device, world: World = ALONE
+    ) -> float:
+        """The share that stands one step of full length (FGSM); far above PGD, it tells of catastrophic overfitting."""
+        return self._measure(model, split, seed, device, PGD(steps=1, step_size=1.0, random_start=False), world).pgd
+
+    def _measure(
+        self, model: nn.Module, split: Split, seed: int, device: torch.device, attack: PGD | None, world: World
+    ) -> Scores:
         ids = torch.as_tensor(split.ids)[: self.limit]
         order = ids.argsort()  # the meter wants ascending ids
-        clean = robust = 0
+        counts = torch.zeros(2, dtype=torch.int64, device=device)  # right, and still right when attacked
         with evaluating(model), frozen(model):
-            for chunk in torch.split(order, CHUNK):
+            for chunk in torch.split(order[world.rank :: world.size], CHUNK):
                 batch = split.read(chunk.tolist())
                 rng = Rng(seed, batch.ids.to(device), "validation")
-                right, stands = self._verdicts(model, batch.x.to(device), batch.y.to(device), rng, attack)
-                clean, robust = clean + int(right.sum()), robust + int(stands.sum())
+                verdicts = self._verdicts(model, batch.x.to(device), batch.y.to(device), rng, attack)
+                counts += torch.stack([verdict.sum() for verdict in verdicts])
+        clean, robust = world.sum(counts).tolist()
         return Scores(clean / len(order), robust / len(order) if attack else math.nan)
 
-    def _verdicts(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, attack: bool) -> tuple[Tensor, Tensor]:
+    def _verdicts(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, attack: PGD | None) -> tuple[Tensor, Tensor]:
         """Which samples are right [B], and which are still right when attacked [B]."""
         with torch.no_grad():
             right = model(x).argmax(1) == y
-        if not attack:
+        if attack is None:
             return right, right
-        pgd = PGD(steps=self.steps, step_size=self.step_size)
         head = MeteredHead(Head("true", plain(model), exact=True), plain(model), Counts.of(rng.ids))
-        z = pgd(head, x, y, threat=Threat(self.norm, self.eps), rng=rng)
+        z = attack(head, x, y, threat=Threat(self.norm, self.eps), rng=rng)
         with torch.no_grad():
             return right, right & (model(z).argmax(1) == y)

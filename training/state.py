@@ -11,13 +11,20 @@ from harness.errors import UserError
 from harness.records import write_atomically
 
 STATE = "state.pt"
+FORMAT = 2
+"""Raised when the content of a state changes; an older one is then refused."""
 
 
 def save(folder: Path, fingerprint: str, state: dict[str, Any]) -> None:
     """Write the state whole or not at all. state: tensors, numbers, text, lists and dicts."""
+    keep(folder / STATE, {"fingerprint": [FORMAT, fingerprint], **state})
+
+
+def keep(path: Path, content: dict[str, Any]) -> None:
+    """Write a file for torch.load, whole or not at all: where there is no space, what was there stays."""
     buffer = io.BytesIO()
-    torch.save({"fingerprint": fingerprint, **state}, buffer)
-    write_atomically(folder / STATE, buffer.getvalue())
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -35,8 +42,8 @@ def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     except (OSError, RuntimeError, EOFError, KeyError, AttributeError, ValueError, pickle.UnpicklingError) as cause:
         reason = (str(cause) or type(cause).__name__).splitlines()[0]
         raise UserError(f"{path} cannot be read ({reason}); delete it to train anew") from None
-    if found != fingerprint:
-        raise UserError(f"{path} belongs to a training with other settings or data; delete it to train anew")
+    if found != [FORMAT, fingerprint]:
+        raise UserError(f"{path} belongs to a training with other settings, data or version; delete it to train anew")
     return state
 
 

@@ -42,7 +42,7 @@ def test_a_training_is_reported_and_not_done_again(tmp_path):
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path):
     done = _call("recipe.optimizer=adam", f"runs_dir={tmp_path / 'runs'}")
     assert done.returncode == 1
-    assert done.stderr == "error: recipe.optimizer='adam' is unknown; choose one of sgd, adamw\n"
+    assert done.stderr == "error: recipe.optimizer='adam' is unknown; choose one of sgd, nesterov, adamw\n"
     assert done.stdout == ""
     assert not (tmp_path / "runs").exists()
 
@@ -52,7 +52,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path):
     [
         (["recipe=pgd_at", "+recipe.objective.attack.stepz=3"], "unknown option recipe.objective.attack.stepz"),
         (["recipe.epochs=many"], "recipe.epochs"),
-        (["recipe.schedule=linear"], "cosine, step, constant"),
+        (["recipe.schedule=cyclic"], "cosine, step, linear, constant"),
         (["model.classes=100"], "model gives 100 classes, data set digits has 10"),
         (["recipe=adaptive_smoothing"], "run.py defense=adaptive_smoothing"),
         (["recipe=trades", "recipe.objective.attack.init=zero"], "attack.init"),

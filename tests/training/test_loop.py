@@ -14,7 +14,7 @@ from training import history
 from training.draws import seeded, shuffle
 from training.inner import InnerPGD
 from training.loop import BEST, LAST, fit
-from training.objective import PGDAT, TRADES
+from training.objective import PGDAT, TRADES, Objective
 from training.passes import Passes
 from training.run import Run
 
@@ -92,18 +92,15 @@ def test_the_average_is_kept_and_changes_nothing_about_the_training(few, make_ne
     assert not torch.equal(averaged.kept.head.weight, averaged.model.head.weight)
 
 
-class _Spy:
+class _Spy(Objective):
     """Standard training that notes what it is given."""
 
     def __init__(self):
         self.seen = []
 
-    def loss(self, model, x, y, rng):
+    def losses(self, model, x, y, z, rng):
         self.seen.append((rng.ids.tolist(), x.clone(), rng))
         return nn.functional.cross_entropy(model(x), y, reduction="none")
-
-    def classifier(self, model):
-        return model
 
 
 def test_every_epoch_has_its_own_order_of_all_samples(train, few, make_recipe):

@@ -19,6 +19,7 @@ from harness.errors import UserError
 from training import loop, zoo
 from training.key import canonical
 from training.loop import BEST
+from training.objective import Objective
 from training.part import Part
 from training.ship import ship
 
@@ -127,18 +128,15 @@ def test_weights_can_be_brought_along(part, few, tmp_path, trainings):
     assert not (tmp_path / "none").exists()
 
 
-class Judge:
+class Judge(Objective):
     """An objective with a frozen network of another part."""
 
     def __init__(self, base: nn.Module):
         self.base = base
 
-    def loss(self, model, x, y, rng):
+    def losses(self, model, x, y, z, rng):
         assert not self.base.training
         return nn.functional.cross_entropy(model(x) + self.base(x), y, reduction="none")
-
-    def classifier(self, model):
-        return model
 
 
 def test_an_objective_gets_the_networks_that_the_part_uses(part, few, tmp_path, monkeypatch):

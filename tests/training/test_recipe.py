@@ -18,8 +18,8 @@ CONF = Path(__file__).parents[2] / "conf"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"optimizer": "adam"}, "sgd, adamw"),
-        ({"schedule": "linear"}, "cosine, step, constant"),
+        ({"optimizer": "adam"}, "sgd, nesterov, adamw"),
+        ({"schedule": "cyclic"}, "cosine, step, linear, constant"),
         ({"epochs": 0}, "epochs"),
         ({"batch_size": 1}, "batch_size"),
         ({"learning_rate": 0.0}, "learning_rate"),
@@ -50,13 +50,13 @@ def test_unfit_selections_are_refused(change):
 def test_optimizers_take_the_weights_that_take_part(make_recipe):
     net = nn.Linear(2, 2)
     net.bias.requires_grad_(False)
-    sgd = make_recipe(learning_rate=0.3).make_optimizer(net)
+    sgd = make_recipe(learning_rate=0.3).make_optimizer(net.parameters())
     assert isinstance(sgd, torch.optim.SGD)
     assert [group["lr"] for group in sgd.param_groups] == [0.3]
     assert sgd.param_groups[0]["params"] == [net.weight]
-    assert isinstance(make_recipe(optimizer="adamw").make_optimizer(net), torch.optim.AdamW)
+    assert isinstance(make_recipe(optimizer="adamw").make_optimizer(net.parameters()), torch.optim.AdamW)
     with pytest.raises(UserError, match="no weights"):
-        make_recipe().make_optimizer(nn.Flatten())
+        make_recipe().make_optimizer([])
 
 
 def test_the_best_epoch_is_the_last_of_the_most_robust():

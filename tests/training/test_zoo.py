@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from harness import checkpoint
 from harness.compose import build
 from training import history
+from training.key import canonical
 from training.part import Part
 from training.ship import row
 from training.zoo import ZOO
@@ -70,7 +71,8 @@ def test_a_network_is_as_good_as_it_says_and_its_command_makes_it(path):
     part = Part(OmegaConf.to_container(cfg.model), OmegaConf.to_container(cfg.recipe), seed=cfg.seed)
     dataset = build(cfg.dataset)
     assert part.key(dataset) == metadata["key"]
-    assert json.loads(metadata["config"]) == {"model": part.model, "recipe": part.recipe, "seed": part.seed}
+    made = {"model": part.model, "recipe": part.recipe, "seed": part.seed}
+    assert canonical(json.loads(metadata["config"])) == canonical(made)
     module = build(cfg.model)
     checkpoint.load(module, path)
     split, device = dataset.split("validation"), torch.device("cpu")

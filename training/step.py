@@ -1,0 +1,131 @@
+"""One move of one player: examples, weight perturbation, gradient, optimizer."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.rng import Rng
+from training.alternation import Phase
+from training.mode import frozen
+from training.recipe import Recipe
+from training.world import World
+
+Closure = Callable[[], Tensor]
+
+
+class NotFinite(UserError):
+    """The loss of a batch is NaN or infinite. batch: what to look at, tensors by name."""
+
+    def __init__(self, where: str, batch: dict[str, Tensor]) -> None:
+        super().__init__(where)
+        self.batch = batch
+
+
+class Player:
+    """Moves some weights of a network by one objective; see `training.alternation.Alternation` for several.
+
+    Args:
+        phase: the move of an alternation and its weights; None: the whole network moves as the recipe says.
+
+    Raises:
+        UserError: there are no weights to train.
+    """
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, world: World, phase: tuple[Phase, list[nn.Parameter]] | None
+    ) -> None:
+        self.model, self.recipe, self.world = model, recipe, world
+        move, weights = phase or (Phase(group="", perturbed=True), list(model.parameters()))
+        self.name = move.group
+        self.objective = move.objective or recipe.objective
+        self.weights = [weight for weight in weights if weight.requires_grad]
+        self.optimizer = recipe.make_optimizer(self.weights, move)
+        self._rate = recipe.learning_rate if move.learning_rate is None else move.learning_rate
+        self._perturbation = recipe.weight_perturbation if move.perturbed else None
+        self._alone = phase is None
+
+    def __call__(self, x: Tensor, y: Tensor, rng: Rng, share: float, progress: tuple[float, float]) -> Tensor:
+        """Move once; the losses before the move [B], detached. x, y: this process's share of the batch.
+
+        share: of the peak learning rate; progress: share of the training that is done, and at the last end of an epoch.
+        """
+        weighting = self.recipe.weighting
+        factors = weighting.factors(y, progress[0]) if weighting else None
+        draws = rng.stream("objective" if self._alone else f"phase/{self.name}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate * share
+        with nullcontext() if self._alone else frozen(self.model, but=self.weights):
+            # Without factors they are not named, so that an objective of one's own need not know of them.
+            named = {} if factors is None else {"factors": factors}
+            z = self.objective.examples(self.model, x, y, draws, **named)
+
+            def losses() -> Tensor:
+                return self.objective.losses(self.model, x, y, z, draws)
+
+            with self._perturbed(losses, x, y, progress):
+                found = losses()
+                self._check(found, x, y, z, rng)
+                self.optimizer.zero_grad(set_to_none=True)
+                self._mean(found, y, progress[0]).backward()  # type: ignore[no-untyped-call]
+        self.world.mean([weight.grad for weight in self.weights if weight.grad is not None])
+        if self.recipe.clip:
+            nn.utils.clip_grad_norm_(self.weights, self.recipe.clip)
+        self.optimizer.step()
+        return found.detach()
+
+    def _mean(self, losses: Tensor, y: Tensor, progress: float) -> Tensor:
+        if self.recipe.weighting is None:
+            return losses.mean()
+        everyone, labels = self.world.gather(losses.detach()), self.world.gather(y)
+        weights = self.recipe.weighting.weights(everyone, labels, progress)
+        return (self.world.share(weights) * losses).mean()
+
+    @contextmanager
+    def _perturbed(self, losses: Closure, x: Tensor, y: Tensor, progress: tuple[float, float]) -> Iterator[None]:
+        perturbation = self._perturbation
+        if perturbation is None or not perturbation.active(progress[1]):
+            yield
+            return
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        first: list[Tensor] = []
+
+        def gradients(weights: list[nn.Parameter]) -> list[Tensor]:
+            with _same_draws(x.device):
+                if perturbation.loss == "outer":
+                    ascended = losses()
+                else:
+                    ascended = F.cross_entropy(self.objective.classifier(self.model)(x), y, reduction="none")
+            found = torch.autograd.grad(self._mean(ascended, y, progress[0]), weights, allow_unused=True)
+            given = [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
+            self.world.mean(given)
+            first[:] = first or [buffer.clone() for buffer in self.model.buffers()]
+            _copy(self.model, before)
+            return given
+
+        with perturbation.moved(perturbation.chosen(self.weights), gradients):
+            yield
+        if perturbation.batch_norm == "clean":
+            _copy(self.model, first)
+
+    def _check(self, losses: Tensor, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> None:
+        if not self.world.all(bool(losses.detach().isfinite().all())):
+            weights = {f"model/{name}": value.detach() for name, value in self.model.state_dict().items()}
+            batch = {"ids": rng.ids, "images": x, "labels": y, "examples": z, "losses": losses.detach(), **weights}
+            raise NotFinite(f"the loss{f' of {self.name}' * (not self._alone)}", batch)
+
+
+@contextmanager
+def _same_draws(device: torch.device) -> Iterator[None]:
+    """What draws inside from torch's global generator, such as dropout, is drawn again afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+@torch.no_grad()
+def _copy(model: nn.Module, values: list[Tensor]) -> None:
+    for buffer, value in zip(model.buffers(), values, strict=True):
+        buffer.copy_(value)

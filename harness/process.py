@@ -5,7 +5,9 @@
 * oneDNN must not pick AMX for bfloat16 on its own: on virtual machines that show the feature without granting it, a
   matrix product dies of an illegal instruction.
 * Attacks shrink their batches as samples break, so that buffers of ever new sizes come and go. glibc would keep them in
-  a heap that only grows, and oneDNN a compiled kernel for each size: both are told to give back.
+  a heap that only grows, and oneDNN a compiled kernel for each size: both are told to give back. Only buffers
+  beyond 32 MiB come from the system and return to it one by one: each pays a page fault for every 4 KiB, which at the
+  size of a batch of images costs more than to write it. The heap of the others is given back between chunks.
 """
 
 import ctypes
@@ -32,8 +34,8 @@ def _glibc() -> ctypes.CDLL | None:
 
 _library = _glibc()
 if _library is not None:
-    _library.mallopt(_M_MMAP_THRESHOLD, 512 * 1024)
-    _library.mallopt(_M_TRIM_THRESHOLD, 16 * 1024 * 1024)
+    _library.mallopt(_M_MMAP_THRESHOLD, 32 * 1024 * 1024)
+    _library.mallopt(_M_TRIM_THRESHOLD, 64 * 1024 * 1024)
 
 
 def give_back() -> None:

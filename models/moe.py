@@ -130,6 +130,10 @@ class MixtureOfExperts(nn.Module, ABC):
         """How many of the images take each pathway, int64 [E]."""
         return torch.bincount(self.scores(x).argmax(1), minlength=self.experts)
 
+    def columns(self, x: Tensor) -> dict[str, float]:
+        """What a training reports of these images after each epoch: the share of each pathway."""
+        return {f"load/{expert}": load / len(x) for expert, load in enumerate(self.loads(x).tolist())}
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The two players of the training: "experts", which is all but the router, and "router"."""
         router = list(self.router.parameters())

@@ -52,8 +52,9 @@ class Alternation:
     All phases of a step see the same images, labels and augmentation. The draws of a phase come from a stream of its
     own, named after its group, so that adding a phase changes no draw of another. Every forward in train mode moves the
     batch-norm statistics, whichever phase makes it. The loss that is reported is that of the first phase, and each
-    phase has a column `loss/GROUP` in the history. A model that has a method `columns() -> dict[str, float]` is asked
-    at the end of each epoch, after the validation pass; its numbers (the loads of the experts, say) become columns too.
+    phase has a column `loss/GROUP` in the history. A model that has a method `columns(x) -> dict[str, float]` is asked
+    at the end of each epoch, in eval mode, with validation images [B, C, H, W]; its numbers (the loads of the experts,
+    say) become columns too.
     The classifier that is validated is that of the recipe's objective.
 
     Args:

@@ -69,10 +69,7 @@ class InnerPGD:
         x = x.detach()
         z = self._start(x, threat, rng)
         with frozen(model), evaluating(model) if self.bn_mode == "eval" else nullcontext():
-            reference = None
-            if self.loss == "kl" and self.steps:
-                with torch.no_grad():
-                    reference = model(x).softmax(1)
+            reference = self._reference(model, x) if self.loss == "kl" and self.steps else None
             for _ in range(self.steps):
                 gradient = self._gradient(model, z, y, reference)
                 z = threat.project(z + threat.budget(x) * self.step_size * threat.steepest(gradient), x)
@@ -84,6 +81,12 @@ class InnerPGD:
         if self.init == "normal":
             return threat.project(x + self.NOISE * rng.normal(tuple(x.shape[1:]), dtype=x.dtype), x)
         return x.clone()
+
+    @torch.no_grad()
+    def _reference(self, model: nn.Module, x: Tensor) -> Tensor:
+        """What `_gradient` compares with: probabilities on the image itself, [B, K]."""
+        probabilities: Tensor = model(x).softmax(1)
+        return probabilities
 
     def _gradient(self, model: nn.Module, z: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
         leaf = z.detach().requires_grad_()

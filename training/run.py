@@ -19,10 +19,11 @@ from training.averaging import Average, Averaged, Mean
 from training.batch_norm import estimating, synced
 from training.draws import seeded, shuffle
 from training.history import Epoch, History, Kept
+from training.mode import evaluating
 from training.passes import Passes
 from training.precision import lowered
 from training.recipe import Recipe
-from training.selection import Scores
+from training.selection import CHUNK, Scores
 from training.step import NotFinite, Player
 from training.world import ALONE, World
 
@@ -214,8 +215,12 @@ class Run:
     def _columns(self, losses: list[float]) -> dict[str, float]:
         """The columns of an alternation, and those of the model."""
         named = {f"loss/{player.name}": loss for player, loss in zip(self._players, losses, strict=True)}
-        own = getattr(self.model, "columns", None)
-        return (named if self.recipe.alternation else {}) | (own() if callable(own) else {})
+        own = getattr(self.kept, "columns", None)
+        found: dict[str, float] = {}
+        if callable(own):
+            with evaluating(self.kept), torch.no_grad():
+                found = own(self._validation.read(slice(0, CHUNK)).x.to(self.device))
+        return (named if self.recipe.alternation else {}) | found
 
     def _catastrophic(self, gap: float) -> bool:
         before = self.history.epochs[-1] if self.history.epochs else None

@@ -83,3 +83,25 @@ def test_every_stage_of_a_suite_walks_and_the_nearest_counts(tmp_path):
     nearest = [min(far["fmn/true"][i], far["pdpgd/true"][i]) for i in answer.ids[answer.distance > 0]]
     assert answer.distance[answer.distance > 0].tolist() == pytest.approx(nearest)
     assert verify.verify(outcome.run).verified
+
+
+@pytest.mark.parametrize(
+    ("attack", "threat", "more"),
+    [
+        ("rays", "linf", []),
+        ("hop_skip_jump", "linf", ["attack.draws=10"]),
+        ("hop_skip_jump", "l2", ["attack.draws=10"]),
+    ],
+)
+def test_attacks_on_decisions_end_on_finds_that_the_verifier_confirms(attack, threat, more, tmp_path):
+    overrides = [f"attack={attack}", f"threat={threat}", "access=decision", "attack.queries=120", *more]
+    outcome = made(tmp_path, *overrides)
+    assert (outcome.tally.robust, outcome.tally.errors) == (0, {})
+    spent = outcome.tally.cost[f"{attack}/true"]
+    assert (spent["forwards"], spent["backwards"]) == (120 * outcome.tally.clean, 0)
+    report = verify.verify(outcome.run)
+    assert (report.problems, report.verified, report.checked) == ([], True, outcome.tally.clean)
+    answer = read(outcome.run)
+    assert np.isfinite(answer.distance).all()
+    few = read(made(tmp_path, *overrides, "attack.queries=40").run)
+    assert answer.distance.mean() < few.distance.mean()

@@ -106,16 +106,14 @@ def _draw(
 
 def _look(plan: Plan, reached: Ints, seen: Ints, stage: Ints, issued: Ints, active: NDArray[np.bool_]) -> None:
     """Ask the plan about the images that have the draws it waited for. seen: int64 [2, b, V, K]."""
-    selecting = stage[reached] == 0
-    chosen = reached[selecting]
+    where = stage[reached]  # as it was: what advances now has no votes yet for the look after
+    chosen = reached[where == 0]
     if len(chosen):
-        active[chosen] = plan.hopeful(chosen, seen[0, selecting])
+        active[chosen] = plan.hopeful(chosen, seen[0, where == 0])
         going = chosen[active[chosen]]
         stage[going], issued[going] = 1, 0
-    for look in np.unique(stage[reached[~selecting]]):
-        mine = ~selecting & (stage[reached] == look)
-        at = reached[mine]
-        last = look == len(plan.looks)
-        done = plan.ended(at, int(look) - 1, seen[1, mine])
-        active[at] = ~(done | last)
+    for look in np.unique(where[where > 0]):
+        at = reached[where == look]
+        done = plan.ended(at, int(look) - 1, seen[1, where == look])
+        active[at] = ~done & (look < len(plan.looks))
         stage[at[active[at]]] += 1

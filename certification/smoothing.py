@@ -93,7 +93,7 @@ class Smoothing:
         votes = np.zeros((1, mechanism.voters, 1), np.int64)
         for look, drawn in enumerate(plan.looks):
             plan.ended(np.zeros(1, np.int64), look, votes + drawn)
-        most, asked = float(floored(plan.best)[0]), max(plan.radii, default=0.0)
+        most, asked = float(floored(plan.best)[0]), min((r for r in plan.radii if r > 0), default=0.0)
         if plan.best[0] <= 0 or most < asked:
             raise UserError(
                 f"certifier.samples={self.samples} with alpha={self.alpha} can certify no radius above {most:g}"

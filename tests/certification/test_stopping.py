@@ -1,0 +1,124 @@
+"""The probability that a rule claims too much, computed exactly."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from certification.noise import Gaussian
+from certification.stopping import Stopping, floored, looks
+from harness.binomial import even, lower, most, tail, upper
+
+ALPHA = 0.01
+
+
+def radius(shares):
+    return Gaussian(1.0).radius(shares[..., 0])
+
+
+def plan(images, looked, selection=100, radii=(), alpha=ALPHA):
+    return Stopping(radius, alpha, images, 1, selection, looked, radii)
+
+
+def claimed(number, looked, share, selection=100):
+    """For every number of hits at a look: whether more than `share` is claimed there."""
+    drawn = looked[number]
+    rule = plan(drawn + 1, looked, selection)
+    hits = np.arange(drawn + 1)
+    rule.chosen[:] = 1
+    votes = np.stack([drawn - hits, hits], 1)[:, None]
+    if not selection:
+        votes = votes[:, :, :]
+    rule.ended(np.arange(drawn + 1), number, votes)
+    mine = rule.chosen == 1
+    return mine & (rule.best > radius(np.array([share])))
+
+
+def crossing(looked, share):
+    """P[the rule ever claims more than `share`] when that is the share: dynamic programming over hits at the looks."""
+    alive, failed, before = np.ones(1), 0.0, 0
+    for number, drawn in enumerate(looked):
+        alive = np.convolve(alive, stats.binom.pmf(np.arange(drawn - before + 1), drawn - before, share))
+        wrong = claimed(number, looked, share)
+        failed, alive, before = failed + alive[wrong].sum(), np.where(wrong, 0, alive), drawn
+    return failed
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.8413, 0.9, 0.97725, 0.99, 0.9987])
+@pytest.mark.parametrize("looked", [(1000,), looks(1000, 100, 1.5), looks(700, 20, 1.2)])
+def test_no_rule_claims_too_much_more_often_than_alpha(share, looked):
+    assert crossing(looked, share) <= ALPHA
+
+
+@pytest.mark.parametrize("samples", [20, 100, 1000])
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.6, 0.4), (0.49, 0.49, 0.02), (0.2,) * 5, (0.9, 0.1), (0.501, 0.499)])
+def test_choosing_by_the_same_votes_costs_half_of_alpha(samples, shares):
+    hits = np.arange(samples + 1)
+    bound = lower(hits, samples, plan(1, (samples,), selection=0).each)
+    failed = sum(stats.binom.pmf(hits[bound > max(p, 0.5)], samples, p).sum() for p in shares)
+    assert failed <= ALPHA
+
+
+def test_looks_end_with_the_budget():
+    assert looks(1000, 100, 1.5) == (100, 150, 225, 338, 507, 761, 1000)
+    assert len(looks(100_000, 100, 1.5)) == 19
+    assert looks(50, 100, 2.0) == (50,)
+
+
+def test_thresholds_do_not_fall_as_draws_rise():
+    rule = plan(1, looks(5000, 100, 1.5))
+    for share in (0.5, 0.9, 0.99):
+        least = [int((lower(np.arange(n + 1), n, rule.each) <= share).sum()) for n in rule.looks]
+        assert least == sorted(least)
+
+
+def test_an_image_is_given_up_only_where_it_could_not_have_been_certified():
+    looked = looks(1000, 100, 1.5)
+    rule = plan(101, looked, radii=(1.0,))
+    rule.chosen[:] = 1
+    hits = np.arange(101)
+    ended = rule.ended(hits, 0, np.stack([100 - hits, hits], 1)[:, None])
+    words = rule.why
+    assert words[100] == "certified"
+    assert floored(rule.best)[100] >= 1.0
+    assert set(words[:70]) == {"futility"}
+    assert set(words[~ended]) == {"budget"}
+    assert (hits[words == "futility"] / 100 < 0.8413).all()
+
+
+def test_clopper_pearson():
+    k, n = np.arange(51), 50
+    assert np.allclose(lower(k, n, 0.01), [stats.beta.ppf(0.01, a, n - a + 1) if a else 0 for a in k], atol=1e-12)
+    assert np.allclose(upper(k, n, 0.01), [stats.beta.ppf(0.99, a + 1, n - a) if a < n else 1 for a in k], atol=1e-12)
+    assert lower(100, 100, 0.001) == pytest.approx(0.001**0.01, abs=1e-12)
+    golden = {(99_300, 100_000): 0.992147, (990, 1000): 0.976036, (1000, 1000): 0.993116, (100, 100): 0.933254}
+    for (hits, trials), value in golden.items():
+        assert float(lower(hits, trials, 0.001)) == pytest.approx(value, abs=5e-7)
+    caps = {100: 1.500, 1000: 2.463, 10_000: 3.199, 100_000: 3.8115}
+    for trials, cap in caps.items():
+        assert float(radius(lower(np.array([trials]), trials, 0.001))) == pytest.approx(cap, abs=6e-4)
+
+
+def test_binomial_tests():
+    assert float(even(66, 34)) == pytest.approx(0.00179, abs=5e-6)
+    assert float(even(67, 33)) == pytest.approx(0.00087, abs=5e-6)
+    assert float(even(60, 40)) == pytest.approx(0.0569, abs=5e-5)
+    assert float(even(5, 5)) == 1.0
+    assert float(tail(3, 10, 0.2)) == pytest.approx(stats.binom.sf(2, 10, 0.2))
+    assert most(1000, 0.001, 1e-3) == stats.binom.ppf(1 - 1e-3, 1000, 0.001)
+    assert most(10, 0.0, 1e-3) == 0
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.floats(1e-4, 0.2), st.floats(0.05, 2))
+@settings(max_examples=60, deadline=None)
+def test_radii_grow_with_hits_and_draws_and_noise_and_shrink_with_certainty(k, more, alpha, sigma):
+    n = 400
+    share = lower(np.array([k - 1, k]), n, alpha)
+    assert share[0] < share[1]
+    assert lower(k, n, alpha / 2) < lower(k, n, alpha)
+    assert lower(k * (more + 1), n * (more + 1), alpha) >= share[1] - 1e-12
+    if share[1] > 0.5:
+        assert Gaussian(2 * sigma).radius(share[1:]) == pytest.approx(2 * Gaussian(sigma).radius(share[1:]))
+    down = floored(Gaussian(sigma).radius(share[1:]))
+    assert 0 <= down <= max(0, Gaussian(sigma).radius(share[1:])[0])

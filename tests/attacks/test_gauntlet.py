@@ -1,5 +1,7 @@
 """The screen, the gap, the further attempts, and the doubts about gradients."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -75,9 +77,21 @@ def test_a_hopeless_sample_costs_two_runs_and_two_looks():
 def test_only_close_samples_are_tried_again():
     ids, x, y = grey([0.61, 0.85])  # gaps of 0.1 and 2.5
     head = door(Line(), ids)
-    Gauntlet(rounds=2)(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
+    Gauntlet(rounds=2, trial=0)(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
     turn = 1 + 5 + 1 + 31  # the ranking comes first
     assert head.counts.forwards.tolist() == [76 + turn, 76]
+
+
+def test_close_samples_get_a_trial_where_a_probe_took_some():
+    ids, x, y = grey([0.61, 0.85])
+    cost = []
+    for some in (0.0, math.inf):
+        head = door(Line(), ids)
+        attack = Gauntlet(rounds=0, trial=50)
+        object.__setattr__(attack, "SOME", some)
+        attack(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
+        cost.append(head.counts.forwards)
+    assert (cost[0] - cost[1]).tolist() == [51, 0]  # the second is far from any boundary
 
 
 def test_the_bound_falls():

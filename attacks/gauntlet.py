@@ -33,10 +33,9 @@ class Gauntlet:
     logits of the gradient pass, and a sample leaves at once.
 
     Gradients may lie. For each sample that stands, the slope at its best point is compared with the change of the
-    margin on the way back to the image, and its margin with that of a few random queries (`probe`; Square, arXiv
-    1912.00049). Where the slope is wrong, or a sample is close and the queries took some of its margin too, more queries
-    follow (`trial`); where the slope is wrong and these take a fair share of what gradients took, the full Square attack
-    (`square`).
+    margin on the way back to the image, and a few random queries are made (`probe`; Square, arXiv 1912.00049). Where
+    the slope is wrong, or a sample is close and the queries took some of its margin too, more queries follow (`trial`);
+    where the slope is wrong and these take a fair share of what gradients took, the full Square attack (`square`).
 
     Everything is decided from the sample itself, so neither batch-mates nor chunks matter. Records name the phase that
     broke a sample: screen, the kind of attempt, probe, trial or square.
@@ -62,7 +61,7 @@ class Gauntlet:
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     KINDS: ClassVar[tuple[str, ...]] = ("probability", "turn", "margin", "turn", "rival")
     SOME: ClassVar[float] = 0.2
-    """Share of what gradients took from a margin that the queries of a probe must take for a trial of a close sample."""
+    """Share of what gradients took from a margin that a probe must take for a trial of a close sample."""
     FAIR: ClassVar[float] = 0.5
     """Share of what gradients took from a margin that the queries of a trial must take to go on."""
     HOPE: ClassVar[float] = 0.6

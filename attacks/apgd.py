@@ -10,6 +10,7 @@ from torch import Tensor
 from attacks.apgd_l1 import climb
 from attacks.ascent import Best
 from attacks.losses import fewest_classes, margins, ranking, scored
+from attacks.region import Region
 from harness.errors import UserError
 from harness.meter import MeteredHead
 from harness.rng import Rng
@@ -105,7 +106,7 @@ class APGD:
         rng: Rng,
         target: Tensor | None,
     ) -> None:
-        loss, checks = scored(self.loss), self.checkpoints()
+        loss, checks, region = scored(self.loss), self.checkpoints(), Region.around(threat, x)
         z = threat.edge(x, rng.stream("start"))
         state: _State | None = None
         for number in range(self.steps + 1):
@@ -114,30 +115,29 @@ class APGD:
             broken = head.broken(z, logits, y, draw)
             best.note(index, z, margins(logits, y), broken)
             value = loss.value(logits, y, target)
-            state = _State.start(x, z, gradient, value) if state is None else state.observe(z, gradient, value)
+            state = _State.start(z, gradient, value) if state is None else state.observe(z, gradient, value)
             if broken.any():
                 stay = (~broken).nonzero().squeeze(1)
                 if not len(stay):
                     return
-                x, y, index, state = x[stay], y[stay], index[stay], state.select(stay)
-                target = None if target is None else target[stay]
-                threat, rng = threat.select(stay), rng.select(stay)
+                y, index, region, state = y[stay], index[stay], region.select(stay), state.select(stay)
+                target, rng = None if target is None else target[stay], rng.select(stay)
             if number in checks:
                 state = state.check(checks[number], self.rho)
             if number < self.steps:
-                state = state.advance(threat, x, self.MOMENTUM if number else 1.0)
+                state = state.advance(region, self.MOMENTUM if number else 1.0)
                 z = state.z
 
 
 class _State(NamedTuple):
-    """The run of each sample: all tensors [B, ...]."""
+    """The run of each sample: all tensors [B, ...]. Rows of `top` and `top_gradient` are written in place."""
 
     z: Tensor
     before: Tensor  # the point before z
     gradient: Tensor  # at z
     step: Tensor  # multiple of eps
     value: Tensor  # of the loss at z
-    rises: Tensor  # bool [B, steps so far]
+    rises: Tensor  # steps since the last check in which the loss rose
     top: Tensor  # the point of largest loss,
     top_gradient: Tensor  # its gradient
     top_value: Tensor  # and its loss
@@ -145,45 +145,45 @@ class _State(NamedTuple):
     halved: Tensor  # whether the step was halved at the last check
 
     @classmethod
-    def start(cls, x: Tensor, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
-        count = len(x)
+    def start(cls, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
         return cls(
-            z, z, gradient, x.new_full((count,), 2.0), value, value.new_zeros((count, 0), dtype=torch.bool),
-            z, gradient, value, value, torch.ones_like(value, dtype=torch.bool),
+            z, z, gradient, z.new_full((len(z),), 2.0), value, torch.zeros_like(value, dtype=torch.int64),
+            z.clone(), gradient.clone(), value, value, torch.ones_like(value, dtype=torch.bool),
         )  # fmt: skip
 
     def select(self, index: Tensor) -> "_State":
-        return _State(*(item[index] for item in self))
+        return _State(*(item.index_select(0, index) for item in self))
 
     def observe(self, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
         """The state after the loss at the new point z is known."""
         better = value > self.top_value
-        wide = better.reshape(-1, *[1] * (z.dim() - 1))
+        rows = better.nonzero().squeeze(1)
+        self.top.index_copy_(0, rows, z.index_select(0, rows))
+        self.top_gradient.index_copy_(0, rows, gradient.index_select(0, rows))
         return self._replace(
             gradient=gradient,
             value=value,
-            rises=torch.cat([self.rises, (value > self.value)[:, None]], 1),
-            top=torch.where(wide, z, self.top),
-            top_gradient=torch.where(wide, gradient, self.top_gradient),
+            rises=self.rises + (value > self.value),
             top_value=torch.where(better, value, self.top_value),
         )
 
     def check(self, window: int, rho: float) -> "_State":
         """Halve the step of the samples that get nowhere, and put them back to their best point."""
-        stuck = self.rises[:, -window:].sum(1) <= rho * window
+        stuck = self.rises <= rho * window
         halve = stuck | (~self.halved & (self.last_top >= self.top_value))
-        wide = halve.reshape(-1, *[1] * (self.z.dim() - 1))
+        rows = halve.nonzero().squeeze(1)
         return self._replace(
-            z=torch.where(wide, self.top, self.z),
-            gradient=torch.where(wide, self.top_gradient, self.gradient),
+            z=self.z.index_copy(0, rows, self.top.index_select(0, rows)),
+            gradient=self.gradient.index_copy(0, rows, self.top_gradient.index_select(0, rows)),
+            rises=torch.zeros_like(self.rises),
             step=torch.where(halve, self.step / 2, self.step),
             last_top=self.top_value,
             halved=halve,
         )
 
-    def advance(self, threat: Threat, x: Tensor, keep: float) -> "_State":
+    def advance(self, region: Region, keep: float) -> "_State":
         """One step with momentum; keep: share of the new direction."""
-        length = threat.budget(x) * self.step.reshape(-1, *[1] * (x.dim() - 1))
-        ahead = threat.project(self.z + length * threat.steepest(self.gradient), x)
-        z = threat.project(self.z + keep * (ahead - self.z) + (1 - keep) * (self.z - self.before), x)
+        ahead = region.step(self.z, self.gradient, self.step.reshape(-1, *[1] * (self.z.dim() - 1)))
+        drift = (self.z - self.before).mul_(1 - keep)
+        z = region.project(ahead.sub_(self.z).mul_(keep).add_(self.z).add_(drift))
         return self._replace(z=z, before=self.z)

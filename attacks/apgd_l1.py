@@ -71,7 +71,7 @@ def climb(
 
 
 class _State(NamedTuple):
-    """One phase of each sample: all tensors [B, ...]."""
+    """One phase of each sample: all tensors [B, ...]. Rows of `top` and `top_gradient` are written in place."""
 
     z: Tensor
     gradient: Tensor  # at z
@@ -83,20 +83,20 @@ class _State(NamedTuple):
 
     @classmethod
     def start(cls, x: Tensor, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
-        return cls(z, gradient, x.new_ones(len(x)), _changed(z, x), z, gradient, value)
+        return cls(z, gradient, x.new_ones(len(x)), _changed(z, x), z.clone(), gradient.clone(), value)
 
     def select(self, index: Tensor) -> "_State":
-        return _State(*(item[index] for item in self))
+        return _State(*(item.index_select(0, index) for item in self))
 
     def observe(self, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
         """The state after the loss at the new point z is known."""
         better = value > self.top_value
-        wide = better.reshape(-1, *[1] * (z.dim() - 1))
+        rows = better.nonzero().squeeze(1)
+        self.top.index_copy_(0, rows, z.index_select(0, rows))
+        self.top_gradient.index_copy_(0, rows, gradient.index_select(0, rows))
         return self._replace(
             z=z,
             gradient=gradient,
-            top=torch.where(wide, z, self.top),
-            top_gradient=torch.where(wide, gradient, self.top_gradient),
             top_value=torch.where(better, value, self.top_value),
         )
 
@@ -104,10 +104,10 @@ class _State(NamedTuple):
         """Back to the best point with the full step where that has become sparser by 5 %, else a shorter step."""
         changed = _changed(self.top, x)
         sparser = changed < 0.95 * self.changed
-        wide = sparser.reshape(-1, *[1] * (x.dim() - 1))
+        rows = sparser.nonzero().squeeze(1)
         return self._replace(
-            z=torch.where(wide, self.top, self.z),
-            gradient=torch.where(wide, self.top_gradient, self.gradient),
+            z=self.z.index_copy(0, rows, self.top.index_select(0, rows)),
+            gradient=self.gradient.index_copy(0, rows, self.top_gradient.index_select(0, rows)),
             step=torch.where(sparser, 1.0, (self.step / SLOWER).clamp_min(LEAST)),
             changed=changed,
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.losses import Cotangent, margins
+from attacks.region import Region
 from harness.meter import MeteredHead
 from harness.rng import Rng
 from harness.threat import Threat
@@ -35,11 +36,11 @@ class Best(NamedTuple):
 
     def note(self, index: Tensor, z: Tensor, margin: Tensor, broken: Tensor) -> None:
         """Enter candidates z of the samples at `index` (positions), in place."""
-        better = broken | (margin < self.margin[index])
-        where = index[better]
-        self.z[where] = z[better]
-        self.margin[where] = margin[better].to(self.margin.dtype)
-        self.broken[where] |= broken[better]
+        rows = (broken | (margin < self.margin[index])).nonzero().squeeze(1)
+        where = index[rows]
+        self.z.index_copy_(0, where, z.index_select(0, rows))
+        self.margin[where] = margin[rows].to(self.margin.dtype)
+        self.broken[where] |= broken[rows]
 
 
 def ascend(
@@ -70,7 +71,7 @@ def ascend(
     Returns:
         The positions in `best` of the samples that still stand, int64 [s], and their end points [s, C, H, W].
     """
-    z = start
+    z, region = start, Region.around(threat, x)
     if not len(index):
         return index, z
     for number, step in enumerate(plan):
@@ -82,10 +83,10 @@ def ascend(
             stay = (~broken).nonzero().squeeze(1)
             if not len(stay):
                 return index[stay], z[stay]
-            x, y, z, gradient, index = x[stay], y[stay], z[stay], gradient[stay], index[stay]
+            y, index, z, gradient = y[stay], index[stay], z.index_select(0, stay), gradient.index_select(0, stay)
             target = None if target is None else target[stay]
-            threat, rng = threat.select(stay), rng.select(stay)
-        z = threat.project(z + threat.budget(x) * step.length * threat.steepest(gradient, sparsity), x)
+            region, rng = region.select(stay), rng.select(stay)
+        z = region.step(z, gradient, step.length, sparsity)
     draw = rng.stream(len(plan))
     logits = head.scores(z, draw)
     broken = head.broken(z, logits, y, draw, plain=True)

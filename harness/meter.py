@@ -31,6 +31,7 @@ class Counts:
     bad_gradients: Tensor
     phase: Tensor  # position in `phases` of the part of an attack that a sample has reached, -1 where it says nothing
     phases: list[str] = field(default_factory=list)
+    _place: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # ids that were last asked for, and where
 
     @classmethod
     def of(cls, ids: Tensor) -> "Counts":
@@ -42,13 +43,20 @@ class Counts:
         if len(ids) == len(self.ids):
             column += amount
         else:
-            column[torch.searchsorted(self.ids, ids)] += amount
+            at = self._positions(ids)
+            column.index_add_(0, at, amount if isinstance(amount, Tensor) else torch.full_like(at, amount))
 
     def enter(self, phase: str, ids: Tensor) -> None:
         """Book that these samples have reached this part of the attack."""
         if phase not in self.phases:
             self.phases.append(phase)
-        self.phase[torch.searchsorted(self.ids, ids)] = self.phases.index(phase)
+        self.phase[self._positions(ids)] = self.phases.index(phase)
+
+    def _positions(self, ids: Tensor) -> Tensor:
+        """Where these samples stand, int64 [b]. An attack books the same ones step after step."""
+        if self._place is None or self._place[0] is not ids:
+            self._place = ids, torch.searchsorted(self.ids, ids)
+        return self._place[1]
 
 
 @dataclass(frozen=True)
@@ -202,7 +210,10 @@ class MeteredHead:
     def _pulled(self, gradient: Tensor, rng: Rng) -> Tensor:
         """The gradient with its backward passes booked and entries that are not finite set to zero."""
         self.counts.add(self.counts.backwards, rng.ids, self.head.draws)
-        peak = gradient.abs().amax(tuple(range(1, gradient.dim())))
+        inside = tuple(range(1, gradient.dim()))
+        peak = gradient.amax(inside).maximum(-gradient.amin(inside))  # without a copy for the absolute values
+        if ((peak > 0) & (peak < torch.inf)).all():  # nearly always
+            return gradient
         bad = ~peak.isfinite()
         self.counts.add(self.counts.zero_gradients, rng.ids, (peak == 0).long())
         self.counts.add(self.counts.bad_gradients, rng.ids, bad.long())

@@ -6,6 +6,7 @@ The benchmark owns the threat; no attack has an eps of its own. Images are float
 import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -106,7 +107,7 @@ class Threat:
 
     def _settled(self, z: Tensor, x: Tensor) -> Tensor:
         """z, pulled towards x where the rounding of its many pixels to the dtype of x left it outside the ball."""
-        eps = self.budget(x.double()).flatten()
+        eps = self._exact_eps(x)
         slack = 1e-6
         while True:
             distance = self.distance(z, x)
@@ -178,23 +179,28 @@ class Threat:
 
     def distance(self, z: Tensor, x: Tensor) -> Tensor:
         """||z - x|| in this norm, float64 [B]; NaN where z is not finite."""
-        delta = (z.double() - x.double()).flatten(1)
+        delta = z.to(torch.float64, copy=True).sub_(x).flatten(1)
         if self.norm == "linf":
-            return delta.abs().amax(1)
+            return delta.abs_().amax(1)
         if self.norm == "l2":
-            return delta.square().sum(1).sqrt()
+            return delta.square_().sum(1).sqrt_()
         if self.norm == "l1":
-            return delta.abs().sum(1)
+            return delta.abs_().sum(1)
         changed = (z != x).any(1).flatten(1).sum(1).double()
         return torch.where(delta.isfinite().all(1), changed, math.nan)
+
+    def _exact_eps(self, x: Tensor) -> Tensor:
+        """eps per sample, float64 [1 or B]."""
+        return self.budget(torch.empty(0, device=x.device, dtype=torch.float64))
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
         """Whether each candidate is legal, bool [B]: finite, in the box, within eps (1 + 1e-6) + 1e-7."""
         inside = ((z >= self.low) & (z <= self.high)).flatten(1).all(1)  # false for NaN
-        eps = self.budget(x.double()).flatten()
+        eps = self._exact_eps(x)
         return inside & (self.distance(z, x) <= eps * (1 + 1e-6) + 1e-7)
 
 
+@cache
 def parse_eps(eps: str | float) -> Fraction | float:
     """eps as an exact fraction where it was given as one; infinite for "unbounded".
 

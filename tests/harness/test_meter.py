@@ -1,0 +1,33 @@
+import torch
+
+from harness.meter import Counts, MeteredHead
+from harness.rng import Rng
+from harness.victim import Head
+
+IDS = torch.tensor([2, 3, 5, 7, 11])
+
+
+def test_passes_are_booked_where_the_ids_stand_step_after_step():
+    counts, some = Counts.of(IDS), IDS[[1, 3]]
+    counts.add(counts.forwards, IDS)
+    counts.add(counts.forwards, some)
+    counts.add(counts.forwards, some, 2)
+    counts.add(counts.forwards, IDS[[0, 3]], torch.tensor([10, 20]))
+    counts.add(counts.forwards, some)
+    assert counts.forwards.tolist() == [11, 5, 1, 25, 1]
+    counts.enter("first", some)
+    assert counts.phase.tolist() == [-1, 0, -1, 0, -1]
+
+
+def test_gradients_that_are_nothing_or_not_finite_are_booked_and_the_latter_are_zero():
+    slope = torch.tensor([1.0, 0.0, torch.nan, -torch.inf, -2.0])
+    head = Head("true", lambda x, rng: x.flatten(1) * slope[torch.searchsorted(IDS, rng.ids)][:, None], exact=True)
+    for rows in ([0, 1, 2, 3, 4], [1, 2, 4], [3, 4], [0, 4]):
+        counts, z = Counts.of(IDS), torch.full((len(rows), 1, 1, 2), 0.5)
+        door = MeteredHead(head, head.forward, counts)
+        _, gradient = door.gradient(z, torch.ones_like, Rng(0, IDS[rows]))
+        wanted = slope[rows].nan_to_num(0.0, 0.0, 0.0)
+        assert torch.equal(gradient, wanted[:, None, None, None].expand_as(z))
+        assert counts.zero_gradients.tolist() == [int(i == 1 and 1 in rows) for i in range(5)]
+        assert counts.bad_gradients.tolist() == [int(i in (2, 3) and i in rows) for i in range(5)]
+        assert counts.backwards.tolist() == [int(i in rows) for i in range(5)]

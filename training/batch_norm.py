@@ -1,7 +1,7 @@
 """Batch norm over several processes, and statistics estimated anew."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from training.mode import forwarding
 from training.world import World
 
 
@@ -35,14 +36,11 @@ def synced(model: nn.Module, world: World) -> Iterator[None]:
 
     As torch.nn.SyncBatchNorm, which needs a GPU, but the module stays what it is.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)] if world.size > 1 else []
-    for layer in layers:
-        layer.forward = partial(_normalised, layer)  # type: ignore[method-assign]
-    try:
+    with ExitStack() as around:
+        for layer in model.modules() if world.size > 1 else ():
+            if isinstance(layer, _BatchNorm):
+                around.enter_context(forwarding(layer, partial(_normalised, layer)))
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def _normalised(layer: _BatchNorm, x: Tensor) -> Tensor:

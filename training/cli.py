@@ -10,9 +10,10 @@ from harness.cli_errors import cell
 from harness.compose import build, checked
 from harness.data import Dataset
 from training import history
-from training.history import Kept
+from training.history import History, Kept
 from training.loop import BEST, LAST
 from training.part import Part
+from training.world import join
 
 KEYS = ("dataset", "model", "recipe", "runtime", "logger", "seed", "runs_dir", "trusted_packages")
 
@@ -21,7 +22,9 @@ def run_job(cfg: DictConfig, failed: list[str]) -> None:
     """Train one network and report it; see `harness.cli_errors.cell` for what becomes of mistakes."""
 
     def work() -> bool:
-        write("\n".join(lines(train(cfg))))
+        folder = train(cfg)
+        if join().rank == 0:
+            write("\n".join(lines(folder)))
         return True
 
     cell(work, failed, "stopped; the same command goes on from the last saved state")
@@ -34,6 +37,7 @@ def train(composed: DictConfig) -> Path:
         UserError: the configuration, the data or the model is unfit, or the folder cannot be written.
     """
     cfg = checked(composed, KEYS)
+    join()
     runtime, tracker = build(cfg.runtime), build(cfg.logger)
     torch.set_num_threads(runtime.threads)
     dataset: Dataset = build(cfg.dataset)
@@ -43,7 +47,10 @@ def train(composed: DictConfig) -> Path:
     part = Part(model, recipe, seed=cfg.seed)  # type: ignore[arg-type]
     cache = Path(cfg.runs_dir) / "_trained"
     device, progress = runtime.torch_device(), runtime.progress
-    return part.train(dataset, cache, device=device, progress=progress, tracker=tracker)
+    return part.train(
+        dataset, cache, device=device, progress=progress, tracker=tracker,
+        channels_last=runtime.channels_last, compiled=runtime.compile,
+    )  # fmt: skip
 
 
 def lines(folder: Path) -> list[str]:
@@ -55,8 +62,22 @@ def lines(folder: Path) -> list[str]:
         "",
         f"{'validation':<12}{'epoch':>6}{'clean':>9}{'pgd':>9}",
         *(_row(name, kept) for name, kept in (("best", done.best), ("last", done.last)) if kept),
+        *_overfitting(done),
         f"{count} in {done.seconds:.0f} s; per image {forwards:.0f} forwards and {backwards:.0f} backwards",
         f"weights: {folder / BEST} and {LAST}",
+    ]
+
+
+def _overfitting(done: History) -> list[str]:
+    """What robust overfitting has cost, and in which epochs robustness was lost to it at one stroke."""
+    if not (done.best and done.last):
+        return []
+    gap = done.best.pgd - done.last.pgd
+    alarms = ", ".join(str(epoch.epoch) for epoch in done.epochs if epoch.catastrophic)
+    return [
+        f"robust overfitting: best - last {100 * gap:+.2f} points of pgd",
+        *[f"CATASTROPHIC OVERFITTING in epoch {alarms}: accuracy under one step left that under many behind"]
+        * bool(alarms),
     ]
 
 

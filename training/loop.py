@@ -37,6 +37,7 @@ def fit(
     save_seconds: float = 30.0,
     world: World = ALONE,
     channels_last: bool = False,
+    compiled: bool = False,
 ) -> History:
     """Train `model` in place, or go on where a killed process stopped: on one thread to the same weights, bit for bit.
 
@@ -53,12 +54,13 @@ def fit(
         save_seconds: the state is saved after each epoch, and within one after so long.
         world: the processes that train together; the first one writes.
         channels_last: order of the numbers of images and weights in memory; faster on GPUs.
+        compiled: let torch.compile make the passes through the network faster.
 
     Raises:
         UserError: loss or weights became NaN or infinite (the batch is kept for inspection), the folder cannot be
             written (the state that was there is kept), or its state is another's.
     """
-    run = Run(model, dataset, recipe, seed, torch.device(device), world, channels_last)
+    run = Run(model, dataset, recipe, seed, torch.device(device), world, channels_last, compiled)
     saved = state.load(folder, identity)
     if saved is not None:
         run.restore(saved)

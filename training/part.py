@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +26,7 @@ from training.key import training_key
 from training.loop import BEST, fit
 from training.probe import check_output
 from training.recipe import Recipe
+from training.world import join
 
 PART = "part.json"
 NOTHING: Mapping[str, nn.Module] = MappingProxyType({})
@@ -114,26 +116,32 @@ class Part:
         device: torch.device | str = "cpu",
         progress: bool = True,
         tracker: Tracker = UNTRACKED,
+        channels_last: bool = False,
+        compiled: bool = False,
     ) -> Path:
         """The folder with the weights of the recipe in the cache, trained once, by one process at a time.
 
-        Arguments as for `load`.
+        Arguments as for `load` and for `training.loop.fit`. Processes that torchrun started train together.
         """
-        key = self.key(dataset, given)
+        key, world = self.key(dataset, given), join()
         folder = cache / self._name(dataset, key)
-        if (folder / BEST).exists():
+        if world.all((folder / BEST).exists()):
             return folder
         recipe, module = self._recipe(given), self._module().to(device)
         check_output(recipe.objective.classifier(module), dataset)
-        with sole_owner(folder, "train", None):
-            if not (folder / BEST).exists():
+        first = world.rank == 0
+        with sole_owner(folder, "train", None) if first else nullcontext():
+            world.wait()  # until the first process holds the lock
+            if world.all(not (folder / BEST).exists()):
                 command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
                 answer = {"key": key, "command": command, "model": self.model, "recipe": self.recipe, "seed": self.seed}
-                write_atomically(folder / PART, (json.dumps(answer, indent=1) + "\n").encode())
-                with tracker.training(folder.name, key, answer) as listener:
+                if first:
+                    write_atomically(folder / PART, (json.dumps(answer, indent=1) + "\n").encode())
+                with (tracker if first else UNTRACKED).training(folder.name, key, answer) as listener:
                     fit(
                         module, dataset, recipe, folder,
                         identity=key, seed=self.seed, device=device, log=listener, progress=progress,
+                        world=world, channels_last=channels_last, compiled=compiled,
                     )  # fmt: skip
         return folder
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from training.mode import forwarding
+
 FORMATS = {"bfloat16": torch.bfloat16}
 
 
@@ -25,8 +27,5 @@ def lowered(model: nn.Module, name: str | None, device: torch.device) -> Iterato
             output = plain(*inputs, **options)
         return output.float() if isinstance(output, Tensor) else output
 
-    model.forward = forward
-    try:
+    with forwarding(model, forward):
         yield
-    finally:
-        del model.forward

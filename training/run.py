@@ -19,7 +19,7 @@ from training.averaging import Average, Averaged, Mean
 from training.batch_norm import estimating, synced
 from training.draws import seeded, shuffle
 from training.history import Epoch, History, Kept
-from training.mode import evaluating
+from training.mode import evaluating, forwarding
 from training.passes import Passes
 from training.precision import lowered
 from training.recipe import Recipe
@@ -47,6 +47,7 @@ class Run:
         device: torch.device,
         world: World = ALONE,
         channels_last: bool = False,
+        compiled: bool = False,
     ) -> None:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(device)
@@ -62,6 +63,7 @@ class Run:
         if self._size % world.size:
             raise UserError(f"recipe.batch_size={self._size} must be a multiple of the {world.size} processes")
         self._batches = len(self._ids) // self._size
+        self._forward = torch.compile(self.model.forward) if compiled else None
         phases = recipe.alternation.weights(model) if recipe.alternation else [None]
         self._players = [Player(self.model, recipe, world, phase) for phase in phases]
         self._average: Averaged | None = None
@@ -164,6 +166,8 @@ class Run:
         with ExitStack() as around:
             around.enter_context(seeded(self.seed, layers, self.device))
             around.enter_context(synced(self.model, world))
+            if self._forward:
+                around.enter_context(forwarding(self.model, self._forward))
             around.enter_context(lowered(self.model, recipe.precision, self.device))
             passes = around.enter_context(Passes(self.model))
             found = [player(x, y, rng, share, progress).double().sum() for player in self._players]

@@ -68,6 +68,8 @@ def join() -> World:
     """The world that `torchrun` made, or a world of one process. Raises UserError where the processes do not meet."""
     if not dist.is_available() or "WORLD_SIZE" not in os.environ:
         return ALONE
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     if not dist.is_initialized():
         try:
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")

@@ -1,0 +1,46 @@
+"""MART: training that looks harder at the images that are wrong anyway."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attacks.losses import runner_up
+from harness.errors import UserError
+from harness.rng import Rng
+from training.objective import Attack, Objective, divergence
+
+
+@dataclass(frozen=True)
+class MART(Objective):
+    """BCE(q, y) + beta KL(p || q) (1 - p_y), p and q the probabilities at x and at z (Wang et al., ICLR 2020).
+
+    BCE(q, y) = -log q_y - log(1.0001 - max_{k != y} q_k). No factor is detached.
+
+    Args:
+        attack: how z is found; its loss is ce.
+        beta: weight of the divergence, >= 0.
+
+    Raises:
+        UserError: beta is negative.
+    """
+
+    attack: Attack
+    beta: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.beta >= 0:
+            raise UserError(f"objective.beta={self.beta} must not be negative")
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
+        return self.attack(model, x, y, rng.stream("attack"), factors)
+
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        clean, attacked = model(x), model(z)
+        rival = runner_up(attacked.detach(), y)
+        other = attacked.softmax(1).gather(1, rival[:, None]).squeeze(1)
+        boosted = F.cross_entropy(attacked, y, reduction="none") - torch.log(1.0001 - other)
+        wrong = 1 - clean.softmax(1).gather(1, y[:, None]).squeeze(1)
+        losses: Tensor = boosted + self.beta * divergence(clean, attacked) * wrong
+        return losses

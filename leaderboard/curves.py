@@ -38,13 +38,17 @@ def curves(pool: Sequence[Evidence], selection: str, ids: Ints) -> tuple[Curve, 
     if not told:
         return ()
     best = nearest(pool, ids)
-    columns = [evidence.run.column for evidence in told]
-    names = [
-        c if columns.count(c) == 1 else f"{c} {e.run.place.rpartition('/')[2]}"
-        for c, e in zip(columns, told, strict=True)
-    ]
-    each = [_curve(name, _distances(evidence, ids)) for name, evidence in zip(names, told, strict=True)]
+    each = [_curve(name, _distances(evidence, ids)) for name, evidence in zip(names(told), told, strict=True)]
     return (_curve("all runs", best, best=True), *each)
+
+
+def names(runs: Sequence[Evidence]) -> list[str]:
+    """The attacks of these runs, told apart by their folders where they have one name."""
+    columns = [evidence.run.column for evidence in runs]
+    return [
+        column if columns.count(column) == 1 else f"{column} {evidence.run.place.rpartition('/')[2]}"
+        for column, evidence in zip(columns, runs, strict=True)
+    ]
 
 
 def nearest(pool: Sequence[Evidence], ids: Ints) -> Floats:
@@ -76,7 +80,7 @@ def curve_figure(found: Sequence[Curve], eps: float) -> dict[str, Any]:
             x=list(curve.eps),
             y=[round(100 * share, 3) for share in curve.accuracy],
             mode="lines",
-            name=_plain(curve.name),
+            name=plain(curve.name),
             line={"shape": "hv", "width": 2.5 if curve.best else 1.2, "dash": DASHES[number % len(DASHES)]},
             meta="worst" if curve.best else "curve",
         )
@@ -98,6 +102,6 @@ def curve_figure(found: Sequence[Curve], eps: float) -> dict[str, Any]:
     return result
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that plotly.js shows as it is: it would take tags for formatting."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -14,6 +14,7 @@ from leaderboard.curves import curve_figure
 from leaderboard.examples import Example, examples
 from leaderboard.export import as_csv, as_json
 from leaderboard.plots import figure
+from leaderboard.queries import query_figure
 from leaderboard.score import Board, Entry
 from leaderboard.site import Site
 from leaderboard.stages import heads
@@ -82,6 +83,7 @@ def _entry_page(
         entry=entry,
         heads=heads(entry),
         curve=curve_figure(entry.curves, entry.threat.radius) if entry.curves else None,
+        queries=query_figure(entry.queries) if entry.queries else None,
         relatives=[
             other
             for each in boards

@@ -18,6 +18,7 @@ from leaderboard.collect import Evidence, Passes, Verification
 from leaderboard.curves import Curve, curves, nearest
 from leaderboard.flags import Aligned, across
 from leaderboard.manifest import GRADIENT, DataKey, Flag, Run, ThreatKey
+from leaderboard.queries import Told, queries
 from leaderboard.statistics import rank_intervals
 
 PoolKey = tuple[str, str, str, float, float, str]
@@ -82,6 +83,7 @@ class Entry:
     flags: tuple[Flag, ...]
     reasons: tuple[str, ...]  # why it is not ranked; empty: it is
     curves: tuple[Curve, ...]  # accuracy at every eps, where a run measured distances; the worst case first
+    queries: tuple[Told, ...]  # of its runs that took no gradient
     spread: Spread | None  # of the nearest finds, where there is no eps
     rank: tuple[int, int] | None = None
 
@@ -192,6 +194,7 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
         flags=tuple(_flags(own, reported, [aligned[e.run.place] for e in others])),
         reasons=tuple(_reasons(own, counted, n)),
         curves=curves(pool, first.data.selection, ids),
+        queries=queries(own),
         spread=Spread.of(nearest(pool, ids)) if first.threat.unbounded and len(ids) else None,
     )
 

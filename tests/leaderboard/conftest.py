@@ -37,6 +37,7 @@ def make_run(
     wrong: Collection[int] = (),
     broken: Mapping[str, Collection[int]] | Collection[int] = (),
     distance: float | Mapping[int, float] | None = None,
+    queries: Mapping[int, int] | None = None,
     errors: Mapping[int, str] | None = None,
     missing: Collection[tuple[int, str]] = (),
     chunk: int = 8,
@@ -48,6 +49,7 @@ def make_run(
     """Write a run.
 
     broken: samples that each stage breaks (a bare collection: the first stage). distance: of all finds, or by sample.
+    queries: forwards of each sample, by an attack that takes no gradient.
     missing: (sample, stage) rows left out.
     chunks: which chunks to write (all). images: sample -> clean and adversarial image. change: manifest keys to set.
     """
@@ -89,9 +91,8 @@ def make_run(
     run.create({**manifest, **(change or {})})  # type: ignore[typeddict-item]
     for index in wanted:
         members = list(ids)[index * chunk : (index + 1) * chunk]
-        table = _table(
-            members, stages, wrong, finds, (radius or 1.0) if distance is None else distance, errors or {}, missing
-        )
+        far = (radius or 1.0) if distance is None else distance
+        table = _table(members, stages, wrong, finds, far, queries, errors or {}, missing)
         if images is not None:
             write_atomically(run.adversarial_path(index), _pictures(table, stages, images))
         run.write_part(index, rows(table), {"clean": 0.5})
@@ -104,6 +105,7 @@ def _table(
     wrong: Collection[int],
     finds: Mapping[str, Collection[int]],
     distance: float | Mapping[int, float],
+    queries: Mapping[int, int] | None,
     errors: Mapping[int, str],
     missing: Collection[tuple[int, str]],
 ) -> dict[str, list[Any]]:
@@ -119,8 +121,9 @@ def _table(
             fell = sample in finds.get(stage, ())
             error = errors.get(sample)
             pred = 2 if fell else 1
+            passes = (10, 4) if queries is None else (queries[sample], 0)
             far = distance.get(sample, 0.0) if isinstance(distance, Mapping) else distance
-            records.append((sample, stage, 1, 1, pred, fell, far, -1.0 if fell else 1.0, 10, 4, 0, 0, error))
+            records.append((sample, stage, 1, 1, pred, fell, far, -1.0 if fell else 1.0, *passes, 0, 0, error))
             stood = not fell
     kept = [record for record in records if record[:2] not in set(missing)]
     return {column: [record[i] for record in kept] for i, column in enumerate(ATTACK_SCHEMA.names)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
@@ -49,6 +50,21 @@ def site(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., obje
 
 
 @pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., object]) -> Path:
+    """The page of a model that was attacked without gradients, and without a bound."""
+    folder = tmp_path_factory.mktemp("measured")
+    asked = {sample: 40 * (sample + 1) for sample in range(20)}
+    far = {sample: 0.01 * (sample + 1) for sample in range(20)}
+    write_run(folder / "runs", attack="pgd", broken=range(18))
+    write_run(folder / "runs", attack="square", broken=range(15), queries=asked, change={"access": "score"})
+    write_run(folder / "runs", attack="rays", broken=range(9), queries=asked, change={"access": "decision"})
+    write_run(folder / "runs", attack="fmn", eps="unbounded", broken=range(20), distance=far)
+    assert main(["--runs", str(folder / "runs"), "--out", str(folder / "site")]) == 0
+    (path,) = (folder / "site" / "entries").glob("*8-255*.html")
+    return path
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
@@ -65,16 +81,30 @@ on_both = pytest.mark.parametrize("page", [WIDE, NARROW], indirect=True, ids=["w
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest, browser: Browser, site: Path) -> Iterator[Page]:
-    """The index page. Whatever the browser complains about fails the test at its end."""
-    width, scheme = getattr(request, "param", WIDE)
+    """The index page."""
+    with opened(browser, site / "index.html", *getattr(request, "param", WIDE)) as view:
+        yield view
+
+
+@pytest.fixture
+def curves(request: pytest.FixtureRequest, browser: Browser, measured: Path) -> Iterator[Page]:
+    """The page of an entry with curves over eps and over queries."""
+    with opened(browser, measured, *getattr(request, "param", WIDE)) as view:
+        yield view
+
+
+@contextmanager
+def opened(browser: Browser, path: Path, width: int, scheme: Literal["light", "dark"]) -> Iterator[Page]:
+    """A page. Whatever the browser complains about fails the test at its end."""
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
+    context.set_default_timeout(120_000)  # a busy machine
     view = context.new_page()
     complaints: list[str] = []
     view.on("console", lambda message: complaints.append(f"console: {message.text}"))
     view.on("pageerror", lambda error: complaints.append(f"error: {error}"))
     view.on("requestfailed", lambda call: complaints.append(f"failed: {call.url}"))
     view.on("request", lambda call: None if call.url.startswith(("file:", "data:")) else complaints.append(call.url))
-    view.goto((site / "index.html").as_uri())
+    view.goto(path.as_uri())
     view.wait_for_selector("html.js")
     yield view
     assert view.evaluate("window.hurt") is None
@@ -167,6 +197,26 @@ def test_plots_are_drawn_and_their_points_lead_to_pages(page: Page) -> None:
     page.wait_for_selector(".hoverlayer .hovertext")
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_url("**/entries/*.html")
+
+
+@pytest.mark.parametrize("curves", [WIDE, NARROW], indirect=True, ids=["wide", "narrow"])
+def test_curves_over_eps_and_over_queries_are_drawn(curves: Page) -> None:
+    for name, traces in (("curve", {"all runs", "fmn"}), ("queries", {"square", "rays"})):
+        plot = curves.locator(f"#{name}-plot")
+        plot.scroll_into_view_if_needed()
+        plot.locator(".legendtext").first.wait_for()
+        assert {text.split(" (")[0] for text in plot.locator(".legendtext").all_text_contents()} == traces
+        lines = plot.locator(".scatterlayer .trace path.js-line")
+        assert lines.count() == 2
+        boxes = [box for box in (line.bounding_box() for line in lines.all()) if box]
+        assert all(box["width"] > 80 and box["height"] > 40 for box in boxes)
+        box = plot.locator(".nsewdrag").first.bounding_box()
+        assert box is not None
+        curves.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.5 * box["height"])
+        plot.locator(".hoverlayer .legend").first.wait_for()
+    ticks = curves.locator("#queries-plot .xtick text").all_text_contents()
+    assert {"1", "10", "100"} <= {tick.strip() for tick in ticks}
+    assert curves.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @on_both

@@ -1,0 +1,75 @@
+"""Success against queries on an entry's page: what attacks without gradients had broken after so many questions."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+
+from harness.errors import UserError
+from harness.queries import Curve, curve
+from leaderboard.collect import Evidence
+from leaderboard.curves import DASHES, POINTS, names, plain
+
+
+class Told(NamedTuple):
+    """The queries of one run, under the name of its attack."""
+
+    name: str
+    curve: Curve
+
+
+def queries(own: Sequence[Evidence]) -> tuple[Told, ...]:
+    """Of the runs of an entry that took no gradient, in their order; those that cannot be read are left out."""
+    found = []
+    for evidence in own:
+        if evidence.passes.forwards and not evidence.passes.backwards and not evidence.run.threat.unbounded:
+            try:
+                found.append((evidence, curve(evidence.run.folder)))
+            except (UserError, OSError, ValueError):  # what is damaged, the entry's page tells
+                continue
+    told = names([evidence for evidence, _ in found])
+    return tuple(Told(name, each) for name, (_, each) in zip(told, found, strict=True) if len(each.queries))
+
+
+def query_figure(found: Sequence[Told]) -> dict[str, Any]:
+    """The figure, plain JSON for plotly.js, over the logarithm of the queries."""
+    traces = [
+        go.Scatter(
+            x=[x for x, _ in steps],
+            y=[round(100 * y, 3) for _, y in steps],
+            mode="lines",
+            name=plain(each.name),
+            line={"shape": "hv", "width": 1.8, "dash": DASHES[number % len(DASHES)]},
+            meta="worst" if len(found) == 1 else "curve",
+        )
+        for number, each in enumerate(found)
+        if (steps := _steps(each.curve))
+    ]
+    last = max((trace.x[-1] for trace in traces), default=1)
+    axis = {"zeroline": False, "showline": True, "ticks": "outside"}
+    layout: dict[str, Any] = {
+        "hovermode": "x unified",
+        "showlegend": True,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 64, "r": 24, "t": 36, "b": 52},
+        "xaxis": axis | {"title": {"text": "queries"}, "type": "log", "range": [0, 1.02 * math.log10(max(last, 10))],
+                         "dtick": 1},
+        "yaxis": axis | {"title": {"text": "success"}, "ticksuffix": " %", "range": [-2, 102]},
+    }  # fmt: skip
+    result: dict[str, Any] = go.Figure(traces, layout).to_plotly_json()
+    return result
+
+
+def _steps(of: Curve) -> list[tuple[int, float]]:
+    """Queries, rising from 1, and the share of the samples that was broken within them, in [0, 1]."""
+    made = np.sort(of.queries[of.broken])
+    places = np.unique(made)
+    if len(places) > POINTS:
+        places = places[np.unique(np.linspace(0, len(places) - 1, POINTS).round().astype(int))]
+    share = np.searchsorted(made, places, side="right") / len(of.queries)
+    steps = [(1, 0.0), *zip(places.tolist(), share.tolist(), strict=True)]
+    if of.spent < math.inf and of.spent > steps[-1][0]:  # no more was found, for as long as all failures had
+        steps.append((int(of.spent), steps[-1][1]))
+    return steps

@@ -1,0 +1,64 @@
+"""Success against queries: which runs have a curve, its steps, and where it is shown."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.records import RunFolder
+from leaderboard.build import build
+from leaderboard.queries import query_figure
+from leaderboard.score import Entry
+
+Make = Callable[..., RunFolder]
+Entries = Callable[[], list[Entry]]
+
+ASKED = {sample: 10 * (sample + 1) - 1 for sample in range(15)} | dict.fromkeys(range(15, 20), 500)
+"""One more with the clean prediction: sample 0 after 10 queries, 1 after 20, ..., and the last five had 501."""
+
+
+def test_the_steps_are_the_shares_of_the_samples_that_are_right(make: Make, entries: Entries) -> None:
+    make(attack="square", wrong=[0], broken=range(1, 15), queries=ASKED)
+    (entry,) = entries()
+    (told,) = entry.queries
+    assert (told.name, told.curve.wrong) == ("square", 1)
+    figure = query_figure(entry.queries)
+    (trace,) = figure["data"]
+    assert (trace["x"][:3], trace["x"][-2:]) == ([1, 20, 30], [150, 501])  # flat as long as every failure had queries
+    assert trace["y"][:3] == pytest.approx([0, 100 / 19, 200 / 19], abs=1e-3)
+    assert trace["y"][-2:] == pytest.approx([1400 / 19] * 2, abs=1e-3)
+    assert figure["layout"]["xaxis"]["type"] == "log"
+    json.dumps(figure, allow_nan=False)
+
+
+def test_only_runs_without_gradients_and_with_an_eps_have_a_curve(make: Make, entries: Entries) -> None:
+    make(attack="pgd", broken=[1])
+    make(attack="square", broken=[1], queries=ASKED, change={"access": "score"})
+    make(attack="square", broken=[2], queries=ASKED, seed=1)
+    make(attack="rays", broken=[1], queries=ASKED, change={"status": "running"})
+    make(attack="mi", broken=[1], queries=ASKED, change={"access": "transfer"})
+    make(attack="rays", eps="unbounded", broken=range(20), queries=ASKED)
+    bounded, unbounded = entries()
+    assert [told.name.split()[0] for told in bounded.queries] == ["square", "square"]
+    assert len({told.name for told in bounded.queries}) == 2
+    assert unbounded.queries == ()
+
+
+def test_all_broken_and_none_broken_have_steps_too(make: Make, entries: Entries) -> None:
+    make(attack="square", broken=range(20), queries=ASKED)
+    make(attack="rays", queries=dict.fromkeys(range(20), 80))
+    make(attack="hop_skip_jump", wrong=range(20), queries=ASKED)
+    (entry,) = entries()
+    ends = {trace["name"]: (trace["x"][-1], trace["y"][-1]) for trace in query_figure(entry.queries)["data"]}
+    assert ends == {"square": (501, 100.0), "rays": (81, 0.0)}
+
+
+def test_the_page_shows_the_plot(make: Make, runs: Path, tmp_path: Path) -> None:
+    make(attack="square", broken=range(9), queries=ASKED)
+    make(attack="pgd", defense="b", broken=range(9))
+    assert not build(runs, tmp_path / "site").damaged
+    (asked,), (other,) = ([*(tmp_path / "site" / "entries").glob(f"*-{name}-*.html")] for name in ("none", "b"))
+    assert "queries-figure" in asked.read_text()
+    assert "plots.js" in asked.read_text()
+    assert "queries-figure" not in other.read_text()

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import math
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -63,6 +64,7 @@ def checked(cfg: DictConfig, known: Sequence[str]) -> DictConfig:
     trusted = (*PACKAGES, *resolved.get("trusted_packages", []))
     for path, node in list(_targets(resolved, "")):
         _check_node(path, node, trusted)
+    _check_finite(resolved, "")
     budgets = OmegaConf.select(resolved, "dataset.budgets")
     for norm in budgets if isinstance(budgets, DictConfig) else ():
         if norm not in Threat.NORMS:
@@ -107,6 +109,18 @@ def _check_root(cfg: DictConfig, known: Sequence[str]) -> None:
         raise UserError("a run attacks or certifies: give either attack=NAME or certifier=NAME")
     if "seed" in known and not 0 <= cfg.seed < SEEDS:
         raise UserError(f"seed={cfg.seed} is out of range; take a whole number from 0 to {SEEDS - 1}")
+
+
+def _check_finite(node: Any, path: str) -> None:
+    """Refuse what JSON, and so the manifest of a run, cannot hold."""
+    if isinstance(node, DictConfig):
+        for key in node:
+            _check_finite(node[key], f"{path}.{key!s}" if path else str(key))
+    elif isinstance(node, ListConfig):
+        for number, item in enumerate(node):
+            _check_finite(item, f"{path}[{number}]")
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise UserError(f"{path}={node} must be finite")
 
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:

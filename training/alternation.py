@@ -84,4 +84,6 @@ class Alternation:
         for phase in self.phases:
             if phase.group not in groups:
                 raise UserError(f"recipe.alternation: no group {phase.group}; the model has {', '.join(groups)}")
+            if not groups[phase.group]:
+                raise UserError(f"recipe.alternation: group {phase.group} of the model is empty; leave out its phase")
             yield phase, groups[phase.group]

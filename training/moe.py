@@ -113,7 +113,7 @@ class Routing(Objective):
         beta: weight of the divergence, >= 0.
         target: T. label_mod: cross-entropy to the expert y mod E, as the published code has it, which makes the router
             a classifier of the label's remainder. balance: H(r(x)) - H(mean of r over the batch), so that each choice
-            is sure and all experts have work. none: 0.
+            is sure and all experts have work (of several processes each takes the mean over its share). none: 0.
 
     Raises:
         UserError: a value outside its range.

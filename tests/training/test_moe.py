@@ -297,6 +297,8 @@ def test_another_network_is_refused_in_words(few):
     model = SmallCNN(10, 1, 8)
     with pytest.raises(UserError, match="parameter_groups"):
         started(model, few, advmoe())
+    with pytest.raises(UserError, match="group router of the model is empty"):
+        started(MoESmallCNN(10, 1, 8, width=4, router="constant"), few, advmoe())
     run = started(model, few, advmoe(alternation=None))
     with pytest.raises(UserError, match="mixture of experts, not SmallCNN"):
         next(run.steps())

@@ -109,7 +109,7 @@ def summary(run: "RunFolder") -> Summary:
         total.forwards += int(table["forwards"].to_numpy().sum())
         total.trials = max([total.trials, *table["trials"].to_pylist()])
         total.seconds += sum(run.read_seconds(chunk).values())
-        margins = table["margin"].to_numpy()[right]
+        margins = table["margin"].to_numpy()[right & (table["radius"].to_numpy() > 0)]
         total.margin = min([total.margin, *margins[np.isfinite(margins)].tolist()])
         for text in table["error"].drop_null().to_pylist():
             total.errors[text] = total.errors.get(text, 0) + 1

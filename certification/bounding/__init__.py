@@ -1,0 +1,1 @@
+"""Bounds on the layers of ReLU networks."""

@@ -1,0 +1,91 @@
+"""The images that an attacker may choose, and the least value of a linear function on them."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.threat import Threat
+
+NORMS = ("linf", "l2")
+CLIPS = 4
+"""Newton steps for the multiplier of the l2 ball inside the box; every one of them is sound."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """{z in [lower, upper] : ||z - centre||_2 <= radius}, one for each image.
+
+    Args:
+        centre, lower, upper: float [B, C, H, W].
+        radius: [B]; None: the box alone.
+    """
+
+    centre: Tensor
+    lower: Tensor
+    upper: Tensor
+    radius: Tensor | None = None
+
+    def select(self, index: Tensor) -> "Region":
+        """The regions of some of the images; index int64 [b]."""
+        radius = None if self.radius is None else self.radius[index]
+        return Region(self.centre[index], self.lower[index], self.upper[index], radius)
+
+    def to(self, dtype: torch.dtype) -> "Region":
+        """The same numbers, rounded to that dtype."""
+        radius = None if self.radius is None else self.radius.to(dtype)
+        return replace(
+            self,
+            centre=self.centre.to(dtype),
+            lower=self.lower.to(dtype),
+            upper=self.upper.to(dtype),
+            radius=radius,
+        )
+
+    def least(self, a: Tensor, owner: Tensor) -> Tensor:
+        """A lower bound of the least a . z, [Q], for a [Q, C, H, W] on the regions of the images owner [Q].
+
+        Exact on a box. In the l2 ball, by duality: the least over the box of a . d + (|d|^2 - radius^2) / (2 t), any
+        t > 0; from t = radius / |a|, which gives no less than the ball alone, towards the best t.
+        """
+        a = a.flatten(1)
+        centre, lower, upper = (v.flatten(1)[owner] for v in (self.centre, self.lower, self.upper))
+        if self.radius is None:
+            return (a * torch.where(a > 0, lower, upper)).sum(1)
+        radius, low, high = self.radius[owner, None], lower - centre, upper - centre
+        with torch.no_grad():
+            t = radius / a.norm(dim=1, keepdim=True).clamp_min(1e-30)
+            best, chosen = torch.full_like(t, -torch.inf), torch.zeros_like(a)
+            for _ in range(CLIPS):
+                free = -a * t
+                step = free.clamp(low, high)
+                value = (a * step).sum(1, keepdim=True) + (step.square().sum(1, keepdim=True) - radius**2) / (2 * t)
+                chosen, best = torch.where(value > best, step, chosen), value.maximum(best)
+                held = step != free
+                left = radius**2 - (step.square() * held).sum(1, keepdim=True)
+                rest = (a.square() * ~held).sum(1, keepdim=True)
+                t = torch.where((left > 0) & (rest > 0), (left / rest.clamp_min(1e-300)).sqrt(), t * 4)
+        # The multiplier is best for its a, so the gradient is that of the linear part alone.
+        linear = (a * chosen).sum(1)
+        return (a * centre).sum(1) + best.squeeze(1) + (linear - linear.detach())
+
+
+def legal(threat: Threat, x: Tensor) -> Region:
+    """All that the threat calls legal around the images, float64: `Threat.contains` with its tolerances.
+
+    Args:
+        threat: linf or l2.
+        x: float32 [B, C, H, W] in the box.
+
+    Raises:
+        UserError: another norm.
+    """
+    if threat.norm not in NORMS:
+        raise UserError(f"threat={threat.norm}: bounds know linf and l2; for l1 and l0 use certifier=smoothing")
+    centre = x.double()
+    # contains() allows eps (1 + 1e-6) + 1e-7; the rest is for the rounding of the distance itself.
+    radius = threat.budget(centre) * (1 + 1.1e-6) + 1.1e-7
+    lower, upper = (centre - radius).clamp_min(threat.low), (centre + radius).clamp_max(threat.high)
+    ball = threat.norm == "l2" and not threat.unbounded
+    return Region(centre, lower, upper, radius.flatten().expand(len(x)) if ball else None)

@@ -1,0 +1,136 @@
+"""Certificates for ReLU networks from bounds on their layers, without randomness."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from certification.base import Certificates, Kind, Work
+from certification.bounding.graph import Graph
+from certification.bounding.intervals import intervals
+from certification.bounding.region import NORMS, Region, legal
+from certification.bounding.tracing import trace
+from certification.bounding.verify import METHODS, Effort, Network, prove
+from harness.errors import UserError
+from harness.rng import Rng
+from harness.threat import Threat
+from harness.victim import Victim
+
+IMAGES = 32
+"""Images that are worked on together."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Proves that no legal image changes the class of a network of affine layers, ReLUs and sums.
+
+    Lower bounds of score[true] - score[other] over the ball, cut with the pixel box; a proof if all are positive. An
+    image gets the methods one after the other, up to the one named, until one proves it:
+
+    - ibp: intervals layer by layer, the last affine layers as one (Gowal et al. 2018, arXiv 1810.12715).
+    - crown_ibp: linear bounds passed back from the scores to the pixels, each ReLU relaxed by its interval (Zhang et
+      al. 2020, arXiv 1906.06316).
+    - crown: the same, with the intervals of the ReLUs from linear bounds too (Zhang et al. 2018, arXiv 1811.00866).
+    - alpha_crown: slopes of the relaxation optimised by gradient steps (Xu et al. 2021, arXiv 2011.13824).
+
+    What is bounded is the deployed network in float32 arithmetic, not its ideal: each layer adds the most that its
+    roundings can do, in any order of summation, and bounds are computed in float64. It is proven for every image that
+    the threat calls legal, tolerances included. Convolutions by transforms (Winograd, FFT) and TF32 are not covered;
+    scores of the images themselves are checked against the bounds.
+
+    Args:
+        method: ibp, crown_ibp, crown or alpha_crown.
+        steps: gradient steps for the slopes below the scores, >= 1; alpha_crown only.
+        inner_steps: gradient steps for those below each open ReLU, >= 0: tighter, and as many times dearer.
+        memory: MiB for one piece of work, > 0; 16 fits the cache of a CPU core, a GPU wants thousands.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    kind: ClassVar[Kind] = "sound_det"
+    sees_label: ClassVar[bool] = True
+    norms: ClassVar[tuple[str, ...]] = NORMS
+    whole: ClassVar[bool] = False
+
+    method: str = "crown"
+    steps: int = 20
+    inner_steps: int = 0
+    memory: float = 16
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"certifier.method={self.method!r} is unknown; choose one of {', '.join(METHODS)}")
+        if self.steps < 1:
+            raise UserError(f"certifier.steps={self.steps} must be at least 1; without steps take certifier=crown")
+        if self.inner_steps < 0:
+            raise UserError(f"certifier.inner_steps={self.inner_steps} must be at least 0")
+        if not self.memory > 0:
+            raise UserError(f"certifier.memory={self.memory} must be more than 0 MiB, such as 16")
+
+    @property
+    def confidence(self) -> float:
+        return 1.0
+
+    def check(self, victim: Victim, threat: Threat) -> None:
+        if victim.randomized:
+            raise UserError(
+                f"certifier={self.method} proves things about deterministic networks and this defense draws random "
+                "numbers; take certifier=smoothing if it is smoothed"
+            )
+        if threat.norm not in self.norms:
+            raise UserError(f"certifier={self.method} knows threat=linf and threat=l2, not {threat.norm}")
+
+    def __call__(
+        self, victim: Victim, x: Tensor, y: Tensor | None, *, threat: Threat, rng: Rng, work: Work
+    ) -> Certificates:
+        assert y is not None
+        network = Network.of(read(victim, x, rng))
+        effort = Effort(self.method, self.steps, self.inner_steps, self.memory)
+        predicted, margin = torch.empty_like(y), torch.empty(len(y), dtype=torch.float64, device=y.device)
+        every = torch.arange(len(x), device=x.device)
+        for first in range(0, len(x), IMAGES):
+            at = every[first : first + IMAGES]
+            scores = victim.predict(x[at], rng.select(at))
+            _agree(network.exact, x[at], scores)
+            predicted[at], margin[at] = scores.argmax(1), _clean(scores, y[at])
+            right = at[predicted[at] == y[at]]
+            if len(right):
+                region = legal(threat.select(right), x[right])
+                margin[right] = prove(network, region, y[right], effort).margins.amin(1)
+            work.advance(len(at), len(at))
+        radius = torch.where(margin > 0, threat.budget(x.double()).flatten(), torch.zeros_like(margin))
+        return Certificates.proven(predicted, radius, margin, torch.ones_like(y))
+
+
+def read(victim: Victim, x: Tensor, rng: Rng) -> Graph:
+    """The deployed pipeline as a graph; x: images [B, C, H, W] of which only the shape counts.
+
+    Raises:
+        UserError: it does what bounds do not support; the layer is named.
+    """
+
+    def forward(images: Tensor) -> Tensor:
+        return victim.predict(images, rng)
+
+    return trace(forward, victim.modules, tuple(x.shape[1:]))
+
+
+def _agree(graph: Graph, x: Tensor, scores: Tensor) -> None:
+    """Raises UserError unless the deployed scores of the images themselves lie within what rounding allows."""
+    point = x.double()
+    ranges = intervals(graph, Region(point, point, point))
+    over = (scores - ranges.upper[-1]).maximum(ranges.lower[-1] - scores).amax()
+    if over > 0 or not scores.isfinite().all():
+        raise UserError(
+            f"the network that was read and the deployed one differ by {float(over):.2g} more than float32 rounding "
+            "does; the defense keeps a state, or computes in less than float32"
+        )
+
+
+def _clean(scores: Tensor, y: Tensor) -> Tensor:
+    """score[true] - largest other score, float64 [B]."""
+    exact = scores.double()
+    rest = exact.scatter(1, y[:, None], -torch.inf).amax(1)
+    return exact.gather(1, y[:, None]).squeeze(1) - rest

@@ -1,0 +1,115 @@
+"""The graph computes what the network computes, and what it cannot hold is refused by name."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from certification.bounding.graph import Relu, Sum
+from harness.errors import UserError
+from tests.certification.bounding.conftest import Means, graph_of, images, residual
+
+CONSTANT = torch.tensor([0.7, -1.5]).view(-1, 1, 1)
+
+AFFINE = {
+    "x - c": lambda x: x - CONSTANT,
+    "c - x": lambda x: CONSTANT - x,
+    "1 - x": lambda x: 1 - x,
+    "rsub": lambda x: torch.rsub(x, 3),
+    "c * x + 2": lambda x: 2 + CONSTANT * x,
+    "-x / c": lambda x: -x / CONSTANT,
+    "in place": lambda x: x.clone().sub_(0.5).div_(CONSTANT).add_(x),
+    "x - x / 2": lambda x: nn.functional.relu(x) + x.flatten(1).reshape(x.shape) * 0.5,
+    "average": lambda x: nn.functional.adaptive_avg_pool2d(nn.functional.avg_pool2d(x, 3, 1, 1), (4, 2)),
+    "strided": lambda x: nn.functional.conv2d(x, torch.ones(3, 1, 3, 3)[:2], None, 2, 0, 1, 2),
+    "dilated": lambda x: nn.functional.conv2d(x, torch.ones(5, 2, 2, 3), torch.arange(5.0), (1, 2), (1, 0), 2),
+    "whole mean": lambda x: x.mean((-1, -2), keepdim=True).expand(-1, -1, 1, 1),
+}
+
+
+class Last(nn.Module):
+    """A function, and a linear layer on whatever it gives."""
+
+    def __init__(self, function, inside):
+        super().__init__()
+        self.function, self.head = function, nn.Linear(inside, 3)
+
+    def forward(self, x):
+        return self.head(self.function(x).flatten(1))
+
+
+def test_the_graph_is_the_network(network):
+    module, shape = network
+    x = images(3, shape).double()
+    torch.testing.assert_close(graph_of(module, shape).forward(x), copy.deepcopy(module).double()(x))
+
+
+@pytest.mark.parametrize("name", list(AFFINE))
+def test_functions_of_torch(name):
+    shape, x = (2, 8, 8), images(3, (2, 8, 8))
+    module = Last(AFFINE[name], AFFINE[name](x)[0].numel()).requires_grad_(False)
+    graph = graph_of(module, shape)
+    torch.testing.assert_close(graph.forward(x.double()).float(), module(x))
+
+
+def test_transposes_are_transposes(network):
+    module, shape = network
+    for node in (graph := graph_of(module, shape)).nodes:
+        if node.inputs and not isinstance(node.op, Relu | Sum):
+            x = images(2, graph.nodes[node.inputs[0]].shape).double()
+            a = images(2, node.shape, 2).double()
+            left, right = (node.op.forward(x) * a).flatten(1).sum(1), (x * node.op.transpose(a)).flatten(1).sum(1)
+            torch.testing.assert_close(left, right)
+
+
+def test_a_shortcut_is_read_once():
+    kinds = [type(node.op).__name__ for node in graph_of(residual(), (2, 6, 6)).nodes]
+    assert (kinds.count("Sum"), kinds.count("Relu"), kinds.count("Scale")) == (2, 5, 7)
+
+
+REFUSED = {
+    "layer 1 (SiLU)": nn.Sequential(nn.Conv2d(2, 2, 3), nn.SiLU(), nn.Flatten()),
+    "layer 0 (MaxPool2d)": nn.Sequential(nn.MaxPool2d(2), nn.Flatten()),
+    "layer 0 (Softmax)": nn.Sequential(nn.Softmax(1), nn.Flatten()),
+    "batch norm in training mode": nn.Sequential(nn.BatchNorm2d(2), nn.Flatten()).train(),
+    "dropout in training mode": nn.Sequential(nn.Dropout(), nn.Flatten()).train(),
+    "5x5 to 2x2": nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()),
+    "padding='same'": nn.Sequential(nn.Conv2d(2, 2, 3, padding="same"), nn.Flatten()),
+    "one row of class scores": Means().requires_grad_(False).train(),
+}
+
+
+@pytest.mark.parametrize("said", list(REFUSED))
+def test_what_bounds_do_not_support_is_named(said):
+    module, shape = REFUSED[said], (2, 5, 5)
+    if isinstance(module, Means):
+        module = nn.Identity()
+    with pytest.raises(UserError) as caught:
+        graph_of(module, shape)
+    assert said in str(caught.value)
+    assert "certifier=smoothing takes any network" in str(caught.value)
+
+
+FUNCTIONS = {
+    "mul of two": lambda x: x * x,
+    "div": lambda x: 1 / x,
+    "cat": lambda x: torch.cat([x, x], 1),
+    "__bool__": lambda x: x if x.mean((2, 3)).flatten(1)[0, 0] > 0 else -x,
+    "sum": lambda x: x.sum(0),
+    "tolist": lambda x: x * x.mean((2, 3)).tolist()[0][0],
+    "getitem": lambda x: x[:, 0],
+    "a constant of its own for each image": lambda x: x + torch.rand(2, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_functions_that_are_not_affine_are_refused(name):
+    with pytest.raises(UserError, match="bounds do not support"):
+        graph_of(Last(FUNCTIONS[name], 32), (2, 4, 4))
+
+
+def test_no_hook_stays():
+    module = residual()
+    graph_of(module, (2, 6, 6))
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())

@@ -1,13 +1,15 @@
 """What a defense that decides by noisy votes is made of: the description that its certifier reads."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from certification.noise import Noise
+from certification.noise import Gaussian, Noise
 from harness.rng import Rng
 
 Floats = NDArray[np.float64]
@@ -61,3 +63,79 @@ class Smoothed:
 
     def radius(self, shares: Floats) -> Floats:
         return self.noise.radius(shares[..., 0])
+
+
+@dataclass(frozen=True)
+class Dual:
+    """The class with the largest sum of the shares of two networks, each of which sees another half of the pixels.
+
+    Xia et al. 2024, arXiv 2404.09586. With shares p and q of a class, u = Phi^-1(p) and v = Phi^-1(q), a perturbation
+    of length a on one half and b on the other leaves at least Phi(u - a / sigma) + Phi(v - b / sigma), which exceeds
+    one, and with it the sum of every other class, as long as a + b < sigma (u + v). The least a^2 + b^2 on that line
+    gives the radius sigma (u + v) / sqrt 2, also where one of u and v is negative.
+
+    Args:
+        left, right: networks on disjoint pixels, such as `models.half.Half`.
+        noise: on every pixel, so that the halves of one copy are independent.
+    """
+
+    left: nn.Module
+    right: nn.Module
+    noise: Gaussian
+
+    @property
+    def norm(self) -> str:
+        return "l2"
+
+    @property
+    def voters(self) -> int:
+        return 2
+
+    def votes(self, x: Tensor, rng: Rng, draw: Tensor) -> Tensor:
+        noisy = self.noise(x, rng, draw)
+        return torch.stack([self.left(noisy).argmax(1), self.right(noisy).argmax(1)], 1)
+
+    def radius(self, shares: Floats) -> Floats:
+        radii: Floats = (self.noise.radius(shares[..., 0]) + self.noise.radius(shares[..., 1])) / math.sqrt(2)
+        return radii
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """(1 - a) g(x) + a h(x) with probabilities g of any network and h = E softmax(scale f(x + noise)), a >= alpha.
+
+    A vote is a class drawn from the softmax of a noisy copy, so that the share of a class is its entry of h. The other
+    classes together have 1 - h_y, and g can add at most 1 - a to one of them and nothing to y: where h_y >= 1 / (2 a)
+    the mixture predicts y. For Gaussian noise h_y falls along a line no faster than a half-space's share would, so this
+    holds up to the radius sigma (Phi^-1(h_y) - Phi^-1(1 / (2 a))), which a half-space attains.
+
+    Args:
+        robust: the network f, in eval mode.
+        noise: how copies are drawn.
+        alpha: the least weight that h can have, wherever an attacker moves the image; in [0.5, 1].
+        scale: inverse temperature of f.
+    """
+
+    robust: nn.Module
+    noise: Gaussian
+    alpha: float
+    scale: float = 1.0
+
+    @property
+    def norm(self) -> str:
+        return "l2"
+
+    @property
+    def voters(self) -> int:
+        return 1
+
+    def votes(self, x: Tensor, rng: Rng, draw: Tensor) -> Tensor:
+        logits = self.robust(self.noise(x, rng, draw))
+        chances = (self.scale * logits.double()).softmax(1).cumsum(1)
+        unit = rng.stream("vote").uniform((1,), draw=draw, dtype=torch.float64)
+        drawn: Tensor = (unit >= chances).sum(1, keepdim=True).clamp_max(logits.shape[1] - 1)
+        return drawn
+
+    def radius(self, shares: Floats) -> Floats:
+        radii: Floats = self.noise.radius(shares[..., 0]) - self.noise.radius(np.array(0.5 / self.alpha))
+        return radii

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from certification.base import Certificates, Kind, Work
 from certification.counting import Counted, count
-from certification.mechanisms import Mechanism, Smoothed
-from certification.stopping import Stopping, floored, looks
+from certification.mechanisms import Dual, Mechanism, Smoothed
+from certification.stopping import Radius, Stopping, floored, looks
 from harness.errors import UserError
 from harness.rng import Rng
 from harness.threat import Threat
@@ -71,8 +71,8 @@ class Smoothing:
             raise UserError(f"certifier.ratio={self.ratio} must be larger than 1")
         if self.rule not in RULES:
             raise UserError(f"certifier.rule={self.rule!r} is unknown; choose one of {', '.join(RULES)}")
-        if self.selection == 0 and (self.rule != "fixed" or self.takes[0] is not Smoothed):
-            raise UserError("certifier.selection=0 is sound for certifier=smoothing with rule=fixed only; take 100")
+        if self.selection == 0 and (self.rule != "fixed" or self.takes[0] is Dual):
+            raise UserError("certifier.selection=0 is sound for one network that votes, with rule=fixed; take 100")
         radii = self.radii or []
         if radii and self.rule == "fixed":
             raise UserError("certifier.radii are for rule=decide and rule=grid; rule=fixed gives every radius")
@@ -134,10 +134,15 @@ class Smoothing:
             )
         return victim.mechanism
 
+    def _radius(self, mechanism: Any) -> Radius:
+        """How shares of votes become radii."""
+        radius: Radius = mechanism.radius
+        return radius
+
     def _plan(self, mechanism: Mechanism, images: int, threat: Threat) -> Stopping:
         fixed = self.rule == "fixed"
         return Stopping(
-            radius=mechanism.radius,
+            radius=self._radius(mechanism),
             alpha=self.alpha,
             images=images,
             voters=mechanism.voters,

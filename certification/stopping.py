@@ -29,7 +29,8 @@ def looks(samples: int, first: int, ratio: float) -> tuple[int, ...]:
 
 @dataclass
 class Stopping:
-    """Clopper-Pearson bounds at several looks, each with an equal share of alpha (a union bound over looks and voters).
+    """Clopper-Pearson bounds at several looks, each with a share of alpha (a union bound over looks and voters): half
+    for the last one, where the hard images end, and equal parts of the other half for those before.
 
     The greatest radius over the looks of one image is a certificate: all bounds hold together with probability at least
     1 - alpha, for the class that the selection chose. Without a selection the class is the most frequent one; then a
@@ -68,10 +69,13 @@ class Stopping:
         self.trials = np.zeros(self.images, np.int64)
         self.why = np.full(self.images, "budget", dtype=object)
 
-    @property
-    def each(self) -> float:
-        """The share of alpha of one bound."""
-        return self.alpha / (len(self.looks) * self.voters * (1 if self.selection else 2))
+    def share(self, look: int) -> float:
+        """The part of alpha for one bound at that look; -1: at the last."""
+        parts = self.voters * (1 if self.selection else 2)
+        early = len(self.looks) - 1
+        if not early:
+            return self.alpha / parts
+        return self.alpha / (2 * parts) / (1 if look in (-1, early) else early)
 
     def hopeful(self, at: Ints, votes: Ints) -> Bools:
         """Choose the class (the lowest of those with the most votes of all voters) and say whether to go on."""
@@ -85,7 +89,7 @@ class Stopping:
         if not self.selection:
             self.chosen[at] = votes.sum(1).argmax(1)
         hits, drawn = self._hits(at, votes), self.looks[look]
-        bounds = lower(hits, drawn, self.each)
+        bounds = lower(hits, drawn, self.share(look))
         radius = self.radius(bounds)
         gain = at[radius > self.best[at]]
         mine = radius > self.best[at]
@@ -118,7 +122,7 @@ class Stopping:
         if not self.radii:
             return np.zeros(len(at), bool)
         total = self.looks[-1]
-        plausible = lower(np.floor(upper(hits, drawn, self.futility) * total), total, self.each)
+        plausible = lower(np.floor(upper(hits, drawn, self.futility) * total), total, self.share(-1))
         reach, asked = self.radius(plausible), self._asked(at)
         futile: Bools = ~((floored(reach) >= asked) & (reach > 0)) & (asked < np.inf)
         return futile

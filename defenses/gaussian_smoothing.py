@@ -58,4 +58,4 @@ class GaussianSmoothing(Defense):
             return view(x, rng, 0)
 
         heads = (*mean_heads(self.copies, view), Head("base", plain(network)))
-        return Victim(predict, (network,), heads, randomized=True, draws=0, mechanism=Smoothed(network, noise))
+        return Victim(predict, (network,), heads, randomized=True, mechanism=Smoothed(network, noise))

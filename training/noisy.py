@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.rng import Rng
-from training.objective import Objective
+from training.objective import Attack, Objective
 
 COPIES = 4
 """Noisy copies with which a network in training is validated."""
@@ -41,20 +41,105 @@ class Gaussian(Objective):
         return Copies(model, self.sigma)
 
 
-class Copies(nn.Module):
-    """The mean probabilities of a network over a few noisy copies, as logits: its smoothed form, for validation.
+@dataclass(frozen=True)
+class Consistency(Gaussian):
+    """Cross-entropy on noisy copies that must agree (Jeong and Shin 2020, arXiv 2006.04062).
 
-    The noise is the same in every call and for every image.
+    The mean over copies of CE + agreement KL(mean || copy), and sharpness times the entropy of the mean probabilities.
+
+    Args:
+        sigma: as of `Gaussian`.
+        copies: per image, at least 2.
+        agreement: weight of the divergence, >= 0; the paper has 20 for sigma 0.25 and 10 above.
+        sharpness: weight of the entropy, >= 0.
+
+    Raises:
+        UserError: a value outside its range.
     """
 
-    def __init__(self, network: nn.Module, sigma: float, copies: int = COPIES) -> None:
+    copies: int = 2
+    agreement: float = 20.0
+    sharpness: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.copies < 2:
+            raise UserError(f"recipe.objective.copies={self.copies} must be at least 2: one has nothing to agree with")
+        if not (self.agreement >= 0 and self.sharpness >= 0):
+            raise UserError("recipe.objective.agreement and recipe.objective.sharpness must not be negative")
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
+        return x
+
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        noisy = [z + self.sigma * noise for noise in draws(rng, z, self.copies)]
+        logits = model(torch.cat(noisy)).reshape(self.copies, len(x), -1)
+        logs = logits.log_softmax(2)
+        mean = logs.exp().mean(0)
+        log = mean.clamp_min(1e-20).log()
+        ce = F.nll_loss(logs.flatten(0, 1), y.repeat(self.copies), reduction="none").reshape(self.copies, -1)
+        apart = (mean * (log - logs)).sum(2)
+        entropy = -(mean * log).sum(1)
+        loss: Tensor = (ce + self.agreement * apart).mean(0) + self.sharpness * entropy
+        return loss
+
+
+@dataclass(frozen=True)
+class SmoothAdv(Gaussian):
+    """Cross-entropy on noisy copies of examples that fool their mean (Salman et al. 2019, arXiv 1906.04584).
+
+    The attack sees the mean probabilities over the same copies that are then trained on.
+
+    Args:
+        sigma: as of `Gaussian`.
+        attack: on the smoothed network, in l2.
+        copies: per image, at least 1.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    attack: Attack | None = None
+    copies: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.attack is None or self.copies < 1:
+            raise UserError("recipe.objective needs an attack, and copies of at least 1")
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
+        assert self.attack is not None
+        view = Copies(model, self.sigma, noise=draws(rng, x, self.copies))
+        return self.attack(view, x, y, rng.stream("attack"), factors)
+
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        noisy = [z + self.sigma * noise for noise in draws(rng, z, self.copies)]
+        losses = F.cross_entropy(model(torch.cat(noisy)), y.repeat(self.copies), reduction="none")
+        return losses.reshape(self.copies, -1).mean(0)
+
+
+def draws(rng: Rng, x: Tensor, copies: int) -> Tensor:
+    """Standard normal noise, [copies, *x.shape]."""
+    stream = rng.stream("noise")
+    return torch.stack([stream.normal(tuple(x.shape[1:]), number, dtype=x.dtype) for number in range(copies)])
+
+
+class Copies(nn.Module):
+    """The mean probabilities of a network over a few noisy copies, as logits: its smoothed form.
+
+    Args:
+        noise: [copies, B, C, H, W] for a certain batch; None: the same few for every image, for validation.
+    """
+
+    def __init__(self, network: nn.Module, sigma: float, copies: int = COPIES, noise: Tensor | None = None) -> None:
         super().__init__()
-        self.network, self.sigma, self.copies = network, sigma, copies
+        self.network, self.sigma, self.copies, self.noise = network, sigma, copies, noise
 
     def forward(self, x: Tensor) -> Tensor:
-        noise = Rng(0, torch.arange(self.copies, device=x.device), "validation").normal(
-            tuple(x.shape[1:]), dtype=x.dtype
-        )
+        noise = self.noise
+        if noise is None:
+            ids = torch.arange(self.copies, device=x.device)
+            noise = Rng(0, ids, "validation").normal(tuple(x.shape[1:]), dtype=x.dtype)
         logs = [self.network(x + self.sigma * each).log_softmax(1) for each in noise]
         mean: Tensor = torch.stack(logs).logsumexp(0)
         return mean

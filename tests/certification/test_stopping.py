@@ -55,7 +55,7 @@ def test_no_rule_claims_too_much_more_often_than_alpha(share, looked):
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (0.6, 0.4), (0.49, 0.49, 0.02), (0.2,) * 5, (0.9, 0.1), (0.501, 0.499)])
 def test_choosing_by_the_same_votes_costs_half_of_alpha(samples, shares):
     hits = np.arange(samples + 1)
-    bound = lower(hits, samples, plan(1, (samples,), selection=0).each)
+    bound = lower(hits, samples, plan(1, (samples,), selection=0).share(0))
     failed = sum(stats.binom.pmf(hits[bound > max(p, 0.5)], samples, p).sum() for p in shares)
     assert failed <= ALPHA
 
@@ -66,10 +66,20 @@ def test_looks_end_with_the_budget():
     assert looks(50, 100, 2.0) == (50,)
 
 
+def test_the_shares_of_all_looks_make_up_alpha():
+    for looked, selection in (((500,), 100), (looks(1000, 100, 1.5), 100), ((500,), 0)):
+        rule = plan(1, looked, selection)
+        spent = sum(rule.share(look) for look in range(len(looked)))
+        assert spent == pytest.approx(ALPHA if selection else ALPHA / 2)
+        assert rule.share(-1) == rule.share(len(looked) - 1)
+
+
 def test_thresholds_do_not_fall_as_draws_rise():
     rule = plan(1, looks(5000, 100, 1.5))
     for share in (0.5, 0.9, 0.99):
-        least = [int((lower(np.arange(n + 1), n, rule.each) <= share).sum()) for n in rule.looks]
+        least = [
+            int((lower(np.arange(n + 1), n, rule.share(look)) <= share).sum()) for look, n in enumerate(rule.looks)
+        ]
         assert least == sorted(least)
 
 

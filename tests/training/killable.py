@@ -1,4 +1,7 @@
-"""A small training that saves its state after every step: `python killable.py FOLDER`."""
+"""A small training that saves its state after every step: `python killable.py FOLDER ema|swa`.
+
+Everything that has a state is on: the perturbation of the weights, an average, momentum, dropout.
+"""
 
 import sys
 from pathlib import Path
@@ -8,11 +11,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import FewDigits, Net
 
+from training.averaging import SWA
 from training.inner import InnerPGD
 from training.loop import fit
 from training.objective import PGDAT
 from training.recipe import Recipe
 from training.selection import Selection
+from training.weight_perturbation import WeightPerturbation
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -20,7 +25,9 @@ recipe = Recipe(
     objective=PGDAT(InnerPGD(eps=0.15, steps=2)),
     epochs=3,
     batch_size=10,
-    ema=0.9,
+    ema=0.9 if sys.argv[2] == "ema" else 0.0,
+    swa=SWA(start=0.0, limit=50) if sys.argv[2] == "swa" else None,
+    weight_perturbation=WeightPerturbation(start=0.3),
     crop=1,
     clip=5.0,
     selection=Selection(eps=0.15, steps=2),

@@ -1,5 +1,6 @@
 """The loop: reproducible, paired, finite, and blind to the test part."""
 
+import errno
 import json
 import math
 from dataclasses import replace
@@ -17,6 +18,10 @@ from training.loop import BEST, LAST, fit
 from training.objective import PGDAT, TRADES, Objective
 from training.passes import Passes
 from training.run import Run
+from training.selection import Scores, Selection
+from training.step import Player
+from training.weighting import SoftmaxWeighting
+from training.world import ALONE
 
 
 def _same(one, other):
@@ -159,6 +164,144 @@ def test_a_training_that_diverges_is_stopped_in_words(changes, train, tmp_path):
     with pytest.raises(UserError, match=r"epoch 1 .*lower recipe.learning_rate"):
         train("run", epochs=3, **changes)
     assert not (tmp_path / "run" / BEST).exists()
+
+
+def test_the_batch_of_a_training_that_diverged_is_kept_for_inspection(train, few, tmp_path):
+    with pytest.raises(UserError) as caught:
+        train("run", epochs=3, learning_rate=1e20)
+    place = tmp_path / "run" / "diverged.pt"
+    assert str(caught.value).endswith(f"the batch lies in {place}")
+    batch = torch.load(place, weights_only=True)
+    assert not batch["losses"].isfinite().all()
+    images = few.split("train").read([few.split("train").ids.tolist().index(i) for i in batch["ids"].tolist()])
+    assert torch.equal(batch["images"], images.x)
+    assert torch.equal(batch["labels"], images.y)
+    assert {"examples", "model/head.weight"} <= batch.keys()
+
+
+def test_where_the_disk_is_full_the_state_that_was_there_stays(few, make_net, make_recipe, tmp_path, monkeypatch):
+    from harness import records
+    from training import state
+
+    def full(path, data):
+        path.write_bytes(data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    state.save(tmp_path, "one", {"a": 1})
+    monkeypatch.setattr(records, "_write_synced", full)
+    with pytest.raises(UserError, match=r"no space left for .*state.pt; free some"):
+        state.save(tmp_path, "one", {"a": 2})
+    assert state.load(tmp_path, "one") == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == [state.STATE]
+    with pytest.raises(UserError, match="no space left"):
+        fit(make_net(), few, make_recipe(), tmp_path / "run", identity="", progress=False)
+
+
+def test_every_epoch_tells_of_overfitting(few, make_net, make_recipe):
+    run = Run(make_net(), few, make_recipe(steps=1, epochs=3), 0, torch.device("cpu"))
+    list(run.steps())
+    best = 0.0
+    for epoch in run.history.epochs:
+        best = max(best, epoch.pgd)
+        assert epoch.overfitting == pytest.approx(best - epoch.pgd)
+        assert 0 <= epoch.fgsm <= epoch.clean
+        assert not epoch.catastrophic
+    clean = Run(make_net(), few, make_recipe(epochs=1), 0, torch.device("cpu"))
+    list(clean.steps())
+    (epoch,) = clean.history.epochs
+    assert math.isnan(epoch.fgsm)
+    assert math.isnan(epoch.overfitting)
+
+
+def test_the_alarm_rings_when_one_step_leaves_many_behind(few, make_net, make_recipe, monkeypatch):
+    pgd, fgsm = iter([0.5, 0.5, 0.1, 0.1]), iter([0.55, 0.65, 0.7, 0.8])
+    monkeypatch.setattr(Selection, "measure", lambda *args, **options: Scores(0.9, next(pgd)))
+    monkeypatch.setattr(Selection, "single_step", lambda *args: next(fgsm))
+    run = Run(make_net(), few, make_recipe(steps=1, epochs=4), 0, torch.device("cpu"))
+    list(run.steps())
+    assert [epoch.catastrophic for epoch in run.history.epochs] == [False, False, True, False]
+    assert [epoch.overfitting for epoch in run.history.epochs] == pytest.approx([0, 0, 0.4, 0.4])
+
+
+@pytest.mark.parametrize("options", [{"channels_last": True}, {"compiled": True}])
+def test_the_way_it_is_carried_out_changes_sums_only(options, few, make_net, make_recipe, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: lambda *inputs: function(*inputs))  # no compiler is needed
+    recipe = make_recipe(steps=1, epochs=1, ema=0.5)
+    plain, other = (
+        Run(make_net(), few, recipe, 0, torch.device("cpu")),
+        Run(make_net(), few, recipe, 0, torch.device("cpu"), **options),
+    )
+    list(plain.steps())
+    list(other.steps())
+    for a, b in zip(plain.kept.parameters(), other.kept.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert "forward" not in other.model.__dict__
+    assert other.history.epochs[0].forwards == plain.history.epochs[0].forwards
+
+
+def test_a_smaller_format_is_for_the_passes_only(few, make_net, make_recipe):
+    seen = []
+
+    class Spy(PGDAT):
+        def losses(self, model, x, y, z, rng):
+            logits = model(z)
+            seen.append((logits.dtype, torch.equal(logits, type(model).forward(model, z))))
+            return nn.functional.cross_entropy(logits, y, reduction="none")
+
+    recipe = make_recipe(objective=Spy(InnerPGD(eps=0.15, steps=1)), epochs=1, precision="bfloat16")
+    run = Run(make_net(), few, recipe, 0, torch.device("cpu"))
+    list(run.steps())
+    assert set(seen) == {(torch.float32, False)}
+    assert {weight.dtype for weight in run.model.parameters()} == {torch.float32}
+    assert "forward" not in run.model.__dict__
+
+
+class _Halves:
+    """Attacks the samples of even classes half as far, and counts the others double."""
+
+    def factors(self, y, progress):
+        return torch.where(y % 2 == 0, 0.5, 1.0)
+
+    def weights(self, losses, y, progress):
+        assert not losses.requires_grad
+        return torch.where(y % 2 == 0, 0.0, 2.0)
+
+
+def test_samples_are_weighted_and_attacked_each_in_its_way(few, batch, rng, make_net, make_recipe):
+    class Spy(PGDAT):
+        def losses(self, model, x, y, z, draws):
+            distance = (z - x).abs().flatten(1).amax(1)
+            assert (distance <= torch.where(y % 2 == 0, 0.075, 0.15) + 1e-6).all()
+            assert (distance[y % 2 == 1] > 0.1).all()
+            return super().losses(model, x, y, z, draws)
+
+    objective = Spy(InnerPGD(eps=0.15, steps=2))
+    recipe = make_recipe(objective=objective, weighting=_Halves(), weight_decay=0.0, momentum=0.0)
+    net, twin = make_net(steps=2).train(), make_net(steps=2).train()
+    Player(net, recipe, ALONE, None)(batch.x, batch.y, rng, 1.0, (0.0, 0.0))
+    factors, draws = _Halves().factors(batch.y, 0.0), rng.stream("objective")
+    z = objective.examples(twin, batch.x, batch.y, draws, factors)
+    (2 * objective.losses(twin, batch.x, batch.y, z, draws)[batch.y % 2 == 1].sum() / 32).backward()
+    assert torch.allclose(net.head.weight, twin.head.weight - 0.1 * twin.head.weight.grad, atol=1e-6)
+
+
+def test_equal_weights_change_no_bit(train, make_recipe, tmp_path):
+    train("plain", recipe=make_recipe())
+    train("later", recipe=make_recipe(weighting=SoftmaxWeighting(start=0.99)))
+    assert _same(tmp_path / "plain" / LAST, tmp_path / "later" / LAST)
+
+
+def test_softmax_weights_are_those_of_the_worst_case_and_average_to_one():
+    losses = torch.tensor([0.0, 1.0, 2.0])
+    weights = SoftmaxWeighting(temperature=0.5).weights(losses, losses.long(), 0.5)
+    assert float(weights.mean()) == pytest.approx(1)
+    assert torch.allclose(weights[1:] / weights[:-1], torch.tensor(2.0).exp())
+    assert torch.allclose(
+        SoftmaxWeighting(temperature=1e6).weights(losses, losses.long(), 0.5), torch.ones(3), atol=1e-4
+    )
+    for options in ({"temperature": 0.0}, {"temperature": math.inf}, {"start": 1.0}):
+        with pytest.raises(UserError, match=f"recipe.weighting.{next(iter(options))}"):
+            SoftmaxWeighting(**options)
 
 
 def test_nan_in_a_buffer_alone_is_found(few, make_net, make_recipe):

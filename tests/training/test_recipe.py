@@ -32,6 +32,8 @@ CONF = Path(__file__).parents[2] / "conf"
         ({"milestones": ["a"]}, "shares"),
         ({"crop": -1}, "crop"),
         ({"clip": -1.0}, "clip"),
+        ({"precision": "float16"}, "bfloat16"),
+        ({"objective": object()}, r"no examples\(\)"),
     ],
 )
 def test_values_out_of_range_are_named(change, words, make_recipe):

@@ -15,10 +15,10 @@ SCRIPT = Path(__file__).with_name("killable.py")
 ROOT = SCRIPT.parents[2]
 
 
-def _start(folder):
+def _start(folder, average):
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    return subprocess.Popen([sys.executable, SCRIPT, folder], env=os.environ | threads | {"PYTHONPATH": path})
+    return subprocess.Popen([sys.executable, SCRIPT, folder, average], env=os.environ | threads | {"PYTHONPATH": path})
 
 
 def _kill_after(process, state, saves):
@@ -37,14 +37,15 @@ def _kill_after(process, state, saves):
 
 
 @pytest.mark.slow
-def test_killed_twice_and_resumed_gives_the_same_bits(tmp_path):
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_killed_twice_and_resumed_gives_the_same_bits(average, tmp_path):
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    reference = _start(straight)
-    assert _kill_after(_start(broken), broken / "state.pt", 4) == -9
+    reference = _start(straight, average)
+    assert _kill_after(_start(broken, average), broken / "state.pt", 4) == -9
     assert not (broken / BEST).exists()
-    assert _kill_after(_start(broken), broken / "state.pt", 9) == -9
+    assert _kill_after(_start(broken, average), broken / "state.pt", 9) == -9
     assert not (broken / BEST).exists()
-    assert _start(broken).wait() == reference.wait() == 0
+    assert _start(broken, average).wait() == reference.wait() == 0
     for name in (BEST, LAST):
         assert (broken / name).read_bytes() == (straight / name).read_bytes()
     first, second = history.read(broken), history.read(straight)

@@ -16,6 +16,12 @@ def test_step_falls_tenfold_at_each_milestone():
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
+def test_linear_with_a_warm_up_of_a_half_is_one_cycle():
+    rates = [factor("linear", progress, warmup=0.5) for progress in (0.0, 0.25, 0.5, 0.75, 0.999999)]
+    assert rates == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-5)
+    assert [factor("linear", progress) for progress in (0.0, 0.3)] == pytest.approx([1, 0.7])
+
+
 def test_constant_stays():
     assert {factor("constant", progress) for progress in (0.0, 0.3, 0.99)} == {1.0}
 

@@ -93,9 +93,9 @@ def _split(kind: str, logits: Tensor, weight: Tensor, scene: Scene) -> tuple[Ten
     logs = torch.stack([scene.log(one) for one in logits]) + weight.log()[:, None]
     if kind == "losses":
         return ways, logs
-    # d/dx log sum_m w_m p_m = sum_m (w_m p_m / sum_j w_j p_j) d/dx log p_m, with p the probability of the true class
-    true = logits.log_softmax(2).gather(2, scene.y.expand(len(weight), -1)[:, :, None]).squeeze(2)
-    return ways, logs + true - (weight.log()[:, None] + true).logsumexp(0)
+    # d/dx log sum_m w_m p_m = sum_m (w_m p_m / sum_j w_j p_j) d/dx log p_m, p that of the class aimed at
+    told = logits.log_softmax(2).gather(2, scene.aim.expand(len(weight), -1)[:, :, None]).squeeze(2)
+    return ways, logs + told - (weight.log()[:, None] + told).logsumexp(0)
 
 
 def _spread(logits: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ class FAB:
     needs: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     unbounded: ClassVar[bool] = True
+    asks: ClassVar[bool] = True  # keeps what fools the victim, and nothing else
 
     steps: int = 100
     targets: int = 9

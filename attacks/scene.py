@@ -24,6 +24,7 @@ class Scene:
         threat: what may be changed.
         loss: to be maximised.
         length: of a step, as a multiple of eps.
+        target: classes to move to, [B]; None: away from the label.
     """
 
     x: Tensor
@@ -31,18 +32,25 @@ class Scene:
     threat: Threat
     loss: Measured
     length: float
+    target: Tensor | None = None
+
+    @property
+    def aim(self) -> Tensor:
+        """The class whose probability the loss is about: the target, else the label, [B]."""
+        return self.y if self.target is None else self.target
 
     def select(self, index: Tensor) -> "Scene":
         """The same for some of the samples; positions int64 [b]."""
-        return replace(self, x=self.x[index], y=self.y[index], threat=self.threat.select(index))
+        target = None if self.target is None else self.target[index]
+        return replace(self, x=self.x[index], y=self.y[index], threat=self.threat.select(index), target=target)
 
     def cotangent(self, logits: Tensor) -> Tensor:
         """The direction in which the logits [B, K] shall move."""
-        return self.loss.cotangent(logits, self.y)
+        return self.loss.cotangent(logits, self.y, self.target)
 
     def log(self, logits: Tensor) -> Tensor:
         """The logarithm of what that direction was scaled by, [B]."""
-        return self.loss.log(logits, self.y)
+        return self.loss.log(logits, self.aim)
 
     def stepped(self, z: Tensor, way: Tensor) -> Tensor:
         """One step from z along the steepest direction of a gradient, back inside the threat."""

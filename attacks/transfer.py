@@ -8,8 +8,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from attacks.adaea import AdaEA
 from attacks.admix import Admix
+from attacks.ascent import Best
 from attacks.ensembles import Combination, Ensemble, alone
+from attacks.losses import margins, ranking
 from attacks.scene import Members, Scene, Seen
 from attacks.slope import Slope, added, measured
 from attacks.smoothing import Kernel, Smoothing
@@ -36,6 +39,8 @@ class Transfer:
         loss: ce or margin.
         random_start: begin at a random point of the ball, else at the image.
         noise: standard deviation of Gaussian noise on the start, in pixel values, >= 0.
+        targets: 0 for untargeted; n: a run to each of the n best other classes of the clean image in turn. Where none
+            fools the victim, as on surrogates, the end point of least margin is the candidate.
         views: name -> view of the image, each applied to what the one before shows; a gradient for every combination of
             their copies.
         smoothing: how gradients around the point are used; null: only that at the point.
@@ -43,7 +48,8 @@ class Transfer:
         ensemble: how several surrogates become one gradient; null: one network.
 
     Raises:
-        UserError: a value outside its range; an ensemble of one; several networks without an ensemble.
+        UserError: a value outside its range; an ensemble of one; several networks without an ensemble; targets with an
+            ensemble that has no targeted form.
     """
 
     needs: ClassVar[str] = "gradient"
@@ -56,6 +62,7 @@ class Transfer:
     loss: str = "ce"
     random_start: bool = False
     noise: float = 0.0
+    targets: int = 0
     views: dict[str, Piece] = field(default_factory=dict)
     smoothing: Smoothing | None = None
     kernel: Kernel | None = None
@@ -68,11 +75,14 @@ class Transfer:
             ("step_size", 0 < self.step_size < math.inf),
             ("decay", 0 <= self.decay < math.inf),
             ("noise", 0 <= self.noise < math.inf),
+            ("targets", self.targets >= 0),
         ):
             if not good:
                 raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/transfer_attacks.md")
         if isinstance(self.ensemble, Ensemble) and self.ensemble.kind == "probabilities" and self.loss != "ce":
             raise UserError(f"attack.loss={self.loss} is not defined for mean probabilities; use attack.loss=ce")
+        if isinstance(self.ensemble, AdaEA) and self.targets:
+            raise UserError(f"attack.targets={self.targets} is not defined for adaea; use attack=ens or attack=svre")
 
     @property
     def together(self) -> bool:
@@ -93,9 +103,25 @@ class Transfer:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         members = self._members(head)
         scene = Scene(x, y, threat, measured(self.loss), self.step_size)
+        if not self.targets:
+            return self._run(head, members, scene, rng)[0]
+        best, order = Best.start(x), ranking(head.scores(x, rng.stream("targets")), y)
+        runs = min(self.targets, order.shape[1])
+        for rank in range(runs):
+            at = (~best.broken).nonzero().squeeze(1)
+            if not len(at):
+                break
+            below = rng.select(at).stream(rank)
+            z, broken = self._run(head, members, replace(scene, target=order[:, rank]).select(at), below)
+            margin = margins(head.scores(z, below.stream("margin")), y[at]) if runs > 1 else z.new_zeros(len(at))
+            best.note(at, z, margin, broken)
+        return best.z
+
+    def _run(self, head: MeteredHead, members: Members, scene: Scene, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Candidates of one run, and which of them fooled the victim on the way, bool [B]."""
         z = self._start(scene, rng.stream("start"))
-        walk = _Walk(torch.arange(len(x), device=x.device), scene, z, torch.zeros_like(z), None, rng)
-        best = z.clone()
+        walk = _Walk(torch.arange(len(z), device=z.device), scene, z, torch.zeros_like(z), None, rng)
+        best, done = z.clone(), torch.zeros(len(z), dtype=torch.bool, device=z.device)
         for number in range(self.steps):
             seen = None
             if self.smoothing is None or self.smoothing.central:
@@ -103,14 +129,14 @@ class Transfer:
             broken = _broken(head, walk, self._ahead(walk), seen, walk.rng.stream(number))
             center = None if seen is None else seen.slope
             if broken.any():
-                best[walk.at[broken]] = walk.z[broken]
+                best[walk.at[broken]], done[walk.at[broken]] = walk.z[broken], True
                 stay = (~broken).nonzero().squeeze(1)
                 walk, center = walk.select(stay), None if center is None else center.select(stay)
             if not len(walk.at):
-                return best
+                return best, done
             walk = self._moved(members, walk, center, number)
         best[walk.at] = walk.z
-        return best
+        return best, done
 
     def _members(self, head: MeteredHead) -> Members:
         count = len(head.members)

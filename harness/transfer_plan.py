@@ -100,6 +100,11 @@ def crafts(name: str, attack: Any, config: dict[str, Any], surrogates: tuple[Sur
                 f"{each} needs more of the target ({part.needs}) than surrogates give; "
                 "leave surrogates out, or choose a gradient attack, such as attack=pgd"
             )
+        if getattr(part, "asks", False):
+            raise UserError(
+                f"{each} hands on only what it has seen fool its victim, and surrogates never answer; "
+                "leave surrogates out, or choose an attack that ends at its strongest point, such as attack=mi or apgd"
+            )
         if not getattr(part, "together", False):
             yield from (Craft(f"{each}/{one.name}", part, nodes[each], (one,)) for one in surrogates)
         elif len(surrogates) < 2:
@@ -123,6 +128,8 @@ def _workshop(
         "seed": seed,
         "set_version": SET_VERSION,
     }
+    if runtime.gradients != Runtime.gradients:  # another precision, other candidates
+        key["gradients"] = runtime.gradients
     if compares(craft.attack):
         key["cut"] = runtime.chunk
     identity = digest_of(key | {"sources": {name: model.identity for name, model in sources.items()}})

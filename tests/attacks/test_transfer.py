@@ -59,6 +59,30 @@ def test_momentum_is_as_written(make_case):
     assert torch.allclose(on_surrogate(Transfer(), case)[0], z, atol=1e-12)
 
 
+@pytest.mark.parametrize("targets", [1, 3])
+def test_a_targeted_run_climbs_the_probability_of_its_target(make_case, targets):
+    """As written out for each target; of several end points that of least margin is handed on."""
+    case = make_case(dtype=torch.float64)
+    order = case.network(case.x).scatter(1, case.y[:, None], -torch.inf).argsort(1, descending=True)
+    ends, margins = [], []
+    for target in order.T[:targets]:
+        z, momentum = case.x, torch.zeros_like(case.x)
+        for _ in range(10):
+            leaf = z.clone().requires_grad_()
+            aim = -torch.nn.functional.cross_entropy(case.network(leaf), target, reduction="sum")
+            (gradient,) = torch.autograd.grad(aim, leaf)
+            momentum = momentum + gradient / gradient.abs().mean((1, 2, 3), keepdim=True)
+            z = (z + 0.015 * momentum.sign()).clamp(case.x - 0.15, case.x + 0.15).clamp(0, 1)
+        logits = case.network(z)
+        rival = logits.scatter(1, case.y[:, None], -torch.inf).amax(1)
+        ends.append(z)
+        margins.append(logits.gather(1, case.y[:, None]).squeeze(1) - rival)
+    best = torch.stack(margins).argmin(0)
+    z, counts = on_surrogate(Transfer(targets=targets), case)
+    assert torch.allclose(z, torch.stack(ends)[best, torch.arange(len(best))], atol=1e-12)
+    assert set(counts.forwards.tolist()) == {1 + 10 * targets + (targets if targets > 1 else 0)}
+
+
 NOTHING = {
     "di with probability 0": Transfer(views={"di": Diversity(probability=0)}),
     "ti with a delta kernel": Transfer(kernel=Kernel(size=1)),
@@ -266,6 +290,7 @@ def test_the_pool_is_spread_over_the_split():
         (lambda: Transfer(steps=0), "attack.steps=0"),
         (lambda: Transfer(step_size=0), "attack.step_size=0"),
         (lambda: Transfer(decay=-1), "attack.decay=-1"),
+        (lambda: Transfer(targets=-1), "attack.targets=-1"),
         (lambda: Transfer(loss="dlr"), "loss='dlr'"),
         (lambda: Diversity(rate=1), "rate=1"),
         (lambda: Kernel(size=4), "size=4"),

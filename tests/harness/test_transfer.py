@@ -172,7 +172,7 @@ def test_another_attack_seed_or_surrogate_is_another_set_and_another_chunk_is_no
 
     same = {stage: each["set"] for stage, each in told.items()}
     assert sets("runtime.chunk=7", "runtime.batch_size=3") == same
-    for other in ("attack.steps=6", "seed=1", "threat.eps=0.2"):
+    for other in ("attack.steps=6", "seed=1", "threat.eps=0.2", "runtime.gradients=bfloat16"):
         assert not set(sets(other).values()) & set(same.values())
     changed = sets("+surrogates.plain.checkpoint=models/zoo/digits_small_cnn_trades.safetensors")
     assert changed["pgd/at"] == same["pgd/at"]
@@ -210,6 +210,17 @@ def test_an_ensemble_is_one_stage(tmp_path):
     assert set(pair.sources) == {"plain", "at"}
     made = AdversarialSet(tmp_path / "_sets" / pair.identity).read(0)
     assert made["clean_pred"].shape == (16, 2)
+
+
+def test_targeted_attacks_are_crafted_too(tmp_path):
+    three, one, none = (run(tmp_path, PLAIN, f"attack.targets={n}", attack="mi") for n in (3, 1, 0))
+    for outcome, runs in ((three, 3), (one, 1), (none, 0)):
+        rows = table(outcome)
+        cost = rows[rows["stage"] == "mi/plain"][["forwards", "backwards"]].drop_duplicates().to_numpy().tolist()
+        ranking, margins = min(runs, 1), runs if runs > 1 else 0
+        assert cost == [[ranking + 10 * max(runs, 1) + margins, 10 * max(runs, 1)]]
+        assert verify.verify(outcome.run).verified
+    assert len({outcome.manifest["sets"]["mi/plain"]["set"] for outcome in (three, one, none)}) == 3
 
 
 def test_a_set_from_elsewhere_is_scored_by_its_content(swept, tmp_path):
@@ -265,6 +276,8 @@ def test_other_images_and_other_data_are_refused(swept, tmp_path):
     ("overrides", "said"),
     [
         (["attack=square", PLAIN], r"square needs more of the target \(score\) than surrogates give"),
+        (["attack=fab", PLAIN], "fab hands on only what it has seen fool its victim, and surrogates never answer"),
+        (["attack=adaea", "attack.targets=3", PLAIN, AT], "attack.targets=3 is not defined for adaea"),
         (["access=score", PLAIN], "access=score and surrogates exclude each other"),
         (["access=transfer"], "use attack=stored, or give surrogates"),
         (["heads=true", PLAIN], "heads=true is about heads of the target"),

@@ -216,7 +216,7 @@ def _manifest(
     )
     if isinstance(suite, Transfer):
         manifest |= Manifest(sets=suite.told())
-    return manifest if protocol is None else manifest | Manifest(protocol=asdict(protocol))
+    return manifest if protocol is None else manifest | Manifest(protocol=asdict(protocol), bare=target.identity)
 
 
 def _target_name(node: DictConfig) -> str:

@@ -93,6 +93,7 @@ class Manifest(TypedDict, total=False):
     config: dict[str, Any]  # resolved
     config_hash: str  # of what changes the answer: the last folder of the path
     victim: str  # hash of the defense, its models and their weights: runs with the same one attack the same model
+    bare: str  # randomised defenses only: hash of the defense whatever its protocol, as certificates have it
     threat: dict[str, Any]  # norm, eps (text as given, "8/255"), radius (null: unbounded), low, high
     heads: str  # declared | true (true: attacked through its deployed forward only, never ranked)
     access: str  # what the attacker was given: gradient (default) | score | decision; only the first is ever ranked

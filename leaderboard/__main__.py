@@ -7,12 +7,13 @@ from pathlib import Path
 
 from harness.errors import UserError
 from leaderboard.build import build
+from leaderboard.certificates import Verdict
 from leaderboard.naming import percent
 from leaderboard.score import Board
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 2 after one line about what the user can mend."""
+    """Exit status: 0; 2 after one line about what the user can mend; 1 where attacks contradict certificates."""
     parser = argparse.ArgumentParser("python -m leaderboard", description="Build the leaderboard from the run folders.")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the evidence (default: runs)")
     parser.add_argument(
@@ -34,7 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_line(_summary(board)))  # noqa: T201
     hint = "" if built.boards else " (no runs yet; the page says how to make the first)"
     print(f"board: {options.out / 'index.html'}{hint}")  # noqa: T201
-    return 0
+    for verdict in built.certificates:
+        if verdict.broken:
+            print(f"CONTRADICTION: {_line(_against(verdict))}", file=sys.stderr)  # noqa: T201
+    return int(any(verdict.broken for verdict in built.certificates))
+
+
+def _against(verdict: Verdict) -> str:
+    first = verdict.found[0]
+    return (
+        f"{verdict.samples} samples are certified by {verdict.claims.place} and broken within their radius, "
+        f"{verdict.allowed} may be; first: sample {first.sample}, certified at {first.radius:.6g}, broken at "
+        f"{first.distance:.6g} by {first.attack}"
+    )
 
 
 def _line(text: str) -> str:

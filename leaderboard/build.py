@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaderboard import render
+from leaderboard import certificate_page, render
+from leaderboard.certificates import Verdict, certified, verdicts
 from leaderboard.collect import collect, discover
 from leaderboard.score import Board, Entry, boards, pools, score
 from leaderboard.site import Site
@@ -11,10 +12,11 @@ from leaderboard.site import Site
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made: the tables, and a line for every file that could not be read."""
+    """What a build made: the tables, a line for every file that could not be read, and what became of certificates."""
 
     boards: tuple[Board, ...]
     damaged: tuple[str, ...]
+    certificates: tuple[Verdict, ...] = ()
 
 
 def build(runs: Path, out: Path) -> Built:
@@ -32,6 +34,10 @@ def build(runs: Path, out: Path) -> Built:
         damaged += [line for each in evidence for line in each.damaged]
         entries += score(evidence)
     tables = boards(entries)
-    render.write(site, tables, damaged, found.other)
+    claims, unread = certified(runs)
+    damaged += unread
+    judged = verdicts(claims, found.runs)
+    certificate_page.write(site, render.environment(), judged)
+    render.write(site, tables, damaged, found.other - len(claims), judged)
     site.finish()
-    return Built(tuple(tables), tuple(damaged))
+    return Built(tuple(tables), tuple(damaged), tuple(judged))

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from leaderboard import assets, naming
+from leaderboard.certificates import Verdict
 from leaderboard.columns import AFTER, BEFORE, GLOSSARY, READING, READING_DISTANCE, UNBOUNDED
 from leaderboard.curves import curve_figure
 from leaderboard.examples import Example, examples
@@ -37,8 +38,10 @@ def environment() -> Environment:
     return env
 
 
-def write(site: Site, boards: Sequence[Board], damaged: list[str], other: int) -> None:
-    """Write all pages. Examples that cannot be read are added to `damaged` on the way."""
+def write(
+    site: Site, boards: Sequence[Board], damaged: list[str], other: int, certificates: Sequence[Verdict] = ()
+) -> None:
+    """Write all pages but that of certificates. Examples that cannot be read are added to `damaged` on the way."""
     env = environment()
     for board in boards:
         for entry in board.entries:
@@ -58,6 +61,7 @@ def write(site: Site, boards: Sequence[Board], damaged: list[str], other: int) -
         facets=facets,
         damaged=damaged,
         other=other,
+        certificates=certificates,
         root="",
     )
     site.write("index.html", page)

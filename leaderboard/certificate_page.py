@@ -1,0 +1,124 @@
+"""The page of certificates: a table and curves for each data set and norm."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment
+
+from harness.certificates import grid
+from leaderboard import naming
+from leaderboard.certificates import Claims, Verdict
+from leaderboard.curves import DASHES
+from leaderboard.site import Site
+
+PAGE = "certificates.html"
+
+COLUMNS = 6
+"""Radii in a table."""
+
+KINDS = {"sound_prob": "with confidence", "sound_det": "proof"}
+
+
+def write(site: Site, env: Environment, verdicts: Sequence[Verdict]) -> None:
+    """Write the page; nothing where there are no certificates."""
+    if not verdicts:
+        return
+    grouped: dict[tuple[Any, str], list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.claims.counts:
+            grouped[verdict.claims.data, verdict.claims.norm].append(verdict)
+    page = env.get_template("certificates.html.j2").render(
+        verdicts=verdicts,
+        tables=[_table(grouped[key]) for key in sorted(grouped)],
+        left=[verdict.claims for verdict in verdicts if not verdict.claims.counts],
+        root="",
+    )
+    site.write(PAGE, page)
+
+
+def _table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    first = verdicts[0].claims
+    ordered = sorted(verdicts, key=lambda each: (-each.claims.total.average, each.claims.place))
+    proofs = {each.claims.eps for each in verdicts if each.claims.kind == "sound_det"}
+    sampled = max(
+        (float(v.claims.radius.max(initial=0)) for v in verdicts if v.claims.kind != "sound_det"), default=0.0
+    )
+    steps = grid(sampled)
+    radii = sorted({*steps[:: -(-len(steps) // COLUMNS)], *proofs})
+    norm = naming.NORMS.get(first.norm, first.norm)
+    heads = ["Defense", "Certifier", *(f"{radius:.4g}" for radius in radii)]
+    heads += ["ACR", "Draws", "Draws per image", "Forwards/s", "Abstained", "Attacks", "May fail"]
+    identity = hashlib.sha256(repr((first.data, first.norm)).encode()).hexdigest()[:8]
+    return {
+        "id": f"certified-{identity}",
+        "title": f"{first.data.name} {norm}",
+        "about": f"{naming.samples(first.data, first.total.samples)}. Certified accuracy in percent at each radius, "
+        "with 95 % intervals. ACR: average certified radius, zero where wrong; it depends on the draws of each bound. "
+        "Attacks: runs on the same model that were compared, and the samples that contradict.",
+        "heads": heads,
+        "rows": [_row(verdict, radii) for verdict in ordered],
+        "figure": _figure([verdict.claims for verdict in ordered if verdict.claims.kind != "sound_det"]),
+    }
+
+
+def _row(verdict: Verdict, radii: Sequence[float]) -> list[str]:
+    claims, total = verdict.claims, verdict.claims.total
+    n, proof = total.samples, claims.kind == "sound_det"
+
+    def share(radius: float) -> str:
+        if proof and radius not in (0.0, claims.eps):
+            return "–"
+        low, high = total.interval(radius)
+        return f"{naming.percent(total.certified(radius), n)} [{100 * low:.1f}, {100 * high:.1f}]"
+
+    doubt = 1 - total.confidence
+    return [
+        claims.defense,
+        f"{claims.certifier} ({KINDS[claims.kind]})",
+        *(share(radius) for radius in radii),
+        "–" if proof else f"{total.average:.3f}",
+        "–" if proof else f"{total.trials:,}",
+        "–" if proof else f"{total.samples_used / n:,.0f}",
+        f"{total.forwards / max(total.seconds, 1e-9):,.0f}",
+        naming.percent(total.abstained, n),
+        f"{verdict.attacks}, {verdict.samples}",
+        f"{doubt:.2g}" if doubt else "never",
+    ]
+
+
+def _figure(claims: Sequence[Claims]) -> dict[str, Any] | None:
+    if not claims:
+        return None
+    traces = []
+    for number, each in enumerate(claims):
+        curve = each.curve
+        traces.append(
+            go.Scatter(
+                x=[radius for radius, _, _ in curve],
+                y=[round(100 * count / each.total.samples, 3) for _, count, _ in curve],
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [round(100 * (high - count / each.total.samples), 3) for _, count, (_, high) in curve],
+                    "arrayminus": [round(100 * (count / each.total.samples - low), 3) for _, count, (low, _) in curve],
+                    "width": 0,
+                    "thickness": 1,
+                },
+                mode="lines+markers",
+                name=f"{each.defense}, {each.certifier}",
+                line={"width": 1.5, "dash": DASHES[number % len(DASHES)]},
+                meta="curve",
+            )
+        )
+    axis = {"zeroline": False, "showline": True, "ticks": "outside"}
+    layout = {
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 64, "r": 24, "t": 36, "b": 52},
+        "xaxis": axis | {"title": {"text": "radius"}, "rangemode": "tozero"},
+        "yaxis": axis | {"title": {"text": "certified accuracy"}, "ticksuffix": " %", "range": [-2, 102]},
+    }
+    result: dict[str, Any] = go.Figure(traces, layout).to_plotly_json()
+    return result

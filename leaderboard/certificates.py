@@ -1,0 +1,197 @@
+"""Runs that certify: what they claim, and whether any attack on the same model contradicts it.
+
+A certificate that an attack breaks means a bug in one of the two, or a false claim. So every build looks for samples
+that are certified at a radius and broken within it, over all runs of one model, and says so loudly.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness.binomial import most, tail
+from harness.certificates import Summary, grid, summary
+from harness.errors import UserError
+from harness.records import RunFolder, find_runs
+from leaderboard.chunk import Bools, Floats, Ints, locate
+from leaderboard.manifest import DataKey, Run
+
+DOUBT = 1e-3
+"""Probability with which honest certificates and honest attacks are called contradictory, per certificate run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Claims:
+    """The certificates of one run.
+
+    Attributes:
+        place: its folder relative to the runs folder.
+        ids, radius: the samples that are predicted right, ordered, and their radii.
+        problems: why the run does not count as whole.
+    """
+
+    place: str
+    data: DataKey
+    norm: str
+    box: tuple[float, float]
+    victim: str
+    defense: str
+    model: str
+    certifier: str
+    kind: str
+    eps: float
+    total: Summary
+    ids: Ints
+    radius: Floats
+    problems: tuple[str, ...]
+
+    @property
+    def counts(self) -> bool:
+        """Whether it belongs in a table of certificates."""
+        return self.kind != "estimate" and not self.problems
+
+    @property
+    def curve(self) -> list[tuple[float, int, tuple[float, float]]]:
+        """Radius, samples certified at it, and its interval; a yes-or-no certifier has its one radius."""
+        asked = [0.0, self.eps] if self.kind == "sound_det" else grid(float(self.radius.max(initial=0.0)))
+        return [(radius, self.total.certified(radius), self.total.interval(radius)) for radius in asked]
+
+
+@dataclass(frozen=True, order=True)
+class Contradiction:
+    """A sample that is certified at a radius and broken within it."""
+
+    certificate: str
+    attack: str
+    stage: str
+    sample: int
+    radius: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What attacks say of the certificates of one run. `allowed`: samples that may fall though all is right."""
+
+    claims: Claims
+    attacks: int
+    allowed: int
+    found: tuple[Contradiction, ...]
+
+    @property
+    def samples(self) -> int:
+        return len({each.sample for each in self.found})
+
+    @property
+    def broken(self) -> bool:
+        """Whether more certificates fell than their confidence allows."""
+        return self.samples > self.allowed
+
+
+def certified(root: Path) -> tuple[list[Claims], list[str]]:
+    """Every certificate run below `root`, ordered by folder, and a line for each that cannot be read."""
+    found, damaged = [], []
+    for folder in find_runs(root):
+        place = folder.path.relative_to(root).as_posix()
+        try:
+            manifest: Any = folder.manifest()
+            if manifest["kind"] == "certificate":
+                found.append(_read(folder, place, manifest))
+        except UserError as cause:
+            if "certificate" in str(cause) or not folder.manifest_path.exists():
+                damaged.append(str(cause))
+        except (KeyError, TypeError, ValueError, AttributeError, OSError, pa.ArrowException) as cause:
+            damaged.append(f"{place}: its certificates cannot be used ({str(cause).splitlines()[0] or cause!r})")
+    return found, damaged
+
+
+def _read(folder: RunFolder, place: str, manifest: Any) -> Claims:
+    data, threat, name = manifest["dataset"], manifest["threat"], manifest["name"]
+    tables = [folder.read_part(chunk) for chunk in sorted(folder.present())]
+    total = summary(folder)
+    problems = [] if manifest["status"] == "done" else [f"its status is {manifest['status']}"]
+    if total.samples != int(data["samples"]):
+        problems.append(f"{int(data['samples']) - total.samples} samples lack records")
+    if total.kinds - {str(manifest["certificate"]["kind"])}:
+        problems.append("its rows and its manifest do not agree on their kind")
+    sample = np.concatenate([table["sample"].to_numpy() for table in tables] or [np.zeros(0, np.int64)])
+    order = np.argsort(sample)
+    right = total.radius[order] >= 0
+    return Claims(
+        place=place,
+        data=DataKey(str(data["name"]), str(data["digest"]), str(data["selection"])),
+        norm=str(threat["norm"]),
+        box=(float(threat["low"]), float(threat["high"])),
+        victim=str(manifest["victim"]),
+        defense=str(name["defense"]),
+        model=str(name.get("model") or ""),
+        certifier=str(name["certifier"]),
+        kind=str(manifest["certificate"]["kind"]),
+        eps=math.inf if threat["radius"] is None else float(threat["radius"]),
+        total=total,
+        ids=sample[order][right],
+        radius=total.radius[order][right],
+        problems=tuple(problems),
+    )
+
+
+def verdicts(claims: Sequence[Claims], runs: Iterable[Run]) -> list[Verdict]:
+    """Hold every certificate against every attack run on the same model and images in the same norm."""
+    pool: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        victim = str(run.manifest.get("bare", run.victim))
+        pool[run.data.name, run.data.digest, run.threat.norm, run.threat.low, run.threat.high, victim].append(run)
+    return [
+        _verdict(each, pool[each.data.name, each.data.digest, each.norm, *each.box, each.victim]) for each in claims
+    ]
+
+
+def _verdict(claims: Claims, runs: Sequence[Run]) -> Verdict:
+    positive = int((claims.radius > 0).sum())
+    if claims.kind == "estimate":
+        return Verdict(claims, 0, positive, ())
+    able = [run for run in runs if run.rule != "fixed"]  # a frozen draw is another classifier than the certified one
+    found = sorted(each for run in able for each in contradictions(claims, run))
+    return Verdict(claims, len(able), most(positive, 1 - claims.total.confidence, DOUBT), tuple(found))
+
+
+def contradictions(claims: Claims, run: Run) -> Iterable[Contradiction]:
+    """The finds of a run that lie within a certified radius. Parts that cannot be read are told elsewhere."""
+    for chunk in sorted(run.folder.present()):
+        try:
+            table = run.folder.read_part(chunk)
+        except UserError:
+            continue
+        sample, distance = table["sample"].to_numpy(), table["distance"].to_numpy()
+        place, there = locate(sample, claims.ids)
+        radius = np.where(there, claims.radius[place] if len(claims.ids) else 0.0, 0.0)
+        within = there & (radius > 0) & (distance <= radius * (1 + 1e-9))
+        fallen = (
+            within & _fooled(table, run, len(claims.ids)) & pc.is_null(table["error"]).to_numpy(zero_copy_only=False)
+        )
+        for row in np.flatnonzero(fallen):
+            stage = table["stage"][int(row)].as_py()
+            yield Contradiction(
+                claims.place, run.place, stage, int(sample[row]), float(radius[row]), float(distance[row])
+            )
+
+
+def _fooled(table: pa.Table, run: Run, claims: int) -> Bools:
+    """Which rows show that the model is wrong on their candidate.
+
+    Of a randomised model: that more than half of its draws are, beyond what chance would do on any of the samples.
+    """
+    if not run.randomized:
+        broken: Bools = table["broken"].to_numpy(zero_copy_only=False)
+        return broken
+    if "wrong_share" not in table.column_names:
+        return np.zeros(len(table), bool)
+    hits = np.round(table["wrong_share"].fill_null(0.0).to_numpy() * run.draws)
+    sure: Bools = tail(hits, run.draws, 0.5) <= DOUBT / max(1, claims)
+    return sure

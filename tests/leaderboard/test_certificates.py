@@ -1,0 +1,142 @@
+"""Certificates on the board, and what happens where an attack contradicts one."""
+
+import numpy as np
+import pytest
+
+from harness.certificates import certificate_rows, grid, summary
+from harness.records import RunFolder
+from leaderboard.__main__ import main
+from leaderboard.build import build
+from leaderboard.certificates import certified
+from tests.leaderboard.conftest import make_run
+
+NAN = float("nan")
+
+
+def certify(
+    root, radii, *, kind="sound_prob", confidence=0.999, victim="sha256:none", norm="l2", status="done", right=None
+):
+    """Write a run that certifies: radii by sample; right: which predictions are."""
+    n = len(radii)
+    right = [True] * n if right is None else right
+    name = {"dataset": "digits", "threat": f"{norm}-1", "defense": "none", "certifier": "smoothing"}
+    run = RunFolder(root.joinpath(*name.values(), f"{kind}{victim[-4:]}"))
+    run.create(
+        {
+            "schema_version": 1, "status": status, "kind": "certificate", "name": name | {"model": "small_cnn"},
+            "command": "python run.py certifier=smoothing", "config": {}, "config_hash": "x", "victim": victim,
+            "threat": {"norm": norm, "eps": "1", "radius": 1.0, "low": 0.0, "high": 1.0}, "heads": "declared",
+            "dataset": {"name": "digits", "digest": "sha256:data", "selection": "all", "samples": n},
+            "certificate": {"kind": kind, "confidence": confidence}, "weights": {}, "card": {},
+            "stages": ["certificate"], "chunk": n, "chunks": 1, "device": "cpu",
+        }
+    )  # fmt: skip
+    rows = {
+        "sample": range(n), "label": [1] * n, "predict": [1 if r else 2 for r in right], "radius": radii,
+        "correct": right, "samples_used": [1100] * n, "kind": [kind] * n, "confidence": [confidence] * n,
+        "margin": [NAN] * n, "forwards": [1100] * n, "trials": [1000] * n, "counts": [[990]] * n,
+        "lower": [[0.97]] * n, "stop": ["budget"] * n, "error": [None] * n,
+    }  # fmt: skip
+    run.write_part(0, certificate_rows({name: list(column) for name, column in rows.items()}), {"certificate": 2.0})
+    return run
+
+
+def test_an_attack_within_a_certified_radius_is_told_loudly(tmp_path, capsys):
+    runs, site = tmp_path / "runs", tmp_path / "site"
+    certify(runs, [0.5] * 20)
+    make_run(runs, norm="l2", eps="1/2", broken=range(5), distance=0.4)
+    assert main(["--runs", str(runs), "--out", str(site)]) == 1
+    told = capsys.readouterr().err
+    assert "CONTRADICTION: 5 samples" in told
+    assert "certified at 0.5, broken at 0.4" in told
+    assert "Attacks contradict" in (site / "index.html").read_text()
+    assert "Contradiction" in (site / "certificates.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("radii", "change"),
+    [
+        ([0.3] * 20, {}),  # outside the certified radius
+        ([0.0] * 20, {}),  # nothing certified
+        ([0.5] * 20, {"victim": "sha256:other"}),  # another model
+        ([0.5] * 20, {"norm": "linf"}),  # another norm
+        ([0.5] * 20, {"errors": {0: "x"}}),
+    ],
+)
+def test_what_is_no_contradiction(tmp_path, radii, change):
+    certify(tmp_path / "runs", radii)
+    make_run(
+        tmp_path / "runs",
+        **{"norm": "l2", "eps": "1/2", "broken": () if "errors" in change else [3], "distance": 0.4} | change,
+    )
+    assert not any(verdict.found for verdict in build(tmp_path / "runs", tmp_path / "site").certificates)
+
+
+def test_a_few_may_fall_where_confidence_allows_it_and_none_where_there_is_a_proof(tmp_path):
+    for kind, confidence, broken in (("sound_prob", 0.9, False), ("sound_det", 1.0, True)):
+        runs = tmp_path / kind
+        certify(runs, [0.5] * 20, kind=kind, confidence=confidence)
+        make_run(runs, norm="l2", eps="1/2", broken=[3, 4], distance=0.5)
+        (verdict,) = build(runs, tmp_path / f"site-{kind}").certificates
+        assert verdict.samples == 2
+        assert verdict.broken is broken
+
+
+def test_a_certified_sample_that_is_wrong_as_it_is_contradicts_too(tmp_path):
+    certify(tmp_path / "runs", [0.5] * 20, kind="sound_det", confidence=1.0)
+    make_run(tmp_path / "runs", norm="l2", eps="1/2", wrong=[7])
+    (verdict,) = build(tmp_path / "runs", tmp_path / "site").certificates
+    assert [each.sample for each in verdict.found] == [7]
+    assert verdict.found[0].stage == "clean"
+
+
+def test_certified_but_wrong_predictions_and_estimates_claim_nothing(tmp_path):
+    certify(tmp_path / "a", [0.5] * 20, kind="sound_det", confidence=1.0, right=[False] * 20)
+    certify(tmp_path / "b", [0.5] * 20, kind="estimate", confidence=0.0)
+    for root in (tmp_path / "a", tmp_path / "b"):
+        make_run(root, norm="l2", eps="1/2", broken=[3], distance=0.1)
+        (verdict,) = build(root, root / "site").certificates
+        assert not verdict.found
+    assert "Not counted" in (tmp_path / "b" / "site" / "certificates.html").read_text()
+
+
+def test_a_random_model_contradicts_only_where_chance_does_not_explain_it(tmp_path):
+    for share, found in ((0.6, 0), (0.95, 1)):
+        runs = tmp_path / str(share)
+        certify(runs, [0.5] * 20, victim="sha256:bare", kind="sound_det", confidence=1.0)
+        run = make_run(
+            runs, norm="l2", eps="1/2", broken=[3], distance=0.4,
+            change={"victim": "sha256:vote", "bare": "sha256:bare", "card": {"randomized": True},
+                    "protocol": {"rule": "vote", "draws": 100}},
+        )  # fmt: skip
+        for chunk in sorted(run.present()):
+            table = run.read_part(chunk)
+            wrong = np.where(table["broken"].to_numpy(zero_copy_only=False), share, 0.1).astype(np.float32)
+            table = table.append_column("wrong_share", [wrong]).append_column("fresh_share", [wrong])
+            run.write_part(chunk, table, {"clean": 0.5})
+        (verdict,) = build(runs, tmp_path / f"site{share}").certificates
+        assert (verdict.attacks, verdict.samples) == (1, found)
+
+
+def test_certified_accuracy_counts_abstentions_as_wrong_and_never_rises(tmp_path):
+    run = certify(tmp_path, [0.0, 0.2, 0.2, 0.7], right=[False, True, False, True])
+    total = summary(run)
+    assert [total.certified(radius) for radius in (0.0, 0.1, 0.2, 0.3, 0.7, 0.8)] == [2, 2, 2, 1, 1, 0]
+    assert total.average == pytest.approx((0.2 + 0.7) / 4)
+    assert total.surely(0.1) == pytest.approx(1 / 4)
+    low, high = total.interval(0.5)
+    assert low < 0.25 < high
+    assert grid(0.9528) == [0.0, 0.2, 0.4, 0.6, 0.8]
+    assert grid(0.0) == [0.0]
+
+
+def test_the_page_has_the_curve_and_what_it_cost(tmp_path):
+    certify(tmp_path / "runs", [0.1 * number for number in range(10)])
+    built = build(tmp_path / "runs", tmp_path / "site")
+    page = (tmp_path / "site" / "certificates.html").read_text()
+    assert "1,000" in page
+    assert "1,100" in page
+    assert "5,500" in page  # 11,000 forwards in two seconds
+    assert not built.certificates[0].found
+    claims, damaged = certified(tmp_path / "runs")
+    assert (len(claims), damaged) == (1, [])

@@ -1,0 +1,134 @@
+"""What training costs over the passes that it needs, and what the methods of training do.
+
+    python -m benchmarks.training cost [--width 16] [--batch 32] [--repeats 5]
+    python -m benchmarks.training effects [--out runs/_effects] [--seeds 3] [--only awp co ...] [--minutes 60]
+    python -m benchmarks.training table [--out runs/_effects]
+
+`cost` takes turns between a step of each recipe and a bare loop of the same passes of the same network, and compares
+the processor time of pairs, which other work on the machine disturbs least.
+
+`effects` trains and attacks what is missing, one network after the other, and can be stopped and started at any time:
+trainings go on from their last state, and measured networks are not measured again. It begins with the first seed of
+everything. `table` prints what is there. Robust: the worst of PGD with 50 steps on cross-entropy and on the margin,
+on the test part; train: the same on the images of the training. Seeds are paired: all arms of one seed see the same
+order of images, the same augmentation and the same noise.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+import harness  # noqa: F401  (settings that must stand before torch is imported)
+from benchmarks.training_effects import composed, effects, table, work_through
+from harness.rng import Rng
+from models.preact_resnet import PreActResNet
+from training.mode import evaluating, frozen
+from training.part import Part
+from training.step import Player
+from training.world import ALONE
+
+out = sys.stdout.write
+
+
+PASSES = {
+    "standard": (0, 0, 1),
+    "pgd_at": (0, 10, 1),
+    "trades": (1, 10, 2),
+    "mart": (0, 10, 2),
+    "fgsm_rs": (0, 1, 1),
+    "n_fgsm": (0, 1, 1),
+    "pgd_at_awp": (0, 10, 2),
+    "trades_awp": (1, 10, 4),
+    "amp": (0, 0, 2),
+    "sam": (0, 0, 2),
+}
+"""Recipe -> passes of a batch: forward; forward and backward to the images; forward and backward to the weights."""
+
+
+def bare(network: nn.Module, x: Tensor, passes: tuple[int, int, int]) -> None:
+    """The passes, and nothing else."""
+    forwards, attacks, trains = passes
+    with evaluating(network), frozen(network):
+        with torch.no_grad():
+            for _ in range(forwards):
+                network(x)
+        for _ in range(attacks):
+            leaf = x.detach().requires_grad_()
+            logits = network(leaf)
+            torch.autograd.grad(logits, leaf, torch.ones_like(logits))
+    for _ in range(trains):
+        logits = network(x)
+        torch.autograd.grad(logits, list(network.parameters()), torch.ones_like(logits))
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Processor time of this process."""
+    begun = time.process_time()
+    call()
+    return time.process_time() - begun
+
+
+def cost(width: int, batch: int, repeats: int) -> None:
+    torch.manual_seed(0)
+    network = PreActResNet(classes=10, width=width).train()
+    x, y, ids = torch.rand(batch, 3, 32, 32), torch.randint(10, (batch,)), torch.arange(batch)
+    out(
+        f"PreActResNet-18 of width {width}, 32x32, batch {batch}, one thread, {repeats} pairs, "
+        f"torch {torch.__version__}\n"
+    )
+    base: dict[str, float] = {}
+    for name, passes in PASSES.items():
+        cfg = composed(f"recipe={name}", "recipe.objective.attack.eps=8/255" if passes[1] else "seed=0")
+        recipe = Part(*(OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe)))._recipe({})  # type: ignore[arg-type]
+        player = Player(network, recipe, ALONE, None)
+
+        def step(player: Player = player) -> None:
+            player(x, y, Rng(0, ids, "cost"), 0.0, (0.5, 0.5))
+
+        def passing(passes: tuple[int, int, int] = passes) -> None:
+            bare(network, x, passes)
+
+        step()
+        pairs = [(seconds(passing), seconds(step)) for _ in range(repeats)]
+        ratios = [whole / under for under, whole in pairs]
+        base[name] = statistics.median(whole for _, whole in pairs)
+        least = statistics.median(under for under, _ in pairs)
+        line = f"{name:<11} passes {passes!s:<11} bare {least:7.3f} s  step {base[name]:7.3f} s"
+        line += f"  ratio median {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})"
+        if name.endswith("_awp"):
+            line += f"  over {name[:-4]} {base[name] / base[name[:-4]]:.3f}"
+        out(line + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["cost", "effects", "table"])
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/_effects"))
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--only", nargs="+", default=[])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {k: v for k, v in effects(options.shared.resolve()).items() if not options.only or k in options.only}
+    if options.what == "cost":
+        cost(options.width, options.batch, options.repeats)
+    elif options.what == "effects":
+        work_through(options.out, found, options.seeds, options.minutes)
+    else:
+        table(options.out, found, options.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""What the methods of training do on small data: the questions, and how a trained network is measured.
+
+Robust: the worst of PGD with 50 steps on cross-entropy and on the margin, on the test part; train: the same on the
+images of the training. Seeds are paired: all arms of one seed see the same order of images, the same augmentation and
+the same noise. See benchmarks/training.py for the commands.
+"""
+
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from attacks.pgd import PGD
+from harness import checkpoint
+from harness.compose import build, checked
+from harness.data import Dataset
+from harness.data.contract import Batch, Split
+from harness.meter import Counts, MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+from harness.victim import Head, plain
+from training import history
+from training.cli import KEYS
+from training.loop import BEST, LAST
+from training.part import Part
+
+out = sys.stdout.write
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The configuration of a training."""
+    GlobalHydra.instance().clear()
+    with initialize_config_module("conf", version_base=None):
+        return checked(compose("train", list(overrides)), KEYS)
+
+
+@dataclass(frozen=True)
+class Few:
+    """A data set of which training sees the first images only."""
+
+    whole: Dataset
+    images: int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole, name)
+
+    def split(self, part: str) -> Split:
+        whole = self.whole.split(part)
+        return First(whole, self.images) if part == "train" else whole
+
+
+@dataclass(frozen=True)
+class First:
+    """The first images of a split, which lie in no order that means anything."""
+
+    whole: Split
+    images: int
+
+    @property
+    def ids(self) -> Any:
+        return self.whole.ids[: self.images]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, positions: Any) -> Batch:
+        return self.whole.read(positions)
+
+    def digest(self) -> str:
+        return self.whole.digest()
+
+    def selection(self) -> str:
+        return f"first {self.images}"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A question, and the trainings that answer it; every arm is compared with the first."""
+
+    question: str
+    eps: str
+    images: int
+    settings: tuple[str, ...]
+    arms: dict[str, tuple[str, ...]]
+
+
+def _digits(question: str, eps: str, images: int, epochs: int, arms: dict[str, tuple[str, ...]]) -> Effect:
+    settings = (
+        "dataset=digits", "model=small_cnn", f"dataset.budgets.linf={eps}", f"recipe.epochs={epochs}",
+        "recipe.schedule=step", "recipe.weight_decay=5e-4", "recipe.warmup=0", "recipe.learning_rate=0.1",
+        "recipe.selection.limit=200",
+    )  # fmt: skip
+    return Effect(question, eps, images, settings, arms)
+
+
+def _cifar(shared: Path, question: str, eps: str, images: int, epochs: int, arms: dict[str, tuple[str, ...]]) -> Effect:
+    settings = (
+        "dataset=parquet", f"dataset.path={shared}/data/cifar10_jpeg", "dataset.name=cifar10_jpeg",
+        "model=preact_resnet18", "model.width=8", f"dataset.budgets.linf={eps}", f"recipe.epochs={epochs}",
+        "recipe.schedule=step", "recipe.warmup=0", "recipe.learning_rate=0.1", "recipe.weight_decay=5e-4",
+        "recipe.crop=4", "recipe.flip=true",
+        "recipe.selection.limit=200", "recipe.selection.steps=5",
+    )  # fmt: skip
+    return Effect(question, eps, images, settings, arms)
+
+
+def effects(shared: Path) -> dict[str, Effect]:
+    gamma, few = "recipe.weight_perturbation.radius", "recipe.objective.attack.steps=5"
+    return {
+        "robust": _digits(
+            "Does training on PGD examples make robust?", "0.15", 1000, 40,
+            {"standard": ("recipe=standard",), "PGD-AT": ("recipe=pgd_at",)},
+        ),
+        "trade": _digits(
+            "Do TRADES and MART trade clean accuracy for a smaller gap between train and test?", "0.2", 1000, 40,
+            {"PGD-AT": ("recipe=pgd_at",), "TRADES": ("recipe=trades",), "MART": ("recipe=mart",)},
+        ),
+        "awp": _digits(
+            "Does AWP close the gap between train and test, and best and last?", "0.2", 200, 160,
+            {
+                "PGD-AT": ("recipe=pgd_at",),
+                "AWP 0.01": ("recipe=pgd_at_awp",),
+                "AWP 0.03": ("recipe=pgd_at_awp", f"{gamma}=0.03"),
+                "EMA 0.99": ("recipe=pgd_at", "recipe.ema=0.99"),
+            },
+        ),
+        "trades_awp": _digits(
+            "Does AWP help TRADES?", "0.2", 200, 160,
+            {
+                "TRADES": ("recipe=trades",),
+                "AWP 0.005": ("recipe=trades_awp",),
+                "AWP 0.01": ("recipe=trades_awp", f"{gamma}=0.01"),
+            },
+        ),
+        "co": _digits(
+            "Does a single step fail at a large eps, where ten do not?", "0.3", 1000, 40,
+            {
+                "PGD-AT": ("recipe=pgd_at",),
+                "FGSM": ("recipe=fgsm_rs", "recipe.objective.attack.init=zero", "recipe.objective.attack.step_size=1"),
+                "FGSM-RS": ("recipe=fgsm_rs",),
+                "N-FGSM": ("recipe=n_fgsm",),
+            },
+        ),
+        "single": _digits(
+            "Does more noise help a single step at a moderate eps?", "0.15", 1000, 40,
+            {"FGSM-RS": ("recipe=fgsm_rs",), "N-FGSM": ("recipe=n_fgsm",), "PGD-AT": ("recipe=pgd_at",)},
+        ),
+        "flat": _digits(
+            "Do flat minima generalise on clean images?", "0.15", 200, 160,
+            {
+                "standard": ("recipe=standard",),
+                "AMP 0.5": ("recipe=amp",),
+                "AMP 0.1": ("recipe=amp", f"{gamma}=0.1"),
+                "SAM 0.05": ("recipe=sam",),
+                "ASAM 0.5": ("recipe=asam",),
+            },
+        ),
+        "cifar_awp": _cifar(
+            shared, "Does AWP close the gaps on photographs?", "8/255", 1000, 40,
+            {"PGD-AT": ("recipe=pgd_at", few), "AWP 0.01": ("recipe=pgd_at_awp", few)},
+        ),
+        "cifar_co": _cifar(
+            shared, "Does a single step overfit catastrophically on photographs?", "16/255", 2000, 20,
+            {"PGD-AT": ("recipe=pgd_at", few), "FGSM-RS": ("recipe=fgsm_rs",), "N-FGSM": ("recipe=n_fgsm",)},
+        ),
+    }  # fmt: skip
+
+
+def worst(network: nn.Module, split: Split, eps: str, steps: int = 50, limit: int = 1000) -> tuple[float, float]:
+    """Clean accuracy, and that under the worse of two PGDs."""
+    network.eval().requires_grad_(False)
+    clean = robust = 0
+    total = min(limit, len(split))
+    for begin in range(0, total, 250):
+        batch = split.read(list(range(begin, min(begin + 250, total))))
+        order = batch.ids.argsort()
+        ids, x, y = batch.ids[order], batch.x[order], batch.y[order]
+        right = network(x).argmax(1) == y
+        stands = right.clone()
+        for loss in ("ce", "margin"):
+            rng = Rng(0, ids, f"effects/{loss}")
+            head = MeteredHead(Head("true", plain(network), exact=True), plain(network), Counts.of(ids))
+            z = PGD(steps=steps, loss=loss)(head, x, y, threat=Threat("linf", eps), rng=rng)
+            stands &= network(z).argmax(1) == y
+        clean, robust = clean + int(right.sum()), robust + int(stands.sum())
+    return clean / total, robust / total
+
+
+def measure(effect: Effect, arm: str, seed: int, cache: Path) -> dict[str, Any]:
+    """Train where that has not been done, and attack the best and the last weights."""
+    # Overrides of the arm come last; only the recipe must be chosen first.
+    (recipe, *own), settings = effect.arms[arm], list(effect.settings)
+    cfg = composed(recipe, *settings, *own, f"seed={seed}")
+    dataset = Few(build(cfg.dataset), effect.images)
+    model, node = (OmegaConf.to_container(cfg[key]) for key in ("model", "recipe"))
+    part = Part(model, node, seed=seed)  # type: ignore[arg-type]
+    folder = part.train(dataset, cache, progress=False)  # type: ignore[arg-type]
+    done, found = history.read(folder), {}
+    for name in (BEST, LAST):
+        network = build(model)
+        checkpoint.load(network, folder / name)
+        key = name.split(".")[0]
+        found[f"{key}_clean"], found[f"{key}_robust"] = worst(network, dataset.split("test"), effect.eps)
+        if name == LAST:
+            _, found["train_robust"] = worst(network, dataset.split("train"), effect.eps)
+    alarms = [epoch.epoch for epoch in done.epochs if epoch.catastrophic]
+    passes = sum(epoch.forwards + epoch.backwards for epoch in done.epochs)
+    return found | {"alarms": alarms, "passes": passes, "key": part.key(dataset)}  # type: ignore[arg-type]
+
+
+def jobs(found: dict[str, Effect], seeds: int) -> Iterator[tuple[str, str, int]]:
+    for seed in range(seeds):
+        for name, effect in found.items():
+            yield from ((name, arm, seed) for arm in effect.arms)
+
+
+def place(folder: Path, name: str, arm: str, seed: int) -> Path:
+    return folder / f"{name}-{arm.lower().replace(' ', '_')}-{seed}.json"
+
+
+def work_through(folder: Path, found: dict[str, Effect], seeds: int, minutes: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * minutes
+    for name, arm, seed in jobs(found, seeds):
+        path = place(folder, name, arm, seed)
+        if path.exists():
+            continue
+        if time.monotonic() > end:
+            out("time is up; the same command goes on\n")
+            return
+        result = measure(found[name], arm, seed, folder / "_trained")
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(result) + "\n")
+        scratch.replace(path)
+        out(f"{name:<11} {arm:<10} seed {seed}: {_short(result)}\n")
+        sys.stdout.flush()
+
+
+def _short(result: dict[str, Any]) -> str:
+    words = [
+        f"{key} {100 * value:.1f}" for key, value in result.items() if isinstance(value, float) and key != "passes"
+    ]
+    return ", ".join(words) + (f", alarms in {result['alarms']}" if result["alarms"] else "")
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half width of the 95 % interval of Student over seeds, in points."""
+    mean = 100 * statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.1f}"
+    from scipy.stats import t
+
+    half = 100 * statistics.stdev(values) / math.sqrt(len(values)) * float(t.ppf(0.975, len(values) - 1))
+    return f"{mean:.1f} ± {half:.1f}"
+
+
+def table(folder: Path, found: dict[str, Effect], seeds: int) -> None:
+    for name, effect in found.items():
+        results = {
+            arm: {s: json.loads(p.read_text()) for s in range(seeds) if (p := place(folder, name, arm, s)).exists()}
+            for arm in effect.arms
+        }
+        if not any(results.values()):
+            continue
+        out(f"\n**{effect.question}** `{name}`: {effect.images} images, eps {effect.eps}\n\n")
+        out(
+            "| arm | seeds | clean | robust | over the first | train - test | best - last | alarms |\n"
+            + 8 * "|---"
+            + "|\n"
+        )
+        first = results[next(iter(effect.arms))]
+        for arm, runs in results.items():
+            if not runs:
+                continue
+            pairs = [runs[s]["last_robust"] - first[s]["last_robust"] for s in runs if s in first]
+            cells = [
+                interval([run["last_clean"] for run in runs.values()]),
+                interval([run["last_robust"] for run in runs.values()]),
+                interval(pairs) if pairs and runs is not first else "",
+                interval([run["train_robust"] - run["last_robust"] for run in runs.values()]),
+                interval([run["best_robust"] - run["last_robust"] for run in runs.values()]),
+                str(sum(bool(run["alarms"]) for run in runs.values())),
+            ]
+            out(f"| {arm} | {len(runs)} | {' | '.join(cells)} |\n")

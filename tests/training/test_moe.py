@@ -31,6 +31,7 @@ ABLATIONS = {
     "constant": ["recipe=advmoe_frozen_router", "model.router=constant"],
     "label": ["recipe=advmoe_label_route"],
     "vanilla": ["recipe=advmoe_vanilla"],
+    "awp": ["+weight_perturbation@recipe.weight_perturbation=awp"],
     "balance": ["recipe.alternation.phases.1.objective.target=balance"],
     "one_expert": ["recipe=advmoe_dense", "model.experts=1"],
     "dense": ["recipe=advmoe_dense", "model=small_cnn"],
@@ -232,7 +233,7 @@ def test_each_ablation_is_a_recipe_that_trains(name, few):
              if key in dict(model.named_parameters())}  # fmt: skip
     router = {key for key in moved if key.startswith("router.")}
     assert all(moved[key] for key in moved if key not in router)
-    assert any(moved[key] for key in router) == (name in ("advmoe", "label", "vanilla", "balance"))
+    assert any(moved[key] for key in router) == (name in ("advmoe", "label", "vanilla", "balance", "awp"))
     columns = run.history.epochs[0].columns
     loads = [value for key, value in columns.items() if key.startswith("load/")]
     assert sum(loads) == pytest.approx(1) or name == "dense"

@@ -11,9 +11,9 @@ from harness.access import TRANSFER
 from harness.certificate_report import certificate_lines
 from harness.certify import certify
 from harness.cli_errors import cell
+from harness.distances import spread_lines
 from harness.fooling import fooling_lines, fooling_of
 from harness.pairs import lines as pair_lines
-from harness.distances import spread_lines
 from harness.pairs import pairs_of
 from harness.session import Outcome, evaluate
 
@@ -70,7 +70,8 @@ def lines(outcome: Outcome) -> list[str]:
             mean, error = total.expected
             out += [f"robust accuracy  {mean:7.2%}   standard error {error:.2%}", f"mostly right     {robust}"]
         if protocol := manifest.get("protocol"):
-            out.append(f"protocol         {PROTOCOLS[protocol['rule']].format(protocol['draws'])}")
+            unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
+            out.append(f"protocol         {PROTOCOLS[protocol['rule']].format(protocol['draws'])}{unsure}")
         out += [
             "",
             f"{'stage':<24}{'attacked':>9}{'standing':>9}{'forwards':>10}{'backwards':>10}{'seconds':>9}",

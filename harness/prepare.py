@@ -1,6 +1,6 @@
 """From a composed configuration to everything that an evaluation needs, built, and the manifest that describes it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ def _manifest(
     if evaluation.given != GRADIENT:  # runs from before this option keep their hash
         answer["access"] = evaluation.given
     if protocol is not None:
-        answer["protocol"] = asdict(protocol)
+        answer["protocol"] = protocol.told()
     if cfg.draws is not None:
         answer["draws"] = cfg.draws
     commit, dirty = environment.commit()
@@ -216,7 +216,7 @@ def _manifest(
     )
     if isinstance(suite, Transfer):
         manifest |= Manifest(sets=suite.told())
-    return manifest if protocol is None else manifest | Manifest(protocol=asdict(protocol), bare=target.identity)
+    return manifest if protocol is None else manifest | Manifest(protocol=protocol.told(), bare=target.identity)
 
 
 def _target_name(node: DictConfig) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from harness.binomial import even
 from harness.errors import UserError
 from harness.rng import Rng
 from harness.victim import Forward, Victim
@@ -14,13 +15,16 @@ SELECT, REPORT = "judge", "report"
 """Streams of the draws that choose the worst candidate of a sample, and of those that say how bad it is. The least of
 many noisy numbers is too low (winner's curse), so the number that is reported comes from draws that chose nothing."""
 
+ABSTAIN = -1
+"""The class of a vote that abstains."""
+
 LEAST = {"expected": 10, "vote": 2, "fixed": 1}
 
 
 class Verdict(NamedTuple):
     """Of several draws on each sample."""
 
-    pred: Tensor  # int64 [B]: the label, or where that loses the class that most draws gave instead
+    pred: Tensor  # int64 [B]: the label; where that loses the class that most draws gave instead; -1: it abstains
     share: Tensor  # of the draws that are wrong, float32 [B]
     wrong: Tensor  # the same; of a vote 1 where it is lost, else 0
 
@@ -36,6 +40,9 @@ class Protocol:
     Args:
         rule: expected, vote or fixed.
         draws: per verdict; at least 10 for expected, 2 for vote, 1 for fixed.
+        alpha: of a vote: it abstains, which counts as wrong, unless a fair coin would tell its first two classes apart
+            so clearly with at most this probability (PREDICT of Cohen et al. 2019, arXiv 1902.02918; the test of Hung
+            and Fithian 2019); 1: it never abstains.
 
     Raises:
         UserError: an unknown rule, or draws out of range.
@@ -43,6 +50,7 @@ class Protocol:
 
     rule: str = "expected"
     draws: int = 100
+    alpha: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rule not in LEAST:
@@ -52,9 +60,18 @@ class Protocol:
         if self.draws < LEAST[self.rule]:
             raise UserError(f"protocol.draws={self.draws} is too few; {self.rule} needs at least {LEAST[self.rule]}")
 
+        if not 0 < self.alpha <= 1 or (self.alpha < 1 and self.rule != "vote"):
+            raise UserError(f"protocol.alpha={self.alpha} must lie in (0, 1], and be 1 unless protocol.rule is vote")
+        if even(self.draws, 0) > self.alpha:
+            raise UserError(f"protocol.draws={self.draws} never suffices for alpha={self.alpha}; take more draws")
+
+    def told(self) -> dict[str, Any]:
+        """The fields, without an alpha of 1, which older records do not have."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("alpha", 1.0)}
+
     def identity(self) -> dict[str, Any]:
         """What of the protocol belongs to the deployed defense: a vote over other draws is another one."""
-        return asdict(self) if self.rule == "vote" else {"rule": self.rule}
+        return self.told() if self.rule == "vote" else {"rule": self.rule}
 
     def applied(self, victim: Victim, seed: int) -> Victim:
         """The victim as this protocol deploys it; seed: of the run."""
@@ -67,7 +84,12 @@ class Protocol:
         most, rival = counts.scatter(1, y[:, None], -1).max(1)
         share = 1 - right / len(votes)
         lost = most > right if self.rule == "vote" else share > 0.5
-        return Verdict(torch.where(lost, rival, y), share, lost.float() if self.rule == "vote" else share)
+        pred = torch.where(lost, rival, y)
+        if self.alpha < 1:
+            first, second = counts.topk(2, 1).values.cpu().unbind(1)
+            unsure = torch.from_numpy(even(first.numpy(), second.numpy()) > self.alpha).to(y.device)
+            lost, pred = lost | unsure, pred.masked_fill(unsure, ABSTAIN)
+        return Verdict(pred, share, lost.float() if self.rule == "vote" else share)
 
 
 def frozen(victim: Victim, seed: int) -> Victim:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from torch import Tensor
 
 from harness.evaluate import Evaluation
@@ -39,7 +40,9 @@ def repeated(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> Repeated:
     )
     wrong, late = (np.mean(votes != label[:, None], axis=1) for votes in (chosen, fresh))
     if rule.rule == "vote":
-        winners = [[_winner(row, own) for row, own in zip(votes, label, strict=True)] for votes in (chosen, fresh)]
+        winners = [
+            [_winner(row, own, rule.alpha) for row, own in zip(votes, label, strict=True)] for votes in (chosen, fresh)
+        ]
         pred, late = winners[0], np.asarray(winners[1]) != label
     else:
         rivals = zip(chosen, label, wrong, strict=True)
@@ -60,7 +63,10 @@ def _most(votes: NDArray[np.int64]) -> int:
     return int(np.bincount(votes).argmax())
 
 
-def _winner(votes: NDArray[np.int64], label: int) -> int:
-    """The class that most draws gave; the label where it has as many as any other."""
-    counts = np.bincount(votes, minlength=label + 1)
+def _winner(votes: NDArray[np.int64], label: int, alpha: float) -> int:
+    """The class that most draws gave; the label where it has as many as any other; -1 where that may be chance."""
+    counts = np.bincount(votes, minlength=max(label + 1, 2))
+    second, first = (int(count) for count in np.sort(counts)[-2:])
+    if alpha < 1 and binomtest(first, first + second, 0.5).pvalue > alpha:
+        return -1
     return int(label) if counts[label] == counts.max() else int(counts.argmax())

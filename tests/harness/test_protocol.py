@@ -264,3 +264,30 @@ def test_the_verifier_repeats_predictions_and_shares(protocol):
         assert not [line for n, row in enumerate(rows) for line in again.lines(n, row, protocol.draws)]
         false = rows[0]._replace(fresh_share=rows[0].fresh_share + 0.5)
         assert next(again.lines(0, false, protocol.draws)).startswith("fresh_share is")
+
+
+def test_a_vote_that_may_be_chance_is_withheld_and_counts_as_wrong():
+    protocol = Protocol("vote", 100, alpha=0.001)
+    votes = torch.stack([(torch.arange(100) >= hits).long() for hits in (67, 66, 50, 33, 100)], 1)
+    verdict = protocol.verdict(votes, torch.zeros(5, dtype=torch.long), 3)
+    assert verdict.pred.tolist() == [0, -1, -1, 1, 0]
+    assert verdict.wrong.tolist() == [0, 1, 1, 1, 0]
+    assert verdict.share.tolist() == pytest.approx([0.33, 0.34, 0.5, 0.67, 0])
+    assert protocol.told() == protocol.identity() == {"rule": "vote", "draws": 100, "alpha": 0.001}
+    assert Protocol("vote", 11).identity() == {"rule": "vote", "draws": 11}
+
+
+def test_the_verifier_repeats_votes_that_are_withheld():
+    run_ = Evaluation(
+        VICTIM, ("down", Down()), Threat("linf", 0.015), 2, coverage="all", protocol=Protocol("vote", 20, 0.01)
+    )
+    done = run_.chunk(Batch(IDS, X, Y)).rows.to_pandas()
+    clean = done[done["stage"] == "clean"]
+    assert (clean["pred"] == -1).any()
+    assert repeated(run_, X, IDS, Y).pred == clean["pred"].tolist()
+
+
+@pytest.mark.parametrize(("rule", "draws", "alpha"), [("vote", 100, 0.0), ("expected", 100, 0.5), ("vote", 5, 0.001)])
+def test_unfit_alphas(rule, draws, alpha):
+    with pytest.raises(UserError, match="protocol"):
+        Protocol(rule, draws, alpha)

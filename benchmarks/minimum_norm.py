@@ -29,7 +29,7 @@ from attacks.pdpgd import PDPGD
 from attacks.search import Search
 from attacks.sigma_zero import SigmaZero
 from harness.data.parquet import Parquet
-from harness.distances import area, nearest, optimality
+from harness.distances import Spread, area, nearest, optimality
 from harness.meter import Counts, MeteredHead
 from harness.rng import Rng
 from harness.threat import Threat
@@ -154,13 +154,14 @@ def rows(network: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, steps:
         sys.stderr.write(f"{name}: median {np.median(far.numpy()):.5f}, {answer.seconds:.1f} s\n")
     best = nearest(list(distances.values()))
     limit = f"optimality to {2 * eps:.4g} | area to it"
-    yield f"| attack | median | mean | optimality | {limit} | best on, % | F | B | seconds |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield f"| attack | missed | median | mean of finds | optimality | {limit} | best on, % | F | B | seconds |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for name, d in distances.items():
-        a, found = told[name], d[np.isfinite(d) & (d > 0)]
+        a, found, spread = told[name], d[np.isfinite(d) & (d > 0)], Spread.of(d)
+        missed, median = (spread.standing, spread.told()[1]) if spread else (0, "–")
         tied = (d <= best * (1 + 1e-3)).mean()
         yield (
-            f"| {name} | {np.median(found):.5g} | {found.mean():.5g} | {optimality(d, best):.4f} | "
+            f"| {name} | {missed} | {median} | {found.mean():.5g} | {optimality(d, best):.4f} | "
             f"{optimality(d, best, 2 * eps):.4f} | {area(d, 2 * eps):.5g} | {100 * tied:.0f} | {a.forwards:.0f} | "
             f"{a.backwards:.0f} | {a.seconds:.1f} |"
         )

@@ -34,8 +34,9 @@ class Gauntlet:
 
     Gradients may lie. For each sample that stands, the slope at its best point is compared with the change of the
     margin on the way back to the image, and a few random queries are made (`probe`; Square, arXiv 1912.00049). Where
-    the slope is wrong, or a sample is close and the queries took some of its margin too, more queries follow (`trial`);
-    where the slope is wrong and these take a fair share of what gradients took, the full Square attack (`square`).
+    the slope is wrong, or the queries took much beside what gradients took and what is left, more of them follow
+    (`trial`); where the slope is wrong and these take a fair share of what gradients took, the full Square attack
+    (`square`).
 
     Everything is decided from the sample itself, so neither batch-mates nor chunks matter. Records name the phase that
     broke a sample: screen, the kind of attempt, probe, trial or square.
@@ -45,12 +46,11 @@ class Gauntlet:
         rounds: attempts that follow at most, >= 0.
         round_steps: of each until all kinds had their turn, >= 1; of the next as many twice that, and so on.
         gap: the largest gap of a sample that is tried again, >= 0; after n attempts, gap / (1 + n / 2). The first
-            attempt, whose loss is another than those of the screen, is made on all. Also the largest gap, after the
-            probe, of a sample whose slope is believed that gets a trial.
+            attempt, whose loss is another than those of the screen, is made on all.
         turns: steps of eps that lead to the start of a `turn`, >= 0.
         mismatch: relative error of the slope beyond which it is not believed, > 0.
         probe: queries to each sample that stands, >= 0.
-        trial: queries to samples whose gradients are not believed, and to close ones, >= 0.
+        trial: queries to samples whose gradients are not believed, and where the probe did well, >= 0.
         queries: to the former where queries do well, >= 0.
 
     Raises:
@@ -61,7 +61,9 @@ class Gauntlet:
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     KINDS: ClassVar[tuple[str, ...]] = ("probability", "turn", "margin", "turn", "rival")
     SOME: ClassVar[float] = 0.2
-    """Share of what gradients took from a margin that a probe must take for a trial of a close sample."""
+    """Share of what gradients took from a margin that the queries of a probe must take for a trial."""
+    HALF: ClassVar[float] = 0.5
+    """Share of what is left of the margin that they must take."""
     FAIR: ClassVar[float] = 0.5
     """Share of what gradients took from a margin that the queries of a trial must take to go on."""
     HOPE: ClassVar[float] = 0.6
@@ -133,8 +135,8 @@ class Gauntlet:
         doubted[index] = search.mismatch(index) > self.mismatch
         taken = search.clean - search.best.margin  # by gradients
         by_probe = search.query("probe", index, self.probe)
-        close = (search.gaps() <= self.gap) & (by_probe >= self.SOME * taken)
-        by_trial = search.query("trial", search.standing(doubted | close), self.trial)
+        promising = (by_probe >= self.SOME * taken) & (by_probe >= self.HALF * search.best.margin)
+        by_trial = search.query("trial", search.standing(doubted | promising), self.trial)
         well = (by_trial >= self.FAIR * taken) & (by_trial >= self.HOPE * search.clean)
         search.query("square", search.standing(doubted & well), self.queries)
 

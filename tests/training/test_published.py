@@ -1,0 +1,105 @@
+"""The recipes in full size: their constants, and a few steps of each on a handful of images."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from harness.compose import build, checked
+from harness.data import Batch
+from harness.rng import Rng
+from training.cli import KEYS
+from training.part import Part
+from training.run import Run
+
+CONF = Path(__file__).parents[2] / "conf" / "recipe"
+FULL = sorted(path.stem for path in CONF.glob("*_cifar.yaml") if not path.stem.startswith("advmoe"))
+MODELS = {
+    "preact_resnet18": ["model.width=4"],
+    "resnet18": ["model.width=4"],
+    "wrn_34_10": ["model.depth=10", "model.width=1"],
+}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random images of 32x32 pixels; the number of classes is that of the data set it stands for."""
+
+    classes: int
+    ids: list[int] = field(default_factory=lambda: list(range(12)))
+
+    def split(self, part):
+        return self
+
+    def read(self, positions):
+        ids = torch.arange(12)[positions]
+        return Batch(ids, Rng(0, ids).uniform((3, 32, 32)), ids % self.classes)
+
+
+def _composed(*overrides):
+    GlobalHydra.instance().clear()
+    with initialize_config_module("conf", version_base=None):
+        return checked(compose("train", list(overrides)), KEYS)
+
+
+def _recipe(cfg):
+    return Part(OmegaConf.to_container(cfg.model), OmegaConf.to_container(cfg.recipe))._recipe({})
+
+
+@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize(("dataset", "model"), [("cifar10", "preact_resnet18"), ("cifar100", "wrn_34_10")])
+def test_a_published_recipe_makes_its_steps(name, dataset, model):
+    cfg = _composed(f"recipe={name}", f"dataset={dataset}", f"model={model}", *MODELS[model])
+    torch.manual_seed(0)
+    run = Run(build(cfg.model), Noise(cfg.dataset.classes), _recipe(cfg), 0, torch.device("cpu"))
+    before = [weight.detach().clone() for weight in run.model.parameters()]
+    run.epoch = run.recipe.epochs // 2  # where every piece takes part
+    for player in run._players:
+        run._update(run._train.read(list(range(12))))
+        assert player.weights
+    assert all(weight.isfinite().all() for weight in run.model.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(run.model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("pgd_at_cifar", {1: 0.1, 100: 0.1, 101: 0.01, 150: 0.01, 151: 0.001}),
+        ("pgd_at_awp_cifar", {100: 0.1, 101: 0.01}),
+        ("trades_cifar", {74: 0.1, 75: 0.01, 76: 0.01}),
+        ("trades_awp_cifar", {100: 0.1, 101: 0.01}),
+        ("mart_cifar", {74: 0.01, 75: 1e-3, 89: 1e-3, 90: 1e-4, 99: 1e-4, 100: 1e-5, 120: 1e-5}),
+        ("amp_cifar", {100: 0.1, 101: 0.01}),
+    ],
+)
+def test_the_rates_fall_in_the_epochs_of_the_released_code(name, rates):
+    """Epochs from one, each with 7 steps."""
+    recipe = _recipe(_composed(f"recipe={name}"))
+    found = {epoch: recipe.rate(7 * (epoch - 1), 7 * recipe.epochs) for epoch in rates}
+    assert found == pytest.approx(rates)
+    assert {epoch: recipe.rate(7 * epoch - 1, 7 * recipe.epochs) for epoch in rates} == pytest.approx(rates)
+
+
+def test_fast_recipes_go_up_to_the_peak_in_the_middle():
+    for name in ("fgsm_rs_cifar", "n_fgsm_cifar"):
+        recipe = _recipe(_composed(f"recipe={name}"))
+        assert [recipe.rate(step, 100) for step in (0, 25, 50, 75)] == pytest.approx([0, 0.1, 0.2, 0.1])
+
+
+def test_budgets_and_steps_are_those_of_the_papers():
+    sizes = {}
+    for name in FULL:
+        attack = getattr(_recipe(_composed(f"recipe={name}")).objective, "attack", None)
+        if attack is not None:
+            eps = build({"_target_": "harness.threat.Threat", "norm": "linf", "eps": attack.eps}).radius
+            sizes[name] = (round(eps, 6), round(eps * attack.step_size, 6))
+    full, step = round(8 / 255, 6), round(2 / 255, 6)
+    assert sizes == {
+        "pgd_at_cifar": (full, step), "pgd_at_awp_cifar": (full, step), "trades_awp_cifar": (full, step),
+        "trades_cifar": (0.031, 0.007), "mart_cifar": (0.031, 0.007),
+        "fgsm_rs_cifar": (full, round(10 / 255, 6)), "n_fgsm_cifar": (full, full),
+    }  # fmt: skip

@@ -1,0 +1,69 @@
+"""What an attack does between its passes: our loops and those of other libraries where no image ever falls.
+
+    python -m benchmarks.loop [--network NAME ...] [--samples 50] [--repeats 5]
+
+The first logit of the network is raised by 1,000 and every image is labelled with the first class, so no library can stop
+early and all of them pass full batches. `overhead`: CPU seconds over the bare price of the passes that were made, as in
+`benchmarks.attacks`, the best of the repeats. `preact_resnet18/16` is a PreActResNet-18 of 16 instead of 64 channels with
+random weights.
+"""
+
+import argparse
+
+import torch
+from torch import Tensor, nn
+
+import harness  # noqa: F401  (settings that must stand before torch is imported)
+from benchmarks.attacks import contestants, measured, say
+from benchmarks.public import NETWORKS, images_of, network_of
+from models.preact_resnet import PreActResNet
+
+LARGE = "preact_resnet18/16"
+
+
+class Sure(nn.Module):
+    """The network, sure of the first class."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits + 1000.0 * torch.eye(logits.shape[1], dtype=logits.dtype)[0]
+
+
+def network(name: str) -> nn.Module:
+    if name != LARGE:
+        return network_of(name)
+    torch.manual_seed(0)
+    return PreActResNet(10, 3, 18, 16).eval().requires_grad_(False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--network", nargs="+", default=["pgd_convsmall", "at_resnet2b", LARGE])
+    parser.add_argument("--attack", nargs="+", default=["pgd", "apgd", "square", "pma"])
+    parser.add_argument("--samples", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    say("| network | attack | library | F | B | seconds | overhead |\n|---|---|---|---|---|---|---|")
+    for name in options.network:
+        data, threat = NETWORKS["pgd_convsmall" if name == LARGE else name]
+        sure, x = Sure(network(name)), images_of(data, 0, options.samples).x
+        y = torch.zeros(len(x), dtype=torch.int64)
+        for attack, library, _, find in contestants():
+            if attack not in options.attack:
+                continue
+            try:
+                row = measured(find, sure, x, y, threat, len(x), options.repeats)
+            except ImportError as cause:
+                say(f"| {name} | {attack} | {library} | {cause} ||||")
+                continue
+            passes = f"{row.forwards:.0f} | {row.backwards:.0f} | {row.seconds:.2f} | {row.overhead:.2f}"
+            say(f"| {name} | {attack} | {library} | {passes} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,10 @@
 
     python -m benchmarks.loop [--network NAME ...] [--samples 50] [--repeats 5]
 
-The first logit of the network is raised by 1,000 and every image is labelled with the first class, so no library can stop
-early and all of them pass full batches. `overhead`: CPU seconds over the bare price of the passes that were made, as in
-`benchmarks.attacks`, the best of the repeats. `preact_resnet18/16` is a PreActResNet-18 of 16 instead of 64 channels with
-random weights.
+The first logit of the network is raised by 1,000 and every image is labelled with the first class, so no library can
+stop early and all of them pass full batches. `overhead`: CPU seconds over the bare price of the passes that were made,
+as in `benchmarks.attacks`, the best of the repeats. `preact_resnet18/16` is a PreActResNet-18 of 16 instead of 64
+channels with random weights.
 """
 
 import argparse

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor
@@ -58,6 +59,139 @@ class Gaussian:
     def radius(self, share: Floats) -> Floats:
         radii: Floats = self.sigma * special.ndtri(share)
         return radii
+
+
+@dataclass(frozen=True)
+class GridGaussian(Gaussian):
+    """Gaussian noise whose sampled form is exact: the network sees images rounded to steps of 1/255.
+
+    In floating point x + noise gives away the low bits of x, and certificates of such samples can be false (Voracek and
+    Hein 2023). Here f(round(x + noise)) is certified, and of an image in whole steps round(x + noise) = x +
+    round(noise): whole numbers of steps, drawn with the probabilities of their cells from 60 random bits.
+    """
+
+    STEPS: ClassVar[int] = 255
+
+    def cells(self) -> tuple[int, Floats]:
+        """The largest number of steps n, and P[noise is at most i steps] for i = -n ... n - 1."""
+        most = math.ceil(8 * self.sigma * self.STEPS)
+        edges = (np.arange(-most, most) + 0.5) / self.STEPS
+        return most, special.ndtr(edges / self.sigma)
+
+    def __call__(self, x: Tensor, rng: Rng, draw: Tensor | int) -> Tensor:
+        most, below = self.cells()
+        high, low = rng.bits((2, *x.shape[1:]), draw).unbind(1)
+        unit = ((high << 28) | (low >> 4)).double() * 2.0**-60
+        steps = torch.searchsorted(torch.from_numpy(below).to(x.device), unit, right=True) - most
+        rounded = (x * self.STEPS).round()
+        whole = (x * self.STEPS - rounded).abs() < 1e-3
+        exact = (rounded + steps) / self.STEPS
+        # Elsewhere, such as under attack, the sum is rounded; no certificate is issued there.
+        near = ((x + steps.to(x.dtype) / self.STEPS) * self.STEPS).round() / self.STEPS
+        return x + (torch.where(whole, exact, near).to(x.dtype) - x).detach()
+
+    def admit(self, x: Tensor) -> None:
+        """Raises UserError where an image is not in whole steps."""
+        scaled = x.double() * self.STEPS
+        if ((scaled - scaled.round()).abs() > 1e-3).any():
+            raise UserError(
+                "the noise of this defense certifies images in steps of 1/255, and these have others; set "
+                "defense.exact=false"
+            )
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """x + U[-width, width]^d: l1 radius 2 width (share - 1/2). Yang et al. 2020, arXiv 2002.08118.
+
+    Args:
+        width: half of the range, in pixels of [0, 1], > 0; the standard deviation is width / sqrt 3.
+    """
+
+    norm: ClassVar[str] = "l1"
+
+    width: float = 0.5
+
+    def __post_init__(self) -> None:
+        positive("width", self.width)
+
+    def __call__(self, x: Tensor, rng: Rng, draw: Tensor | int) -> Tensor:
+        return x + rng.uniform(tuple(x.shape[1:]), -self.width, self.width, draw, dtype=x.dtype)
+
+    def radius(self, share: Floats) -> Floats:
+        radii: Floats = 2 * self.width * (share - 0.5)
+        return radii
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """x + Laplace(scale)^d: l1 radius -scale ln(2 (1 - share)). Teng et al. 2020; Yang et al. 2020, arXiv 2002.08118.
+
+    Args:
+        scale: in pixels of [0, 1], > 0; the standard deviation is sqrt 2 times as much.
+    """
+
+    norm: ClassVar[str] = "l1"
+
+    scale: float = 0.25
+
+    def __post_init__(self) -> None:
+        positive("scale", self.scale)
+
+    def __call__(self, x: Tensor, rng: Rng, draw: Tensor | int) -> Tensor:
+        unit = (rng.bits(tuple(x.shape[1:]), draw).double() + 0.5) * 2.0**-32 - 0.5
+        laplace = -unit.sign() * torch.log1p(-2 * unit.abs())
+        return x + self.scale * laplace.to(x.dtype)
+
+    def radius(self, share: Floats) -> Floats:
+        with np.errstate(divide="ignore"):
+            radii: Floats = -self.scale * np.log(2 * (1 - share))
+        return radii
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """All pixels but `keep` random ones become grey: l0 radius in pixels. Levine and Feizi 2020, arXiv 1911.09272.
+
+    A change of r pixels is seen by at most 1 - C(n - r, keep) / C(n, keep) of the copies, so a class keeps its majority
+    while its share exceeds one half by more than that. Radii between whole numbers interpolate.
+
+    Args:
+        keep: pixels that are left, with all channels, 1 to size^2.
+        size: height and width of the images.
+    """
+
+    norm: ClassVar[str] = "l0"
+
+    GREY: ClassVar[float] = 0.5
+
+    keep: int = 20
+    size: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.keep <= self.size**2:
+            raise UserError(f"keep={self.keep} must be between 1 and {self.size**2}, the pixels of an image")
+
+    def __call__(self, x: Tensor, rng: Rng, draw: Tensor | int) -> Tensor:
+        order = rng.bits(tuple(x.shape[2:]), draw).flatten(1).argsort(dim=1, stable=True)
+        kept = torch.zeros(order.shape, dtype=torch.bool, device=x.device).scatter_(1, order[:, : self.keep], True)
+        return torch.where(kept.reshape(len(x), 1, *x.shape[2:]), x, self.GREY)
+
+    def seen(self, pixels: Floats) -> Floats:
+        """The share of copies that see at least one of so many pixels."""
+        n, k, r = self.size**2, self.keep, np.minimum(np.asarray(pixels, float), self.size**2 - self.keep + 1 - 1e-9)
+        log = special.gammaln(n - r + 1) - special.gammaln(n - r - k + 1)
+        share: Floats = 1 - np.exp(log - special.gammaln(n + 1) + special.gammaln(n - k + 1))
+        return share
+
+    def radius(self, share: Floats) -> Floats:
+        excess = np.asarray(share, float) - 0.5
+        low, high = np.zeros_like(excess), np.full_like(excess, self.size**2)
+        for _ in range(60):
+            middle = (low + high) / 2
+            fine = self.seen(middle) < excess
+            low, high = np.where(fine, middle, low), np.where(fine, high, middle)
+        return np.where(excess > 0, low, -1.0)
 
 
 def positive(name: str, value: float) -> None:

@@ -105,6 +105,8 @@ class Smoothing:
         self, victim: Victim, x: Tensor, y: Tensor | None, *, threat: Threat, rng: Rng, work: Work
     ) -> Certificates:
         mechanism = self._mechanism(victim)
+        if hasattr(mechanism.noise, "admit"):
+            mechanism.noise.admit(x)
         with torch.no_grad():
             classes = victim.predict(x[:1], rng.select(torch.arange(1, device=x.device))).shape[1] if len(x) else 1
         plan = self._plan(mechanism, len(x), threat)

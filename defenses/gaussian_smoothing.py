@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from certification.mechanisms import Smoothed
-from certification.noise import Gaussian
+from certification.noise import Gaussian, GridGaussian
 from defenses.base import Card, Defense
-from defenses.smoothed import check_copies, mean_heads
-from harness.rng import Rng
-from harness.victim import Head, Victim, plain
+from defenses.smoothed import check_copies, smoothed
+from harness.victim import Victim
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,8 @@ class GaussianSmoothing(Defense):
         parts: "model", trained on noisy images.
         sigma: standard deviation of the noise, in pixels of [0, 1], added before any normalisation.
         copies: numbers of copies that the heads average over; one head for each.
+        exact: whether noisy images are rounded to steps of 1/255, which makes samples, and with them certificates,
+            exact in floating point; for images in whole steps.
 
     Raises:
         UserError: sigma or a number of copies is not positive.
@@ -41,6 +41,7 @@ class GaussianSmoothing(Defense):
 
     sigma: float = 0.25
     copies: tuple[int, ...] = (1, 8, 128)
+    exact: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,14 +49,5 @@ class GaussianSmoothing(Defense):
         Gaussian(self.sigma)
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
-        network, noise = models["model"], Gaussian(self.sigma)
-
-        def view(x: Tensor, rng: Rng, number: int) -> Tensor:
-            scores: Tensor = network(noise(x, rng, number))
-            return scores
-
-        def predict(x: Tensor, rng: Rng) -> Tensor:
-            return view(x, rng, 0)
-
-        heads = (*mean_heads(self.copies, view), Head("base", plain(network)))
-        return Victim(predict, (network,), heads, randomized=True, mechanism=Smoothed(network, noise))
+        noise = GridGaussian(self.sigma) if self.exact else Gaussian(self.sigma)
+        return smoothed(models["model"], noise, self.copies)

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from certification.mechanisms import Smoothed
+from certification.noise import Noise
 from harness.errors import UserError
 from harness.rng import Rng
-from harness.victim import Forward, Head
+from harness.victim import Forward, Head, Victim, plain
 
 FEW = 8
 """Copies whose activations are kept for the gradient; with more of them each is computed again on the way back."""
@@ -18,6 +20,19 @@ def check_copies(copies: Sequence[int]) -> None:
     """Raises UserError unless each number of copies is at least 1."""
     if any(number < 1 for number in copies) or len(set(copies)) < len(copies):
         raise UserError(f"defense.copies={list(copies)} must be different whole numbers of at least 1, such as [1,8]")
+
+
+def smoothed(network: nn.Module, noise: Noise, copies: Sequence[int]) -> Victim:
+    """The deployment of a network that votes on noisy copies: one prediction is one vote, and votes are counted by the
+    protocol. Heads: the mean probabilities over copies, and the bare network."""
+
+    def view(x: Tensor, rng: Rng, number: int) -> Tensor:
+        scores: Tensor = network(noise(x, rng, number))
+        return scores
+
+    heads = (*mean_heads(copies, view), Head("base", plain(network)))
+    mechanism = Smoothed(network, noise)
+    return Victim(lambda x, rng: view(x, rng, 0), (network,), heads, randomized=True, mechanism=mechanism)
 
 
 def mean_heads(copies: Sequence[int], view: Callable[[Tensor, Rng, int], Tensor]) -> tuple[Head, ...]:

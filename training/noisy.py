@@ -1,5 +1,6 @@
 """Training on noisy images, for networks that will vote on noisy copies."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,23 @@ class Gaussian(Objective):
 
     def classifier(self, model: nn.Module) -> nn.Module:
         return Copies(model, self.sigma)
+
+
+@dataclass(frozen=True)
+class Noisy(Objective):
+    """Cross-entropy on images with any noise.
+
+    Args:
+        noise: such as `certification.noise.Uniform`.
+    """
+
+    noise: Callable[[Tensor, Rng, int], Tensor]
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
+        return self.noise(x, rng.stream("noise"), 0)
+
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        return F.cross_entropy(model(z), y, reduction="none")
 
 
 @dataclass(frozen=True)

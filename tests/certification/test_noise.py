@@ -1,0 +1,116 @@
+"""Each noise against its definition, and each radius against the worst that can be done."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from certification.base import Work
+from certification.mechanisms import Smoothed
+from certification.noise import Ablation, Gaussian, GridGaussian, Laplace, Uniform
+from certification.smoothing import Smoothing
+from harness.errors import UserError
+from harness.rng import Rng
+from tests.certification.conftest import HalfSpace, certify, victim_of
+
+IDS = torch.arange(4000)
+
+
+def samples(noise, shape=(1, 2, 2), value=0.4):
+    x = torch.full((len(IDS), *shape), value)
+    return noise(x, Rng(0, IDS, "noise"), IDS % 7) - x
+
+
+@pytest.mark.parametrize(
+    ("noise", "law"),
+    [
+        (Gaussian(0.3), stats.norm(scale=0.3)),
+        (Uniform(0.4), stats.uniform(-0.4, 0.8)),
+        (Laplace(0.2), stats.laplace(scale=0.2)),
+    ],
+    ids=["gaussian", "uniform", "laplace"],
+)
+def test_noise_has_its_law(noise, law):
+    drawn = samples(noise).flatten().numpy()
+    assert stats.kstest(drawn, law.cdf).pvalue > 1e-3
+    pixels = samples(noise).flatten(1).numpy()
+    assert abs(np.corrcoef(pixels.T) - np.eye(4)).max() < 0.06
+
+
+@pytest.mark.parametrize("noise", [Gaussian(0.3), GridGaussian(0.3), Uniform(0.4), Laplace(0.2), Ablation(2, 2)])
+def test_noise_depends_on_sample_and_draw_alone(noise):
+    x = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    ids, draw = torch.arange(6), torch.tensor([3, 1, 4, 1, 5, 9])
+    whole = noise(x, Rng(0, ids, "a"), draw)
+    some = torch.tensor([4, 1])
+    assert torch.equal(noise(x[some], Rng(0, ids[some], "a"), draw[some]), whole[some])
+    assert torch.equal(noise(x[3:4], Rng(0, ids[3:4], "a"), 1), whole[3:4])
+    assert not torch.equal(noise(x, Rng(0, ids, "b"), draw), whole)
+
+
+def test_the_grid_keeps_whole_steps_whole_and_has_the_probabilities_of_its_cells():
+    noise = GridGaussian(0.1)
+    most, below = noise.cells()
+    cells = np.diff(np.concatenate([[0.0], below, [1.0]]))
+    steps = np.arange(-most, most + 1) / 255
+    assert cells.sum() == pytest.approx(1, abs=1e-15)
+    assert (cells * steps).sum() == pytest.approx(0, abs=1e-12)
+    assert (cells * steps**2).sum() == pytest.approx(0.1**2 + 1 / (12 * 255**2), abs=1e-8)
+    x = torch.full((len(IDS), 1, 2, 2), 51 / 255)
+    noisy = noise(x, Rng(0, IDS, "noise"), 0).double() * 255
+    assert (noisy - noisy.round()).abs().max() < 1e-3
+    assert stats.kstest((noisy / 255 - 0.2).flatten().numpy(), stats.norm(scale=0.1).cdf).pvalue > 1e-4
+    drawn = noisy.round().long().flatten() - 51
+    share = cells[most - 10 : most + 11].sum()
+    assert abs(float((drawn.abs() <= 10).double().mean()) - share) < 4 * math.sqrt(share * (1 - share) / len(drawn))
+
+
+def test_images_between_steps_get_no_exact_certificate():
+    victim = victim_of(Smoothed(HalfSpace([1.0]), GridGaussian(0.25)))
+    certify(Smoothing(samples=200), victim, torch.full((1, 1, 1, 1), 128 / 255), Work())
+    with pytest.raises(UserError, match="steps of 1/255"):
+        certify(Smoothing(samples=200), victim, torch.full((1, 1, 1, 1), 0.5), Work())
+
+
+@pytest.mark.parametrize("share", [0.55, 0.8, 0.99])
+def test_the_l1_radii_are_where_the_worst_set_falls_to_one_half(share):
+    # Uniform: the set is all x with first pixel below a cut; moved by r its share falls by r / (2 width).
+    assert share - float(Uniform(0.4).radius(np.array(share))) / 0.8 == pytest.approx(0.5)
+    # Laplace: the half-line with this share; moved by r the share of the rest grows by the factor exp(r / scale).
+    moved = stats.laplace(scale=0.2).cdf(stats.laplace(scale=0.2).ppf(share) - Laplace(0.2).radius(np.array(share)))
+    assert float(moved) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("size", "keep"), [(2, 2), (2, 3), (3, 2), (3, 4)])
+def test_ablation_counts_the_copies_that_see_a_change(size, keep):
+    noise, pixels = Ablation(keep, size), size**2
+    for changed in range(pixels - keep + 1):
+        sets = list(itertools.combinations(range(pixels), keep))
+        seen = sum(min(chosen) < changed for chosen in sets) / len(sets)
+        assert float(noise.seen(np.array(float(changed)))) == pytest.approx(seen)
+        if 0 < seen < 0.5:
+            assert float(noise.radius(np.array(0.5 + seen + 1e-6))) >= changed
+            assert float(noise.radius(np.array(0.5 + seen - 1e-6))) < changed
+    assert float(noise.radius(np.array(0.5))) <= 0
+
+
+def test_ablation_keeps_so_many_pixels_with_all_channels():
+    noise = Ablation(3, 4)
+    x = torch.rand(50, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.4
+    noisy = noise(x, Rng(0, torch.arange(50), "a"), 0)
+    kept = (noisy == x).all(1)
+    assert (kept.flatten(1).sum(1) == 3).all()
+    assert (noisy.permute(0, 2, 3, 1)[~kept] == 0.5).all()
+    share = (noise(torch.zeros(4000, 1, 4, 4), Rng(0, IDS, "b"), 0) == 0).float().mean(0)
+    assert (share - 3 / 16).abs().max() < 4 * math.sqrt(3 / 16 * 13 / 16 / 4000)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Uniform(0.0), lambda: Laplace(-1.0), lambda: Ablation(0, 8), lambda: Ablation(65, 8)]
+)
+def test_noise_that_is_none(make):
+    with pytest.raises(UserError):
+        make()

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from torch import nn
 
+from certification.bounding.intervals import intervals
 from certification.bounding.region import legal
 from certification.bounding.verify import METHODS, prove
 from harness.threat import Threat
-from tests.certification.bounding.conftest import NETWORKS, dense, effort, images, margins, network_of
+from tests.certification.bounding.conftest import NETWORKS, dense, effort, graph_of, images, margins, network_of
 
 THREATS = {"linf": Threat("linf", 0.05), "l2": Threat("l2", 0.3), "whole box": Threat("linf", "unbounded")}
 
@@ -35,6 +36,21 @@ def test_one_linear_layer_is_exact(method, norm):
     expected = margins(module.double()(x.double()), y) - eps * size
     module.float()
     torch.testing.assert_close(proven(module, x, y, Threat(norm, eps), method), expected, atol=1e-5, rtol=0)
+
+
+def test_the_ball_is_followed_through_normalisation_to_the_first_convolution():
+    """IBP is exact there: the worst image of each output, eps along its gradient, reaches the bound."""
+    module, shape, eps = nn.Sequential(NETWORKS["convolutional"][0][:2], nn.Flatten(), nn.Linear(64, 4)), (2, 8, 8), 0.1
+    module.requires_grad_(False)[2].weight.data.copy_(torch.eye(64)[20:24])
+    x = 0.3 + 0.4 * images(2, shape)
+    upper = intervals(graph_of(module[:2], shape), legal(Threat("l2", eps), x)).upper[-1][:, 20:24]
+    for out in range(4):
+        z = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(module(z)[:, out].sum(), z)
+        worst = module(x + eps * slope / slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1))[:, out]
+        reached = worst - module[2].bias[out]
+        assert (reached <= upper[:, out]).all()
+        torch.testing.assert_close(reached.double(), upper[:, out], atol=1e-4, rtol=0)
 
 
 def test_a_linear_function_on_a_cut_ball():

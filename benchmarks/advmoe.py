@@ -1,0 +1,224 @@
+"""AdvMoE against its ablations on digits: clean and robust accuracy, loads, and what each head finds.
+
+    python -m benchmarks.advmoe [--minutes 4] [--seeds 3] [--epochs 20] [--runs runs/_benchmark_advmoe]
+    python -m benchmarks.advmoe --table
+
+Every arm trains the same number of epochs from the same seeds, and its last weights are attacked on the test part, by
+40 steps of PGD on the margin through all heads that the defense declares. A cell (arm, seed) that is done is a file in
+the folder of runs; a stopped training goes on where it stood, so the same command, given often enough, finishes. The
+minutes are those of the processor. `--table` prints what is there as Markdown.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import harness  # noqa: F401  (settings that must stand before torch is imported)
+from attacks.pgd import PGD
+from defenses.advmoe import AdvMoE
+from harness import checkpoint
+from harness.compose import build, checked
+from harness.data.contract import Batch, Dataset
+from harness.evaluate import Evaluation
+from harness.records import CLEAN_STAGE
+from harness.threat import Threat
+from harness.victim import Victim, plain
+from models.moe import MixtureOfExperts
+from training.cli import KEYS
+from training.loop import LAST
+from training.part import Part
+
+ARMS: dict[str, list[str]] = {
+    "AdvMoE": ["recipe=advmoe", "model=moe_small_cnn"],
+    "one pathway alone": ["recipe=advmoe_dense", "model=moe_small_cnn", "model.experts=1"],
+    "dense": ["recipe=advmoe_dense", "model=small_cnn"],
+    "frozen router, even": ["recipe=advmoe_frozen_router", "model=moe_small_cnn", "model.standardise=true"],
+    "frozen router": ["recipe=advmoe_frozen_router", "model=moe_small_cnn"],
+    "constant expert": ["recipe=advmoe_frozen_router", "model=moe_small_cnn", "model.router=constant"],
+    "vanilla": ["recipe=advmoe_vanilla", "model=moe_small_cnn"],
+    "label route": ["recipe=advmoe_label_route", "model=moe_small_cnn"],
+    "AdvMoE, balance": [
+        "recipe=advmoe", "model=moe_small_cnn", "recipe.alternation.phases.1.objective.target=balance",
+    ],
+}  # fmt: skip
+BRIEF = ["recipe.selection.limit=100", "recipe.selection.steps=2"]
+"""The last weights count, so that the best epoch need not be found with care."""
+
+ATTACK = PGD(steps=40, step_size=0.1, loss="margin")
+
+
+class OutOfTime(Exception):
+    """The minutes are used up; what was trained so far is saved."""
+
+
+class Clock:
+    """Ends a training that is told of its epochs when the time is over."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.process_time() + seconds
+
+    def log(self, *_: object, **__: object) -> None:
+        if time.process_time() > self.end:
+            raise OutOfTime
+
+
+class Watch:
+    """A tracker whose only purpose is the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def training(self, *_: object) -> Any:
+        return nullcontext(self.clock)
+
+
+def cell(arm: str, seed: int, epochs: int, runs: Path, clock: Clock) -> dict[str, Any]:
+    """Train and attack one arm with one seed: the numbers of its line."""
+    with initialize_config_module("conf", version_base=None):
+        cfg = checked(compose("train", [*ARMS[arm], *BRIEF, f"recipe.epochs={epochs}", f"seed={seed}"]), KEYS)
+    dataset: Dataset = build(cfg.dataset)
+    model, recipe = (OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe))
+    part = Part(model, recipe, seed=seed)  # type: ignore[arg-type]
+    folder = part.train(dataset, runs, progress=False, tracker=Watch(clock))  # type: ignore[arg-type]
+    module = build(cfg.model)
+    checkpoint.load(module, folder / LAST)
+    module.eval().requires_grad_(False)
+    batch = dataset.split("test").read(slice(0, len(dataset.split("test"))))
+    threat = Threat("linf", dataset.budgets["linf"])
+    row = {"arm": arm, "seed": seed, "epochs": epochs, **attacked(victim_of(module), batch, threat)}
+    if isinstance(module, MixtureOfExperts):
+        row |= loads(module, batch)
+        if arm == "label route":
+            row["oracle"] = oracle(module, batch, threat)
+    return row | {"multiply_adds": multiply_adds(module, batch)}
+
+
+def victim_of(module: nn.Module) -> Victim:
+    """As it is deployed, with its heads."""
+    if isinstance(module, MixtureOfExperts):
+        return AdvMoE(parts={"model": None}).deploy({"model": module})  # type: ignore[dict-item]
+    return Victim(plain(module), (module,))
+
+
+def attacked(victim: Victim, batch: Batch, threat: Threat) -> dict[str, Any]:
+    """Accuracies in percent: clean, under the true head alone, and under each other head alone; robust: under all."""
+    run = Evaluation(victim, ("pgd", ATTACK), threat, 10, batch_size=360, coverage="correct")
+    rows = run.chunk(batch).rows.to_pandas()
+    total, wrong = len(batch.ids), rows[rows.stage == CLEAN_STAGE].broken.sum()
+    heads = {
+        stage.split("/")[-1]: 100 * (1 - (wrong + part.broken.sum()) / total)
+        for stage, part in rows[rows.stage != CLEAN_STAGE].groupby("stage")
+    }
+    broken = rows[rows.broken]["sample"].nunique()
+    return {"clean": 100 * (1 - wrong / total), "robust": 100 * (1 - broken / total), "heads": heads}
+
+
+@torch.no_grad()
+def loads(module: MixtureOfExperts, batch: Batch) -> dict[str, Any]:
+    """Largest share of a pathway in percent, and how often the route is the label's remainder."""
+    route = module.scores(batch.x).argmax(1)
+    largest = torch.bincount(route, minlength=module.experts).max()
+    agree = (route == batch.y % module.experts).float().mean()
+    return {"load": 100 * float(largest) / len(route), "label_mod": 100 * float(agree)}
+
+
+def oracle(module: MixtureOfExperts, batch: Batch, threat: Threat) -> dict[str, float]:
+    """Clean and robust accuracy where the route is the label's remainder, which no deployed network could know."""
+    count, clean, robust = len(batch.ids), 0.0, 0.0
+    for expert in range(module.experts):
+        mine = batch.y % module.experts == expert
+        victim = Victim(lambda x, rng, e=expert: module.pathway(x, e), (module,))  # type: ignore[misc]
+        found = attacked(victim, Batch(batch.ids[mine], batch.x[mine], batch.y[mine]), threat)
+        clean, robust = clean + found["clean"] * int(mine.sum()), robust + found["robust"] * int(mine.sum())
+    return {"clean": clean / count, "robust": robust / count}
+
+
+@torch.no_grad()
+def multiply_adds(module: nn.Module, batch: Batch) -> int:
+    """Of one image, counted by hooks on what was executed."""
+    with FlopCounterMode(display=False) as counter:
+        module(batch.x[:1])
+    return int(counter.get_total_flops()) // 2
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: an arm a line, means over the seeds; differences to AdvMoE are paired by seed."""
+    reference = {row["seed"]: row["robust"] for row in rows if row["arm"] == "AdvMoE"}
+    lines = [
+        "| arm | multiply-adds | clean | robust | true head alone | largest load | AdvMoE minus arm | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in ARMS:
+        mine = [row for row in rows if row["arm"] == arm]
+        if mine:
+            gaps = [reference[row["seed"]] - row["robust"] for row in mine if row["seed"] in reference]
+            cells = [spread([row[name] for row in mine]) for name in ("clean", "robust")]
+            cells.append(spread([row["heads"]["true"] for row in mine]))
+            cells.append(spread([row["load"] for row in mine if "load" in row]))
+            cells.append("" if arm == "AdvMoE" else interval(gaps))
+            lines.append(f"| {arm} | {mine[0]['multiply_adds']:,} | {' | '.join(cells)} | {len(mine)} |")
+    oracles = [row["oracle"] for row in rows if "oracle" in row]
+    if oracles:
+        cells = [spread([row[name] for row in oracles]) for name in ("clean", "robust")]
+        lines.append(f"| label route, oracle | | {' | '.join(cells)} | | | | {len(oracles)} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    if not values:
+        return ""
+    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
+"""Quantiles of the t distribution for a 95 % interval of that many paired differences."""
+
+
+def interval(gaps: list[float]) -> str:
+    """Mean of paired differences with its 95 % interval."""
+    if len(gaps) not in STUDENT:
+        return f"{gaps[0]:+.1f}" if gaps else ""
+    middle, half = statistics.mean(gaps), STUDENT[len(gaps)] * statistics.stdev(gaps) / math.sqrt(len(gaps))
+    return f"{middle:+.1f} [{middle - half:+.1f}, {middle + half:+.1f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--runs", type=Path, default=Path("runs/_benchmark_advmoe"))
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    done, out = options.runs / "cells", sys.stdout.write
+    done.mkdir(parents=True, exist_ok=True)
+    clock = Clock(60 * options.minutes)
+    try:
+        for seed in () if options.table else range(options.seeds):
+            for number, arm in enumerate(ARMS):
+                path = done / f"{number}_{seed}_{options.epochs}.json"
+                if not path.exists():
+                    path.write_text(json.dumps(cell(arm, seed, options.epochs, options.runs, clock)))
+                    out(f"{arm}, seed {seed}: {path.read_text()}\n")
+                    clock.log()
+    except OutOfTime:
+        out("the minutes are over; the same command goes on\n")
+    out(table([json.loads(path.read_text()) for path in sorted(done.glob(f"*_{options.epochs}.json"))]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

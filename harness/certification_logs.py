@@ -1,0 +1,200 @@
+"""Public certification logs: read them, and find out how they were made: `python -m harness.certification_logs FILE`.
+
+The format is that of Cohen et al. 2019: tab-separated idx, label, predict, radius, correct, time; -1 abstains. The
+largest radii of a log form a ladder: with N draws of which 0, 1, 2, ... missed the class, sigma Phi^-1 of the
+Clopper-Pearson bound at alpha. Which ladder it is tells alpha and N, whatever the paper says. A ladder whose steps
+belong to far fewer draws than its top has scaled counts, as if 1000 draws had been 100,000: such radii are no
+certificates.
+"""
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from harness.binomial import lower
+from harness.errors import UserError
+
+Floats = NDArray[np.float64]
+
+COLUMNS = ("idx", "label", "predict", "radius", "correct")
+
+ALPHAS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05)
+DRAWS = (100, 200, 250, 400, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
+"""What a ladder is compared with."""
+
+RUNGS = 4
+CROWDED = 0.2
+"""Share of the images on the top rung above which a log says little about how radii differ."""
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """A certification log; arrays of one entry per image. digits: significant ones of the radii."""
+
+    sample: NDArray[np.int64]
+    label: NDArray[np.int64]
+    predict: NDArray[np.int64]
+    radius: Floats
+    correct: NDArray[np.bool_]
+    seconds: Floats
+    digits: int = 3
+
+    def certified(self, radius: float) -> float:
+        """Share that is predicted right and certified at that radius; abstentions count as wrong."""
+        return float(np.mean(self.correct & (self.predict >= 0) & (self.radius >= radius)))
+
+    @property
+    def average(self) -> float:
+        """Average certified radius, zero where wrong."""
+        return float(np.mean(np.where(self.correct, self.radius, 0.0)))
+
+    @property
+    def abstained(self) -> float:
+        return float(np.mean(self.predict < 0))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the ladder of a log says. scale: its counts were multiplied by this; 1 in an honest log."""
+
+    alpha: float | None
+    draws: int | None
+    scale: int
+    top: float
+    problems: tuple[str, ...]
+
+
+def read(path: Path) -> Log:
+    """Read a log.
+
+    Raises:
+        UserError: it is not there, has other columns, or a line that cannot be read; the message names it.
+    """
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t")
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+            if missing:
+                raise UserError(f"{path} is no certification log: it lacks the column {missing[0]}")
+            rows = [_row(path, number, row) for number, row in enumerate(reader, 2)]
+    except (OSError, UnicodeDecodeError) as cause:
+        raise UserError(f"{path} cannot be read ({cause}); give a tab-separated certification log") from None
+    if not rows:
+        raise UserError(f"{path} holds no certificates")
+    columns = list(zip(*rows, strict=True))
+    return Log(
+        np.array(columns[0], np.int64),
+        np.array(columns[1], np.int64),
+        np.array(columns[2], np.int64),
+        np.array(columns[3], float),
+        np.array(columns[4], bool),
+        np.array(columns[5], float),
+        max(3, *columns[6]),
+    )
+
+
+def _row(path: Path, number: int, row: dict[str, str]) -> tuple[int, int, int, float, bool, float, int]:
+    try:
+        radius = float(row["radius"])
+        if not 0 <= radius < math.inf:
+            raise ValueError(row["radius"])
+        idx, label, predict = (int(row[name]) for name in COLUMNS[:3])
+        digits = len(row["radius"].split("e")[0].replace(".", "").strip().lstrip("0"))
+        return idx, label, predict, radius, bool(int(row["correct"])), _seconds(row.get("time") or "0"), digits
+    except (ValueError, TypeError) as cause:
+        raise UserError(f"{path}, line {number} cannot be read ({cause})") from None
+
+
+def _seconds(text: str) -> float:
+    """Of plain seconds, or H:MM:SS.ffffff."""
+    total = 0.0
+    for part in text.strip().split(":"):
+        total = 60 * total + float(part)
+    return total
+
+
+def ladder(alpha: float, draws: int, scale: int = 1, rungs: int = RUNGS) -> Floats:
+    """The largest radii over sigma that so many draws can give: with 0, 1, 2, ... misses, counts times `scale`."""
+    misses = np.arange(rungs) * scale
+    total = draws * scale
+    heights: Floats = special.ndtri(lower(total - misses, total, alpha))
+    return heights
+
+
+def audit(log: Log, sigma: float) -> Audit:
+    """Find alpha, the draws and the scale of the counts from the largest radii; sigma: of the noise."""
+    found = np.unique(log.radius[log.radius > 0])[::-1] / sigma
+    if not len(found):
+        return Audit(None, None, 1, 0.0, ("nothing is certified",))
+    top = float(np.mean(log.radius / sigma >= found[0] * (1 - 1e-9)))
+    unit = 10.0 ** (np.floor(np.log10(found[:RUNGS] * sigma)) + 1 - log.digits)
+    fits = sorted(_fits(found[:RUNGS], 0.51 * unit / sigma))
+    problems = []
+    alpha, draws, scale = (None, None, 1) if not fits else fits[0][3:]
+    if not fits:
+        problems.append("its largest radii belong to no known alpha and number of draws")
+    elif scale > 1:
+        problems.append(f"its counts are those of {draws} draws times {scale}: the radii are no certificates")
+    if top > CROWDED:
+        problems.append(f"{top:.0%} of the images have the largest radius; more draws would tell them apart")
+    return Audit(alpha, draws, scale, top, tuple(problems))
+
+
+def _fits(found: Floats, slack: Floats) -> Iterator[tuple[int, bool, float, float, int, int]]:
+    """Ladders that the largest radii lie on, the best first: most rungs met, honest before scaled, usual, nearest."""
+    candidates = [(alpha, draws, 1) for alpha in ALPHAS for draws in DRAWS]
+    candidates += [(a, draws, 100_000 // draws) for a in ALPHAS for draws in DRAWS if draws < 20_000]
+    for alpha, draws, scale in candidates:
+        heights = ladder(alpha, draws, scale)[: len(found)]
+        apart = np.abs(found - heights)
+        near = apart <= slack
+        met = len(near) if near.all() else int(near.argmin())
+        if met:
+            rare = (alpha not in (0.001, 0.01)) + (draws not in (1000, 10_000, 100_000))
+            yield -met, scale > 1, rare + float(apart[:met].sum()), alpha, draws, scale
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what each log holds and how it was made; 1 where one has a problem."""
+    parser = argparse.ArgumentParser(prog="python -m harness.certification_logs", description="Audit public logs.")
+    parser.add_argument("logs", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--sigma", type=float, required=True, help="standard deviation of the noise")
+    parser.add_argument("--radii", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5])
+    given = parser.parse_args(arguments)
+    problems = 0
+    for path in given.logs:
+        try:
+            if not 0 < given.sigma < math.inf:
+                raise UserError(f"--sigma {given.sigma} must be a positive number")
+            log = read(path)
+        except UserError as cause:
+            sys.stderr.write(f"error: {cause}\n")
+            problems += 1
+            continue
+        told = audit(log, given.sigma)
+        problems += len(told.problems)
+        sys.stdout.write("\n".join(_lines(path, log, told, given.radii)) + "\n")
+    return 1 if problems else 0
+
+
+def _lines(path: Path, log: Log, told: Audit, radii: Sequence[float]) -> Iterator[str]:
+    yield f"{path}: {len(log.sample)} images, ACR {log.average:.3f}, abstained {log.abstained:.3f}"
+    yield "  " + "".join(f"{radius:>8.3g}" for radius in radii)
+    yield "  " + "".join(f"{log.certified(radius):>8.3f}" for radius in radii)
+    if told.alpha is not None:
+        yield f"  made with alpha = {told.alpha:g} and N = {told.draws:,}" + (
+            f" x {told.scale}" if told.scale > 1 else ""
+        )
+    yield from (f"  problem: {problem}" for problem in told.problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -51,7 +51,7 @@ class MoEConv2d(nn.Module):
             masked: Tensor = (every * gate.mask[:, :, None, None, None]).sum(1)
             return masked
         groups = zip(x.split(gate.counts), self.weight.chunk(self.experts), strict=True)  # type: ignore[no-untyped-call]
-        parts = [self._convolve(part, block) for part, block in groups if len(part)]
+        parts = [self._convolve(part, block) for part, block in groups if len(part) or not len(x)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -102,15 +102,17 @@ class MixtureOfExperts(nn.Module, ABC):
             the scores is taken to be the identity, that of the argmax being zero (E times the work, the same logits up
             to rounding). So `model(x, model.scores(x))` is the forward pass with a gradient through the router.
         """
-        given = self.scores(x).detach() if scores is None else scores
-        if given.requires_grad and torch.is_grad_enabled():
-            mask = F.one_hot(given.argmax(1), self.experts).to(given.dtype) + (given - given.detach())
+        if scores is None:
+            with torch.no_grad():
+                scores = self.scores(x)
+        route = scores.argmax(1)
+        if scores.requires_grad and torch.is_grad_enabled():
+            mask = F.one_hot(route, self.experts).to(scores.dtype) + (scores - scores.detach())
             logits = self.trunk(self.normalize(x), Gate((), mask))
         else:
-            route = given.argmax(1)
             order = route.argsort(stable=True)
             logits = self.trunk(self.normalize(x)[order], Gate(self._counts(route)))[order.argsort()]
-        return logits.masked_fill(~given.isfinite().all(1, keepdim=True), torch.nan)
+        return logits.masked_fill(~scores.isfinite().all(1, keepdim=True), torch.nan)
 
     def along(self, x: Tensor, route: Tensor) -> Tensor:
         """Logits [B, classes] where image i takes pathway route[i]; route: int64 [B] in [0, E)."""

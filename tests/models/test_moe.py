@@ -59,6 +59,11 @@ def test_an_image_does_not_depend_on_its_batch_mates(mixture):
         torch.testing.assert_close(model(x.flip(0)).flip(0), alone, rtol=1e-10, atol=1e-10)
 
 
+def test_a_batch_may_be_empty(mixture):
+    model, x = mixture
+    assert model(x[:0]).shape == (0, 10)
+
+
 def test_each_image_takes_the_pathway_of_its_route(mixture):
     model, x = mixture
     route = torch.arange(12) % 3

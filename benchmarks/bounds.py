@@ -76,7 +76,7 @@ def _ideal(graph: Graph) -> Graph:
 def line(options: argparse.Namespace, name: str, rows: pd.DataFrame) -> str:
     _, threat = NETWORKS[name]
     verified = rows[rows["margin"] > 0]
-    by = [(verified["method"] <= number).mean() * len(verified) / len(rows) for number in range(len(METHODS))]
+    by = [(verified["method"] <= number).sum() / len(rows) for number in range(len(METHODS))]
     shown = " | ".join(f"{share:.1%}" for share in by)
     standing, both = _attacked(Path(options.attacked), name, rows)
     least = verified["margin"].min()

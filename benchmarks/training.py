@@ -1,6 +1,6 @@
 """What training costs over the passes that it needs, and what the methods of training do.
 
-    python -m benchmarks.training cost [--width 16] [--batch 32] [--repeats 5]
+    python -m benchmarks.training cost [--width 16] [--batch 32] [--repeats 5] [--only pgd_at ...]
     python -m benchmarks.training effects [--out runs/_effects] [--seeds 3] [--only awp co ...] [--minutes 60]
     python -m benchmarks.training table [--out runs/_effects]
 
@@ -76,7 +76,7 @@ def seconds(call: Callable[[], object]) -> float:
     return time.process_time() - begun
 
 
-def cost(width: int, batch: int, repeats: int) -> None:
+def cost(width: int, batch: int, repeats: int, only: list[str]) -> None:
     torch.manual_seed(0)
     network = PreActResNet(classes=10, width=width).train()
     x, y, ids = torch.rand(batch, 3, 32, 32), torch.randint(10, (batch,)), torch.arange(batch)
@@ -84,28 +84,34 @@ def cost(width: int, batch: int, repeats: int) -> None:
         f"PreActResNet-18 of width {width}, 32x32, batch {batch}, one thread, {repeats} pairs, "
         f"torch {torch.__version__}\n"
     )
-    base: dict[str, float] = {}
+    players = {name: _player(name, network) for name in PASSES}
+
+    def step(name: str) -> float:
+        return seconds(lambda: players[name](x, y, Rng(0, ids, "cost"), 0.0, (0.5, 0.5)))
+
     for name, passes in PASSES.items():
-        cfg = composed(f"recipe={name}", "recipe.objective.attack.eps=8/255" if passes[1] else "seed=0")
-        recipe = Part(*(OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe)))._recipe({})  # type: ignore[arg-type]
-        player = Player(network, recipe, ALONE, None)
-
-        def step(player: Player = player) -> None:
-            player(x, y, Rng(0, ids, "cost"), 0.0, (0.5, 0.5))
-
-        def passing(passes: tuple[int, int, int] = passes) -> None:
-            bare(network, x, passes)
-
-        step()
-        pairs = [(seconds(passing), seconds(step)) for _ in range(repeats)]
-        ratios = [whole / under for under, whole in pairs]
-        base[name] = statistics.median(whole for _, whole in pairs)
-        least = statistics.median(under for under, _ in pairs)
-        line = f"{name:<11} passes {passes!s:<11} bare {least:7.3f} s  step {base[name]:7.3f} s"
+        if only and name not in only:
+            continue
+        base = name.removesuffix("_awp")
+        step(name)
+        turns = [(_bare(network, x, passes), step(name), step(base) if base != name else 1.0) for _ in range(repeats)]
+        ratios = [whole / least for least, whole, _ in turns]
+        line = f"{name:<11} passes {passes!s:<11} bare {statistics.median(least for least, _, _ in turns):7.3f} s"
         line += f"  ratio median {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})"
-        if name.endswith("_awp"):
-            line += f"  over {name[:-4]} {base[name] / base[name[:-4]]:.3f}"
+        if base != name:
+            line += f"  over {base} {statistics.median(whole / under for _, whole, under in turns):.3f}"
         out(line + "\n")
+        sys.stdout.flush()
+
+
+def _player(name: str, network: nn.Module) -> Player:
+    cfg = composed(f"recipe={name}", "recipe.objective.attack.eps=8/255" if PASSES[name][1] else "seed=0")
+    model, recipe = (OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe))
+    return Player(network, Part(model, recipe)._recipe({}), ALONE, None)  # type: ignore[arg-type]
+
+
+def _bare(network: nn.Module, x: Tensor, passes: tuple[int, int, int]) -> float:
+    return seconds(lambda: bare(network, x, passes))
 
 
 def main() -> None:
@@ -123,7 +129,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found = {k: v for k, v in effects(options.shared.resolve()).items() if not options.only or k in options.only}
     if options.what == "cost":
-        cost(options.width, options.batch, options.repeats)
+        cost(options.width, options.batch, options.repeats, options.only)
     elif options.what == "effects":
         work_through(options.out, found, options.seeds, options.minutes)
     else:

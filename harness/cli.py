@@ -13,6 +13,7 @@ from harness.certify import certify
 from harness.cli_errors import cell
 from harness.distances import spread_lines
 from harness.fooling import fooling_lines, fooling_of
+from harness.heads import head_lines
 from harness.pairs import lines as pair_lines
 from harness.pairs import pairs_of
 from harness.session import Outcome, evaluate
@@ -24,7 +25,7 @@ PROTOCOLS = {
 }
 
 
-def run_job(cfg: DictConfig, report: Callable[[Outcome], None], failed: list[str]) -> None:
+def run_job(cfg: DictConfig, report: Callable[[Outcome], None]) -> None:
     """Evaluate one cell and report it; see `harness.cli_errors.cell` for what becomes of mistakes."""
     hydra = HydraConfig.get()
     choices = {
@@ -43,7 +44,7 @@ def run_job(cfg: DictConfig, report: Callable[[Outcome], None], failed: list[str
             outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.tally)
         return outcome.manifest["status"] != "failed"
 
-    cell(work, failed, "stopped; the same command goes on from here")
+    cell(work, "stopped; the same command goes on from here")
 
 
 def report(outcome: Outcome) -> None:
@@ -85,6 +86,7 @@ def lines(outcome: Outcome) -> list[str]:
         if finds := total.phases.get(stage):
             out.append(f"  broken by its parts: {', '.join(f'{part} {count}' for part, count in finds.items())}")
     out.append(f"(forwards and backwards: {'of the surrogates, ' if access == TRANSFER else ''}per attacked sample)")
+    out += head_lines(total) if threat["radius"] is not None else []
     out += pair_lines(pairs_of(outcome.run, manifest))
     out += fooling_lines(fooling_of(outcome.run, manifest), manifest)
     flags = manifest.get("flags", [])

@@ -61,7 +61,8 @@ def deploy(
         trained = part.load(dataset, cache, given=given, device=str(device), progress=runtime.progress, tracker=tracker)
         models[name], weights[name] = trained.module.to(device), trained.digest
     config: Any = OmegaConf.to_container(node)
-    parts = {name: {"model": part["model"], "weights": weights[name]} for name, part in config.get("parts", {}).items()}
+    told = config.get("parts", {})  # a defense may leave some of them out
+    parts = {name: {"model": part["model"], "weights": weights[name]} for name, part in told.items() if name in weights}
     return Deployed(
         defense=defense,
         victim=_deployed(defense, models),

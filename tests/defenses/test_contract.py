@@ -29,8 +29,8 @@ class Deployed:
         GlobalHydra.instance().clear()
         with initialize_config_module("conf", version_base=None):
             cfg = checked(compose("run", [f"defense={name}"]), KEYS)
-        for part in cfg.defense.parts.values():
-            part.weights = "included"
+        for number, part in enumerate(cfg.defense.parts.values()):
+            part.weights, part.seed = "included", number  # parts with the same weights would be copies of one network
         cfg.defense.update({knob: value for knob, value in SHRUNK.items() if knob in cfg.defense})
         self.dataset = build(cfg.dataset)
         self.defense = build(cfg.defense)

@@ -1,0 +1,32 @@
+"""What is told of the heads of a defense."""
+
+from harness.heads import beyond, head_lines
+from harness.tally import Tally
+
+
+def total(**standing):
+    return Tally(samples=200, clean=190, standing={name.replace("__", "/"): n for name, n in standing.items()})
+
+
+def test_the_difference_is_the_index_and_the_best_head_is_named():
+    counts = total(clean=190, pgd__true=150, pgd__mean=110, pgd__member=90)
+    assert beyond(counts) == {"true": 40, "mean": 40, "member": 20}
+    (line,) = head_lines(counts)
+    assert line == "left by heads     true 75.00%, all 45.00%; gradient-masking index 30.00 points; mean added most, 40"
+
+
+def test_in_a_suite_it_is_a_bound():
+    counts = total(clean=190, a__true=150, a__mean=110, b__true=100, b__mean=99)
+    assert beyond(counts) == {"true": 50, "mean": 41}
+    (line,) = head_lines(counts)
+    assert "true 70.00%, all 49.50%; gradient-masking index at most 20.50 points" in line
+
+
+def test_nobody_wins_nothing():
+    (line,) = head_lines(total(clean=190, pgd__true=150, pgd__mean=150))
+    assert line.endswith("index 0.00 points")
+
+
+def test_one_head_has_no_line():
+    assert head_lines(total(clean=190, pgd__true=150)) == []
+    assert head_lines(total(clean=190, fixed=150)) == []

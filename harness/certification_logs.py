@@ -30,7 +30,9 @@ ALPHAS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05)
 DRAWS = (100, 200, 250, 400, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
 """What a ladder is compared with."""
 
-RUNGS = 4
+RUNGS, SKIPPED = 4, 12
+"""Largest radii that are looked at, and rungs of a ladder that they may lie on."""
+
 CROWDED = 0.2
 """Share of the images on the top rung above which a log says little about how radii differ."""
 
@@ -63,7 +65,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Audit:
-    """What the ladder of a log says. scale: its counts were multiplied by this; 1 in an honest log."""
+    """What the ladder of a log says; None: too few of its radii are large to tell. scale: its counts were multiplied by this; 1 in an honest log."""
 
     alpha: float | None
     draws: int | None
@@ -137,6 +139,8 @@ def audit(log: Log, sigma: float) -> Audit:
     top = float(np.mean(log.radius / sigma >= found[0] * (1 - 1e-9)))
     unit = 10.0 ** (np.floor(np.log10(found[:RUNGS] * sigma)) + 1 - log.digits)
     fits = sorted(_fits(found[:RUNGS], 0.51 * unit / sigma))
+    if fits and fits[0][0] == -1 and np.sum(log.radius / sigma >= found[0] * (1 - 1e-9)) < 2:
+        return Audit(None, None, 1, top, ())  # a single large radius lies on many ladders
     problems = []
     alpha, draws, scale = (None, None, 1) if not fits else fits[0][3:]
     if not fits:
@@ -153,9 +157,10 @@ def _fits(found: Floats, slack: Floats) -> Iterator[tuple[int, bool, float, floa
     candidates = [(alpha, draws, 1) for alpha in ALPHAS for draws in DRAWS]
     candidates += [(a, draws, 100_000 // draws) for a in ALPHAS for draws in DRAWS if draws < 20_000]
     for alpha, draws, scale in candidates:
-        heights = ladder(alpha, draws, scale)[: len(found)]
-        apart = np.abs(found - heights)
+        heights = ladder(alpha, draws, scale, SKIPPED)
+        apart = np.abs(found[:, None] - heights).min(1)  # no image need have missed exactly once
         near = apart <= slack
+        near[0] &= abs(found[0] - heights[0]) <= slack[0]
         met = len(near) if near.all() else int(near.argmin())
         if met:
             rare = (alpha not in (0.001, 0.01)) + (draws not in (1000, 10_000, 100_000))

@@ -65,7 +65,13 @@ class Log:
 
 @dataclass(frozen=True)
 class Audit:
-    """What the ladder of a log says; None: too few of its radii are large to tell. scale: its counts were multiplied by this; 1 in an honest log."""
+    """What the ladder of a log says.
+
+    Attributes:
+        alpha, draws: None where too few radii are large to tell, or they lie on no ladder.
+        scale: by which the counts were multiplied; 1 in an honest log.
+        top: share of the images with the largest radius.
+    """
 
     alpha: float | None
     draws: int | None

@@ -37,6 +37,7 @@ def _kill_after(process, state, saves):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # six processes, each of which imports torch
 @pytest.mark.parametrize("average", ["ema", "swa"])
 def test_killed_twice_and_resumed_gives_the_same_bits(average, tmp_path):
     straight, broken = tmp_path / "straight", tmp_path / "broken"

@@ -165,7 +165,7 @@ class Ablation:
 
     GREY: ClassVar[float] = 0.5
 
-    keep: int = 12
+    keep: int = 20
     size: int = 8
 
     def __post_init__(self) -> None:

@@ -7,16 +7,14 @@ from omegaconf import DictConfig
 
 from harness.cli_errors import entry
 
-failed: list[str] = []  # cells of this process's sweep that did not end well
-
 
 @hydra.main(version_base=None, config_path="pkg://conf", config_name="run")
 def main(cfg: DictConfig) -> None:
     """Compose, call, report."""
     from harness.cli import report, run_job
 
-    run_job(cfg, report, failed)
+    run_job(cfg, report)
 
 
 if __name__ == "__main__":
-    sys.exit(entry(main, failed))
+    sys.exit(entry(main))

@@ -7,16 +7,14 @@ from omegaconf import DictConfig
 
 from harness.cli_errors import entry
 
-failed: list[str] = []  # trainings of this process's sweep that did not end well
-
 
 @hydra.main(version_base=None, config_path="pkg://conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """Compose, call, report."""
     from training.cli import run_job
 
-    run_job(cfg, failed)
+    run_job(cfg)
 
 
 if __name__ == "__main__":
-    sys.exit(entry(main, failed))
+    sys.exit(entry(main))

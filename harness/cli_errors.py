@@ -11,25 +11,35 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
+from harness import launchers
+from harness.cells import announced, cell_of, verdict
 from harness.errors import UserError
 from harness.sweeps import prepared
 
-IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
-
-def entry(main: Callable[[], None], failed: list[str]) -> int:
-    """Call a `@hydra.main` function and return the exit status.
+def entry(main: Callable[[], None]) -> int:
+    """Call a `@hydra.main` function and return the exit status; after a sweep, say how its cells stand.
 
     Hydra's own complaints take many lines. It prints them itself unless HYDRA_FULL_ERROR=1, so that is set, and what
     it then raises is said in one line here. A user who has set HYDRA_FULL_ERROR=1 gets the traceback.
 
     Args:
         main: takes the configuration from the command line.
-        failed: where `cell` notes what failed.
     """
+    announced.clear()
+    status = _called(main)
+    if not announced:
+        return status
+    lines, whole = verdict(announced)
+    say("\n".join(lines))
+    return status or int(not whole)
+
+
+def _called(main: Callable[[], None]) -> int:
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        launchers.check(sys.argv[1:])
         sys.argv[1:] = prepared(sys.argv[1:])
     except UserError as cause:
         say(f"error: {cause}")
@@ -39,46 +49,60 @@ def entry(main: Callable[[], None], failed: list[str]) -> int:
     except KeyboardInterrupt:
         say("stopped")
         return 130
-    except UserError:  # of a cell that ran in another process, which has said it
-        return 1
+    except SystemExit as end:
+        if not announced:
+            raise
+        return end.code if isinstance(end.code, int) else 1
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as cause:
         if full:
             raise
         say(f"error: {one_line(cause)}")
         return 1
-    return 1 if failed else 0
+    except Exception as cause:
+        if full or not announced:
+            raise
+        say(f"error: the launcher says {type(cause).__name__}: {one_line(cause).partition('. ')[0]}")
+        return 1
+    return 0
 
 
-def cell(work: Callable[[], bool], failed: list[str], stopped: str) -> None:
+def cell(work: Callable[[], bool], stopped: str) -> None:
     """Do the work of one cell, a single run or one of a sweep.
 
     A user's mistake, or evidence with errors, ends a single run with status 1, and Ctrl-C with status 130. In a sweep
-    of this process the other cells go on and the cell is noted in `failed`; elsewhere the exception tells the launcher.
-    A bug is treated alike, with its traceback on standard error.
+    the other cells go on and the files of the cell say that it failed, whatever process it ran in. A bug is treated
+    alike, with its traceback on standard error.
 
     Args:
         work: returns whether all went well.
         stopped: what to say after Ctrl-C.
     """
     hydra = HydraConfig.get()
-    elsewhere = hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_ != IN_PROCESS
+    if hydra.mode == RunMode.RUN:
+        if _attempt(work, stopped):
+            sys.exit(1)
+        return
     try:
-        if work():
-            return
+        with cell_of(hydra).at_work() as said:
+            said.append(_attempt(work, stopped))
+    except UserError as cause:
+        say(f"error: {cause}")
+
+
+def _attempt(work: Callable[[], bool], stopped: str) -> str:
+    """What went wrong, in one line that the user has seen; "": nothing."""
+    try:
+        return "" if work() else "some of its samples ended with an error"
     except KeyboardInterrupt:
         say(stopped)
         sys.exit(130)
     except UserError as cause:
         say(f"error: {cause}")
-        if elsewhere:
-            raise
+        return str(cause)
     except Exception as cause:
-        say(f"{traceback.format_exc()}error: unexpected {type(cause).__name__}: {one_line(cause)}")
-        if elsewhere:
-            raise
-    failed.append(" ".join(hydra.overrides.task))
-    if hydra.mode == RunMode.RUN:
-        sys.exit(1)
+        text = f"unexpected {type(cause).__name__}: {one_line(cause)}"
+        say(f"{traceback.format_exc()}error: {text}")
+        return text
 
 
 def one_line(cause: BaseException) -> str:

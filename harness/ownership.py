@@ -7,6 +7,7 @@ from pathlib import Path
 
 import filelock
 
+from harness.cells import PATIENCE
 from harness.environment import whoami
 from harness.errors import UserError
 from harness.records import write_atomically
@@ -33,7 +34,7 @@ def sole_owner(folder: Path, name: str, way_out: str | None, aloud: bool = True)
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / f"{name}.lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=PATIENCE)
         except filelock.Timeout:
             who = owner.read_text().strip() if owner.exists() else "another process"
             if way_out is not None:

@@ -8,11 +8,14 @@
   a heap that only grows, and oneDNN a compiled kernel for each size: both are told to give back. Only buffers
   beyond 32 MiB come from the system and return to it one by one: each pays a page fault for every 4 KiB, which at the
   size of a batch of images costs more than to write it. The heap of the others is given back between chunks.
+* Presets of launchers have the names of the plugins that they preset. Hydra then checks them against the plugins' own
+  types, which is wanted, and warns at length, which is not.
 """
 
 import ctypes
 import os
 import sys
+import warnings
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -23,6 +26,9 @@ for _name, _value in {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }.items():
     os.environ.setdefault(_name, _value)
+
+
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -18,7 +18,7 @@ from training.world import join
 KEYS = ("dataset", "model", "recipe", "runtime", "logger", "seed", "runs_dir", "trusted_packages")
 
 
-def run_job(cfg: DictConfig, failed: list[str]) -> None:
+def run_job(cfg: DictConfig) -> None:
     """Train one network and report it; see `harness.cli_errors.cell` for what becomes of mistakes."""
 
     def work() -> bool:
@@ -27,7 +27,7 @@ def run_job(cfg: DictConfig, failed: list[str]) -> None:
             write("\n".join(lines(folder)))
         return True
 
-    cell(work, failed, "stopped; the same command goes on from the last saved state")
+    cell(work, "stopped; the same command goes on from the last saved state")
 
 
 def train(composed: DictConfig) -> Path:

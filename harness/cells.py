@@ -1,0 +1,195 @@
+"""What becomes of the cells of a sweep, told by files: the processes that work on them may be on any machine.
+
+    runs/_sweep/cells/<key>.json    one cell: its command, its state, what it said last, where its log is
+    runs/_sweep/cells/<key>.lock    held by the process at work, and by none once it is dead
+
+The process that starts a sweep writes that each cell waits; the cell itself writes the rest. Imports no torch.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from harness.errors import UserError
+
+STATES = ("done", "running", "partial", "waiting", "failed")
+PATIENCE = 2.0
+"""Seconds to wait for a lock: a process that only asks whether it is held has it for a moment."""
+
+_TAIL = 4096
+
+announced: list["Cell"] = []
+"""The cells of the sweep that this process has started."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a cell stands. state: one of `STATES`, partial: its process began and is gone; said: its last line."""
+
+    state: str
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: a program (run, train) and its options, in a folder of cells."""
+
+    folder: Path
+    program: str
+    words: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        name = json.dumps([self.program, *sorted(self.words)]).encode()
+        return self.folder / f"{hashlib.sha256(name).hexdigest()[:16]}.json"
+
+    @property
+    def command(self) -> str:
+        """What the user can paste to do this cell alone."""
+        return shlex.join(["python", f"{self.program}.py", *self.words])
+
+    def wait(self) -> None:
+        """Say that it waits for a process, unless one is at work."""
+        if not self._locked():
+            self._write("waiting")
+
+    @contextmanager
+    def at_work(self) -> Iterator[list[str]]:
+        """Hold the cell. The caller appends what is wrong, "" for nothing, to the list; else the cell stays partial.
+
+        Raises:
+            UserError: another process holds it, or the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path.with_suffix(".lock"))
+            lock.acquire(timeout=PATIENCE)
+        except filelock.Timeout:
+            who = self._read().get("who", "another process")
+            raise UserError(f"{who} is working on this cell: {self.command}; wait for it") from None
+        except OSError as cause:
+            raise UserError(f"cannot write {self.folder} ({cause.strerror}); choose another runs_dir") from None
+        try:
+            about = {"who": f"process {os.getpid()} on {socket.gethostname()}", "log": _log()}
+            self._write("running", **about)
+            said: list[str] = []
+            yield said
+            if said:
+                self._write("failed" if said[0] else "done", said=said[0], **about)
+        finally:
+            lock.release()
+
+    def standing(self) -> Standing:
+        """How it stands, from its files."""
+        record = self._read()
+        state, said = str(record.get("state", "waiting")), str(record.get("said", ""))
+        if state == "running" and not self._locked():
+            state = "partial"
+        if state in ("partial", "failed"):
+            said = said or _last_line(record.get("log")) or "its process ended without a word"
+        return Standing(state, said)
+
+    def _locked(self) -> bool:
+        path = self.path.with_suffix(".lock")
+        if not path.exists():
+            return False
+        try:
+            with filelock.FileLock(path).acquire(timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            record = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def _write(self, state: str, **more: str) -> None:
+        from harness.records import write_atomically  # whose import takes long, and --help needs none of it
+
+        record = {"program": self.program, "words": self.words, "state": state} | more
+        write_atomically(self.path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def cell_of(hydra: DictConfig) -> Cell:
+    """The cell that this process works on, from Hydra's configuration."""
+    return Cell(Path(hydra.sweep.dir) / "cells", hydra.job.name, tuple(hydra.overrides.task))
+
+
+def find_cells(root: Path) -> list[Cell]:
+    """Every cell of the sweeps whose runs are in `root`."""
+    found = []
+    for path in sorted((root / "_sweep" / "cells").glob("*.json")):
+        try:
+            record = json.loads(path.read_text())
+            found.append(Cell(path.parent, record["program"], tuple(record["words"])))
+        except (OSError, ValueError, KeyError, TypeError):  # being replaced, or damaged: the sweep writes it anew
+            continue
+    return found
+
+
+class Announce(Callback):
+    """Hydra calls it in the process that starts a sweep."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Write that each cell waits."""
+        hydra = config.hydra
+        fixed = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        overrides = parser.parse_overrides([*fixed, *hydra.overrides.task])
+        (cells,) = BasicSweeper.split_arguments(overrides, None)
+        announced[:] = [Cell(Path(hydra.sweep.dir) / "cells", hydra.job.name, tuple(words)) for words in cells]
+        for cell in announced:
+            try:
+                cell.wait()
+            except UserError:  # the launcher cannot write there either, and stops
+                return
+
+
+def verdict(cells: Iterable[Cell]) -> tuple[list[str], bool]:
+    """What to say of a sweep that has ended, and whether every cell is done."""
+    stand = [(cell, cell.standing()) for cell in cells]
+    counts = [f"{number} {state}" for state in STATES if (number := sum(one.state == state for _, one in stand))]
+    out = [f"sweep of {len(stand)}: {', '.join(counts)}"]
+    for cell, one in stand:
+        if one.state in ("failed", "partial"):
+            out += [f"{one.state:<8} {cell.command}", f"         {one.said}"]
+    if any(one.state == "waiting" for _, one in stand):
+        out.append(f"waiting: no process took these up, or none that can write {stand[0][0].folder}")
+    whole = all(one.state == "done" for _, one in stand)
+    return out if whole else [*out, "the same command goes on"], whole
+
+
+def _log() -> str:
+    """Where the standard error of this process goes, if a scheduler keeps it."""
+    if "SUBMITIT_FOLDER" not in os.environ or "submitit" not in sys.modules:
+        return ""
+    return str(sys.modules["submitit"].JobEnvironment().paths.stderr)
+
+
+def _last_line(path: Any) -> str:
+    """Of a log; where a progress bar wrote, its last state."""
+    try:
+        with Path(str(path)).open("rb") as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - _TAIL, 0))
+            lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

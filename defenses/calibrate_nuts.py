@@ -1,0 +1,174 @@
+"""Find the parameters of MixedNUTS for two networks: `python -m defenses.calibrate_nuts [OVERRIDE ...]`.
+
+On clean images that the robust network gets wrong, and on attacked ones that it still gets right; none of them may be
+an image that is evaluated.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from torch import Tensor, nn
+
+from attacks.apgd import APGD
+from attacks.losses import margins
+from defenses.mixednuts import nuts
+from defenses.nuts import Found, mapped, search
+from harness.cli import write
+from harness.cli_errors import one_line, say
+from harness.compose import build, checked
+from harness.data.contract import Batch, Split
+from harness.errors import UserError
+from harness.meter import Counts, MeteredHead
+from harness.prepare import KEYS
+from harness.rng import Rng
+from harness.threat import Threat
+from harness.victim import Head, plain
+
+BATCH = 256
+
+Ranges = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+"""Of s, c and p in the grid."""
+
+RANGES: Ranges = ((0.05, 5.0), (-1.1, 0.0), (1.0, 4.0))
+
+
+class Calibration(NamedTuple):
+    """What the search found, and what it found it on."""
+
+    found: Found
+    images: int
+    wrong: int  # by the robust network, without an attack
+    held: int  # right under attack
+    clean: tuple[float, float, float]  # accuracy of the accurate network, the robust one and the mixture
+
+
+def batches(split: Split, samples: int) -> Iterator[Batch]:
+    """The first images of a split, in order."""
+    count = min(samples, len(split))
+    for start in range(0, count, BATCH):
+        yield split.read(slice(start, min(start + BATCH, count)))
+
+
+def check_disjoint(part: str, split: Split, test: Split, samples: int) -> None:
+    """Refuse calibration images that are evaluated, whatever they are called. Raises UserError."""
+    if part == "test":
+        raise UserError("--part test is what is evaluated: parameters fitted to it prove nothing; take validation")
+    known = {image.numpy().tobytes() for batch in batches(test, len(test)) for image in batch.x}
+    shared = sum(image.numpy().tobytes() in known for batch in batches(split, samples) for image in batch.x)
+    if shared:
+        raise UserError(f"{shared} of the calibration images are test images too; give other data, or fewer --samples")
+
+
+def attacked(network: nn.Module, batch: Batch, threat: Threat, classes: int, steps: int, targets: int) -> Tensor:
+    """Logits of the network on the attacked images of a batch that it still gets right, each with the smallest margin
+    that APGD-CE and targeted APGD found, [m, K]."""
+    head, loss = Head("true", plain(network), exact=True), "dlr" if classes >= 4 else "margin"
+    ids, x, y = batch
+    least: Tensor = network(x)
+    for attack in (APGD(steps=steps), APGD(steps=steps, loss=loss, targets=min(targets, classes - 1))):
+        right = (least.argmax(1) == y).nonzero().squeeze(1)
+        if len(right):
+            door = MeteredHead(head, head.forward, Counts.of(ids[right]))
+            rng = Rng(0, ids[right], f"calibration/{attack.loss}")
+            z = attack(door, x[right], y[right], threat=threat, rng=rng)
+            logits = network(z)
+            lower = margins(logits, y[right]) < margins(least[right], y[right])
+            least[right[lower]] = logits[lower]
+    return least[least.argmax(1) == y]
+
+
+@torch.no_grad()
+def calibrate(
+    accurate: nn.Module,
+    robust: nn.Module,
+    split: Split,
+    threat: Threat,
+    classes: int,
+    samples: int,
+    steps: int,
+    targets: int,
+    beta: float,
+    ranges: Ranges = RANGES,
+) -> Calibration:
+    """Search on the first images of a split, which must be none of those that are evaluated."""
+    g, h, y, held = [], [], [], []
+    for batch in batches(split, samples):
+        order = batch.ids.argsort()
+        batch = Batch(*(t[order] for t in batch))
+        g.append(accurate(batch.x))
+        h.append(robust(batch.x))
+        y.append(batch.y)
+        held.append(attacked(robust, batch, threat, classes, steps, targets))
+    left, right, labels, still = torch.cat(g), torch.cat(h), torch.cat(y), torch.cat(held)
+    wrong = right[right.argmax(1) != labels]
+    found = search(wrong, still, beta, *ranges)
+    mixture = nuts(left, mapped(right, found.s, found.c, found.p), found.alpha)
+    clean = tuple(float((scores.argmax(1) == labels).double().mean()) for scores in (left, right, mixture))
+    return Calibration(found, len(labels), len(wrong), len(still), (clean[0], clean[1], clean[2]))
+
+
+def lines(done: Calibration) -> list[str]:
+    """The report: what was found, as options of run.py, and on what."""
+    found, (accurate, robust, mixture) = done.found, done.clean
+    knobs = {name: getattr(found, name) for name in ("s", "c", "p", "alpha", "blend")}
+    return [
+        f"{done.images} images: {done.wrong} that the robust network gets wrong, {done.held} right under attack",
+        f"kept under attack            {found.held:7.2%}   margin at least {found.threshold:.4g}",
+        f"mistakes out of reach        {found.kept:7.2%}   without the map {found.kept_plain:.2%}",
+        f"clean: accurate {accurate:.2%}, robust {robust:.2%}, mixture {mixture:.2%} (fitted here: no result)",
+        "defense=mixednuts " + " ".join(f"defense.{name}={value:.9g}" for name, value in knobs.items()),
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="python -m defenses.calibrate_nuts", description=__doc__)
+    parser.add_argument("--part", default="validation", help="of the data set: validation or train")
+    parser.add_argument("--samples", type=int, default=1000, help="the first so many images")
+    parser.add_argument("--beta", type=float, default=0.985, help="share of right answers under attack to keep")
+    parser.add_argument("--steps", type=int, default=50, help="of each attack")
+    parser.add_argument("--targets", type=int, default=9, help="classes that the targeted attack tries")
+    for name, bounds in zip("scp", RANGES, strict=True):
+        parser.add_argument(f"--{name}", type=float, nargs=2, default=bounds, help=f"range of {name} in the grid")
+    parser.add_argument("overrides", nargs="*", help="options of run.py: data set, model, threat, parts")
+    options = parser.parse_args(arguments)
+    try:
+        if options.samples < 1:
+            raise UserError(f"--samples {options.samples} must be at least 1")
+        write("\n".join(lines(_calibrated(options))))
+    except HydraException as cause:
+        say(f"error: {one_line(cause)}")
+        return 1
+    except UserError as cause:
+        say(f"error: {cause}")
+        return 1
+    return 0
+
+
+def _calibrated(options: argparse.Namespace) -> Calibration:
+    with initialize_config_module("conf", version_base=None):
+        cfg = checked(compose("run", ["defense=mixednuts", *options.overrides]), KEYS)
+    dataset, threat, runtime = build(cfg.dataset), build(cfg.threat), build(cfg.runtime)
+    torch.set_num_threads(runtime.threads)
+    if options.part not in ("train", "validation", "test"):
+        raise UserError(f"--part {options.part} is unknown; choose validation or train")
+    split = dataset.split(options.part)
+    check_disjoint(options.part, split, dataset.split("test"), options.samples)
+    cache = Path(cfg.runs_dir) / "_trained"
+    defense = build(cfg.defense)
+    models = {name: part.load(dataset, cache, progress=runtime.progress).module for name, part in defense.parts.items()}
+    return calibrate(
+        models["accurate"], models["robust"], split, threat, dataset.classes,
+        options.samples, options.steps, options.targets, options.beta,
+        (options.s, options.c, options.p),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

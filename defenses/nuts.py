@@ -1,0 +1,130 @@
+"""The map of MixedNUTS and the search of its parameters: no training, only the margins of a robust network."""
+
+import math
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+
+TOP = 250
+"""Largest logits of an image over which mean and variance are taken."""
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Logits [B, K] less their mean, over their standard deviation (unbiased); both of the `TOP` largest. Where logits
+    are equal up to rounding, the result is about zero."""
+    top, number = logits.topk(min(TOP, logits.shape[1]), dim=1).values, torch.finfo(logits.dtype)
+    least = (64 * number.eps * top.detach().abs().amax(1, keepdim=True)).clamp_min(number.tiny)
+    return (logits - top.mean(1, keepdim=True)) / top.std(1, keepdim=True).maximum(least)
+
+
+def mapped(logits: Tensor, s: float, c: float, p: float) -> Tensor:
+    """s sign(w) |w|^p with w = GELU(u + c) and u the standardised logits [B, K]: large margins where the network is
+    sure, small ones elsewhere. The order of the classes may change: GELU falls below -0.75."""
+    w = torch.nn.functional.gelu(standardised(logits) + c)
+    return s * w.sign() * w.abs().pow(p)
+
+
+def probability_margins(logits: Tensor) -> Tensor:
+    """Largest probability less the second largest, [B]."""
+    top = logits.softmax(1).topk(2, dim=1).values
+    return top[:, 0] - top[:, 1]
+
+
+def covering(margins: Tensor, beta: float) -> float:
+    """The largest of margins [n] that at least a share beta of them reaches: an order statistic, no interpolation."""
+    below = int((1 - beta) * len(margins) + 1e-9)
+    return float(margins.sort().values[below])
+
+
+@dataclass(frozen=True)
+class Found:
+    """Parameters of MixedNUTS, and what they promise on the images that they were found on.
+
+    Attributes:
+        s, c, p: of the map.
+        alpha: weight of the mapped robust network, 1 / (1 + threshold).
+        threshold: probability margin above which the accurate network cannot overturn it.
+        blend: the weight that the robust network as it is would need, without a map.
+        held: share of the attacked images that are still right whose margin reaches the threshold.
+        kept: share of the clean images that are wrong whose margin reaches it: out of reach of the accurate network.
+        kept_plain: the same without a map.
+    """
+
+    s: float
+    c: float
+    p: float
+    alpha: float
+    threshold: float
+    blend: float
+    held: float
+    kept: float
+    kept_plain: float
+
+
+def search(
+    wrong: Tensor,
+    held: Tensor,
+    beta: float = 0.985,
+    s_range: tuple[float, float] = (0.05, 5.0),
+    c_range: tuple[float, float] = (-1.1, 0.0),
+    p_range: tuple[float, float] = (1.0, 4.0),
+    grid: int = 8,
+) -> Found:
+    """The map that leaves the fewest mistakes of the robust network out of the reach of the accurate one, while a share
+    beta of its right answers under attack stays out of it.
+
+    Bai et al. 2024, "MixedNUTS: training-free accuracy-robustness balance via nonlinearly mixed classifiers", arXiv
+    2402.02263. A mixture with (1 - alpha) / alpha = t keeps every answer of the robust network whose margin exceeds t.
+
+    Args:
+        wrong: its logits on clean images that it gets wrong, [n, K].
+        held: its logits on attacked images that it still gets right, [m, K].
+        beta: share of `held` to keep, in (0.5, 1].
+        s_range, c_range, p_range: of the grid; s is spaced by factors.
+        grid: values of each.
+
+    Raises:
+        UserError: a value out of range, or no images of a kind.
+    """
+    for name, good in (
+        ("beta", 0.5 < beta <= 1),
+        ("grid", grid >= 1),
+        ("s_range", 0 < s_range[0] <= s_range[1]),
+        ("c_range", c_range[0] <= c_range[1]),
+        ("p_range", 1 <= p_range[0] <= p_range[1]),
+    ):
+        if not good:
+            raise UserError(f"{name}={locals()[name]} is out of range; see docs/defenses.md")
+    if not len(wrong):
+        raise UserError("the robust network errs on none of these images: there is nothing to gain; give other images")
+    if not len(held):
+        raise UserError("the attack leaves no right answer: there is no robustness to keep; give a smaller eps")
+    scales = torch.logspace(math.log10(s_range[0]), math.log10(s_range[1]), grid)
+    shifts, powers = torch.linspace(*c_range, grid), torch.linspace(*p_range, grid)
+    tried = []
+    for s, c, p in product(scales.tolist(), shifts.tolist(), powers.tolist()):
+        threshold = covering(probability_margins(mapped(held, s, c, p)), beta)
+        if threshold > 0:
+            left = (probability_margins(mapped(wrong, s, c, p)) >= threshold).double().mean()
+            tried.append((float(left), -threshold, s, c, p))
+    if not tried:
+        raise UserError("every map ties right answers under attack; widen the ranges of the search")
+    kept, negative, s, c, p = min(tried)  # of equals the one with the largest threshold: far from rounding
+    threshold = -negative
+    plain = covering(probability_margins(held), beta)
+    reached = probability_margins(mapped(held, s, c, p)) >= threshold
+    return Found(
+        s=s,
+        c=c,
+        p=p,
+        alpha=1 / (1 + threshold),
+        threshold=threshold,
+        blend=1 / (1 + plain),
+        held=float(reached.double().mean()),
+        kept=kept,
+        kept_plain=float((probability_margins(wrong) >= plain).double().mean()),
+    )

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FILES := run.py train.py attacks certification defenses harness leaderboard models training tests benchmarks
 
-.PHONY: demo setup test check lint types unit chromium clean
+.PHONY: demo setup test check lint types unit cluster-test chromium clean
 
 demo: $(VENV)/installed
 	$(BIN)/python run.py attack=pma defense=adaptive_smoothing
@@ -25,6 +25,14 @@ types: $(VENV)/installed-dev
 
 unit: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# A sweep on a real Slurm of one node, which the tests start and stop; skipped where it cannot be had.
+cluster-test: $(VENV)/installed-dev
+	@command -v sbatch >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+		&& apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; } \
+		|| echo "no Slurm and no right to install one: its tests will be skipped"
+	$(BIN)/python -m pip install --quiet --editable '.[dev,slurm]'
+	GAUNTLET_CLUSTER=1 $(BIN)/python -m pytest -rs tests/cluster
 
 # The page is tested in a real browser where one can be had; elsewhere those tests are skipped and say so.
 chromium:

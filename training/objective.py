@@ -18,7 +18,7 @@ class Attack(Protocol):
         """Examples like x [B, C, H, W], detached; the network is left as it was. factors: multiples of eps [B]."""
 
 
-class Objective:
+class Objective(Protocol):
     """A training objective in two halves, because one batch of examples may be judged under several weights.
 
     A subclass overrides `losses`, and `examples` where it has an attack. x: float [B, C, H, W] in [0, 1]; y: int64 [B];

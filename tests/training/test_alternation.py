@@ -173,5 +173,5 @@ def test_models_without_such_groups_are_refused(make_net, make_parts, few, make_
         _run(twice, few, alternating("a"))
     nothing = nn.Flatten()
     nothing.parameter_groups = lambda: {"a": []}
-    with pytest.raises(UserError, match="no weights"):
+    with pytest.raises(UserError, match="group a of the model is empty"):
         _run(nothing, few, alternating("a"))

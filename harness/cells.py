@@ -20,6 +20,7 @@ from typing import Any
 
 import filelock
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -128,7 +129,7 @@ class Cell:
         write_atomically(self.path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def cell_of(hydra: DictConfig) -> Cell:
+def cell_of(hydra: HydraConf | DictConfig) -> Cell:
     """The cell that this process works on, from Hydra's configuration."""
     return Cell(Path(hydra.sweep.dir) / "cells", hydra.job.name, tuple(hydra.overrides.task))
 

@@ -1,7 +1,6 @@
 """Sweeps as a user runs them: shards, cells in other processes, kills in between."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ SHARDS = ["runtime.shards=3"]
 def call(*arguments, script="run.py"):
     command = [sys.executable, *script.split(), *arguments]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=280, env=os.environ | {}, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
     )  # fmt: skip
 
 

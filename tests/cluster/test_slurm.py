@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-CELLS = ["attack=pgd", "attack.steps=300", "dataset.limit=320", "runtime.chunk=16", "runtime.progress=false"]
+CELLS = ["attack=pgd", "attack.steps=300", "dataset.limit=192", "runtime.chunk=16", "runtime.progress=false"]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.mem_gb=2", "hydra.launcher.timeout_min=10"]
 
 pytestmark = pytest.mark.skipif(not os.environ.get("GAUNTLET_CLUSTER"), reason="starts a Slurm: make cluster-test")
@@ -58,7 +58,7 @@ def until(true, seconds=200):
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.2)
+        time.sleep(0.05)
     return found
 
 
@@ -121,6 +121,7 @@ def test_a_partition_that_does_not_exist_takes_one_line(slurm, tmp_path):
     words = [*SLURM, "hydra.launcher.partition=nowhere"]
     done = program("run.py", "-m", *CELLS, "threat.eps=0.1,0.2", f"runs_dir={tmp_path}", *words, environment=slurm)
     assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "invalid partition" in line
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert "invalid partition" in lines[0]
     assert "Traceback" not in done.stderr

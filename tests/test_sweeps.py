@@ -38,6 +38,7 @@ def whole(tmp_path_factory):
     return records(folder)
 
 
+@pytest.mark.slow
 def test_shards_of_a_sweep_survive_a_kill_and_are_the_whole(whole, tmp_path):
     runs = f"runs_dir={tmp_path}"
     words = [sys.executable, "run.py", *CELLS, *SHARDS, "runtime.shard=1", runs]
@@ -56,6 +57,7 @@ def test_shards_of_a_sweep_survive_a_kill_and_are_the_whole(whole, tmp_path):
     assert records(tmp_path).equals(whole)
 
 
+@pytest.mark.slow
 def test_cells_in_other_processes_are_told_and_the_sweep_ends_non_zero(whole, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
     words = [*SHARDS, "runtime.shard=range(4)", f"runs_dir={tmp_path}", "hydra.launcher.n_jobs=2"]

@@ -1,0 +1,68 @@
+"""CrossMax over the layers of one network that sees each image at several resolutions, randomly changed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from defenses.base import Card, Defense
+from defenses.crossmax import check_bids, crossmax, means
+from harness.errors import UserError
+from harness.rng import Rng
+from harness.victim import Head, Victim
+from models.probed import Probed
+from training.resolution_stack import ResolutionStack
+
+
+@dataclass(frozen=True)
+class CrossMaxSelf(Defense):
+    """The multi-resolution self-ensemble: `crossmax` over a backbone and probes on its layers, on one random stack.
+
+    Args:
+        parts: "model", a `models.probed.Probed` trained by the recipe `self_ensemble`.
+        stack: how images are stacked, as in training.
+        k: the bid that counts; null: the median of the predictors.
+        draws: stacks over which a gradient of any head is averaged, >= 1; an honest attack has 20 or more.
+
+    Raises:
+        UserError: draws below one; on deployment, k out of range, or a network without probes.
+    """
+
+    card: ClassVar[Card] = Card(
+        "The layers of one network vote on a random stack of resolutions; a class scores its k-th best bid.",
+        source="Fort and Lakshminarayanan 2024, arXiv 2408.05446",
+        claim="white-box linf attacks; broken by Zhang et al. 2024, arXiv 2411.14834",
+        randomized=True,
+    )
+
+    stack: ResolutionStack = field(default_factory=ResolutionStack)
+    k: int | None = 3
+    draws: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draws < 1:
+            raise UserError(f"defense.draws={self.draws} must be at least 1: a gradient needs a draw")
+
+    def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
+        model = models["model"]
+        if not isinstance(model, Probed):
+            raise UserError(f"defense=crossmax_self needs models.probed.Probed, not {type(model).__name__}")
+        names = [*(f"probe_{number}" for number in range(len(model.probes))), "backbone"]
+        check_bids(len(names), self.k)
+
+        def predictors(x: Tensor, rng: Rng) -> Tensor:
+            logits: Tensor = model(self.stack(x, rng.stream("stack")))
+            return logits.transpose(0, 1)
+
+        def predict(x: Tensor, rng: Rng) -> Tensor:
+            return crossmax(predictors(x, rng), self.k)
+
+        def alone(number: int, x: Tensor, rng: Rng) -> Tensor:
+            return predictors(x, rng)[number]
+
+        heads = (*means(predictors), *(Head(name, partial(alone, n)) for n, name in enumerate(names)))
+        surrogates = tuple(replace(head, draws=self.draws) for head in heads)
+        return Victim(predict, (model,), surrogates, randomized=True, draws=self.draws)

@@ -1,0 +1,46 @@
+"""Training of a multi-resolution self-ensemble: every predictor learns from the same random stacks."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.rng import Rng
+from training.objective import Objective
+from training.resolution_stack import ResolutionStack
+
+DRAWS = 4
+"""Stacks of each image with which a network in training is validated."""
+
+
+@dataclass(frozen=True)
+class SelfEnsemble(Objective):
+    """Sum over the predictors of the cross-entropy on one random stack (arXiv 2408.05446).
+
+    Args:
+        stack: how images are stacked, as deployed.
+    """
+
+    stack: ResolutionStack = field(default_factory=ResolutionStack)
+
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        logits = model(self.stack(z, rng.stream("stack")))
+        each = F.cross_entropy(logits.flatten(0, 1), y.repeat_interleave(logits.shape[1]), reduction="none")
+        return each.reshape(len(x), -1).sum(1)
+
+    def classifier(self, model: nn.Module) -> nn.Module:
+        return Stacked(model, self.stack)
+
+
+class Stacked(nn.Module):
+    """The mean logits of all predictors over a few stacks, the same draws for every image: for validation."""
+
+    def __init__(self, network: nn.Module, stack: ResolutionStack) -> None:
+        super().__init__()
+        self.network, self.stack = network, stack
+
+    def forward(self, x: Tensor) -> Tensor:
+        ids = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        draws = [self.network(self.stack(x, Rng(0, ids, f"validation/{n}"))).mean(1) for n in range(DRAWS)]
+        return torch.stack(draws).mean(0)

@@ -50,9 +50,7 @@ def columns(logits: Tensor) -> Tensor:
 def check_bids(members: int, k: int | None) -> None:
     """Refuse what gives every class the score 0, and a bid that nobody makes. Raises UserError."""
     if members < 2:
-        raise UserError(
-            f"an ensemble of {members} has no second bid, its scores are all 0; give two or more members"
-        )
+        raise UserError(f"an ensemble of {members} has no second bid, its scores are all 0; give two or more members")
     if k is not None and not 2 <= k <= members:
         why = "every best bid is 0" if k == 1 else f"there are {members} members"
         raise UserError(f"defense.k={k} must lie in [2, {members}]: {why}; null is the median")

@@ -1,7 +1,7 @@
 """What becomes of the cells of a sweep, told by files: the processes that work on them may be on any machine.
 
     runs/_sweep/cells/<key>.json    one cell: its command, its state, what it said last, where its log is
-    runs/_sweep/cells/<key>.lock    held by the process at work, and by none once it is dead
+    runs/_sweep/cells/<key>.lock    held by the process at work, and by none once it is dead (see `harness.ownership`)
 
 The process that starts a sweep writes that each cell waits; the cell itself writes the rest. Imports no torch.
 """
@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shlex
-import socket
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
@@ -27,11 +25,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from harness.errors import UserError
+from harness.ownership import Owner, holder, sole_owner, whoami
 
 STATES = ("done", "running", "partial", "waiting", "failed")
-PATIENCE = 2.0
-"""Seconds to wait for a lock: a process that only asks whether it is held has it for a moment."""
-
 _TAIL = 4096
 
 announced: list["Cell"] = []
@@ -40,7 +36,8 @@ announced: list["Cell"] = []
 
 @dataclass(frozen=True)
 class Standing:
-    """How a cell stands. state: one of `STATES`, partial: its process began and is gone; said: its last line."""
+    """How a cell stands. state: one of `STATES`, partial: its process began and is gone; said: its last line, or its
+    progress while it runs."""
 
     state: str
     said: str = ""
@@ -66,7 +63,7 @@ class Cell:
 
     def wait(self) -> None:
         """Say that it waits for a process, unless one is at work."""
-        if not self._locked():
+        if not self._holder():
             self._write("waiting")
 
     @contextmanager
@@ -76,44 +73,28 @@ class Cell:
         Raises:
             UserError: another process holds it, or the folder cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path.with_suffix(".lock"))
-            lock.acquire(timeout=PATIENCE)
-        except filelock.Timeout:
-            who = self._read().get("who", "another process")
-            raise UserError(f"{who} is working on this cell: {self.command}; wait for it") from None
-        except OSError as cause:
-            raise UserError(f"cannot write {self.folder} ({cause.strerror}); choose another runs_dir") from None
-        try:
-            about = {"who": f"process {os.getpid()} on {socket.gethostname()}", "log": _log()}
+        with sole_owner(self.folder, self.path.stem, "; wait for it", what=f"this cell: {self.command}"):
+            about = {"who": whoami(), "log": _log()}
             self._write("running", **about)
             said: list[str] = []
             yield said
             if said:
                 self._write("failed" if said[0] else "done", said=said[0], **about)
-        finally:
-            lock.release()
 
     def standing(self) -> Standing:
         """How it stands, from its files."""
         record = self._read()
         state, said = str(record.get("state", "waiting")), str(record.get("said", ""))
-        if state == "running" and not self._locked():
-            state = "partial"
+        owner = self._holder() if state == "running" else None
+        if owner is not None:
+            return Standing(state, owner.doing)
+        state = "partial" if state == "running" else state
         if state in ("partial", "failed"):
             said = said or _last_line(record.get("log")) or "its process ended without a word"
         return Standing(state, said)
 
-    def _locked(self) -> bool:
-        path = self.path.with_suffix(".lock")
-        if not path.exists():
-            return False
-        try:
-            with filelock.FileLock(path).acquire(timeout=0):
-                return False
-        except filelock.Timeout:
-            return True
+    def _holder(self) -> Owner | None:
+        return holder(self.folder, self.path.stem)
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
 from harness import environment
 from harness.certificates import Summary, summary
@@ -18,9 +17,11 @@ from harness.data.contract import Dataset, Split
 from harness.deployment import deploy, digest_of
 from harness.errors import UserError
 from harness.evaluate import chunk_positions, chunks_of
+from harness.manifests import amend, reopen
 from harness.ownership import sole_owner
 from harness.prepare import KEYS
 from harness.process import give_back
+from harness.progress import Bar
 from harness.records import SCHEMA_VERSION, Manifest, RunFolder
 from harness.runtime import Runtime
 from harness.threat import Threat
@@ -75,7 +76,7 @@ def certify(composed: DictConfig, choices: dict[str, str], command: str) -> Cert
         whole = len(job.run.present()) == manifest["chunks"]  # asked before counting: other shards may be at work
         total = summary(job.run)
         if whole and (worked or manifest["status"] != "done"):
-            manifest = manifest | Manifest(
+            settled = Manifest(
                 status="failed" if total.errors else "done",
                 finished=environment.now(),
                 cost={
@@ -88,7 +89,7 @@ def certify(composed: DictConfig, choices: dict[str, str], command: str) -> Cert
                 },
                 failures=sorted(total.errors),
             )
-            job.run.update(manifest)
+            manifest = amend(job.run, lambda standing: standing.update(settled))
     return Certified(job.run, manifest, total, job.tracker)
 
 
@@ -206,19 +207,14 @@ def _work(job: Job, manifest: Manifest) -> int:
     ready = {chunk for chunk in mine if chunk in present and _sound(run, chunk)}
     if len(ready) == len(mine):
         return 0
-    now = {key: job.manifest[key] for key in ("commit", "dirty", "versions", "device")}
-    made = manifest.setdefault("made_by", [])
-    if now not in made:
-        made.append(now)
-    manifest["status"] = "running"
-    run.update(manifest)
+    reopen(run, job.manifest)
     counts = {chunk: len(range(samples)[chunk_positions(samples, size, chunk)]) for chunk in mine}
     begun, passes = time.perf_counter(), 0
-    with tqdm(
+    with Bar(
         total=sum(counts.values()),
         initial=sum(counts[chunk] for chunk in ready),
-        unit="image",
-        disable=not job.runtime.progress,
+        unit="images",
+        shown=job.runtime.progress,
         desc=f"{manifest['name']['defense']} {manifest['name']['certifier']}",
     ) as bar:
 
@@ -226,7 +222,7 @@ def _work(job: Job, manifest: Manifest) -> int:
             nonlocal passes
             passes += forwards
             rate = passes / max(time.perf_counter() - begun, 1e-9)
-            bar.set_postfix_str(f"{rate:,.0f} forwards/s", refresh=False)
+            bar.note(f"{rate:,.0f} forwards/s", refresh=False)
             bar.update(finished)
 
         for chunk in mine:

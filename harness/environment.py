@@ -1,9 +1,7 @@
 """What a run was made with: library versions, the commit of the code, the device."""
 
 import importlib.metadata
-import os
 import platform
-import socket
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,11 +44,6 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def whoami() -> str:
-    """This process, as another one can name it."""
-    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def now() -> str:

@@ -293,6 +293,6 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as cause:
-        if cause.errno == errno.ENOSPC:
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(f"no space left for {path}; free some, then run the same command to go on") from None
         raise UserError(f"cannot write {path} ({_first_line(cause)}); choose another place with runs_dir=DIR") from None

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 from safetensors.numpy import save as encode_tensors
-from tqdm import tqdm
 
 from harness import environment, expectation
 from harness.access import GRADIENT, TRANSFER
@@ -16,9 +15,11 @@ from harness.data.contract import Batch
 from harness.errors import UserError
 from harness.evaluate import Evaluation, chunk_positions, chunks_of
 from harness.expectation import settled
+from harness.manifests import amend, reopen
 from harness.ownership import sole_owner
 from harness.prepare import Job, prepare
 from harness.process import give_back
+from harness.progress import Bar
 from harness.records import Manifest, RunFolder, write_atomically
 from harness.tally import Tally, tally
 from harness.tracking import Tracker
@@ -59,7 +60,7 @@ def evaluate(composed: DictConfig, choices: dict[str, str], command: str) -> Out
         whole = len(job.run.present()) == manifest["chunks"]  # asked before counting: other shards may be at work
         total = tally(job.run, manifest["stages"])
         if whole and (worked or manifest["status"] != "done"):
-            manifest = _settle(job, manifest, total)
+            manifest = _settle(job, job.run.manifest(), total)
     return Outcome(job.run, manifest, total, job.tracker)
 
 
@@ -91,20 +92,20 @@ def _work(job: Job, manifest: Manifest) -> int:
     ready = {chunk for chunk in mine if chunk in present and _sound(run, chunk, job.runtime.keep)}
     if len(ready) == len(mine):
         return 0
-    _reopen(job, manifest)
+    manifest = reopen(run, job.manifest)
     evaluation = _fitted(job, manifest)
     counts = {chunk: len(range(samples)[chunk_positions(samples, size, chunk)]) for chunk in mine}
     stages = len(manifest["stages"])
-    with tqdm(
+    with Bar(
         total=stages * sum(counts.values()),
         initial=stages * sum(counts[chunk] for chunk in ready),
         unit="samples",
-        disable=not job.runtime.progress,
+        shown=job.runtime.progress,
         desc=f"{manifest['name']['defense']} {manifest['name']['attack']}",
     ) as bar:
 
         def advance(stage: str, count: int) -> None:
-            bar.set_postfix_str(stage, refresh=False)
+            bar.note(stage, refresh=False)
             bar.update(count)
 
         for chunk in mine:
@@ -126,19 +127,9 @@ def _fitted(job: Job, manifest: Manifest) -> Evaluation:
     if job.train is None:
         return job.evaluation
     cache = Path(job.manifest["config"]["runs_dir"]) / "_universal"
-    evaluation, manifest["fit"] = fitted(job.evaluation, job.train, manifest["victim"], cache, job.runtime.progress)
-    job.run.update(manifest)
+    evaluation, facts = fitted(job.evaluation, job.train, manifest["victim"], cache, job.runtime.progress)
+    amend(job.run, lambda standing: standing.update(Manifest(fit=facts)))
     return evaluation
-
-
-def _reopen(job: Job, manifest: Manifest) -> None:
-    """Say that there is work again, and by what code, before any of it is done."""
-    now = {key: job.manifest[key] for key in ("commit", "dirty", "versions", "device")}
-    made = manifest.setdefault("made_by", [])
-    if now not in made:
-        made.append(now)
-    manifest["status"] = "running"
-    job.run.update(manifest)
 
 
 def _sound(run: RunFolder, chunk: int, keep: str) -> bool:
@@ -165,15 +156,14 @@ def _settle(job: Job, manifest: Manifest, total: Tally) -> Manifest:
         *from_evidence(total, compare=job.evaluation.given != TRANSFER),
         *blunter(total, {stage.name: stage.attack.needs for stage in job.evaluation.stages}),
     ]
-    settled = manifest | Manifest(
+    settled = Manifest(
         status="failed" if total.errors else "done",
         finished=environment.now(),
         cost=total.cost,
         flags=[flag.as_dict() for flag in flags],
         failures=sorted(total.errors),
     )
-    job.run.update(settled)
-    return settled
+    return amend(job.run, lambda standing: standing.update(settled))
 
 
 def _standing(run: RunFolder, manifest: Manifest) -> set[int]:

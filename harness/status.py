@@ -1,6 +1,7 @@
 """List runs: `python -m harness.status [runs]`. What is done, running, failed or partial, from the evidence alone.
 
-Cells of sweeps that have left no run yet, because they wait or failed before they made one, are listed too.
+Cells of sweeps that have left no run yet, because they wait, train or failed before they made one, are listed too.
+What a process is doing, its rate and the time left stand in files beside the run: any machine that sees them can tell.
 """
 
 import argparse
@@ -11,10 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import filelock
-
 from harness.cells import Cell, Standing, find_cells
 from harness.errors import UserError
+from harness.ownership import Owner, holder
+from harness.progress import duration
 from harness.records import Manifest, RunFolder, find_runs
 
 WINDOW = 20
@@ -25,7 +26,7 @@ WINDOW = 20
 class Line:
     """One run, or a cell without one. state: done, running (a process holds its lock), failed (rows with errors, or
     bad input), waiting (a cell that no process has taken up), partial, or damaged; access: what its attacker was
-    given; command: what finishes it."""
+    given; command: what finishes it; below: of the cells that share a run, a line each."""
 
     state: str
     present: int
@@ -34,6 +35,7 @@ class Line:
     remark: str
     access: str = "gradient"
     command: str = ""
+    below: tuple[str, ...] = ()
 
 
 def line(run: RunFolder) -> Line:
@@ -46,8 +48,12 @@ def line(run: RunFolder) -> Line:
     about = Line("done", present, chunks, run.path, "", access, whole(manifest["command"]))
     if manifest["status"] == "done" and present == chunks:
         return about
-    if _locked(run):
-        return replace(about, state="running", remark=_pace(run, manifest))
+    if owners := _at_work(run):
+        pace = _pace(run, manifest)
+        if list(owners) == ["run-0-of-1"]:
+            return replace(about, state="running", remark=owners["run-0-of-1"].doing or pace)
+        below = tuple(f"{_shard(name)}, {owner.who}: {owner.doing or 'starting'}" for name, owner in owners.items())
+        return replace(about, state="running", remark=pace, below=below)
     if manifest["status"] == "failed":
         first = (manifest.get("failures") or ["no reason recorded"])[0]
         return replace(about, state="failed", remark=f"{first}; again: {about.command}")
@@ -77,15 +83,15 @@ def lines(root: Path) -> list[Line]:
             continue
         at = found[runs[command]]
         if standing.said and at.state in ("partial", "failed"):
-            found[runs[command]] = replace(at, remark=f"{at.remark}\n         {standing.said}")
+            found[runs[command]] = replace(at, below=(*at.below, standing.said))
     return found
 
 
 def _without_run(cell: Cell, standing: Standing) -> Line:
-    what = f"{cell.command}\n         {standing.said}" if standing.said else cell.command
-    if standing.state == "failed":
-        what += f"\n         forget it: rm {cell.path}"
-    return Line(standing.state, 0, 0, Path(), what)
+    if standing.state == "running":
+        return Line("running", 0, 0, Path(), f"{cell.command}: {standing.said or 'starting'}")
+    forget = f"forget it: rm {cell.path}" if standing.state == "failed" else ""
+    return Line(standing.state, 0, 0, Path(), cell.command, below=tuple(filter(None, (standing.said, forget))))
 
 
 def _pace(run: RunFolder, manifest: Manifest) -> str:
@@ -96,23 +102,22 @@ def _pace(run: RunFolder, manifest: Manifest) -> str:
         return ""
     chunks = (len(newest) - 1) / (newest[-1] - newest[0])
     left = (manifest["chunks"] - len(written)) / chunks
-    return f"{chunks * manifest['chunk']:.3g} samples/s, {_duration(left)} left"
+    return f"{chunks * manifest['chunk']:.3g} samples/s, {duration(left)} left"
 
 
-def _duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"
+def _at_work(run: RunFolder) -> dict[str, Owner]:
+    """The shards that live processes hold, and who does."""
+    names = sorted((path.stem for path in run.path.glob("run-*.lock")), key=_numbers)
+    return {name: owner for name in names if (owner := holder(run.path, name))}
 
 
-def _locked(run: RunFolder) -> bool:
-    for path in run.path.glob("run-*.lock"):
-        lock = filelock.FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            return True
-        lock.release()
-    return False
+def _numbers(name: str) -> list[int]:
+    return [int(word) for word in name.split("-") if word.isdigit()]
+
+
+def _shard(name: str) -> str:
+    """The name of a shard's lock in words."""
+    return name.replace("run-", "shard ").replace("-of-", " of ")
 
 
 def _shown(found: list[Line]) -> str:
@@ -121,9 +126,11 @@ def _shown(found: list[Line]) -> str:
         access = f" (access={entry.access})" if entry.access != "gradient" else ""
         if not entry.chunks and entry.state != "damaged":
             out.append(f"{entry.state:<8} {'-':>5}/{'-':<5} {entry.remark}")
-            continue
-        remark = f"\n         {entry.remark}" if entry.remark else ""
-        out.append(f"{entry.state:<8} {entry.present:>5}/{entry.chunks:<5} {entry.path}{access}{remark}")
+        else:
+            remark = f"  {entry.remark}" if entry.state == "running" else f"\n         {entry.remark}"
+            shown = remark if entry.remark else ""
+            out.append(f"{entry.state:<8} {entry.present:>5}/{entry.chunks:<5} {entry.path}{access}{shown}")
+        out += [f"         {text}" for text in entry.below]
     count = Counter(entry.state for entry in found)
     states = ("done", "running", "waiting", "partial", "failed", "damaged")
     total = ", ".join(f"{count[state]} {state}" for state in states if count[state])

@@ -17,7 +17,6 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from attacks.perturbation import State, Universal
 from harness import weights_file
@@ -26,6 +25,7 @@ from harness.errors import UserError
 from harness.evaluate import Attack, Evaluation, Stage
 from harness.meter import Counts
 from harness.ownership import sole_owner
+from harness.progress import Bar
 from harness.records import write_atomically
 from harness.rng import Rng
 
@@ -125,12 +125,10 @@ def _fit(
     total = attack.length(len(images.positions))
     state, before = _standing(scratch, evaluation.device) or (State.start(images), 0.0)
     begun = due = time.monotonic()
-    with tqdm(
-        total=total, initial=state.step, unit="step", disable=not progress, desc=f"fit {stage.name}", dynamic_ncols=True
-    ) as bar:
+    with Bar(total=total, initial=state.step, unit="steps", shown=progress, desc=f"fit {stage.name}") as bar:
         for now in attack.fit(head, images, threat=evaluation.threat, rng=rng, state=state):
             state = now
-            bar.update(state.step - bar.n)
+            bar.reach(state.step)
             if time.monotonic() >= due + save_seconds:
                 _save(scratch, state, before + time.monotonic() - begun)
                 due = time.monotonic()

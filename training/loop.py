@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from harness import checkpoint
 from harness.data import Dataset
 from harness.errors import UserError
+from harness.progress import Bar
 from harness.tracking import Log
 from training import state
 from training.history import Epoch, History
@@ -81,17 +81,17 @@ def fit(
 def _finish(run: Run, folder: Path, identity: str, log: Log | None, progress: bool, save_seconds: float) -> None:
     """Train to the end; the first process keeps the state on disk."""
     first = run.world.rank == 0
-    with tqdm(
-        total=run.total, initial=run.step, unit="batch", disable=not (progress and first), dynamic_ncols=True
+    with Bar(
+        desc=f"training {folder.name}", total=run.total, initial=run.step, unit="batches", shown=progress and first
     ) as bar:
         due = time.monotonic() + save_seconds
-        bar.set_postfix_str(_line(run))
+        bar.note(_line(run))
         for finished in run.steps():
-            bar.update(run.step - bar.n)
+            bar.reach(run.step)
             if not first:
                 continue
             if finished:
-                bar.set_postfix_str(_line(run))
+                bar.note(_line(run))
                 run.history.write(folder)
                 if log:
                     log.log(_tracked(run.history.epochs[-1]), step=run.epoch)

@@ -41,7 +41,7 @@ def test_a_cell_that_ends_is_done_or_failed(cell, tmp_path):
 
 
 def test_two_copies_of_a_cell_do_no_harm(cell, monkeypatch):
-    monkeypatch.setattr("harness.cells.PATIENCE", 0.1)
+    monkeypatch.setattr("harness.ownership.PATIENCE", 0.1)
     with cell.at_work() as said:
         busy = rf"process {os.getpid()} on .* is working on this cell: python run\.py"
         with pytest.raises(UserError, match=busy), cell.at_work():

@@ -198,7 +198,8 @@ def test_a_folder_that_cannot_be_written_is_named(part, few, tmp_path):
         _load(part, few, tmp_path / "file")
 
 
-def test_a_second_process_waits_and_says_for_whom(part, few, tmp_path, trainings, caplog):
+def test_a_second_process_waits_and_says_for_whom(part, few, tmp_path, trainings, caplog, monkeypatch):
+    monkeypatch.setattr("harness.ownership.BEAT", 0.1)
     folder = tmp_path / part._name(few, part.key(few))
     folder.mkdir()
     (folder / "train.owner").write_text("process 42 on elsewhere\n")

@@ -1,0 +1,37 @@
+"""Changes to the manifest of a run, which the processes that share it make one after the other."""
+
+from collections.abc import Callable
+from typing import Any
+
+from harness.ownership import sole_owner
+from harness.records import Manifest, RunFolder
+
+
+def amend(run: RunFolder, change: Callable[[Manifest], None]) -> Manifest:
+    """Change the manifest as it stands on disk by now, and return it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with sole_owner(run.path, "manifest", None, aloud=False):
+        manifest = run.manifest()
+        change(manifest)
+        run.update(manifest)
+    return manifest
+
+
+def reopen(run: RunFolder, mine: Manifest) -> Manifest:
+    """Say that there is work again, and by what code, before any of it is done.
+
+    Args:
+        mine: the manifest as this process would have written it.
+    """
+
+    def change(manifest: Manifest) -> None:
+        now: dict[str, Any] = {key: mine.get(key) for key in ("commit", "dirty", "versions", "device")}
+        made = manifest.setdefault("made_by", [])
+        if now not in made:
+            made.append(now)
+        manifest["status"] = "running"
+
+    return amend(run, change)

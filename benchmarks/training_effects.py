@@ -1,6 +1,6 @@
 """What the methods of training do on small data: the questions, and how a trained network is measured.
 
-Robust: the worst of PGD with 50 steps on cross-entropy and on the margin, on the test part; train: the same on the
+Robust: the worst of PGD on cross-entropy and on the margin, on the test part; train: the same on the
 images of the training. Seeds are paired: all arms of one seed see the same order of images, the same augmentation and
 the same noise. See benchmarks/training.py for the commands.
 """
@@ -85,20 +85,25 @@ class First:
 
 @dataclass(frozen=True)
 class Effect:
-    """A question, and the trainings that answer it; every arm is compared with the first."""
+    """A question, and the trainings that answer it; every arm is compared with the first.
+
+    judged: how many images of the test part, and as many of those of the training, are attacked; steps: of those PGDs.
+    """
 
     question: str
     eps: str
     images: int
     settings: tuple[str, ...]
     arms: dict[str, tuple[str, ...]]
+    judged: int = 360
+    steps: int = 30
 
 
 def _digits(question: str, eps: str, images: int, epochs: int, arms: dict[str, tuple[str, ...]]) -> Effect:
     settings = (
         "dataset=digits", "model=small_cnn", f"dataset.budgets.linf={eps}", f"recipe.epochs={epochs}",
         "recipe.schedule=step", "recipe.weight_decay=5e-4", "recipe.warmup=0", "recipe.learning_rate=0.1",
-        "recipe.selection.limit=200",
+        "recipe.selection.limit=200", "recipe.selection.steps=5",
     )  # fmt: skip
     return Effect(question, eps, images, settings, arms)
 
@@ -106,27 +111,29 @@ def _digits(question: str, eps: str, images: int, epochs: int, arms: dict[str, t
 def _cifar(shared: Path, question: str, eps: str, images: int, epochs: int, arms: dict[str, tuple[str, ...]]) -> Effect:
     settings = (
         "dataset=parquet", f"dataset.path={shared}/data/cifar10_jpeg", "dataset.name=cifar10_jpeg",
-        "model=preact_resnet18", "model.width=8", f"dataset.budgets.linf={eps}", f"recipe.epochs={epochs}",
+        "dataset.size=16", "dataset.resize=16", "model=preact_resnet18", "model.width=8",
+        f"dataset.budgets.linf={eps}", f"recipe.epochs={epochs}",
         "recipe.schedule=step", "recipe.warmup=0", "recipe.learning_rate=0.1", "recipe.weight_decay=5e-4",
-        "recipe.crop=4", "recipe.flip=true",
-        "recipe.selection.limit=200", "recipe.selection.steps=5",
+        "recipe.crop=2", "recipe.flip=true",
+        "recipe.selection.limit=200", "recipe.selection.steps=3", "recipe.selection.step_size=0.5",
     )  # fmt: skip
-    return Effect(question, eps, images, settings, arms)
+    return Effect(question, eps, images, settings, arms, judged=300, steps=20)
 
 
 def effects(shared: Path) -> dict[str, Effect]:
-    gamma, few = "recipe.weight_perturbation.radius", "recipe.objective.attack.steps=5"
+    gamma = "recipe.weight_perturbation.radius"
+    few = ("recipe.objective.attack.steps=3", "recipe.objective.attack.step_size=0.5")
     return {
         "robust": _digits(
-            "Does training on PGD examples make robust?", "0.15", 1000, 40,
+            "Does training on PGD examples make robust?", "0.15", 1000, 20,
             {"standard": ("recipe=standard",), "PGD-AT": ("recipe=pgd_at",)},
         ),
         "trade": _digits(
-            "Do TRADES and MART trade clean accuracy for a smaller gap between train and test?", "0.2", 1000, 40,
+            "Do TRADES and MART trade clean accuracy for a smaller gap between train and test?", "0.2", 1000, 20,
             {"PGD-AT": ("recipe=pgd_at",), "TRADES": ("recipe=trades",), "MART": ("recipe=mart",)},
         ),
         "awp": _digits(
-            "Does AWP close the gap between train and test, and best and last?", "0.2", 200, 160,
+            "Does AWP close the gap between train and test, and best and last?", "0.2", 200, 80,
             {
                 "PGD-AT": ("recipe=pgd_at",),
                 "AWP 0.01": ("recipe=pgd_at_awp",),
@@ -135,7 +142,7 @@ def effects(shared: Path) -> dict[str, Effect]:
             },
         ),
         "trades_awp": _digits(
-            "Does AWP help TRADES?", "0.2", 200, 160,
+            "Does AWP help TRADES?", "0.2", 200, 80,
             {
                 "TRADES": ("recipe=trades",),
                 "AWP 0.005": ("recipe=trades_awp",),
@@ -143,7 +150,7 @@ def effects(shared: Path) -> dict[str, Effect]:
             },
         ),
         "co": _digits(
-            "Does a single step fail at a large eps, where ten do not?", "0.3", 1000, 40,
+            "Does a single step fail at a large eps, where ten do not?", "0.3", 1000, 20,
             {
                 "PGD-AT": ("recipe=pgd_at",),
                 "FGSM": ("recipe=fgsm_rs", "recipe.objective.attack.init=zero", "recipe.objective.attack.step_size=1"),
@@ -152,11 +159,11 @@ def effects(shared: Path) -> dict[str, Effect]:
             },
         ),
         "single": _digits(
-            "Does more noise help a single step at a moderate eps?", "0.15", 1000, 40,
+            "Does more noise help a single step at a moderate eps?", "0.15", 1000, 20,
             {"FGSM-RS": ("recipe=fgsm_rs",), "N-FGSM": ("recipe=n_fgsm",), "PGD-AT": ("recipe=pgd_at",)},
         ),
         "flat": _digits(
-            "Do flat minima generalise on clean images?", "0.15", 200, 160,
+            "Do flat minima generalise on clean images?", "0.15", 200, 80,
             {
                 "standard": ("recipe=standard",),
                 "AMP 0.5": ("recipe=amp",),
@@ -166,21 +173,21 @@ def effects(shared: Path) -> dict[str, Effect]:
             },
         ),
         "cifar_awp": _cifar(
-            shared, "Does AWP close the gaps on photographs?", "8/255", 1000, 40,
-            {"PGD-AT": ("recipe=pgd_at", few), "AWP 0.01": ("recipe=pgd_at_awp", few)},
+            shared, "Does AWP close the gaps on photographs?", "8/255", 1000, 20,
+            {"PGD-AT": ("recipe=pgd_at", *few), "AWP 0.01": ("recipe=pgd_at_awp", *few)},
         ),
         "cifar_co": _cifar(
-            shared, "Does a single step overfit catastrophically on photographs?", "16/255", 2000, 20,
-            {"PGD-AT": ("recipe=pgd_at", few), "FGSM-RS": ("recipe=fgsm_rs",), "N-FGSM": ("recipe=n_fgsm",)},
+            shared, "Does a single step overfit catastrophically on photographs?", "16/255", 1000, 20,
+            {"PGD-AT": ("recipe=pgd_at", *few), "FGSM-RS": ("recipe=fgsm_rs",), "N-FGSM": ("recipe=n_fgsm",)},
         ),
     }  # fmt: skip
 
 
-def worst(network: nn.Module, split: Split, eps: str, steps: int = 50, limit: int = 1000) -> tuple[float, float]:
+def worst(network: nn.Module, split: Split, effect: Effect) -> tuple[float, float]:
     """Clean accuracy, and that under the worse of two PGDs."""
     network.eval().requires_grad_(False)
     clean = robust = 0
-    total = min(limit, len(split))
+    total = min(effect.judged, len(split))
     for begin in range(0, total, 250):
         batch = split.read(list(range(begin, min(begin + 250, total))))
         order = batch.ids.argsort()
@@ -190,7 +197,7 @@ def worst(network: nn.Module, split: Split, eps: str, steps: int = 50, limit: in
         for loss in ("ce", "margin"):
             rng = Rng(0, ids, f"effects/{loss}")
             head = MeteredHead(Head("true", plain(network), exact=True), plain(network), Counts.of(ids))
-            z = PGD(steps=steps, loss=loss)(head, x, y, threat=Threat("linf", eps), rng=rng)
+            z = PGD(steps=effect.steps, loss=loss)(head, x, y, threat=Threat("linf", effect.eps), rng=rng)
             stands &= network(z).argmax(1) == y
         clean, robust = clean + int(right.sum()), robust + int(stands.sum())
     return clean / total, robust / total
@@ -204,15 +211,18 @@ def measure(effect: Effect, arm: str, seed: int, cache: Path) -> dict[str, Any]:
     dataset = Few(build(cfg.dataset), effect.images)
     model, node = (OmegaConf.to_container(cfg[key]) for key in ("model", "recipe"))
     part = Part(model, node, seed=seed)  # type: ignore[arg-type]
-    folder = part.train(dataset, cache, progress=False)  # type: ignore[arg-type]
+    folder = part.train(dataset, cache, progress=False, channels_last=dataset.channels > 1)  # type: ignore[arg-type]
     done, found = history.read(folder), {}
-    for name in (BEST, LAST):
+    for name in (LAST, BEST):
+        key = name.split(".")[0]
+        if name == BEST and done.best and done.last and done.best.epoch == done.last.epoch:
+            found |= {"best_clean": found["last_clean"], "best_robust": found["last_robust"]}
+            continue
         network = build(model)
         checkpoint.load(network, folder / name)
-        key = name.split(".")[0]
-        found[f"{key}_clean"], found[f"{key}_robust"] = worst(network, dataset.split("test"), effect.eps)
+        found[f"{key}_clean"], found[f"{key}_robust"] = worst(network, dataset.split("test"), effect)
         if name == LAST:
-            _, found["train_robust"] = worst(network, dataset.split("train"), effect.eps)
+            _, found["train_robust"] = worst(network, dataset.split("train"), effect)
     alarms = [epoch.epoch for epoch in done.epochs if epoch.catastrophic]
     passes = sum(epoch.forwards + epoch.backwards for epoch in done.epochs)
     return found | {"alarms": alarms, "passes": passes, "key": part.key(dataset)}  # type: ignore[arg-type]

@@ -63,6 +63,7 @@ def lines(folder: Path) -> list[str]:
         f"{'validation':<12}{'epoch':>6}{'clean':>9}{'pgd':>9}",
         *(_row(name, kept) for name, kept in (("best", done.best), ("last", done.last)) if kept),
         *_overfitting(done),
+        *_columns(done),
         f"{count} in {done.seconds:.0f} s; per image {forwards:.0f} forwards and {backwards:.0f} backwards",
         f"weights: {folder / BEST} and {LAST}",
     ]
@@ -79,6 +80,12 @@ def _overfitting(done: History) -> list[str]:
         *[f"CATASTROPHIC OVERFITTING in epoch {alarms}: accuracy under one step left that under many behind"]
         * bool(alarms),
     ]
+
+
+def _columns(done: History) -> list[str]:
+    """What else the last epoch had to tell: the loss of each player, the load of each expert."""
+    columns = done.epochs[-1].columns if done.epochs else {}
+    return ["last epoch: " + ", ".join(f"{name} {value:.3f}" for name, value in columns.items())] * bool(columns)
 
 
 def _row(name: str, kept: Kept) -> str:

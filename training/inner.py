@@ -48,7 +48,7 @@ class InnerPGD:
     bn_mode: str = "eval"
 
     def __post_init__(self) -> None:
-        Threat(self.norm, self.eps)
+        bounded("attack", self.norm, self.eps)
         for field, choices in (("loss", self.LOSSES), ("init", self.INITS), ("bn_mode", ("eval", "train"))):
             if getattr(self, field) not in choices:
                 raise UserError(f"attack.{field}={getattr(self, field)!r} is unknown; choose {', '.join(choices)}")
@@ -95,6 +95,17 @@ class InnerPGD:
         direction = _divergence(logits, reference) if reference is not None else losses.named(self.loss)(logits, y)
         (gradient,) = torch.autograd.grad(logits, leaf, direction.to(logits.dtype))
         return gradient
+
+
+def bounded(field: str, norm: str, eps: str | float) -> Threat:
+    """The threat of a field of a recipe. Raises UserError that names the field where it is unfit or has no bound."""
+    try:
+        threat = Threat(norm, eps)
+    except UserError as cause:
+        raise UserError(str(cause).replace("threat.", f"{field}.")) from None
+    if threat.unbounded:
+        raise UserError(f"{field}.eps={eps}: training needs a bound; write for example {field}.eps=8/255 or 0.03")
+    return threat
 
 
 def _divergence(logits: Tensor, reference: Tensor) -> Tensor:

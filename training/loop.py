@@ -119,7 +119,8 @@ def _line(run: Run) -> str:
         return words
     done = run.history.epochs[-1]
     pgd = "" if math.isnan(done.pgd) else f", pgd {done.pgd:.1%}"
-    return f"{words}, loss {done.loss:.3f}, validation {done.clean:.1%}{pgd}"
+    alarm = ", CATASTROPHIC OVERFITTING" * done.catastrophic
+    return f"{words}, loss {done.loss:.3f}, validation {done.clean:.1%}{pgd}{alarm}"
 
 
 def _tracked(epoch: Epoch) -> dict[str, float]:

@@ -10,6 +10,7 @@ from attacks import losses
 from harness.errors import UserError
 from harness.rng import Rng
 from harness.threat import Threat
+from training.inner import bounded
 from training.mode import evaluating, frozen
 
 
@@ -33,7 +34,7 @@ class NoisyFGSM:
     step_size: float = 1.0
 
     def __post_init__(self) -> None:
-        Threat("linf", self.eps)
+        bounded("attack", "linf", self.eps)
         if not 0 <= self.noise < math.inf:
             raise UserError(f"attack.noise={self.noise} must not be negative; it is a multiple of eps")
         if not 0 < self.step_size < math.inf:

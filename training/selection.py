@@ -14,6 +14,7 @@ from harness.meter import Counts, MeteredHead
 from harness.rng import Rng
 from harness.threat import Threat
 from harness.victim import Head, plain
+from training.inner import bounded
 from training.mode import evaluating, frozen
 from training.world import ALONE, World
 
@@ -58,7 +59,7 @@ class Selection:
             raise UserError(f"recipe.selection.limit={self.limit} leaves no images; give 1 or more, or null for all")
         if self.steps < 1 or not (self.step_size > 0 and math.isfinite(self.step_size)):
             raise UserError("recipe.selection.steps must be at least 1 and recipe.selection.step_size positive")
-        Threat(self.norm, self.eps)
+        bounded("recipe.selection", self.norm, self.eps)
 
     def better(self, new: Scores, old: Scores) -> bool:
         """Whether the later epoch takes the place of the earlier one."""

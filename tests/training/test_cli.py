@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
 from harness.errors import UserError
-from training.cli import train
+from training.cli import lines, train
+from training.history import Epoch, History, Kept
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["recipe.epochs=1", "runtime.progress=false", "model.width=4"]
@@ -65,3 +67,15 @@ def test_mistakes_are_found_before_work_starts(arguments, words, tmp_path):
     with pytest.raises(UserError, match=words):
         train(cfg)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_report_names_players_loads_and_the_epoch_of_an_alarm(tmp_path):
+    quiet = Epoch(1, 2.0, 0.1, 0.9, 0.5, 10, 8, 1.0, fgsm=0.6, columns={"loss/router": 1.25, "load/0": 0.4})
+    loud = replace(quiet, epoch=2, pgd=0.1, fgsm=0.8, overfitting=0.4, catastrophic=True)
+    History([quiet, loud], Kept(1, 0.9, 0.5), Kept(2, 0.9, 0.1)).write(tmp_path)
+    report = lines(tmp_path)
+    assert "robust overfitting: best - last +40.00 points of pgd" in report
+    assert "last epoch: loss/router 1.250, load/0 0.400" in report
+    assert any(line.startswith("CATASTROPHIC OVERFITTING in epoch 2:") for line in report)
+    History([replace(quiet, columns={})], Kept(1, 0.9, 0.5), Kept(1, 0.9, 0.5)).write(tmp_path)
+    assert not any(line.startswith(("last epoch", "CATA")) for line in lines(tmp_path))

@@ -42,7 +42,9 @@ def test_it_leaves_the_network_alone_and_draws_by_sample(make_net, batch, rng):
     assert torch.allclose(part, whole[some], atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"eps": -1}, {"noise": -1.0}, {"step_size": 0.0}, {"noise": float("inf")}])
+@pytest.mark.parametrize(
+    "options", [{"eps": -1}, {"eps": "unbounded"}, {"noise": -1.0}, {"step_size": 0.0}, {"noise": float("inf")}]
+)
 def test_unfit_options_are_refused(options):
     with pytest.raises(UserError):
         NoisyFGSM(**{"eps": 0.1, **options})

@@ -119,10 +119,10 @@ def test_the_cotangent_of_the_divergence_is_its_gradient():
 @pytest.mark.parametrize(
     "options",
     [
-        {"eps": -1}, {"eps": "8/0"}, {"norm": "l7"}, {"steps": -1}, {"step_size": 0}, {"init": "laplace"},
-        {"loss": "mse"}, {"bn_mode": "eva"}, {"loss": "kl", "init": "zero"},
+        {"eps": -1}, {"eps": "8/0"}, {"eps": "unbounded"}, {"norm": "l7"}, {"steps": -1}, {"step_size": 0},
+        {"init": "laplace"}, {"loss": "mse"}, {"bn_mode": "eva"}, {"loss": "kl", "init": "zero"},
     ],
 )  # fmt: skip
 def test_unfit_options_are_refused(options):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"attack\."):
         InnerPGD(**{"eps": 0.1, **options})

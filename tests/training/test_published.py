@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from harness.compose import build, checked
-from harness.data import Batch
+from harness.data import Batch, Dataset
 from harness.rng import Rng
 from training.cli import KEYS
 from training.part import Part
@@ -40,6 +40,24 @@ class Noise:
         return Batch(ids, Rng(0, ids).uniform((3, 32, 32)), ids % self.classes)
 
 
+@dataclass(frozen=True)
+class Photographs:
+    """The first twelve images of each part of a data set; the test part is out of reach."""
+
+    whole: Dataset
+
+    @property
+    def ids(self):
+        return self.whole.split("train").ids[:12]
+
+    def split(self, part):
+        assert part != "test"
+        return self
+
+    def read(self, positions):
+        return self.whole.split("train").read(list(range(12))[positions] if isinstance(positions, slice) else positions)
+
+
 def _composed(*overrides):
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base=None):
@@ -63,6 +81,23 @@ def test_a_published_recipe_makes_its_steps(name, dataset, model):
         assert player.weights
     assert all(weight.isfinite().all() for weight in run.model.parameters())
     assert any(not torch.equal(a, b) for a, b in zip(run.model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("name", [*FULL, "advmoe_cifar"])
+def test_a_published_recipe_trains_on_photographs(name, shared):
+    """An epoch of two batches, its end included: selection, alarms, and for AdvMoE the loads."""
+    model = "moe_resnet18" if name.startswith("advmoe") else "preact_resnet18"
+    cfg = _composed(
+        f"recipe={name}", "dataset=parquet", f"dataset.path={shared}/data/cifar10_jpeg", f"model={model}",
+        "model.width=4", "recipe.batch_size=6", "recipe.epochs=1",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    run = Run(build(cfg.model), Photographs(build(cfg.dataset)), _recipe(cfg), 0, torch.device("cpu"))
+    assert list(run.steps()) == [False, True]
+    assert all(value.isfinite().all() for value in run.model.state_dict().values())
+    (epoch,) = run.history.epochs
+    assert 0 <= epoch.pgd <= epoch.clean <= 1 or run.recipe.selection.by == "clean"
+    assert ("load/0" in epoch.columns) == name.startswith("advmoe")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_values_out_of_range_are_named(change, words, make_recipe):
     "change", [{"by": "test"}, {"steps": 0}, {"step_size": 0}, {"limit": 0}, {"eps": -0.1}, {"norm": "l3"}]
 )
 def test_unfit_selections_are_refused(change):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"recipe\.selection\."):
         Selection(**{"eps": 0.1, **change})
 
 

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -16,7 +17,12 @@ from harness.fooling import fooling_lines, fooling_of
 from harness.heads import head_lines
 from harness.pairs import lines as pair_lines
 from harness.pairs import pairs_of
+from harness.records import Manifest
 from harness.session import Outcome, evaluate
+from harness.tally import Tally
+
+ACCURACIES = {"expected": "expected accuracy", "vote": "vote accuracy", "fixed": "fixed-seed accuracy"}
+"""Rule of a protocol -> name of the number under attack; three numbers that must not be mixed up."""
 
 PROTOCOLS = {
     "expected": "expected: share of {} fresh draws that are right, on the worst candidate of each image",
@@ -60,31 +66,8 @@ def lines(outcome: Outcome) -> list[str]:
     told = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["attack"]]
     out = ["", " · ".join([*told, *([] if access == "gradient" else [f"access={access}"])])]
     if total.samples:
-        low, high = total.interval
-        robust = f"{total.robust / total.samples:7.2%}   95 % interval {low:.2%} to {high:.2%}"
-        out.append(f"clean accuracy   {total.clean / total.samples:7.2%}   ({total.clean} of {total.samples})")
-        if threat["radius"] is None:
-            out += spread_lines(outcome.run, threat["norm"])
-        elif total.expected is None:
-            out.append(f"robust accuracy  {robust}")
-        else:
-            mean, error = total.expected
-            out += [f"robust accuracy  {mean:7.2%}   standard error {error:.2%}", f"mostly right     {robust}"]
-        if protocol := manifest.get("protocol"):
-            unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
-            out.append(f"protocol         {PROTOCOLS[protocol['rule']].format(protocol['draws'])}{unsure}")
-        out += [
-            "",
-            f"{'stage':<24}{'attacked':>9}{'standing':>9}{'forwards':>10}{'backwards':>10}{'seconds':>9}",
-        ]
-    for stage, cost in total.cost.items():
-        each = max(cost["attacked"], 1)
-        out.append(
-            f"{stage:<24}{cost['attacked']:>9}{total.standing[stage]:>9}"
-            f"{cost['forwards'] / each:>10.1f}{cost['backwards'] / each:>10.1f}{cost['seconds']:>9.1f}"
-        )
-        if finds := total.phases.get(stage):
-            out.append(f"  broken by its parts: {', '.join(f'{part} {count}' for part, count in finds.items())}")
+        out += [*_accuracies(outcome), ""]
+    out += _stages(manifest, total)
     out.append(f"(forwards and backwards: {'of the surrogates, ' if access == TRANSFER else ''}per attacked sample)")
     out += head_lines(total) if threat["radius"] is not None else []
     out += pair_lines(pairs_of(outcome.run, manifest))
@@ -101,6 +84,45 @@ def lines(outcome: Outcome) -> list[str]:
             f"{len(outcome.run.present())} of {manifest['chunks']} chunks are there; the other shards have the rest"
         )
     out.append(f"evidence: {outcome.run.path}")
+    return out
+
+
+def _accuracies(outcome: Outcome) -> list[str]:
+    """Of a run with records: the numbers to quote, and how they are counted."""
+    manifest, total = outcome.manifest, outcome.tally
+    protocol: dict[str, Any] = manifest.get("protocol", {})
+    low, high = total.interval
+    robust = f"{total.robust / total.samples:7.2%}   95 % interval {low:.2%} to {high:.2%}"
+    named = ACCURACIES.get(protocol.get("rule", ""), "robust accuracy")
+    clean = f"clean accuracy   {total.clean / total.samples:7.2%}   ({total.clean} of {total.samples})"
+    if expected := total.expected_clean:
+        clean = f"clean accuracy   {expected[0]:7.2%}   standard error {expected[1]:.2%}"
+    if manifest["threat"]["radius"] is None:
+        told = spread_lines(outcome.run, manifest["threat"]["norm"])
+    elif total.expected is None:
+        told = [f"{named:<17}{robust}"]
+    else:
+        mean, error = total.expected
+        told = [f"{named:<17}{mean:7.2%}   standard error {error:.2%}", f"mostly right     {robust}"]
+    if protocol:
+        unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
+        told.append(f"protocol         {PROTOCOLS[protocol['rule']].format(protocol['draws'])}{unsure}")
+    return [clean, *told]
+
+
+def _stages(manifest: Manifest, total: Tally) -> list[str]:
+    """A line for each stage, with the draws of its gradients where its head is random."""
+    draws, random = manifest.get("draws", {}), bool(manifest.get("draws"))
+    columns = f"{'forwards':>10}{'backwards':>10}{'seconds':>9}{'draws' * random:>{7 * random}}"
+    out = [f"{'stage':<24}{'attacked':>9}{'standing':>9}{columns}"] if total.samples else []
+    for stage, cost in total.cost.items():
+        used, each = draws.get(stage.rpartition("/")[2], {}).get("draws", ""), max(cost["attacked"], 1)
+        out.append(
+            f"{stage:<24}{cost['attacked']:>9}{total.standing[stage]:>9}{cost['forwards'] / each:>10.1f}"
+            f"{cost['backwards'] / each:>10.1f}{cost['seconds']:>9.1f}{used:>{7 * random}}".rstrip()
+        )
+        if finds := total.phases.get(stage):
+            out.append(f"  broken by its parts: {', '.join(f'{part} {count}' for part, count in finds.items())}")
     return out
 
 

@@ -2,9 +2,7 @@
 
 from itertools import pairwise
 
-from harness.tally import Tally
-
-TRUE = "true"
+from harness.tally import TRUE, Tally
 
 
 def beyond(total: Tally) -> dict[str, int]:
@@ -24,6 +22,8 @@ def head_lines(total: Tally) -> list[str]:
     """One line where there are several heads: what is left by the true head, which a non-adaptive attack would have
     reported, and by all; their difference is the gradient-masking index. With one attack it is exact; in a suite the
     true head of a later attack might have found what another head found before it, so it is a bound."""
+    if total.shares:
+        return _expected(total)
     found = beyond(total)
     others = {head: count for head, count in found.items() if head != TRUE}
     if TRUE not in found or not others or not total.samples:
@@ -35,3 +35,14 @@ def head_lines(total: Tally) -> list[str]:
     told = f"true {alone:.2%}, all {both:.2%}; gradient-masking index {'at most ' * (len(attacks) > 1)}"
     won = f"; {best} added most, {others[best]}" if others[best] else ""
     return [f"left by heads     {told}{100 * (alone - both):.2f} points{won}"]
+
+
+def _expected(total: Tally) -> list[str]:
+    """Of a randomised defense, whose every head attacks every sample: by expected accuracy, hence exact."""
+    shares, added = total.shares, {head: count for head, count in total.won.items() if head != TRUE}
+    if len(shares) < 2 or not total.won:
+        return []
+    alone, both = (sum(shares[name]) / len(shares[name]) for name in (TRUE, "all"))
+    best = max(added, key=lambda head: added[head], default="")
+    told = f"true {alone:.2%}, all {both:.2%}; gradient-masking index {100 * (alone - both):.2f} points"
+    return [f"left by heads     {told}{f'; {best} added most, {added[best]}' * bool(best)}"]

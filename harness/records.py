@@ -104,6 +104,7 @@ class Manifest(TypedDict, total=False):
     coverage: str  # which samples a stage attacks: standing (default) | correct | all (see `harness.evaluate.Coverage`)
     protocol: dict[str, Any]  # rule and draws, of a randomised defense only
     draws: dict[str, dict[str, Any]]  # random heads: draws per gradient, and with how many they were found to agree
+    fidelity: dict[str, dict[str, int]]  # surrogate head -> how it does on the first clean images (`harness.fidelity`)
     sets: dict[str, dict[str, Any]]  # transfer runs: stage -> its adversarial set, and the sources crafted on
     certificate: dict[str, Any]  # certificates only: certifier, kind, confidence, and whether it saw labels
     fit: dict[str, dict[str, Any]]  # stage -> digest, file and cost of a perturbation that was fitted to train images

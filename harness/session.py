@@ -15,6 +15,7 @@ from harness.data.contract import Batch
 from harness.errors import UserError
 from harness.evaluate import Evaluation, chunk_positions, chunks_of
 from harness.expectation import settled
+from harness.fidelity import fidelity
 from harness.manifests import amend, reopen
 from harness.ownership import sole_owner
 from harness.prepare import Job, prepare
@@ -163,6 +164,8 @@ def _settle(job: Job, manifest: Manifest, total: Tally) -> Manifest:
         flags=[flag.as_dict() for flag in flags],
         failures=sorted(total.errors),
     )
+    if job.evaluation.given == GRADIENT and job.evaluation.victim.surrogates:
+        settled |= Manifest(fidelity=fidelity(job.evaluation, probe))
     return amend(job.run, lambda standing: standing.update(settled))
 
 

@@ -10,6 +10,9 @@ import pyarrow.compute as pc
 from harness.interval import wilson
 from harness.records import CLEAN_STAGE, PHASE, Cost, RunFolder
 
+TRUE = "true"
+"""The head that is the deployed forward."""
+
 
 @dataclass
 class Tally:
@@ -38,6 +41,9 @@ class Tally:
     errors: dict[str, int] = field(default_factory=dict)
     gradients: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     correct: list[float] | None = None
+    unattacked: list[float] | None = None
+    shares: dict[str, list[float]] = field(default_factory=dict)
+    won: dict[str, int] = field(default_factory=dict)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -47,11 +53,21 @@ class Tally:
     @property
     def expected(self) -> tuple[float, float] | None:
         """Mean and standard error, over samples, of the share of right verdicts; None for a deterministic defense."""
-        if not self.correct:
-            return None
-        shares = np.array(self.correct)
-        spread = float(shares.std(ddof=1)) if len(shares) > 1 else 0.0
-        return float(shares.mean()), spread / math.sqrt(len(shares))
+        return _mean(self.correct)
+
+    @property
+    def expected_clean(self) -> tuple[float, float] | None:
+        """The same without an attack."""
+        return _mean(self.unattacked)
+
+
+def _mean(shares: list[float] | None) -> tuple[float, float] | None:
+    """Mean and standard error."""
+    if not shares:
+        return None
+    found = np.array(shares)
+    spread = float(found.std(ddof=1)) if len(found) > 1 else 0.0
+    return float(found.mean()), spread / math.sqrt(len(found))
 
 
 def tally(run: RunFolder, stages: list[str]) -> Tally:
@@ -80,7 +96,10 @@ def tally(run: RunFolder, stages: list[str]) -> Tally:
             _add(total, stage, part, seconds.get(stage, 0.0))
         total.robust += len(alive)
         if "wrong_share" in table.column_names:
-            total.correct = [*(total.correct or []), *_worst(table)]
+            total.correct = [*(total.correct or []), *_worst(table)[0]]
+            clean = table.filter(pc.equal(table["stage"], CLEAN_STAGE))
+            total.unattacked = [*(total.unattacked or []), *_worst(clean)[0]]
+            _by_heads(total, table)
         for text in table["error"].drop_null().to_pylist():
             total.errors[text] = total.errors.get(text, 0) + 1
     return total
@@ -95,14 +114,32 @@ def _phases(total: Tally, stage: str, part: pa.Table, finds: set[int]) -> None:
             counts[phase] = counts.get(phase, 0) + (sample in finds)
 
 
-def _worst(table: pa.Table) -> list[float]:
-    """For each sample the share of right verdicts on its worst candidate, the clean image among them."""
+def _by_heads(total: Tally, table: pa.Table) -> None:
+    """What the true head finds by itself, and what the others add to it."""
+    heads = [stage.rpartition("/")[2] for stage in total.standing if "/" in stage]
+    if len(set(heads)) < 2 or TRUE not in heads:
+        return
+    named = table["stage"].to_pylist()
+    deployed = pa.array([stage == CLEAN_STAGE or stage.endswith(f"/{TRUE}") for stage in named])
+    alone, most, _ = _worst(table.filter(deployed))
+    every, worst, row = _worst(table)
+    total.shares.setdefault(TRUE, []).extend(alone)
+    total.shares.setdefault("all", []).extend(every)
+    for head in heads:
+        total.won.setdefault(head, 0)
+    for place in np.flatnonzero(worst > most):
+        total.won[named[row[place]].rpartition("/")[2]] += 1
+
+
+def _worst(table: pa.Table) -> tuple[list[float], np.ndarray, np.ndarray]:
+    """For each sample the share of right verdicts on its worst candidate, the clean image among them; the share of the
+    choosing draws that are wrong there; and its row."""
     wrong, fresh = (table[name].fill_null(1.0).to_numpy() for name in ("wrong_share", "fresh_share"))
     place = np.unique(table["sample"].to_numpy(), return_inverse=True)[1]
     order = np.lexsort((table["margin"].to_numpy(), -wrong, place))
-    first = np.unique(place[order], return_index=True)[1]
-    right: list[float] = (1 - fresh[order][first].astype(float)).tolist()
-    return right
+    row = order[np.unique(place[order], return_index=True)[1]]
+    right: list[float] = (1 - fresh[row].astype(float)).tolist()
+    return right, wrong[row], row
 
 
 def _add(total: Tally, stage: str, part: pa.Table, seconds: float) -> None:

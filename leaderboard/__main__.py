@@ -8,8 +8,8 @@ from pathlib import Path
 from harness.errors import UserError
 from leaderboard.build import build
 from leaderboard.certificates import Verdict
+from leaderboard.entry import Board
 from leaderboard.naming import percent
-from leaderboard.score import Board
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

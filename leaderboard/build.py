@@ -6,7 +6,8 @@ from pathlib import Path
 from leaderboard import certificate_page, render
 from leaderboard.certificates import Verdict, certified, verdicts
 from leaderboard.collect import collect, discover
-from leaderboard.score import Board, Entry, boards, pools, score
+from leaderboard.entry import Board, Entry
+from leaderboard.score import boards, pools, score
 from leaderboard.site import Site
 
 

@@ -62,6 +62,7 @@ class Verdicts:
     found_at: Floats
     complete: Bools
     attacked: Bools
+    by_true: Bools  # through the deployed forward alone
     forwards: Ints
     backwards: Ints
     totals: Ints
@@ -104,6 +105,7 @@ def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
     before = np.cumsum(beaten, axis=1) - beaten > 0  # broken at an earlier stage: no later row is owed
     found_at = np.full(len(ids), np.inf)
     np.minimum.at(found_at, row[listed & counted], distance[listed & counted])
+    deployed = np.array([name.endswith("/true") for name in stages], bool)
     passes = [_numpy(table[name]) for name in ("forwards", "backwards", "zero_gradients", "bad_gradients")]
     spent = [np.where(listed & attack, each, 0) for each in passes[:2]]
     return Verdicts(
@@ -112,6 +114,7 @@ def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
         found_at=found_at,
         complete=np.all((grid((stage >= 0) & ~error & ~outside) > 0) | before, axis=1),
         attacked=np.sum(rows[:, 1:], axis=1) > 0,
+        by_true=np.any(grid(counted)[:, deployed] > 0, axis=1),
         forwards=_sums(row, spent[0], len(ids)),
         backwards=_sums(row, spent[1], len(ids)),
         totals=_totals(stage, counted | wrong, passes, len(stages)),
@@ -139,6 +142,7 @@ def merge(chunks: Sequence[Verdicts], stages: Sequence[str]) -> Verdicts:
         found_at=found_at,
         complete=sums("complete") == times,
         attacked=sums("attacked") > 0,
+        by_true=sums("by_true") > 0,
         forwards=sums("forwards"),
         backwards=sums("backwards"),
         totals=np.sum([p.totals for p in parts], axis=0),

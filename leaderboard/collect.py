@@ -13,7 +13,7 @@ import pyarrow as pa
 from harness.errors import UserError
 from harness.evidence_digest import adversarial_digest, manifest_digest, records_digest
 from harness.records import find_runs
-from leaderboard.chance import Worst
+from leaderboard.chance import Chance
 from leaderboard.chunk import Bools, Find, Floats, Ints, Stage, Verdicts, judge, merge
 from leaderboard.manifest import Run, read_run
 
@@ -55,11 +55,12 @@ class Evidence:
     clean_wrong: Bools
     found_at: Floats
     complete: Bools
+    by_true: Bools  # broken through the deployed forward alone
     stages: tuple[Stage, ...]
     passes: Passes
     finds: tuple[Find, ...]
     errors: int
-    worst: Worst | None  # of a randomised defense
+    chance: Chance | None  # of a randomised defense
     verification: Verification
     problems: tuple[str, ...]  # why the run does not count as whole
     damaged: tuple[str, ...]  # files that could not be read, as lines for the reader
@@ -106,7 +107,7 @@ def collect(run: Run, root: Path) -> Evidence:
     damaged: list[str] = []
     chunks: list[Verdicts] = []
     finds: list[Find] = []
-    worst: list[Worst] = []
+    chance: list[Chance] = []
     seen = sorted(run.folder.present())
     for chunk in seen:
         try:
@@ -116,10 +117,10 @@ def collect(run: Run, root: Path) -> Evidence:
             continue
         verdicts = judge(table, run.stages, run.threat.reach)
         chunks.append(verdicts)
-        worst += filter(None, [Worst.of(table)])
+        chance += filter(None, [Chance.of(table)])
         finds += verdicts.examples(table, chunk, EXAMPLES - len(finds))
     verification = _verification(run, damaged)
-    whole = Worst.among(worst) if worst else None
+    whole = Chance.among(chance) if chance else None
     return _evidence(run, merge(chunks, run.stages), finds, whole, seen, verification, damaged)
 
 
@@ -127,7 +128,7 @@ def _evidence(
     run: Run,
     all_: Verdicts,
     finds: list[Find],
-    worst: Worst | None,
+    chance: Chance | None,
     seen: list[int],
     verification: Verification,
     damaged: list[str],
@@ -148,11 +149,12 @@ def _evidence(
         clean_wrong=all_.clean_wrong,
         found_at=all_.found_at,
         complete=all_.complete,
+        by_true=all_.by_true,
         stages=tuple(Stage.of(name, row) for name, row in zip(run.stages, all_.totals.tolist(), strict=True)),
         passes=passes,
         finds=tuple(finds),
         errors=all_.errors,
-        worst=worst,
+        chance=chance,
         verification=verification,
         problems=tuple(_problems(run, all_, seen, damaged)),
         damaged=tuple(damaged),

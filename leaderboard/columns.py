@@ -49,6 +49,13 @@ ATTACK = Column(
     "defense and never earn a rank, though what they break is broken. “access” marks attackers that "
     "were given less than gradients; the same holds for them.",
 )
+MASKING = Column(
+    "masking",
+    "Masking",
+    "Gradient-masking index, of defenses with several heads: what attacks on the deployed forward alone leave (a "
+    "non-adaptive evaluation would report that), less what attacks on all declared heads leave, in points. Below it "
+    "the first of the two, and the head that added most. “≤”: a bound, because a suite attacks its heads in turn.",
+)
 COST = Column(
     "cost",
     "Cost",
@@ -70,13 +77,22 @@ BEFORE = (RANK, DEFENSE, MODEL, CLEAN, ROBUST)
 UNBOUNDED = (RANK, DEFENSE, MODEL, CLEAN, DISTANCE)
 """The same where there is no eps."""
 
-AFTER = (COST, FLAGS, VERIFIED, SAMPLES, DATE)
+AFTER = (MASKING, COST, FLAGS, VERIFIED, SAMPLES, DATE)
 """Columns right of the attacks."""
 
 TERMS = (
     Column("threat", "Threat", "What the attacker may change: all images within distance ε in the given norm."),
     Column("entry", "Entry", "One defended model with fixed weights, on one selection of samples, under one threat."),
     Column("front", "Pareto front", "Ranked entries that no other ranked entry beats in both accuracies."),
+    Column(
+        "measure",
+        "Expected, vote, fixed-seed",
+        "Three accuracies of a randomised defense, never mixed: the expected share of right draws that the attacker "
+        "does not know, on the worst candidate of each sample; that of a majority of draws; that of one frozen draw "
+        "which the attacker knows. The first two come from draws that chose nothing; their interval holds samples and "
+        "draws.",
+    ),
+    Column("card", "Card", "What an entry claims, used, withstood and cost, generated from its runs."),
     Column("head", "Head", "A differentiable view of the defense that attacks take gradients from."),
     Column(
         "stage", "Stage", "One attack on one head. Stages run one after the other, on the samples that still stand."

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from leaderboard.chunk import Find
+from leaderboard.entry import Entry
 from leaderboard.manifest import Run
-from leaderboard.score import Entry
 
 LIMIT = 12
 """Examples on one page."""

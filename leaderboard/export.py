@@ -4,11 +4,13 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from leaderboard.card import Line
+from leaderboard.entry import Attack, Board, Entry
 from leaderboard.naming import address
-from leaderboard.score import Attack, Board, Entry
 
 SCHEMA_VERSION = 1
 
@@ -18,8 +20,14 @@ def records(boards: Sequence[Board]) -> list[dict[str, Any]]:
     return [_record(entry) for board in boards for entry in board.entries]
 
 
-def as_json(boards: Sequence[Board], damaged: Sequence[str]) -> str:
-    content = {"schema_version": SCHEMA_VERSION, "entries": records(boards), "damaged": list(damaged)}
+def as_json(
+    boards: Sequence[Board], damaged: Sequence[str], cards: Mapping[Entry, Sequence[Line]] = MappingProxyType({})
+) -> str:
+    """The same as text, each record with the card of its entry."""
+    entries = records(boards)
+    for record, entry in zip(entries, (entry for board in boards for entry in board.entries), strict=True):
+        record["card"] = {line.key: list(line.values) for line in cards.get(entry, ())}
+    content = {"schema_version": SCHEMA_VERSION, "entries": entries, "damaged": list(damaged)}
     return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -53,12 +61,14 @@ def _record(entry: Entry) -> dict[str, Any]:
         "model": entry.model,
         "victim": entry.victim,
         "n": entry.n,
-        "clean": _share(entry.clean, entry.known),
-        "robust": _share(entry.robust, entry.n),
+        "measure": entry.measure or "share of samples",
+        "clean": None if entry.clean_accuracy is None else round(entry.clean_accuracy, 6),
+        "robust": round(entry.accuracy, 6),
         "robust_low": round(low, 6),
         "robust_high": round(high, 6),
         "open": _share(entry.open, entry.n),
         **_distances(entry),
+        **_masking(entry),
         "attacks": {attack.column: _attack(attack, entry.n) for attack in entry.attacks},
         "cost": round(entry.cost, 3),
         "flags": sorted({flag.name for flag in entry.flags}),
@@ -78,9 +88,21 @@ def _distances(entry: Entry) -> dict[str, float | None]:
     return {name: round(value, 6) if value < math.inf else None for name, value in zip(names, values, strict=True)}
 
 
+def _masking(entry: Entry) -> dict[str, Any]:
+    """What the deployed forward alone leaves, the gradient-masking index in points, and the head that added most."""
+    told = entry.masking
+    return {
+        "left_by_true_head": round(told.true, 6) if told else None,
+        "left_by_all_heads": round(told.all, 6) if told else None,
+        "masking_index": round(told.index, 4) if told else None,
+        "masking_index_is_bound": told.bound if told else None,
+        "best_head": told.best if told else None,
+    }
+
+
 def _attack(attack: Attack, n: int) -> dict[str, Any]:
     return {
-        "robust": _share(attack.standing, n),
+        "robust": round(attack.expected.mean, 6) if attack.expected else _share(attack.standing, n),
         "open": _share(attack.open, n),
         "declared_heads": attack.declared,
         "runs": attack.runs,

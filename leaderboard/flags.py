@@ -29,6 +29,7 @@ class Aligned:
     clean_wrong: Bools
     broken: Bools
     complete: Bools
+    by_true: Bools  # wrong as it is, or broken through the deployed forward alone
 
 
 def across(own: Sequence[Aligned], others: Sequence[Aligned]) -> Iterable[Flag]:

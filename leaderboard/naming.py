@@ -3,8 +3,8 @@
 import hashlib
 import re
 
+from leaderboard.entry import Attack, Board, Entry, RunLine
 from leaderboard.manifest import DataKey, ThreatKey
-from leaderboard.score import Board, Entry
 
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 
@@ -35,6 +35,16 @@ def samples(data: DataKey, n: int) -> str:
 def percent(count: int, n: int) -> str:
     """A share in percent with one decimal, without the sign."""
     return f"{100 * count / n:.1f}" if n else "–"
+
+
+def left(of: RunLine | Attack, n: int) -> str:
+    """What a run or an attack leaves, in percent: of samples, or expected of a randomised defense."""
+    return f"{100 * of.expected.mean:.1f}" if of.expected else percent(of.standing + of.open, n)
+
+
+def share(value: float | None) -> str:
+    """A share in percent with one decimal, without the sign."""
+    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def per(total: int, n: int) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from leaderboard.entry import Board, Entry
 from leaderboard.labels import positions
 from leaderboard.naming import address
-from leaderboard.score import Board, Entry
 
 LABELLED = 16
 """Above this number of entries only the front is labelled; the rest speaks when pointed at."""
@@ -86,8 +86,8 @@ def _points(role: str, entries: list[Entry], labels: dict[str, tuple[str, str]])
 
 def _place(entry: Entry) -> tuple[float, float]:
     """Clean and worst-case robust accuracy in percent; samples with missing records count as robust for the place."""
-    clean = 100 * entry.clean / max(1, entry.known)
-    return round(clean, 3), round(100 * (entry.robust + entry.open) / entry.n, 3)
+    robust = entry.accuracy if entry.expected else (entry.robust + entry.open) / entry.n
+    return round(100 * (entry.clean_accuracy or 0.0), 3), round(100 * robust, 3)
 
 
 def _hover(entry: Entry) -> str:

@@ -9,14 +9,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from leaderboard import assets, naming
+from leaderboard.card import Line, card
 from leaderboard.certificates import Verdict
+from leaderboard.chance import NAMES, draws_of
 from leaderboard.columns import AFTER, BEFORE, GLOSSARY, READING, READING_DISTANCE, UNBOUNDED
 from leaderboard.curves import curve_figure
+from leaderboard.entry import Board, Entry
 from leaderboard.examples import Example, examples
 from leaderboard.export import as_csv, as_json
 from leaderboard.plots import figure
 from leaderboard.queries import query_figure
-from leaderboard.score import Board, Entry
 from leaderboard.site import Site
 from leaderboard.stages import heads
 
@@ -34,7 +36,8 @@ def environment() -> Environment:
     env.filters |= {"address": naming.address, "anchor": naming.anchor, "norm": naming.norm, "yaml": yaml}
     env.filters["breakable"] = breakable
     env.globals |= {"percent": naming.percent, "per": naming.per, "samples": naming.samples, "reading": READING}
-    env.globals |= {"reading_distance": READING_DISTANCE}
+    env.globals |= {"reading_distance": READING_DISTANCE, "share": naming.share, "left_by": naming.left}
+    env.globals |= {"names": NAMES, "draws_of": draws_of}
     return env
 
 
@@ -43,9 +46,11 @@ def write(
 ) -> None:
     """Write all pages but that of certificates. Examples that cannot be read are added to `damaged` on the way."""
     env = environment()
+    every = [entry for board in boards for entry in board.entries]
+    cards = {entry: card(entry, every, certificates) for entry in every}
     for board in boards:
         for entry in board.entries:
-            _entry_page(site, env, board, entry, boards, damaged)
+            _entry_page(site, env, board, entry, boards, damaged, cards[entry])
     facets = _facets(boards)
     page = env.get_template("index.html.j2").render(
         boards=boards,
@@ -65,7 +70,7 @@ def write(
         root="",
     )
     site.write("index.html", page)
-    site.write("board.json", as_json(boards, damaged))
+    site.write("board.json", as_json(boards, damaged, cards))
     site.write("board.csv", as_csv(boards))
     static = files("leaderboard") / "static"
     for name in ("board.css", "board.js", "plots.js"):
@@ -75,7 +80,13 @@ def write(
 
 
 def _entry_page(
-    site: Site, env: Environment, board: Board, entry: Entry, boards: Sequence[Board], damaged: list[str]
+    site: Site,
+    env: Environment,
+    board: Board,
+    entry: Entry,
+    boards: Sequence[Board],
+    damaged: list[str],
+    told: Sequence[Line],
 ) -> None:
     address = naming.address(entry)
     pictures = examples(entry, damaged)
@@ -85,6 +96,7 @@ def _entry_page(
     page = env.get_template("entry.html.j2").render(
         board=board,
         entry=entry,
+        card=told,
         heads=heads(entry),
         curve=curve_figure(entry.curves, entry.threat.radius) if entry.curves else None,
         queries=query_figure(entry.queries) if entry.queries else None,

@@ -6,120 +6,24 @@ prediction is right, no run broke it, and every run recorded it to the end: a mi
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from harness.distances import Spread
-from harness.interval import wilson
-from leaderboard.chance import reason
-from leaderboard.chunk import Bools, Find, Ints, Stage, locate
-from leaderboard.collect import Evidence, Passes, Verification
-from leaderboard.curves import Curve, curves, nearest
+from leaderboard.chance import Chance, Expected, reason
+from leaderboard.chunk import Bools, Ints, locate
+from leaderboard.collect import Evidence
+from leaderboard.curves import curves, nearest
+from leaderboard.entry import Attack, Board, Elsewhere, Entry, RunLine
 from leaderboard.flags import Aligned, across
 from leaderboard.manifest import GRADIENT, DataKey, Flag, Run, ThreatKey
-from leaderboard.queries import Told, queries
+from leaderboard.masking import Seen, masking
+from leaderboard.queries import queries
 from leaderboard.statistics import rank_intervals
 
 PoolKey = tuple[str, str, str, float, float, str]
 """Data set, its digest, norm, pixel box, victim: runs with equal keys speak of the same model on the same images."""
-
-
-@dataclass(frozen=True)
-class RunLine:
-    """One run of an entry, without its arrays."""
-
-    run: Run
-    standing: int  # samples that this run alone leaves standing, of those that it recorded to the end
-    open: int  # samples that it neither broke nor recorded to the end
-    alone: int  # samples that it broke and no other counted run of the entry
-    stages: tuple[Stage, ...]
-    passes: Passes
-    finds: tuple[Find, ...]
-    verification: Verification
-    problems: tuple[str, ...]
-    damaged: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One column of an entry: the worst case over the runs of one attack."""
-
-    column: str
-    declared: bool
-    runs: int
-    standing: int
-    open: int
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """A run outside the entry whose finds lower its number."""
-
-    place: str
-    reason: str
-    lowered: int  # samples that it broke and the entry's own runs did not
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """One row of the board. Counts are samples out of `n`; robust + broken + open = n."""
-
-    data: DataKey
-    threat: ThreatKey
-    eps: str
-    victim: str
-    defense: str
-    model: str
-    n: int
-    known: int  # samples with a clean prediction on record
-    clean: int  # of these, right in every run of the entry
-    robust: int
-    open: int
-    robust_ids: Ints
-    runs: tuple[RunLine, ...]
-    attacks: tuple[Attack, ...]
-    elsewhere: tuple[Elsewhere, ...]
-    flags: tuple[Flag, ...]
-    reasons: tuple[str, ...]  # why it is not ranked; empty: it is
-    curves: tuple[Curve, ...]  # accuracy at every eps, where a run measured distances; the worst case first
-    queries: tuple[Told, ...]  # of its runs that took no gradient
-    spread: Spread | None  # of the nearest finds, where there is no eps
-    rank: tuple[int, int] | None = None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson 95 % interval of the share of robust samples."""
-        return wilson(self.robust, self.n)
-
-    @property
-    def counted(self) -> tuple[RunLine, ...]:
-        return tuple(line for line in self.runs if line.run.declared)
-
-    @property
-    def cost(self) -> float:
-        """Passes per attacked sample, F + 2 B, summed over the counted runs."""
-        passes = [line.passes for line in self.counted]
-        return sum((each.forwards + 2 * each.backwards) / max(1, each.attacked) for each in passes)
-
-    @property
-    def verified(self) -> int:
-        """Number of counted runs whose stored examples an independent check confirmed."""
-        return sum(line.verification.state == "verified" for line in self.counted)
-
-    @property
-    def date(self) -> str:
-        return max((line.run.date for line in self.runs), default="")
-
-
-@dataclass(frozen=True)
-class Board:
-    """The entries that face the same threat on the same samples, best first; those without a rank come last."""
-
-    data: DataKey
-    threat: ThreatKey
-    eps: str
-    entries: tuple[Entry, ...]
 
 
 def pools(runs: Iterable[Run]) -> list[list[Run]]:
@@ -149,7 +53,7 @@ def boards(entries: Iterable[Entry]) -> list[Board]:
 
 
 def _board(entries: list[Entry]) -> Board:
-    ordered = sorted(entries, key=lambda e: (bool(e.reasons), -e.robust, e.defense, e.model, e.victim))
+    ordered = sorted(entries, key=lambda e: (bool(e.reasons), -e.accuracy, e.defense, e.model, e.victim))
     ranked = [entry for entry in ordered if not entry.reasons]
     ids = np.unique(np.concatenate([entry.robust_ids for entry in ordered]))
     robust = np.array([locate(ids, entry.robust_ids)[1] for entry in ranked], bool).reshape(len(ranked), len(ids))
@@ -175,6 +79,8 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
     n = max(len(ids), *(evidence.run.samples for evidence in own))
     reported = [aligned[evidence.run.place] for evidence in own]
     wrong = np.any([each.clean_wrong for each in reported], axis=0)
+    found = [evidence.chance for evidence in own if evidence.chance is not None]
+    chance = Chance.among(found) if found else None
     return Entry(
         data=first.data,
         threat=first.threat,
@@ -189,14 +95,23 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
         open=n - int(robust.sum()) - int(broken.sum()),
         robust_ids=ids[robust],
         runs=tuple(_line(evidence, aligned[evidence.run.place], beaten, n) for evidence in own),
-        attacks=tuple(_attacks(reported, n)),
+        attacks=tuple(_attacks(own, reported, n)),
         elsewhere=tuple(each for each in elsewhere if each.lowered),
         flags=tuple(_flags(own, reported, [aligned[e.run.place] for e in others])),
         reasons=tuple(_reasons(own, counted, n)),
         curves=curves(pool, first.data.selection, ids),
         queries=queries(own),
         spread=Spread.of(nearest(pool, ids)) if first.threat.unbounded and len(ids) else None,
+        expected=chance.all.accuracy(n) if chance else None,
+        expected_clean=chance.clean.accuracy() if chance else None,
+        masking=masking([_seen(evidence, aligned[evidence.run.place]) for evidence in own], n, chance),
     )
+
+
+def _seen(evidence: Evidence, view: Aligned) -> Seen:
+    run = evidence.run
+    standing = run.manifest.get("coverage", "standing") == "standing"
+    return Seen(run.declared, evidence.stages, view.broken, view.by_true, standing)
 
 
 def _align(evidence: Evidence, ids: Ints, reach: float) -> Aligned:
@@ -204,10 +119,11 @@ def _align(evidence: Evidence, ids: Ints, reach: float) -> Aligned:
     place, there = locate(ids, evidence.ids)
     if not len(evidence.ids):
         nothing = np.zeros(len(ids), bool)
-        return Aligned(evidence.run, nothing, nothing, nothing)
+        return Aligned(evidence.run, nothing, nothing, nothing, nothing)
     wrong = evidence.clean_wrong[place] & there
     broken = wrong | ((evidence.found_at[place] <= reach) & there)
-    return Aligned(evidence.run, wrong, broken, evidence.complete[place] & there)
+    by_true = wrong | (evidence.by_true[place] & there)
+    return Aligned(evidence.run, wrong, broken, evidence.complete[place] & there, by_true)
 
 
 def _elsewhere(evidence: Evidence, own: Run, view: Aligned, inside: Bools) -> Elsewhere:
@@ -235,6 +151,7 @@ def _line(evidence: Evidence, view: Aligned, beaten: Ints, n: int) -> RunLine:
         run=evidence.run,
         standing=int((view.complete & ~view.broken).sum()),
         open=n - int((view.complete | view.broken).sum()),
+        expected=_expected([evidence], n),
         alone=int((view.broken & ~view.clean_wrong & (others == 0)).sum()),
         stages=evidence.stages,
         passes=evidence.passes,
@@ -245,14 +162,20 @@ def _line(evidence: Evidence, view: Aligned, beaten: Ints, n: int) -> RunLine:
     )
 
 
-def _attacks(own: Sequence[Aligned], n: int) -> Iterable[Attack]:
+def _expected(several: Sequence[Evidence], n: int) -> Expected | None:
+    found = [evidence.chance for evidence in several if evidence.chance is not None]
+    return Chance.among(found).all.accuracy(n) if found else None
+
+
+def _attacks(own: Sequence[Evidence], reported: Sequence[Aligned], n: int) -> Iterable[Attack]:
     grouped: dict[tuple[bool, str], list[Aligned]] = defaultdict(list)
-    for view in own:
+    for view in reported:
         grouped[not view.run.declared, view.run.column].append(view)
-    for (true, column), views in sorted(grouped.items()):
+    for (true, column), views in sorted(grouped.items(), key=lambda item: item[0]):
+        expected = _expected([evidence for evidence in own if evidence.run.column == column], n)
         broken = np.any([view.broken for view in views], axis=0)
         standing = int((np.all([view.complete for view in views], axis=0) & ~broken).sum())
-        yield Attack(column, not true, len(views), standing, n - standing - int(broken.sum()))
+        yield Attack(column, not true, len(views), standing, n - standing - int(broken.sum()), expected)
 
 
 def _flags(own: Sequence[Evidence], reported: Sequence[Aligned], others: Sequence[Aligned]) -> Iterable[Flag]:
@@ -273,7 +196,7 @@ def _reasons(own: Sequence[Evidence], counted: Sequence[Evidence], n: int) -> It
         yield "it has no eps to rank at: its runs measure how far the attacker must go"
     if not counted:
         yield "no run attacks every head that the defense declares with gradients (heads=declared, access=gradient)"
-    yield from reason(own[0].run, [evidence.worst for evidence in counted if evidence.worst is not None])
+    yield from reason(own[0].run, [evidence.chance for evidence in counted if evidence.chance is not None])
     for evidence in counted:
         for problem in evidence.problems:
             yield f"{evidence.run.place}: {problem}"

@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from leaderboard.chunk import Stage
-from leaderboard.score import Entry
+from leaderboard.entry import Entry
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import pytest
 from safetensors.numpy import save
 
 from harness.evidence_digest import adversarial_digest, manifest_digest, records_digest
-from harness.records import ATTACK_SCHEMA, CLEAN_STAGE, Manifest, RunFolder, rows, write_atomically
+from harness.records import ATTACK_SCHEMA, CLEAN_STAGE, RANDOM_SCHEMA, Manifest, RunFolder, rows, write_atomically
 from leaderboard.collect import collect, discover
-from leaderboard.score import Entry, pools, score
+from leaderboard.entry import Entry
+from leaderboard.score import pools, score
 
 Make = Callable[..., RunFolder]
 
@@ -45,9 +46,11 @@ def make_run(
     images: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None,
     change: Mapping[str, Any] | None = None,
     seed: int = 0,
+    shares: Callable[[int, str], tuple[float, float]] | None = None,
 ) -> RunFolder:
     """Write a run.
 
+    shares: (sample, stage) -> wrong and fresh share, of a randomised defense whose stages all attack every sample.
     broken: samples that each stage breaks (a bare collection: the first stage). distance: of all finds, or by sample.
     queries: forwards of each sample, by an attack that takes no gradient.
     missing: (sample, stage) rows left out.
@@ -93,6 +96,8 @@ def make_run(
         members = list(ids)[index * chunk : (index + 1) * chunk]
         far = (radius or 1.0) if distance is None else distance
         table = _table(members, stages, wrong, finds, far, queries, errors or {}, missing)
+        if shares is not None:
+            table = _drawn(members, stages, shares)
         if images is not None:
             write_atomically(run.adversarial_path(index), _pictures(table, stages, images))
         run.write_part(index, rows(table), {"clean": 0.5})
@@ -127,6 +132,21 @@ def _table(
             stood = not fell
     kept = [record for record in records if record[:2] not in set(missing)]
     return {column: [record[i] for record in kept] for i, column in enumerate(ATTACK_SCHEMA.names)}
+
+
+def _drawn(
+    members: Sequence[int], stages: Sequence[str], shares: Callable[[int, str], tuple[float, float]]
+) -> dict[str, list[Any]]:
+    """A row of each sample in each stage."""
+    records = []
+    for sample in members:
+        for stage in (CLEAN_STAGE, *stages):
+            wrong, fresh = shares(sample, stage)
+            passes = (0, 0) if stage == CLEAN_STAGE else (40, 20)
+            pred, far = (2, 1)[wrong <= 0.5], 0.0 if stage == CLEAN_STAGE else 0.01
+            row = (sample, stage, 1, 1, pred, wrong > 0.5, far, 0.0, *passes, 0, 0, None, wrong, fresh)
+            records.append(row)
+    return {column: [record[i] for record in records] for i, column in enumerate(RANDOM_SCHEMA.names)}
 
 
 def _pictures(

@@ -75,6 +75,24 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def chancy(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., object]) -> Path:
+    """The page of a randomised defense of several heads, which hides its gradient."""
+    folder = tmp_path_factory.mktemp("chancy")
+    change = {
+        "card": {"summary": "It draws.", "claim": "all", "randomized": True, "forwards": 3.0, "parameters": 5},
+        "coverage": "all", "bare": "b", "protocol": {"rule": "expected", "draws": 100},
+        "draws": {"true": {"draws": 20}, "mean": {"draws": 20}},
+    }  # fmt: skip
+    given = {"clean": (0.1, 0.1), "pgd/true": (0.2, 0.2), "pgd/mean": (0.6, 0.55)}
+    write_run(
+        folder / "runs", defense="random", stages=["pgd/true", "pgd/mean"], change=change,
+        shares=lambda sample, stage: given[stage],
+    )  # fmt: skip
+    assert main(["--runs", str(folder / "runs"), "--out", str(folder / "site")]) == 0
+    return folder / "site"
+
+
 WIDE, NARROW = (1440, "light"), (390, "dark")
 on_both = pytest.mark.parametrize("page", [WIDE, NARROW], indirect=True, ids=["wide", "narrow"])
 
@@ -217,6 +235,29 @@ def test_curves_over_eps_and_over_queries_are_drawn(curves: Page) -> None:
     ticks = curves.locator("#queries-plot .xtick text").all_text_contents()
     assert {"1", "10", "100"} <= {tick.strip() for tick in ticks}
     assert curves.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_the_card_tells_what_the_runs_say(browser: Browser, chancy: Path, width: tuple[int, Literal["light"]]) -> None:
+    with opened(browser, chancy / "index.html", *width) as view:
+        cell = view.locator("td.masking")
+        assert "35.0" in cell.inner_text()
+        assert "mean won" in cell.inner_text()
+        assert "45.0" in view.locator("td.robust").inner_text()
+        assert "Expected accuracy" in view.locator("td.robust").inner_text()
+        view.locator("th.defense a").click()
+        rows = view.locator("#card dl > div")
+        found = {row.locator("dt").inner_text(): row.locator("dd").all_inner_texts() for row in rows.all()}
+        assert found["Claims"] == ["all"]
+        assert found["Heads attacked"] == ["true (20 draws per gradient)", "mean (20 draws per gradient)"]
+        assert found["Gradient-masking index"] == ["35.0 points; mean added most, 20 samples"]
+        assert found["Non-adaptive attack"] == ["80.0 % left by attacks on the deployed forward alone"]
+        assert found["Adaptive attack"][0].startswith("expected accuracy, 45.0 %")
+        assert found["Randomness"][0] == "Expected accuracy: 45.0 % (100 fresh draws), this entry"
+        assert found["Certificate"] == ["none"]
+        assert {"Clean", "Splits used", "Cost", "Evidence"} <= set(found)
+        assert all(row.is_visible() for row in rows.all())
+        assert view.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @on_both

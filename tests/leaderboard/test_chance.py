@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from leaderboard.chance import Worst, reason
+from leaderboard.chance import Chance, Worst, reason
 
 
 def table(rows):
@@ -18,7 +18,10 @@ def table(rows):
 def test_the_worst_candidate_is_chosen_by_one_set_of_draws_and_told_by_the_other():
     worst = Worst.of(table([(7, 0.2, 1.0, 0.9), (7, 0.6, 0.5, 0.4), (3, 0.5, 0.2, 0.1), (3, 0.5, -0.2, 0.3)]))
     assert (worst.ids.tolist(), worst.fresh.tolist()) == ([3, 7], [0.3, 0.4])
-    assert worst.accuracy() == pytest.approx((0.65, 0.05))
+    told = worst.accuracy()
+    assert (told.mean, told.error) == pytest.approx((0.65, 0.05))
+    assert told.interval == pytest.approx((0.552, 0.748))
+    assert worst.accuracy(4).mean == pytest.approx(0.325)  # what is not on record is not right
     other = Worst.of(table([(7, 0.7, 0.5, 0.2), (3, 0.4, 0.0, 1.0)]))
     assert Worst.among([worst, other]).fresh.tolist() == [0.3, 0.2]
     assert np.array_equal(Worst.among([other, worst]).fresh, Worst.among([worst, other]).fresh)
@@ -36,5 +39,20 @@ def test_a_deterministic_defense_has_no_shares_and_no_reason():
 @pytest.mark.parametrize(("rule", "words"), [("expected", "65.0 % right"), ("fixed", "known to the attacker")])
 def test_a_randomised_defense_is_told_why_it_has_no_rank(rule, words):
     worst = Worst.of(table([(1, 0.5, 0.0, 0.3), (2, 0.5, 0.0, 0.4)]))
-    (line,) = reason(SimpleNamespace(rule=rule, draws=100), [worst])
+    (line,) = reason(SimpleNamespace(rule=rule, draws=100), [Chance(worst, worst, worst)])
     assert words in line
+
+
+def test_an_exact_expectation_has_no_draws():
+    worst = Worst.of(table([(1, 0.5, 0.0, 0.5)]))
+    (line,) = reason(SimpleNamespace(rule="expected", draws=0), [Chance(worst, worst, worst)])
+    assert "exact over the members, no draws" in line
+
+
+def test_the_true_head_is_told_apart_from_all():
+    rows = table([(1, 0.0, 1.0, 0.1), (1, 0.4, 0.5, 0.3), (1, 0.9, 0.1, 0.8), (2, 0.0, 1.0, 0.0), (2, 0.2, 0.9, 0.2)])
+    stages = ["clean", "pgd/true", "pgd/mean", "clean", "pgd/true"]
+    found = Chance.of(rows.append_column("stage", pa.array(stages)))
+    shares = {name: getattr(found, name).fresh.tolist() for name in ("clean", "true", "all")}
+    assert shares == {"clean": [0.1, 0.0], "true": [0.3, 0.2], "all": [0.8, 0.2]}
+    assert found.all.head.tolist() == ["mean", "true"]

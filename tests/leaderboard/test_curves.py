@@ -9,8 +9,9 @@ import pytest
 from harness.records import RunFolder
 from leaderboard.build import build
 from leaderboard.curves import curve_figure
+from leaderboard.entry import Entry
 from leaderboard.export import as_csv, as_json
-from leaderboard.score import Entry, boards
+from leaderboard.score import boards
 
 Make = Callable[..., RunFolder]
 Entries = Callable[[], list[Entry]]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.records import RunFolder
-from leaderboard.score import Entry
+from leaderboard.entry import Entry
 
 Make = Callable[..., RunFolder]
 Entries = Callable[[], list[Entry]]

@@ -4,9 +4,10 @@ import json
 from collections.abc import Callable
 
 from harness.records import RunFolder
+from leaderboard.entry import Entry
 from leaderboard.labels import positions
 from leaderboard.plots import figure, front
-from leaderboard.score import Entry, boards
+from leaderboard.score import boards
 
 Make = Callable[..., RunFolder]
 

@@ -8,8 +8,8 @@ import pytest
 
 from harness.records import RunFolder
 from leaderboard.build import build
+from leaderboard.entry import Entry
 from leaderboard.queries import query_figure
-from leaderboard.score import Entry
 
 Make = Callable[..., RunFolder]
 Entries = Callable[[], list[Entry]]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from harness.records import RunFolder
 from leaderboard.collect import collect, discover
-from leaderboard.score import Entry, boards, pools, score
+from leaderboard.entry import Entry
+from leaderboard.score import boards, pools, score
 
 Make = Callable[..., RunFolder]
 Entries = Callable[[], list[Entry]]

@@ -1,0 +1,212 @@
+"""The card of an entry: what its defense claims, what was used, what was attacked and what that cost.
+
+Everything comes from the run folders; nothing is written by hand.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leaderboard.certificates import Verdict
+from leaderboard.chance import NAMES, draws_of
+from leaderboard.entry import Entry
+from leaderboard.naming import percent
+from leaderboard.splits import splits
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the card; key: its name in `board.json`."""
+
+    key: str
+    title: str
+    values: tuple[str, ...]
+
+
+def card(entry: Entry, entries: Sequence[Entry] = (), certificates: Sequence[Verdict] = ()) -> tuple[Line, ...]:
+    """The card of an entry.
+
+    Args:
+        entries: of all boards, for what is known of the same networks elsewhere.
+        certificates: of all certificate runs.
+    """
+    lead = (entry.counted or entry.runs)[0].run.manifest
+    told = mapping(lead.get("card"))
+    found = {
+        ("defense", "Defense"): _sentences(told.get("summary"), told.get("source")),
+        ("claims", "Claims"): _sentences(told.get("claim", "none")),
+        ("clean", "Clean"): _clean(entry),
+        ("non_adaptive", "Non-adaptive attack"): _non_adaptive(entry),
+        ("adaptive", "Adaptive attack"): _adaptive(entry),
+        ("masking_index", "Gradient-masking index"): _masking(entry),
+        ("heads", "Heads attacked"): _heads(entry),
+        ("surrogates", "Surrogates"): _surrogates(mapping(lead.get("fidelity"))),
+        ("networks", "Networks alone"): _networks(entry, entries),
+        ("splits", "Splits used"): splits(lead, entry.n),
+        ("settings", "Settings"): _settings(mapping(mapping(lead.get("config")).get("defense"))),
+        ("cost", "Cost"): _cost(entry, told),
+        ("randomness", "Randomness"): _randomness(entry, entries),
+        ("certificate", "Certificate"): _certificate(entry, told, certificates),
+        ("evidence", "Evidence"): _evidence(entry),
+    }
+    return tuple(Line(key, title, tuple(values)) for (key, title), values in found.items() if values)
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping as it is, anything else as an empty one: manifests may be somebody else's."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _sentences(*parts: object) -> list[str]:
+    return [str(part) for part in parts if part]
+
+
+def _clean(entry: Entry) -> list[str]:
+    value = entry.clean_accuracy
+    if value is None:
+        return ["unknown"]
+    if entry.expected_clean and entry.expected_clean.error:
+        return [f"{100 * value:.1f} %, standard error {100 * entry.expected_clean.error:.1f}"]
+    return [f"{100 * value:.1f} %"]
+
+
+def _non_adaptive(entry: Entry) -> list[str]:
+    true = [attack for attack in entry.attacks if attack.column.endswith("(true head)")]
+    direct = [
+        f"{attack.column}: {100 * attack.expected.mean if attack.expected else 100 * attack.standing / entry.n:.1f} %"
+        for attack in true
+    ]
+    if entry.masking:
+        return [f"{100 * entry.masking.true:.1f} % left by attacks on the deployed forward alone", *direct]
+    return direct or (["the same: the deployed forward is its only head"] if entry.counted else [NOT_RUN])
+
+
+def _adaptive(entry: Entry) -> list[str]:
+    if not entry.counted:
+        return [NOT_RUN]
+    names = ", ".join(sorted({line.run.attack for line in entry.counted}))
+    if entry.threat.unbounded:
+        return [f"distances only, by {names}"]
+    low, high = (100 * end for end in entry.interval)
+    kind = f"{entry.measure.lower()}, " if entry.measure else ""
+    return [f"{kind}{100 * entry.accuracy:.1f} %, 95 % interval {low:.1f} to {high:.1f}, by {names}"]
+
+
+def _masking(entry: Entry) -> list[str]:
+    if entry.masking is None:
+        return []
+    told = entry.masking
+    best = f"{told.best} added most, {told.added} samples" if told.best else "no other head added anything"
+    return [f"{'at most ' * told.bound}{told.index:.1f} points; {best}"]
+
+
+def _heads(entry: Entry) -> list[str]:
+    draws: dict[str, set[int]] = {}
+    for line in entry.runs:
+        used = mapping(line.run.manifest.get("draws"))
+        for stage in line.stages[1:]:
+            number = mapping(used.get(stage.head)).get("draws")
+            draws.setdefault(stage.head, set()).update([number] if isinstance(number, int) and number > 1 else [])
+    if not draws:
+        return [NOT_RUN]
+    return [
+        f"{head} ({' and '.join(map(str, sorted(numbers)))} draws per gradient)" if numbers else head
+        for head, numbers in draws.items()
+    ]
+
+
+def _surrogates(fidelity: Mapping[str, Any]) -> list[str]:
+    """On the first clean images: how often each head says what the deployed defense says, and how often it is right."""
+    return [
+        f"{head}: the deployed class on {seen['agrees']}, the label on {seen['right']} of the first {seen['of']} images"
+        for head, seen in fidelity.items()
+        if isinstance(seen, Mapping) and {"agrees", "right", "of"} <= set(seen)
+    ]
+
+
+def _networks(entry: Entry, entries: Sequence[Entry]) -> list[str]:
+    """What the networks of a defense of several do by themselves, where the board knows that."""
+    weights = mapping(entry.runs[0].run.manifest.get("weights"))
+    if len(weights) < 2:
+        return []
+    found = []
+    for part, digest in sorted(weights.items()):
+        for other in entries:
+            alone = mapping(other.runs[0].run.manifest.get("weights"))
+            if list(alone.values()) == [digest] and (other.data, other.threat) == (entry.data, entry.threat):
+                clean = percent(other.clean, other.known)
+                found.append(f"{part}: clean {clean} %, under attack {100 * other.accuracy:.1f} % ({other.defense})")
+    return found
+
+
+def _settings(defense: Mapping[str, Any]) -> list[str]:
+    plain = {
+        name: value
+        for name, value in sorted(defense.items(), key=lambda item: str(item[0]))
+        if not str(name).startswith("_") and name not in ("parts", "calibration")
+    }
+    return [f"{name}: {value}" for name, value in plain.items() if isinstance(value, str | int | float | list)]
+
+
+def _cost(entry: Entry, told: Mapping[str, Any]) -> list[str]:
+    forwards, parameters = told.get("forwards"), told.get("parameters")
+    lines = []
+    if isinstance(forwards, int | float):
+        size = f", {parameters:,} parameters" if isinstance(parameters, int) else ""
+        lines.append(f"a prediction: {forwards:g} forward passes of one network{size}")
+    runs = len(entry.counted)
+    if runs:
+        count = f"{runs} {'run' if runs == 1 else 'runs'}"
+        lines.append(f"the attacks: {entry.cost:,.0f} passes of the defended pipeline per attacked sample in {count}")
+    return lines
+
+
+def _randomness(entry: Entry, entries: Sequence[Entry]) -> list[str]:
+    first = entry.runs[0].run
+    if not first.rule:
+        return ["random, without a protocol on record" if first.randomized else "none: predictions are deterministic"]
+    bare = first.manifest.get("bare")
+    alike = [
+        other
+        for other in (entry, *entries)
+        if other.runs[0].run.manifest.get("bare") == bare and (other.data, other.threat) == (entry.data, entry.threat)
+    ]
+    lines = []
+    for rule, name in NAMES.items():
+        known = {other.victim: other for other in alike if other.runs[0].run.rule == rule}
+        values = [f"{100 * other.accuracy:.1f} % ({draws_of(other.runs[0].run)})" for other in known.values()]
+        lines.append(f"{name}: {', '.join(values) or NOT_RUN}{', this entry' * (rule == first.rule)}")
+    return lines
+
+
+def _certificate(entry: Entry, told: Mapping[str, Any], certificates: Sequence[Verdict]) -> list[str]:
+    first = entry.runs[0].run
+    bare = str(first.manifest.get("bare", first.victim))
+    return list(_claims(entry, bare, certificates)) or [_declared(told)]
+
+
+def _claims(entry: Entry, bare: str, certificates: Sequence[Verdict]) -> Iterator[str]:
+    for verdict in certificates:
+        claims = verdict.claims
+        if (claims.victim, claims.data, claims.norm) != (bare, entry.data, entry.threat.norm) or not claims.counts:
+            continue
+        radius = min(entry.threat.radius, claims.eps) if claims.kind == "sound_det" else entry.threat.radius
+        share = percent(claims.total.certified(radius), claims.total.samples)
+        doubt = "a proof" if claims.kind == "sound_det" else f"confidence {100 * claims.total.confidence:g} % each"
+        against = f"{verdict.samples} contradicted" if verdict.samples else "none contradicted"
+        yield f"{claims.certifier}: {share} % certified at {radius:.4g}, {doubt}, {against}"
+
+
+def _declared(told: Mapping[str, Any]) -> str:
+    declared = str(told.get("certificate", "none"))
+    return "none" if declared == "none" else f"{declared}: {NOT_RUN} on this model"
+
+
+def _evidence(entry: Entry) -> list[str]:
+    total, low, high = len(entry.counted), *entry.interval
+    return [
+        f"{entry.n:,} samples, standard error {100 * (high - low) / 3.92:.1f} points",
+        f"{total} adaptive {'run' if total == 1 else 'runs'}, {entry.verified} verified",
+    ]

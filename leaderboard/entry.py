@@ -1,0 +1,132 @@
+"""What the board shows: entries, their runs, and the tables that they stand in."""
+
+from dataclasses import dataclass
+
+from harness.distances import Spread
+from harness.interval import wilson
+from leaderboard.chance import NAMES, Expected
+from leaderboard.chunk import Find, Ints, Stage
+from leaderboard.collect import Passes, Verification
+from leaderboard.curves import Curve
+from leaderboard.manifest import DataKey, Flag, Run, ThreatKey
+from leaderboard.masking import Masking
+from leaderboard.queries import Told
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """One run of an entry, without its arrays."""
+
+    run: Run
+    standing: int  # samples that this run alone leaves standing, of those that it recorded to the end
+    open: int  # samples that it neither broke nor recorded to the end
+    alone: int  # samples that it broke and no other counted run of the entry
+    stages: tuple[Stage, ...]
+    expected: Expected | None  # of a randomised defense: right on its worst candidates
+    passes: Passes
+    finds: tuple[Find, ...]
+    verification: Verification
+    problems: tuple[str, ...]
+    damaged: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One column of an entry: the worst case over the runs of one attack."""
+
+    column: str
+    declared: bool
+    runs: int
+    standing: int
+    open: int
+    expected: Expected | None
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A run outside the entry whose finds lower its number."""
+
+    place: str
+    reason: str
+    lowered: int  # samples that it broke and the entry's own runs did not
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One row of the board. Counts are samples out of `n`; robust + broken + open = n."""
+
+    data: DataKey
+    threat: ThreatKey
+    eps: str
+    victim: str
+    defense: str
+    model: str
+    n: int
+    known: int  # samples with a clean prediction on record
+    clean: int  # of these, right in every run of the entry
+    robust: int
+    open: int
+    robust_ids: Ints
+    runs: tuple[RunLine, ...]
+    attacks: tuple[Attack, ...]
+    elsewhere: tuple[Elsewhere, ...]
+    flags: tuple[Flag, ...]
+    reasons: tuple[str, ...]  # why it is not ranked; empty: it is
+    curves: tuple[Curve, ...]  # accuracy at every eps, where a run measured distances; the worst case first
+    queries: tuple[Told, ...]  # of its runs that took no gradient
+    spread: Spread | None  # of the nearest finds, where there is no eps
+    expected: Expected | None  # of a randomised defense, whose counts speak of majorities: its accuracy under attack
+    expected_clean: Expected | None
+    masking: Masking | None
+    rank: tuple[int, int] | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the robust accuracy: Wilson's of the share of samples, or that of an expectation."""
+        return self.expected.interval if self.expected else wilson(self.robust, self.n)
+
+    @property
+    def accuracy(self) -> float:
+        """The robust accuracy, in [0, 1]: the number to quote."""
+        return self.expected.mean if self.expected else self.robust / self.n
+
+    @property
+    def clean_accuracy(self) -> float | None:
+        """Without an attack, in [0, 1]; None where nothing is known."""
+        if self.expected_clean:
+            return self.expected_clean.mean
+        return self.clean / self.known if self.known else None
+
+    @property
+    def measure(self) -> str:
+        """What the robust accuracy of a randomised defense is; empty for a deterministic one."""
+        return NAMES.get(self.runs[0].run.rule, "")
+
+    @property
+    def counted(self) -> tuple[RunLine, ...]:
+        return tuple(line for line in self.runs if line.run.declared)
+
+    @property
+    def cost(self) -> float:
+        """Passes per attacked sample, F + 2 B, summed over the counted runs."""
+        passes = [line.passes for line in self.counted]
+        return sum((each.forwards + 2 * each.backwards) / max(1, each.attacked) for each in passes)
+
+    @property
+    def verified(self) -> int:
+        """Number of counted runs whose stored examples an independent check confirmed."""
+        return sum(line.verification.state == "verified" for line in self.counted)
+
+    @property
+    def date(self) -> str:
+        return max((line.run.date for line in self.runs), default="")
+
+
+@dataclass(frozen=True)
+class Board:
+    """The entries that face the same threat on the same samples, best first; those without a rank come last."""
+
+    data: DataKey
+    threat: ThreatKey
+    eps: str
+    entries: tuple[Entry, ...]

@@ -1,0 +1,49 @@
+"""Which images a defense used, from the configuration that a run records."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.records import Manifest
+
+
+def splits(manifest: Manifest, n: int) -> list[str]:
+    """What each network was trained on, what parameters were fitted to, and what was evaluated."""
+    config = manifest.get("config", {})
+    defense = _mapping(_mapping(config).get("defense"))
+    parts = _mapping(defense.get("parts"))
+    told: dict[str, list[str]] = {}
+    for name in manifest.get("weights", {}):
+        told.setdefault(_training(parts.get(name)), []).append(str(name))
+    lines = [f"{', '.join(names)}: {how}" for how, names in told.items()]
+    fitted = defense.get("calibration")
+    if isinstance(fitted, Mapping):
+        known = fitted.get("split") or "not recorded: they may be of images that are evaluated"
+        of = f", {fitted['images']} images" if fitted.get("split") and fitted.get("images") else ""
+        share = f", beta {fitted['beta']:g}" if isinstance(fitted.get("beta"), int | float) and of else ""
+        lines.append(f"parameters fitted on: {known}{of}{share}")
+    selection = str(manifest["dataset"].get("selection", "all"))
+    which = "all" if selection == "all" else f"selection {selection}"
+    return [*lines, f"evaluated on: test, {n:,} images ({which})"]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _training(part: Any) -> str:
+    """Of one network."""
+    if not isinstance(part, Mapping):
+        return "what it saw is not on record"
+    weights, recipe = part.get("weights"), part.get("recipe")
+    if weights == "included":
+        return "weights that the model brings along; what they saw is not on record"
+    if weights:
+        return "weights from a file; what they saw is not on record"
+    if not isinstance(recipe, Mapping):
+        return "what it saw is not on record"
+    selection, objective = recipe.get("selection"), recipe.get("objective")
+    by = selection.get("by") if isinstance(selection, Mapping) else None
+    target = objective.get("_target_", "") if isinstance(objective, Mapping) else ""
+    method = str(target).rpartition(".")[2]
+    chosen = f", epoch chosen by {by} accuracy on validation" if by else ""
+    return f"trained on train{f' ({method})' * bool(method)}{chosen}"

@@ -72,10 +72,15 @@ def _story(rows: dict[str, Any], stages: Sequence[str], coverage: str) -> Iterat
         down = down or (ends and (bool(row.broken) or failed))
 
 
+def attempts(table: pd.DataFrame) -> dict[Key, Any]:
+    """The rows of candidates that were judged."""
+    tried = table[(table["stage"] != CLEAN_STAGE) & table["error"].isna()]
+    return {(int(row.sample), str(row.stage)): row for row in entries(tried)}
+
+
 def claims(table: pd.DataFrame) -> dict[Key, Any]:
     """The rows that say that an attack broke a sample."""
-    broken = table[table["broken"] & (table["stage"] != CLEAN_STAGE) & table["error"].isna()]
-    return {(int(row.sample), str(row.stage)): row for row in entries(broken)}
+    return attempts(table[table["broken"]])
 
 
 def entries(table: pd.DataFrame) -> Iterator[Any]:

@@ -13,6 +13,7 @@ from harness import environment
 from harness.certificates import Summary, summary
 from harness.certification import STAGE, Certification
 from harness.compose import build, checked
+from harness.data.ahead import batches
 from harness.data.contract import Dataset, Split
 from harness.deployment import deploy, digest_of
 from harness.errors import UserError
@@ -205,7 +206,8 @@ def _work(job: Job, manifest: Manifest) -> int:
     mine = list(chunks_of(samples, size, job.runtime.shards, job.runtime.shard))
     present = run.present()
     ready = {chunk for chunk in mine if chunk in present and _sound(run, chunk)}
-    if len(ready) == len(mine):
+    missing = [chunk for chunk in mine if chunk not in ready]
+    if not missing:
         return 0
     reopen(run, job.manifest)
     counts = {chunk: len(range(samples)[chunk_positions(samples, size, chunk)]) for chunk in mine}
@@ -225,13 +227,13 @@ def _work(job: Job, manifest: Manifest) -> int:
             bar.note(f"{rate:,.0f} forwards/s", refresh=False)
             bar.update(finished)
 
-        for chunk in mine:
-            if chunk not in ready:
-                start = time.perf_counter()
-                rows = job.work.chunk(job.split.read(chunk_positions(samples, size, chunk)), advance)
-                run.write_part(chunk, rows, {STAGE: time.perf_counter() - start})
-                give_back()
-    return len(mine) - len(ready)
+        positions = [chunk_positions(samples, size, chunk) for chunk in missing]
+        for chunk, batch in zip(missing, batches(job.split, positions, job.runtime.workers), strict=True):
+            start = time.perf_counter()
+            rows = job.work.chunk(batch, advance)
+            run.write_part(chunk, rows, {STAGE: time.perf_counter() - start})
+            give_back()
+    return len(missing)
 
 
 def _sound(run: RunFolder, chunk: int) -> bool:

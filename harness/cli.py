@@ -81,7 +81,8 @@ def lines(outcome: Outcome) -> list[str]:
         out.append(f"not ranked: access={access}, the attacker had no gradients")
     if manifest["status"] == "running":
         out.append(
-            f"{len(outcome.run.present())} of {manifest['chunks']} chunks are there; the other shards have the rest"
+            f"this shard alone; {len(outcome.run.present())} of {manifest['chunks']} chunks are there; "
+            "the other shards have the rest"
         )
     out.append(f"evidence: {outcome.run.path}")
     return out

@@ -70,6 +70,7 @@ class Evaluation:
         batch_size: samples per forward pass; changes no record.
         gradients: reduced precision of the gradient passes; None: that of the images.
         coverage: which samples a stage attacks.
+        every: whether candidates that fooled nobody are handed out too, as adversarial examples to be stored.
         access: what the attacker is given: gradient, score or decision; the victim may give less.
         protocol: how the predictions of a randomised victim are counted; without effect on a deterministic one.
         fitted: stage -> its attack after it has learned from training images; see `harness.universal`.
@@ -89,6 +90,7 @@ class Evaluation:
     gradients: torch.dtype | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     coverage: Coverage = "standing"
+    every: bool = False
     access: str = GRADIENT
     protocol: Protocol = field(default_factory=Protocol)
     fitted: dict[str, Attack] = field(default_factory=dict)

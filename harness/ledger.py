@@ -30,7 +30,8 @@ class Chunk:
 
     Attributes:
         rows: table of `records.ATTACK_SCHEMA`.
-        adversarial: sample int64 [m], stage uint16 [m], x and z float32 [m, C, H, W] of the broken samples.
+        adversarial: sample int64 [m], stage uint16 [m], x and z float32 [m, C, H, W] of the broken samples, or of
+            every candidate that was judged.
         seconds: per stage.
     """
 
@@ -95,9 +96,10 @@ class Ledger:
         broken = judged.pred != self.y[positions]
         self.down[positions] |= broken
         self._enter(stage.name, positions, broken, distance, judged, counts)
-        if broken.any():
+        kept = torch.ones_like(broken) if self.run.every else broken
+        if kept.any():
             index = [s.name for s in self.run.stages].index(stage.name)
-            self.kept.append((positions[broken], index, z[broken]))
+            self.kept.append((positions[kept], index, z[kept]))
 
     def _candidates(self, stage: "Stage", positions: Tensor, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:
         """Candidates on the host, whether each is legal, and its distance."""

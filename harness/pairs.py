@@ -110,7 +110,7 @@ def pairs_of(run: RunFolder, manifest: Manifest) -> list[Pair]:
         for stage, told in sorted(manifest.get("sets", {}).items())
     }
     sets = {stage: _lookup(run, manifest, pair) for stage, pair in pairs.items()}
-    for part in run.read_parts():
+    for part in run.read_parts() if pairs else ():
         table = part.select(["sample", "stage", "broken", "error"]).to_pandas()
         table["fine"] = ~table["broken"] & table["error"].isna()
         clean = table[table["stage"] == CLEAN_STAGE]

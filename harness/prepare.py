@@ -205,6 +205,7 @@ def _manifest(
         coverage=evaluation.coverage,
         chunk=runtime.chunk,
         chunks=-(-len(split) // runtime.chunk),
+        keep=runtime.keep,
         seed=cfg.seed,
         commit=commit,
         dirty=dirty,

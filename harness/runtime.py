@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from harness.errors import UserError
+from harness.keep import Keep
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Runtime:
         gradients: "float32", or "bfloat16" for the gradient passes; verdicts are always float32.
         fold: differentiate through copies with batch norm folded into the convolutions, channels last, which is faster
             on a CPU. The plain network judges.
-        keep: adversarial examples to store: "broken" or "none".
+        keep: adversarial examples to store: "all", "broken", "first N" (those broken of the first N images) or "none".
+        workers: threads that read and decode the next chunk while this one is attacked; 0: that is done in between.
         progress: show a progress bar.
 
     Raises:
@@ -42,6 +44,7 @@ class Runtime:
     gradients: str = "float32"
     fold: bool = True
     keep: str = "broken"
+    workers: int = 1
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -54,9 +57,11 @@ class Runtime:
             raise UserError(
                 f"runtime.shard={self.shard} must lie in 0 to {self.shards - 1} (runtime.shards={self.shards})"
             )
-        for name, choices in (("gradients", tuple(self.GRADIENTS)), ("keep", ("broken", "none"))):
-            if getattr(self, name) not in choices:
-                raise UserError(f"runtime.{name}={getattr(self, name)} is unknown; choose {' or '.join(choices)}")
+        if not 0 <= self.workers <= self.MOST_THREADS:
+            raise UserError(f"runtime.workers={self.workers} must lie in 0 to {self.MOST_THREADS}")
+        if self.gradients not in self.GRADIENTS:
+            raise UserError(f"runtime.gradients={self.gradients} is unknown; choose {' or '.join(self.GRADIENTS)}")
+        Keep.of(self.keep)
 
     def torch_device(self) -> torch.device:
         """Raises UserError where there is no such device."""

@@ -5,17 +5,20 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 from safetensors.numpy import save as encode_tensors
 
 from harness import environment, expectation
 from harness.access import GRADIENT, TRANSFER
 from harness.checks import PROBE, Flag, blunter, from_evidence, noisy, of_victim
+from harness.data.ahead import batches
 from harness.data.contract import Batch
 from harness.errors import UserError
 from harness.evaluate import Evaluation, chunk_positions, chunks_of
 from harness.expectation import settled
 from harness.fidelity import fidelity
+from harness.keep import Keep, Room, stored
 from harness.manifests import amend, reopen
 from harness.ownership import sole_owner
 from harness.prepare import Job, prepare
@@ -59,7 +62,7 @@ def evaluate(composed: DictConfig, choices: dict[str, str], command: str) -> Out
         job = replace(job, evaluation=replace(job.evaluation, victim=victim))
         worked = _work(job, manifest)
         whole = len(job.run.present()) == manifest["chunks"]  # asked before counting: other shards may be at work
-        total = tally(job.run, manifest["stages"])
+        total = tally(job.run, manifest["stages"], None if whole else _mine(job, manifest))
         if whole and (worked or manifest["status"] != "done"):
             manifest = _settle(job, job.run.manifest(), total)
     return Outcome(job.run, manifest, total, job.tracker)
@@ -88,13 +91,16 @@ def _work(job: Job, manifest: Manifest) -> int:
     """Do the chunks of this shard that are not there yet, or not sound; return how many."""
     run, size = job.run, manifest["chunk"]
     samples = manifest["dataset"]["samples"]
-    mine = list(chunks_of(samples, size, job.runtime.shards, job.runtime.shard))
+    keep = _policy(job, manifest)
+    mine = _mine(job, manifest)
     present = run.present()
-    ready = {chunk for chunk in mine if chunk in present and _sound(run, chunk, job.runtime.keep)}
-    if len(ready) == len(mine):
+    ready = {chunk for chunk in mine if chunk in present and _sound(job, manifest, chunk, keep)}
+    missing = [chunk for chunk in mine if chunk not in ready]
+    if not missing:
         return 0
+    _look_for_room(job, manifest, keep, set(range(manifest["chunks"])) - present | set(missing))
     manifest = reopen(run, job.manifest)
-    evaluation = _fitted(job, manifest)
+    evaluation = replace(_fitted(job, manifest), every=keep.every)
     counts = {chunk: len(range(samples)[chunk_positions(samples, size, chunk)]) for chunk in mine}
     stages = len(manifest["stages"])
     with Bar(
@@ -109,18 +115,57 @@ def _work(job: Job, manifest: Manifest) -> int:
             bar.note(stage, refresh=False)
             bar.update(count)
 
-        for chunk in mine:
-            if chunk not in ready:
-                batch = job.split.read(chunk_positions(samples, size, chunk))
-                for workshop in job.workshops:
-                    workshop.ensure(chunk_positions(samples, size, chunk), advance)
-                done = evaluation.chunk(batch, advance)
-                if job.runtime.keep == "broken":
-                    tensors = encode_tensors(done.adversarial, {"stages": json.dumps(manifest["stages"][1:])})
-                    write_atomically(run.adversarial_path(chunk), tensors)
-                run.write_part(chunk, done.rows, done.seconds)
-                give_back()
-    return len(mine) - len(ready)
+        positions = [chunk_positions(samples, size, chunk) for chunk in missing]
+        for chunk, at, batch in zip(
+            missing, positions, batches(job.split, positions, job.runtime.workers), strict=True
+        ):
+            for workshop in job.workshops:
+                workshop.ensure(at, advance)
+            done = evaluation.chunk(batch, advance)
+            _store(job, manifest, chunk, done.adversarial, keep.of_chunk(job.split.ids[at], at.start))
+            run.write_part(chunk, done.rows, done.seconds)
+            give_back()
+    return len(missing)
+
+
+def _mine(job: Job, manifest: Manifest) -> list[int]:
+    """The chunks of this shard."""
+    samples, size = manifest["dataset"]["samples"], manifest["chunk"]
+    return list(chunks_of(samples, size, job.runtime.shards, job.runtime.shard))
+
+
+def _policy(job: Job, manifest: Manifest) -> Keep:
+    """What is stored: what the run began with, or more where this process is to store more."""
+    mine, keep = Keep.of(job.runtime.keep), Keep.standing(manifest)
+    if not keep.covers(mine):
+
+        def widen(manifest: Manifest) -> None:
+            if not Keep.standing(manifest).covers(mine):
+                manifest["keep"] = mine.text
+
+        amend(job.run, widen)
+        return mine
+    if keep != mine:
+        log.warning("this run stores adversarial examples by runtime.keep=%s, as it began", keep.text)
+    return keep
+
+
+def _look_for_room(job: Job, manifest: Manifest, keep: Keep, missing: set[int]) -> None:
+    """Refuse to begin what the disk cannot hold. missing: chunks that this process or another has still to do."""
+    pixels = job.split.read(slice(0, 1)).x.numel()
+    said = Room.of(keep, manifest, sorted(missing), pixels).check(job.run.path, keep)
+    if said:
+        log.info("%s", said)
+
+
+def _store(job: Job, manifest: Manifest, chunk: int, adversarial: dict[str, np.ndarray], ids: np.ndarray) -> None:
+    """Write the adversarial examples of a chunk, of these samples alone; no file where the policy is about none."""
+    if not len(ids):
+        return
+    mine = np.isin(adversarial["sample"], ids)
+    chosen = adversarial if mine.all() else {name: array[mine] for name, array in adversarial.items()}
+    tensors = encode_tensors(chosen, {"stages": json.dumps(manifest["stages"][1:])})
+    write_atomically(job.run.adversarial_path(chunk), tensors)
 
 
 def _fitted(job: Job, manifest: Manifest) -> Evaluation:
@@ -133,11 +178,14 @@ def _fitted(job: Job, manifest: Manifest) -> Evaluation:
     return evaluation
 
 
-def _sound(run: RunFolder, chunk: int, keep: str) -> bool:
+def _sound(job: Job, manifest: Manifest, chunk: int, keep: Keep) -> bool:
     """Whether a part can be read, holds no error and has its examples; else it is set aside and done again."""
+    run, at = job.run, chunk_positions(manifest["dataset"]["samples"], manifest["chunk"], chunk)
     try:
-        errors = run.read_part(chunk)["error"]
-        if errors.null_count == len(errors) and (keep == "none" or run.adversarial_path(chunk).exists()):
+        table = run.read_part(chunk)
+        ids = keep.of_chunk(job.split.ids[at], at.start)
+        errors = table["error"]
+        if errors.null_count == len(errors) and stored(run, chunk, keep.due(table, manifest["stages"], ids)):
             return True
     except UserError as cause:
         log.warning("%s", cause)

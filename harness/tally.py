@@ -1,6 +1,7 @@
 """What the evidence of one run adds up to. Always counted from the files, never from a process's memory."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,10 +71,11 @@ def _mean(shares: list[float] | None) -> tuple[float, float] | None:
     return float(found.mean()), spread / math.sqrt(len(found))
 
 
-def tally(run: RunFolder, stages: list[str]) -> Tally:
-    """Add up the records of a run, one chunk at a time."""
+def tally(run: RunFolder, stages: list[str], chunks: Iterable[int] | None = None) -> Tally:
+    """Add up the records of a run, one chunk at a time. chunks: of these alone; None: of all."""
     total = Tally(standing=dict.fromkeys(stages, 0), broken=dict.fromkeys(stages[1:], 0))
-    for chunk in sorted(run.present()):
+    present = run.present()
+    for chunk in sorted(present if chunks is None else present.intersection(chunks)):
         table = run.read_part(chunk)
         seconds = run.read_seconds(chunk)
         alive: set[int] = set()

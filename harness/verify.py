@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +19,20 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from harness.audit import Key, claims, distance_of, entries, reach_of, row_problems, stored_keys
+from harness.audit import Key, attempts, claims, distance_of, entries, reach_of, row_problems, stored_keys
 from harness.data.contract import Batch
 from harness.environment import now
 from harness.errors import UserError
 from harness.evidence_digest import adversarial_digest, manifest_digest, records_digest
+from harness.keep import Keep
 from harness.prepare import Job
 from harness.rebuild import discrepancies, rebuild
 from harness.records import CLEAN_STAGE, Manifest, RunFolder, find_runs, write_atomically
 from harness.repeat import repeated
+from harness.verdict import SHOWN, Report, lines
 
 BATCH = 37
 """Images per prediction; not a size that an attack is likely to have used."""
-
-SHOWN = 20
-"""Problems that are printed and kept; all are counted."""
-
-NOT_STORED = "no adversarial examples were stored (runtime.keep=none)"
-
-
-@dataclass
-class Report:
-    """What was checked in one run.
-
-    Attributes:
-        samples: whose clean prediction was repeated.
-        checked: stored adversarial examples.
-        claimed: rows that say "broken" in a stage other than the clean one.
-        stored: whether the run was to store its adversarial examples; without them nothing is verified.
-        problems: one line each.
-    """
-
-    samples: int = 0
-    checked: int = 0
-    claimed: int = 0
-    stored: bool = True
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def verified(self) -> bool:
-        return self.stored and not self.problems
 
 
 def verify(run: RunFolder, trust: Sequence[str] = ()) -> Report:
@@ -83,7 +56,7 @@ def verify(run: RunFolder, trust: Sequence[str] = ()) -> Report:
     except (OmegaConfBaseException, KeyError, TypeError, AttributeError) as cause:
         why = (str(cause) or type(cause).__name__).splitlines()[0]
         raise UserError(f"{run.manifest_path} is damaged: its config cannot be used ({why}); run again") from cause
-    report = Report(stored=manifest["config"]["runtime"].get("keep") != "none")
+    report = Report(keep=Keep.standing(manifest))
     report.problems += discrepancies(run, manifest, job)
     present, wanted = run.present(), set(range(job.manifest["chunks"]))
     report.problems += [f"chunk {chunk}: its records are missing" for chunk in sorted(wanted - present)]
@@ -113,10 +86,12 @@ def _check_chunk(report: Report, run: RunFolder, chunk: int, job: Job, manifest:
     if errors and manifest["status"] == "done":
         report.problems.append(f"chunk {chunk}: {errors} rows have an error, yet the run is called done")
     _check_clean(report, table, place, job)
-    mine = claims(table)
+    mine, tried = claims(table), attempts(table)
     report.claimed += len(mine)
-    if not report.stored:
+    about = set(report.keep.of_chunk(job.split.ids[positions.start : positions.stop], positions.start).tolist())
+    if not about and not run.adversarial_path(chunk).exists():
         return
+    due = [key for key in (tried if report.keep.every else mine) if key[0] in about]
     try:
         stored = _stored(run, chunk)
         keys = stored_keys(stored, stages, tuple(job.split.read(positions[:1]).x.shape[1:]))
@@ -126,12 +101,12 @@ def _check_chunk(report: Report, run: RunFolder, chunk: int, job: Job, manifest:
     index = {key: number for number, key in enumerate(keys)}
     if len(index) < len(keys):
         report.problems.append(f"chunk {chunk}: {len(keys) - len(index)} adversarial examples are stored twice")
-    lines = [(key, "no adversarial example is stored") for key in mine if key not in index]
-    lines += [
-        (key, "an adversarial example is stored, but its row does not say broken") for key in set(index) - {*mine}
-    ]
-    report.problems += [f"{_who(key)}: {line}" for key, line in sorted(lines)]
-    found = [(key, mine[key], number) for key, number in index.items() if key in mine and key[0] in place]
+    odd = [(key, "no adversarial example is stored") for key in due if key not in index]
+    known = tried if report.keep.every else mine
+    odd += [(key, "an adversarial example is stored, but its row does not say broken") for key in set(index) - {*known}]
+    report.problems += [f"{_who(key)}: {line}" for key, line in sorted(odd)]
+    report.shown += len(mine.keys() & index.keys())
+    found = [(key, known[key], number) for key, number in index.items() if key in known and key[0] in place]
     for start in range(0, len(found), BATCH):
         _check_examples(report, found[start : start + BATCH], stored, place, job)
 
@@ -152,8 +127,8 @@ def _check_clean(report: Report, table: pd.DataFrame, place: dict[int, int], job
                     f"{row.clean_pred if row.clean_pred != pred else row.pred}"
                 )
             if row is not None:
-                lines = again.lines(n, row, job.evaluation.protocol.draws)
-                report.problems += [f"sample {sample} (clean): {line}" for line in lines]
+                told = again.lines(n, row, job.evaluation.protocol.draws)
+                report.problems += [f"sample {sample} (clean): {line}" for line in told]
 
 
 def _check_examples(
@@ -168,22 +143,22 @@ def _check_examples(
     clean = job.split.read([place[key[0]] for key, _, _ in found])
     again = repeated(job.evaluation, torch.from_numpy(z.copy()), clean.ids, clean.y)
     for n, ((key, row, _), pred) in enumerate(zip(found, again.pred, strict=True)):
-        label, lines = int(clean.y[n]), list(again.lines(n, row, job.evaluation.protocol.draws))
+        label, told = int(clean.y[n]), list(again.lines(n, row, job.evaluation.protocol.draws))
         report.checked += 1
         if clean.x[n].numpy().tobytes() != x[n].tobytes():
-            lines.append("the image it starts from is not the data set's")
+            told.append("the image it starts from is not the data set's")
         if label != row.label:
-            lines.append(f"the label is {label}, the record says {row.label}")
+            told.append(f"the label is {label}, the record says {row.label}")
         distance, why = distance_of(z[n], clean.x[n].numpy(), job.manifest["threat"])
         if why:
-            lines.append(why)
+            told.append(why)
         elif abs(distance - row.distance) > 1e-6 * max(1.0, distance):
-            lines.append(f"distance {distance:.8g}, the record says {row.distance:.8g}")
-        if pred == label:
-            lines.append(f"the defense predicts the true class {pred}")
+            told.append(f"distance {distance:.8g}, the record says {row.distance:.8g}")
+        if row.broken and pred == label:
+            told.append(f"the defense predicts the true class {pred}")
         elif pred != row.pred:
-            lines.append(f"the defense predicts {pred}, the record says {row.pred}")
-        report.problems += [f"{_who(key)}: {line}" for line in lines]
+            told.append(f"the defense predicts {pred}, the record says {row.pred}")
+        report.problems += [f"{_who(key)}: {line}" for line in told]
 
 
 def _who(key: Key) -> str:
@@ -223,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
             failures += 1
             continue
         failures += not report.verified
-        sys.stdout.write("\n".join(_lines(run, report)) + "\n")
+        sys.stdout.write("\n".join(lines(run, report)) + "\n")
     return 1 if failures else 0
 
 
@@ -240,34 +215,16 @@ def _judged(run: RunFolder, trust: Sequence[str]) -> Report:
     report = verify(run, trust)
     content = {
         "verified": report.verified,
+        "partial": report.partial,
         **digests,
         "checked": report.checked,
         "claimed": report.claimed,
         "failed": len(report.problems),
-        "problems": report.problems[:SHOWN] or ([] if report.stored else [NOT_STORED]),
+        "problems": report.problems[:SHOWN] or ([] if report.verified else [report.lack]),
         "time": now(),
     }
     write_atomically(run.path / "verification.json", (json.dumps(content, indent=1) + "\n").encode())
     return report
-
-
-def _lines(run: RunFolder, report: Report) -> Iterator[str]:
-    if not report.problems and not report.stored:
-        yield f"not verified: {run.path}\n  {NOT_STORED}"
-        return
-    yield f"{'verified' if report.verified else f'{len(report.problems)} PROBLEMS'}: {run.path}"
-    yield (
-        f"  {report.claimed} broken samples claimed, {report.checked} adversarial examples reloaded: start image, box, "
-        f"distance, fresh prediction;\n  {report.samples} clean predictions repeated; rows complete; manifest rebuilt "
-        "from configuration, data and weights"
-        if report.verified
-        else f"  {report.claimed} broken samples claimed, {report.checked} adversarial examples and {report.samples} "
-        "clean predictions checked"
-    )
-    yield "  not checked: whether a stronger attack breaks the survivors; seconds, pass counters and red flags"
-    yield from (f"  {problem}" for problem in report.problems[:SHOWN])
-    if len(report.problems) > SHOWN:
-        yield f"  and {len(report.problems) - SHOWN} more"
 
 
 def _runs_in(folder: Path) -> list[RunFolder]:

@@ -23,11 +23,12 @@ EXAMPLES = 12
 
 @dataclass(frozen=True)
 class Verification:
-    """What an independent check of the stored examples said: verified | failed | stale | none."""
+    """What an independent check of the stored examples said: verified | partial | failed | stale | none."""
 
     state: str
     checked: int = 0
     failed: int = 0
+    claimed: int = 0  # broken samples, of which some have no example stored where the state is partial
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,8 @@ def _verification(run: Run, damaged: list[str]) -> Verification:
             return Verification("stale", checked, failed)
         if content.get("verified") is True:
             return Verification("verified", checked, failed)
+        if content.get("partial") is True:
+            return Verification("partial", checked, failed, int(content.get("claimed", 0)))
         return Verification("failed" if failed else "none", checked, failed)  # without stored examples nothing failed
     except (OSError, TypeError, ValueError, AttributeError):
         damaged.append(f"{run.place}/verification.json cannot be read; verify the run again")

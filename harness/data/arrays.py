@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.contract import Spread
 from harness.data.digest import Reading, digest_arrays
 from harness.data.images import Pixels
 from harness.data.selection import Ids
@@ -20,7 +21,7 @@ class Arrays:
     levels: int = 255
     _digest: list[str] = field(default_factory=list)
 
-    def images(self, rows: Ids) -> Pixels:
+    def images(self, rows: Ids, spread: Spread = map) -> Pixels:
         return self.pixels[rows]
 
     def where(self, row: int) -> str:

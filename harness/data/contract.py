@@ -1,7 +1,7 @@
 """What a data set promises to the rest of the program."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ class Batch(NamedTuple):
     y: Tensor  # int64 [B], in [0, classes)
 
 
+Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""How the work on single images is done: one after the other by `map`, or by several threads; results in order."""
+
+
 class Split(Protocol):
     """One part of a data set; images are read when they are asked for."""
 
@@ -27,8 +31,8 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, positions: Sequence[int] | slice) -> Batch:
-        """The images at `positions` in [0, n), in that order; repeats are allowed.
+    def read(self, positions: Sequence[int] | slice, spread: Spread = map) -> Batch:
+        """The images at `positions` in [0, n), in that order; repeats are allowed. Any thread may ask.
 
         Raises:
             IndexError: a position outside the split.

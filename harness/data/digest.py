@@ -11,7 +11,7 @@ adds nothing.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,9 +31,10 @@ _PIECE = 1 << 20
 _KNOWN: dict[str, str] = {}
 
 
-def digest_files(files: Sequence[tuple[str, Path]], outline: Callable[[Path], bytes]) -> str:
+def digest_files(files: Iterable[tuple[str, Path]], outline: Callable[[Path], bytes]) -> str:
     """The digest of files in the given order, each with a label that counts as content.
 
+    files: gone through twice.
     outline: what stands for the content of one file where the whole is too big.
 
     Raises:

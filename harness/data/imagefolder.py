@@ -1,13 +1,15 @@
 """Images in one folder per class, read from disk when they are needed."""
 
 import os
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.contract import Spread
 from harness.data.digest import Reading, digest_files
 from harness.data.images import Form, Pixels, decode
 from harness.data.reason import reason
@@ -71,11 +73,45 @@ def check_resize(resize: int | None, size: int) -> None:
 
 
 @dataclass(frozen=True, eq=False)
+class Names:
+    """Texts in as few bytes as they have letters: a list of a million paths would take 100 MB."""
+
+    letters: bytes
+    ends: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Names":
+        letters, ends = bytearray(), array("q")
+        for text in texts:
+            letters += os.fsencode(text)
+            ends.append(len(letters))
+        return cls(bytes(letters), np.frombuffer(ends, np.int64) if ends else np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, row: int) -> str:
+        return os.fsdecode(self.letters[int(self.ends[row - 1]) if row else 0 : int(self.ends[row])])
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Each file of a folder with its label and name: a folder without images would shift the labels."""
+
+    folder: "Folder"
+
+    def __iter__(self) -> Iterator[tuple[str, Path]]:
+        of = self.folder
+        for row, label in enumerate(of.labels.tolist()):
+            yield f"{label} {of.names[row]}", of.folder / of.names[row]
+
+
+@dataclass(frozen=True, eq=False)
 class Folder:
     """The images below a folder. names: paths relative to it, sorted within each class."""
 
     folder: Path
-    names: list[str]
+    names: Names
     labels: NDArray[np.int64]
     form: Form
     levels: int = field(default=255, init=False)
@@ -89,22 +125,24 @@ class Folder:
                 raise UserError(
                     f"{folder} has {len(found)} class folders; set dataset.classes={len(found)}, not {classes}"
                 )
-            per_class = [sorted(_images(folder, name)) for name in found]
+            counts: list[int] = []
+            names = Names.of(name for each in found for name in _class(folder, each, counts))
         except OSError as cause:
             place = cause.filename or folder
             raise UserError(f"{place} cannot be read ({reason(cause)}); check dataset.path") from None
-        labels = np.repeat(np.arange(classes), [len(names) for names in per_class])
-        return cls(folder, [name for names in per_class for name in names], labels, form)
+        return cls(folder, names, np.repeat(np.arange(classes), counts), form)
 
-    def images(self, rows: Ids) -> Pixels:
-        return np.stack([self._image(row) for row in rows.tolist()])
+    def images(self, rows: Ids, spread: Spread = map) -> Pixels:
+        pixels = np.empty((len(rows), self.form.size, self.form.size, self.form.channels), np.uint8)
+        for position, image in enumerate(spread(self._image, rows.tolist())):
+            pixels[position] = image
+        return pixels
 
     def where(self, row: int) -> str:
         return str(self.folder / self.names[row])
 
     def digest(self) -> str:
-        labelled = zip(self.labels.tolist(), self.names, strict=True)  # a folder without images shifts the labels
-        return digest_files([(f"{label} {name}", self.folder / name) for label, name in labelled], lambda _: b"")
+        return digest_files(Labelled(self), lambda _: b"")
 
     def reading(self) -> Reading:
         return self.form.reading()
@@ -116,6 +154,13 @@ class Folder:
         except OSError as cause:
             raise UserError(f"{path} cannot be read ({reason(cause)}); check dataset.path") from None
         return decode(data, self.form, str(path))
+
+
+def _class(folder: Path, name: str, counts: list[int]) -> list[str]:
+    """The sorted names of one class; how many there are is added to the counts."""
+    names = sorted(_images(folder, name))
+    counts.append(len(names))
+    return names
 
 
 def _images(folder: Path, name: str) -> Iterator[str]:

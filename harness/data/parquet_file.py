@@ -22,6 +22,15 @@ MOST_ROWS = 1024
 """Most rows that are decoded at a time."""
 
 
+Stamp = tuple[int, int, int]
+"""Inode, bytes and time of the last change of a file: what tells a file that was changed or replaced."""
+
+
+def stamp(path: Path) -> Stamp:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class Group:
     """One row group. first: its first row in its file; block: rows in each of its blocks but the last."""

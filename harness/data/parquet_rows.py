@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +18,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from harness.data.contract import Spread
 from harness.data.digest import Reading, digest_files
 from harness.data.images import Form, Pixels, decode
-from harness.data.parquet_file import Group, bytes_column, footer_bytes, open_file, read_labels, reading, row_groups
+from harness.data.parquet_file import (
+    Group,
+    Stamp,
+    bytes_column,
+    footer_bytes,
+    open_file,
+    read_labels,
+    reading,
+    row_groups,
+    stamp,
+)
 from harness.data.selection import Ids
 from harness.errors import UserError
 
@@ -48,6 +60,7 @@ class ParquetRows:
     """The rows of some files, one after the other."""
 
     files: list[Path]
+    stamps: list[Stamp]  # of the files as they were opened
     groups: list[Group]
     labels: NDArray[np.int64]
     column: str  # the path of the encoded bytes, such as `image.bytes`
@@ -61,6 +74,7 @@ class ParquetRows:
     _jumps: bool = field(default=False, init=False)  # a group was read more than once
     _cursor: Cursor | None = field(default=None, init=False)
     _file: tuple[int, pq.ParquetFile] | None = field(default=None, init=False)
+    _lock: Lock = field(default_factory=Lock, init=False)
 
     def __post_init__(self) -> None:
         self._starts = np.cumsum([0, *(group.rows for group in self.groups)])[:-1]
@@ -72,25 +86,23 @@ class ParquetRows:
         Raises:
             UserError: a file is missing, cut short or no Parquet file, or a column is missing or of another type.
         """
-        groups, labels = [], []
+        stamps, groups, labels = [], [], []
         column = image
         for number, path in enumerate(files):
             with reading(path), open_file(path) as file:
+                stamps.append(stamp(path))
                 column = bytes_column(file.schema_arrow, image, path)
                 groups += row_groups(file.metadata, number, column)
                 labels.append(read_labels(file, label, path))
-        return cls(files, groups, np.concatenate(labels), column, label, form)
+        return cls(files, stamps, groups, np.concatenate(labels), column, label, form)
 
-    def images(self, rows: Ids) -> Pixels:
+    def images(self, rows: Ids, spread: Spread = map) -> Pixels:
+        order = np.argsort(rows, kind="stable")  # forward through the files, whatever the order
+        with self._lock:
+            encoded = [(row, self._encoded(row)) for row in rows[order].tolist()]
         pixels = np.empty((len(rows), self.form.size, self.form.size, self.form.channels), np.uint8)
-        for position in np.argsort(rows, kind="stable").tolist():  # forward through the files, whatever the order
-            row = int(rows[position])
-            group = int(np.searchsorted(self._starts, row, side="right")) - 1
-            number, offset = divmod(row - int(self._starts[group]), self.groups[group].block)
-            data = self._block(group, number).images[offset]
-            if not data:
-                raise UserError(f"{self.where(row)}: {self.column} is empty; write the images into the file")
-            pixels[position] = decode(data, self.form, self.where(row))
+        for position, image in zip(order.tolist(), spread(self._decoded, encoded), strict=True):
+            pixels[position] = image
         return pixels
 
     def where(self, row: int) -> str:
@@ -99,16 +111,46 @@ class ParquetRows:
         return f"{self.files[found.file]}, row {found.first + row - int(self._starts[group])}"
 
     def digest(self) -> str:
-        return digest_files([("", path) for path in self.files], outline=footer_bytes)
+        found = digest_files([("", path) for path in self.files], outline=footer_bytes)
+        for number in range(len(self.files)):
+            self._check(number)
+        return found
 
     def reading(self) -> Reading:
         return {**self.form.reading(), "image": self.column, "label": self.label}
+
+    def _encoded(self, row: int) -> bytes:
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        number, offset = divmod(row - int(self._starts[group]), self.groups[group].block)
+        data = self._block(group, number).images[offset]
+        if not data:
+            raise UserError(f"{self.where(row)}: {self.column} is empty; write the images into the file")
+        return data
+
+    def _decoded(self, encoded: tuple[int, bytes]) -> Pixels:
+        row, data = encoded
+        return decode(data, self.form, self.where(row))
+
+    def _check(self, file: int) -> None:
+        """Refuse a file that is no longer the one whose labels, and whose digest, were read."""
+        path = self.files[file]
+        with reading(path):
+            now = stamp(path)
+        if now != self.stamps[file]:
+            raise UserError(f"{path} was changed while it was in use; leave it as it is and run the same command again")
 
     def _block(self, group: int, number: int) -> Block:
         key = (group, number)
         if key in self._blocks:
             self._blocks.move_to_end(key)
             return self._blocks[key]
+        try:
+            self._read(group, number)
+        finally:  # what a changed file held is not what was asked for, and what it leads to not the cause
+            self._check(self.groups[group].file)
+        return self._blocks[key]
+
+    def _read(self, group: int, number: int) -> None:
         with reading(self.files[self.groups[group].file]):
             if self._cursor is None or self._cursor.group != group or self._cursor.next > number:
                 self._jumps = self._jumps or group in self._visited
@@ -117,7 +159,6 @@ class ParquetRows:
             while self._cursor.next <= number:
                 self._keep((group, self._cursor.next), next(self._cursor.batches, None))
                 self._cursor.next += 1
-        return self._blocks[key]
 
     def _batches(self, group: Group) -> Iterator[pa.RecordBatch]:
         """The blocks of one row group. One file is open at a time."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.data.contract import PARTS, Batch, Split
+from harness.data.contract import PARTS, Batch, Split, Spread
 from harness.data.digest import Reading, canonical, derive
 from harness.data.images import MODES, Pixels
 from harness.data.selection import Ids, select, selection_name
@@ -28,8 +28,8 @@ class Source(Protocol):
     def levels(self) -> int:
         """The stored value that stands for 1.0."""
 
-    def images(self, rows: Ids) -> Pixels:
-        """uint8 [B, H, W, C], in the order of `rows`."""
+    def images(self, rows: Ids, spread: Spread = map) -> Pixels:
+        """uint8 [B, H, W, C], in the order of `rows`. Several threads may ask at once."""
 
     def where(self, row: int) -> str:
         """The place of a row in words, for messages."""
@@ -119,9 +119,10 @@ class SourceSplit:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def read(self, positions: Sequence[int] | slice) -> Batch:
+    def read(self, positions: Sequence[int] | slice, spread: Spread = map) -> Batch:
         rows = self.ids[positions] if isinstance(positions, slice) else self.ids[np.asarray(positions, dtype=np.int64)]
-        pixels = self.source.images(rows) if len(rows) else np.empty((0, *self.form[1:], self.form[0]), np.uint8)
+        blank = np.empty((0, *self.form[1:], self.form[0]), np.uint8)
+        pixels = self.source.images(rows, spread) if len(rows) else blank
         planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
         x = planes.to(torch.float32).div_(self.source.levels)
         return Batch(torch.from_numpy(rows.copy()), x, torch.from_numpy(self.source.labels[rows]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pyarrow.compute as pc
@@ -47,19 +48,24 @@ def examples(run: RunFolder, stages: list[str], limit: int) -> list[Example]:
         if len(found) >= limit:
             break
         if run.adversarial_path(chunk).exists():
-            found += _of_chunk(run, chunk, stages[1:], limit - len(found))
+            found += islice(_of_chunk(run, chunk, stages[1:]), limit - len(found))
     return found
 
 
-def _of_chunk(run: RunFolder, chunk: int, stages: list[str], limit: int) -> Iterator[Example]:
+def _of_chunk(run: RunFolder, chunk: int, stages: list[str]) -> Iterator[Example]:
+    """In the order of the samples; candidates that fooled nobody, which may be stored too, are no examples."""
     records = run.read_part(chunk)
+    records = records.filter(records["broken"])
     with safe_open(run.adversarial_path(chunk), framework="numpy") as file:
         samples, numbers = file.get_tensor("sample"), file.get_tensor("stage")
-        for at in np.argsort(samples, kind="stable")[:limit].tolist():
+        for at in np.argsort(samples, kind="stable").tolist():
             sample, stage = int(samples[at]), stages[int(numbers[at])]
-            x, z = (file.get_slice(name)[at : at + 1][0] for name in ("x", "z"))
             match = pc.and_(pc.equal(records["sample"], sample), pc.equal(records["stage"], stage))
-            row = records.filter(match).to_pylist()[0]
+            rows = records.filter(match).to_pylist()
+            if not rows:
+                continue
+            (row,) = rows
+            x, z = (file.get_slice(name)[at : at + 1][0] for name in ("x", "z"))
             largest = float(np.abs(z - x).max())
             yield Example(
                 sample=sample,

@@ -291,3 +291,23 @@ def test_a_part_without_rows_is_refused(tmp_path, write_parquet):
     path = write_parquet(tmp_path / "test.parquet", [], pa.array([], pa.int64()))
     with pytest.raises(UserError, match="the test part of small holds no images"):
         Parquet(path=str(path), **SMALL).split("test")
+
+
+@pytest.mark.parametrize("change", ["rewritten", "replaced", "cut short"])
+def test_a_file_that_is_changed_half_way_is_refused(tmp_path, pictures, png, write_parquet, change):
+    data = [png(image) for image in pictures(40)]
+    path = write_parquet(tmp_path / "test.parquet", data, [0] * 40, group=10)
+    split = Parquet(path=str(tmp_path), size=8).split("test")
+    split.digest()
+    split.read(slice(0, 10))
+    if change == "rewritten":
+        path.write_bytes(path.read_bytes())
+    elif change == "cut short":
+        path.write_bytes(path.read_bytes()[:900])
+    else:
+        write_parquet(tmp_path / "new" / "test.parquet", data, [1] * 40, group=10).replace(path)
+    with pytest.raises(UserError, match=r"test\.parquet was changed while it was in use") as caught:
+        split.read(slice(10, 20))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="was changed"):
+        split.digest()

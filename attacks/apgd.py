@@ -158,8 +158,12 @@ class _State(NamedTuple):
         """The state after the loss at the new point z is known."""
         better = value > self.top_value
         rows = better.nonzero().squeeze(1)
-        self.top.index_copy_(0, rows, z.index_select(0, rows))
-        self.top_gradient.index_copy_(0, rows, gradient.index_select(0, rows))
+        if len(rows) == len(z):
+            self.top.copy_(z)
+            self.top_gradient.copy_(gradient)
+        else:
+            self.top.index_copy_(0, rows, z.index_select(0, rows))
+            self.top_gradient.index_copy_(0, rows, gradient.index_select(0, rows))
         return self._replace(
             gradient=gradient,
             value=value,

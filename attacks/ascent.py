@@ -35,8 +35,14 @@ class Best(NamedTuple):
         return cls(x.clone(), x.new_full((len(x),), math.inf), torch.zeros(len(x), dtype=torch.bool, device=x.device))
 
     def note(self, index: Tensor, z: Tensor, margin: Tensor, broken: Tensor) -> None:
-        """Enter candidates z of the samples at `index` (positions), in place."""
-        rows = (broken | (margin < self.margin[index])).nonzero().squeeze(1)
+        """Enter candidates z of the samples at `index` (positions, rising), in place."""
+        everyone = len(index) == len(self.margin)
+        rows = (broken | (margin < (self.margin if everyone else self.margin[index]))).nonzero().squeeze(1)
+        if len(rows) == len(self.margin):  # copied at once, without gathers
+            self.z.copy_(z)
+            self.margin.copy_(margin)
+            self.broken.logical_or_(broken)
+            return
         where = index[rows]
         self.z.index_copy_(0, where, z.index_select(0, rows))
         self.margin[where] = margin[rows].to(self.margin.dtype)

@@ -9,6 +9,7 @@ of half precision. All exponents are <= 0. The loss is to be maximised.
 Notation: m is the best other class, r_j = exp(z_j - z_m) for the other classes, S = sum of r_j, q = exp(z_m - z_y).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -30,7 +31,7 @@ def ce(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """
     z = _wide(logits)
     if target is None:
-        return _unit(_others(z, y) - _one_hot(y, z))
+        return _unit(_others(z, y).scatter_(1, y[:, None], -1.0))
     return _unit(_one_hot(target, z) - _others(z, target))
 
 
@@ -59,7 +60,7 @@ def dlr(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     up, scale = _one_hot(rival, z) - _one_hot(y, z), _one_hot(order[:, 0], z) - below
     numerator, denominator = (up * z).sum(1, keepdim=True), (scale * z).sum(1, keepdim=True)
     quotient = denominator * up - numerator * scale
-    return _unit(quotient / denominator.clamp_min(1e-12), up / 2)
+    return _unit(quotient / denominator.clamp_min(1e-12), lambda: up / 2)
 
 
 def pm(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
@@ -72,7 +73,7 @@ def pm(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     _, rival, r, rest, up, down = _pieces(logits, y, target)
     cotangent = r * (down - up)
     cotangent.scatter_(1, rival[:, None], 2 * down + rest * up)
-    return _unit(cotangent.scatter_(1, y[:, None], -(2 + rest) * down), margin(logits, y, target))
+    return _unit(cotangent.scatter_(1, y[:, None], -(2 + rest) * down), lambda: margin(logits, y, target))
 
 
 def rival_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
@@ -80,7 +81,7 @@ def rival_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -
     _, rival, r, rest, up, down = _pieces(logits, y, target)
     cotangent = -up * r
     cotangent.scatter_(1, rival[:, None], down + rest * up)
-    return _unit(cotangent.scatter_(1, y[:, None], -down), margin(logits, y, target))
+    return _unit(cotangent.scatter_(1, y[:, None], -down), lambda: margin(logits, y, target))
 
 
 def true_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
@@ -115,7 +116,8 @@ def cooled(loss: Cotangent) -> Cotangent:
         z = _wide(logits)
         top = z.topk(2, dim=1).values
         gap = top[:, :1] - top[:, 1:]
-        return loss(torch.where(gap > RESOLUTION, z / gap.clamp_min(1.0), z), y, target)
+        wide = gap > RESOLUTION
+        return loss(torch.where(wide, z / gap.clamp_min(1.0), z) if wide.any() else z, y, target)
 
     return soft
 
@@ -174,9 +176,9 @@ def scored(name: str) -> Loss:
 
 def _ce_value(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """logsumexp_{j != y} z_j - z_y, of which -log p_y is a rising function; with a target, minus that of the target."""
-    z, at, sign = _wide(logits), y if target is None else target, 1 if target is None else -1
-    others = z.scatter(1, at[:, None], -torch.inf).logsumexp(1)
-    return sign * (others - z.gather(1, at[:, None]).squeeze(1))
+    z, at = _wide(logits), (y if target is None else target)[:, None]
+    others, own = z.scatter(1, at, -torch.inf).logsumexp(1), z.gather(1, at).squeeze(1)
+    return others - own if target is None else own - others
 
 
 def _margin_value(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
@@ -230,9 +232,9 @@ def _wide(logits: Tensor) -> Tensor:
     return logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _unit(cotangent: Tensor, otherwise: Tensor | None = None) -> Tensor:
-    """Scaled to sum of absolute values one; a row below 1e-30 is replaced by that of `otherwise`."""
+def _unit(cotangent: Tensor, otherwise: Callable[[], Tensor] | None = None) -> Tensor:
+    """Scaled to sum of absolute values one; a row below 1e-30 is replaced by that of `otherwise`, seldom asked."""
     size = cotangent.abs().sum(1, keepdim=True)
-    if otherwise is None:
+    if otherwise is None or (size > 1e-30).all():
         return cotangent / size
-    return torch.where(size > 1e-30, cotangent / size.clamp_min(1e-30), otherwise)
+    return torch.where(size > 1e-30, cotangent / size.clamp_min(1e-30), otherwise())

@@ -73,7 +73,8 @@ class Square:
             logits = head.scores(tried, draw)
             margin, broken = margins(logits, y).double(), head.broken(tried, logits, y, draw, plain=True)
             better = ((margin < best) | broken).nonzero().squeeze(1)
-            z[better], best[better] = tried[better], margin[better]
+            if len(better):
+                z[better], best[better] = tried[better], margin[better]
             if broken.any():
                 found[index[broken]] = tried[broken]
                 stay = (~broken).nonzero().squeeze(1)

@@ -1,5 +1,6 @@
 """Where the Square attack begins, and the squares that it proposes."""
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -25,9 +26,7 @@ class Window(NamedTuple):
     def place(cls, words: Tensor, side: int, height: int, width: int) -> "Window":
         """At random; words: random integers in [0, 2^32), int64 [B, 2]."""
         top, left = (words[:, 0] * (height - side + 1)) >> 32, (words[:, 1] * (width - side + 1)) >> 32
-        steps = torch.arange(side, device=words.device)
-        inside = (steps[:, None] * width + steps).flatten()
-        return cls(top, left, side, (top * width + left)[:, None] + inside)
+        return cls(top, left, side, (top * width + left)[:, None] + _inside(side, width, words.device))
 
     def read(self, image: Tensor) -> Tensor:
         """What image [B, C, H, W] holds there, [B, C, side^2]."""
@@ -44,6 +43,13 @@ class Window(NamedTuple):
 
     def _of(self, image: Tensor) -> Tensor:
         return self.where[:, None].expand(-1, image.shape[1], -1)
+
+
+@cache
+def _inside(side: int, width: int, device: torch.device) -> Tensor:
+    """Where the pixels of a square lie from its corner, in an image of that width, row by row: int64 [side^2]."""
+    steps = torch.arange(side, device=device)
+    return (steps[:, None] * width + steps).flatten()
 
 
 def begin(x: Tensor, threat: Threat, rng: Rng) -> Tensor:
@@ -73,13 +79,14 @@ def propose(z: Tensor, x: Tensor, threat: Threat, side: int, words: Tensor) -> T
     words: random integers in [0, 2^32), int64 [B, 5 + C].
     """
     height, width = x.shape[2:]
-    signs = _signs(words[:, 5:, None])
     tried = z.clone()
     if threat.norm == "linf":
         window = Window.place(words, side, height, width)
-        value = window.read(x) + threat.budget(x)[:, :, 0] * signs.to(x.dtype)
+        eps = threat.budget(x)[:, :, 0]
+        value = window.read(x) + torch.where(words[:, 5:, None] >> 31 > 0, eps, -eps)
         window.write(tried, value.clamp_(threat.low, threat.high))
         return tried
+    signs = _signs(words[:, 5:, None])
     side = min(max(side + 1 - side % 2, 3), height - 1 + height % 2, width - 1 + width % 2)
     first, second = (Window.place(words[:, at : at + 2], side, height, width) for at in (0, 2))
     here, there = (window.read(z) - window.read(x) for window in (first, second))

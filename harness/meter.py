@@ -115,7 +115,7 @@ class MeteredHead:
         for k in range(1, self.looks):
             total = total + self.head.forward(z, rng.stream(f"draw{k}"))
         self.counts.add(self.counts.forwards, rng.ids, self.looks)
-        return total / self.looks
+        return total / self.looks if self.looks > 1 else total
 
     def gradient(
         self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: View | None = None
@@ -150,7 +150,6 @@ class MeteredHead:
         total = mean.detach().to(torch.promote_types(mean.dtype, torch.float32)) * self.head.draws
         return self._mean(total, z, rng, view), pull
 
-    @torch.no_grad()
     def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
         """Which candidates fool the deployed forward, bool [B]. logits: what this head gave for them.
 
@@ -182,13 +181,15 @@ class MeteredHead:
             self.counts.add(self.counts.forwards, draw.ids)
         return wrong
 
-    @torch.no_grad()
     def _mean(self, total: Tensor, z: Tensor, rng: Rng, view: View | None) -> Tensor:
         """The sum of the logits over the head's draws, made the mean over `looks` of them; all are booked."""
-        for k in range(self.head.draws, self.looks):
-            total = total + (self.fast or self.head.forward)(z if view is None else view(z), rng.stream(f"draw{k}"))
+        if self.looks > self.head.draws:
+            with torch.no_grad():
+                for k in range(self.head.draws, self.looks):
+                    seen = z if view is None else view(z)
+                    total = total + (self.fast or self.head.forward)(seen, rng.stream(f"draw{k}"))
         self.counts.add(self.counts.forwards, rng.ids, self.looks)
-        return total / self.looks
+        return total / self.looks if self.looks > 1 else total
 
     def _pull(
         self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: View | None
@@ -204,16 +205,18 @@ class MeteredHead:
         forward = self.fast or self.head.forward
         with torch.enable_grad():
             shown = leaf if view is None else view(leaf)
-            with torch.autocast(leaf.device.type, self.dtype, enabled=self.dtype is not None):
+            if self.dtype is None:
+                return forward(shown, rng)
+            with torch.autocast(leaf.device.type, self.dtype):
                 return forward(shown, rng)
 
     def _pulled(self, gradient: Tensor, rng: Rng) -> Tensor:
         """The gradient with its backward passes booked and entries that are not finite set to zero."""
         self.counts.add(self.counts.backwards, rng.ids, self.head.draws)
-        inside = tuple(range(1, gradient.dim()))
-        peak = gradient.amax(inside).maximum(-gradient.amin(inside))  # without a copy for the absolute values
-        if ((peak > 0) & (peak < torch.inf)).all():  # nearly always
+        total = gradient.flatten(1).sum(1)
+        if (total / total == 1).all():  # neither zero nor infinite nor NaN: then no gradient is, and one pass has told
             return gradient
+        peak = gradient.abs().flatten(1).amax(1)
         bad = ~peak.isfinite()
         self.counts.add(self.counts.zero_gradients, rng.ids, (peak == 0).long())
         self.counts.add(self.counts.bad_gradients, rng.ids, bad.long())

@@ -33,7 +33,7 @@ class Rng:
 
     def stream(self, name: object) -> "Rng":
         """The stream below this one with that name."""
-        return replace(self, name=f"{self.name}/{name}")
+        return Rng(self.seed, self.ids, f"{self.name}/{name}")
 
     def select(self, index: Tensor) -> "Rng":
         """The same stream for some of the samples; index: a mask bool [B] or positions int64 [b]."""

@@ -31,3 +31,13 @@ def test_gradients_that_are_nothing_or_not_finite_are_booked_and_the_latter_are_
         assert counts.zero_gradients.tolist() == [int(i == 1 and 1 in rows) for i in range(5)]
         assert counts.bad_gradients.tolist() == [int(i in (2, 3) and i in rows) for i in range(5)]
         assert counts.backwards.tolist() == [int(i in rows) for i in range(5)]
+
+
+def test_a_gradient_whose_entries_cancel_is_not_nothing():
+    slope = torch.tensor([[1.0, -1.0], [3e38, 3e38]])  # the sum of the second leaves float32
+    head = Head("true", lambda x, rng: x.flatten(1) * slope, exact=True)
+    counts = Counts.of(IDS[:2])
+    door = MeteredHead(head, head.forward, counts)
+    _, gradient = door.gradient(torch.full((2, 1, 1, 2), 0.5), torch.ones_like, Rng(0, IDS[:2]))
+    assert torch.equal(gradient.flatten(1), slope)
+    assert counts.zero_gradients.tolist() == counts.bad_gradients.tolist() == [0, 0]

@@ -106,9 +106,7 @@ def measure(data: Data, ensemble: str, seed: int, eps: str) -> dict[str, Any]:
     cfg = composed("recipe=standard", *data.settings)
     split = build(cfg.dataset).split("test")
     batch = split.read(slice(0, min(data.test, len(split))))
-    run = Evaluation(
-        victim, ("pgd", PGD(steps=40)), Threat("linf", eps), 10, seed=seed, twin=twin, coverage="correct"
-    )
+    run = Evaluation(victim, ("pgd", PGD(steps=40)), Threat("linf", eps), 10, seed=seed, twin=twin, coverage="correct")
     rows = run.chunk(batch).rows.to_pandas()
     assert rows["error"].isna().all()
     wrong = {stage: set(each[each["broken"]]["sample"]) for stage, each in rows.groupby("stage")}
@@ -170,14 +168,18 @@ def table(found: dict[str, Data], seeds: int) -> None:
                 _print(name, ensemble, recipes, rows)
 
 
-def _print(
-    name: str, ensemble: str, recipes: tuple[str, ...], rows: list[tuple[str, list[dict[str, Any]]]]
-) -> None:
+def _print(name: str, ensemble: str, recipes: tuple[str, ...], rows: list[tuple[str, list[dict[str, Any]]]]) -> None:
     first = rows[0][1]
     heads = list(first[0]["left"])
     cleans = ", ".join(f"{100 * each['clean'] / each['n']:.1f}" for each in first)
     out(f"\n**{name}, {ensemble}** ({', '.join(recipes)}): {first[0]['n']} test images, clean {cleans} %\n\n")
-    out("| eps | " + " | ".join(heads) + " | all | index, by seed | lowest alone |\n" + "|---" * (len(heads) + 4) + "|\n")
+    out(
+        "| eps | "
+        + " | ".join(heads)
+        + " | all | index, by seed | lowest alone |\n"
+        + "|---" * (len(heads) + 4)
+        + "|\n"
+    )
     for eps, results in rows:
         means = {head: statistics.fmean(shares(results, head)) for head in [*heads, "all"]}
         pairs = zip(shares(results, "true"), shares(results, "all"), strict=True)

@@ -16,7 +16,7 @@ class DualSmoothing(Smoothing):
     the paper differs in three points that are not sound: the root of the sum of squares, alpha for each half, and
     halves below one half counted as zero.
 
-    Args: as of `Smoothing`; `selection` at least 1.
+    Args: as of `Smoothing`; single_phase is not for two networks.
     """
 
     norms: ClassVar[tuple[str, ...]] = ("l2",)

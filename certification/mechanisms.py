@@ -132,7 +132,8 @@ class Mixed:
     def votes(self, x: Tensor, rng: Rng, draw: Tensor) -> Tensor:
         logits = self.robust(self.noise(x, rng, draw))
         chances = (self.scale * logits.double()).softmax(1).cumsum(1)
-        unit = rng.stream("vote").uniform((1,), draw=draw, dtype=torch.float64)
+        high, low = rng.stream("vote").bits((2, 1), draw).unbind(1)
+        unit = ((high << 21) | (low >> 11)).double() * 2.0**-53
         drawn: Tensor = (unit >= chances).sum(1, keepdim=True).clamp_max(logits.shape[1] - 1)
         return drawn
 

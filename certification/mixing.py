@@ -13,6 +13,8 @@ from certification.mechanisms import Mixed
 from certification.smoothing import Smoothing
 from certification.stopping import Radius
 from harness.errors import UserError
+from harness.threat import Threat
+from harness.victim import Victim
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +44,15 @@ class Mixing(Smoothing):
         super().__post_init__()
         if self.formula not in FORMULAS:
             raise UserError(f"certifier.formula={self.formula!r} is unknown; choose one of {', '.join(FORMULAS)}")
+
+    def check(self, victim: Victim, threat: Threat) -> None:
+        least = self._mechanism(victim).alpha
+        if least <= 0.5:
+            raise UserError(
+                f"with weight {least} of the robust network the accurate one decides alone: the largest radius that can "
+                "be certified is 0; take defense.alpha, or alpha_low, above 0.5"
+            )
+        super().check(victim, threat)
 
     def _radius(self, mechanism: Any) -> Radius:
         formula = FORMULAS[self.formula]

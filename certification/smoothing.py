@@ -16,7 +16,10 @@ from harness.rng import Rng
 from harness.threat import Threat
 from harness.victim import Victim
 
-RULES = ("fixed", "decide", "grid")
+RULES = ("fixed", "single_phase", "decide", "grid")
+
+MOST = 1 << 31
+"""Draws for which there are numbers."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Smoothing:
     gives the radius in which the class keeps the majority. The label is not used. An image whose bound does not exceed
     one half gets no prediction.
 
-    "fixed" draws `samples` for every image and is what the literature reports. "decide" asks whether an image is
+    "fixed" draws `samples` for every image and is what the literature reports. "single_phase" lets the same draws
+    choose and bound the class, at half of alpha; for one network that votes. "decide" asks whether an image is
     certified at one radius and "grid" the same for several; they look at the votes after `first` draws and each `ratio`
     times as many, pay for the looks with alpha, and stop as soon as they know. Radii between those asked are sound, but
     smaller than they might be.
@@ -35,8 +39,8 @@ class Smoothing:
     Args:
         alpha: probability with which the certificate of an image may fail, in (0, 1).
         samples: draws of the bound, at most.
-        selection: draws that choose the class; 0: the class is the most frequent of `samples`, at alpha / 2.
-        rule: fixed, decide or grid.
+        selection: draws that choose the class; single_phase has none.
+        rule: fixed, single_phase, decide or grid.
         radii: what decide (one) and grid ask; null: eps of the threat, and its quarters up to twice eps, with 0.
         first, ratio: looks of decide and grid.
         futility: confidence with which an image that will not be certified is given up early, in (0, 1).
@@ -64,22 +68,27 @@ class Smoothing:
         for name in ("alpha", "futility"):
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"certifier.{name}={getattr(self, name)} must lie between 0 and 1, such as 0.001")
-        for name, least in (("samples", 1), ("selection", 0), ("first", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"certifier.{name}={getattr(self, name)} must be at least {least}")
+        for name in ("samples", "selection", "first"):
+            if not 1 <= getattr(self, name) < MOST:
+                raise UserError(f"certifier.{name}={getattr(self, name)} must be at least 1, and less than 2^31")
         if not self.ratio > 1:
             raise UserError(f"certifier.ratio={self.ratio} must be larger than 1")
         if self.rule not in RULES:
             raise UserError(f"certifier.rule={self.rule!r} is unknown; choose one of {', '.join(RULES)}")
-        if self.selection == 0 and (self.rule != "fixed" or self.takes[0] is Dual):
-            raise UserError("certifier.selection=0 is sound for one network that votes, with rule=fixed; take 100")
+        if self.rule == "single_phase" and self.takes[0] is Dual:
+            raise UserError("certifier.rule=single_phase is sound for one network that votes; take rule=fixed")
         radii = self.radii or []
-        if radii and self.rule == "fixed":
-            raise UserError("certifier.radii are for rule=decide and rule=grid; rule=fixed gives every radius")
+        if radii and not self._asks:
+            raise UserError(f"certifier.radii are for rule=decide and rule=grid; rule={self.rule} gives every radius")
         if len(radii) > 1 and self.rule == "decide":
             raise UserError("certifier.radii: rule=decide asks for one radius; take rule=grid for several")
         if any(not 0 <= radius < np.inf for radius in radii):
             raise UserError(f"certifier.radii={list(radii)} must be radii of at least 0")
+
+    @property
+    def _asks(self) -> bool:
+        """Whether the rule stops where it knows what was asked."""
+        return self.rule in ("decide", "grid")
 
     @property
     def confidence(self) -> float:
@@ -142,15 +151,14 @@ class Smoothing:
         return radius
 
     def _plan(self, mechanism: Mechanism, images: int, threat: Threat) -> Stopping:
-        fixed = self.rule == "fixed"
         return Stopping(
             radius=self._radius(mechanism),
             alpha=self.alpha,
             images=images,
             voters=mechanism.voters,
-            selection=self.selection,
-            looks=(self.samples,) if fixed else looks(self.samples, self.first, self.ratio),
-            radii=() if fixed else self._radii(threat),
+            selection=0 if self.rule == "single_phase" else self.selection,
+            looks=looks(self.samples, self.first, self.ratio) if self._asks else (self.samples,),
+            radii=self._radii(threat) if self._asks else (),
             futility=self.futility,
         )
 

@@ -40,7 +40,7 @@ class Stopping:
         radius: of the mechanism; [..., V] shares -> [...].
         alpha: probability with which the certificate of an image may fail.
         images, voters: how many there are.
-        selection: draws that choose the class.
+        selection: draws that choose the class; 0: none.
         looks: numbers of draws; the last is the budget.
         radii: what is asked, ascending; empty: the radius itself, so nothing stops before the last look.
         futility: confidence of giving up.

@@ -24,11 +24,12 @@ class GaussianSmoothing(Defense):
         parts: "model", trained on noisy images.
         sigma: standard deviation of the noise, in pixels of [0, 1], added before any normalisation.
         copies: numbers of copies that the heads average over; one head for each.
-        exact: whether noisy images are rounded to steps of 1/255, which makes samples, and with them certificates,
-            exact in floating point; for images in whole steps.
+        exact: whether noisy images are rounded to whole steps, which makes samples, and with them certificates, exact
+            in floating point; for images in whole steps.
+        steps: of exact, for a unit of brightness, >= 1: 255 for images of bytes.
 
     Raises:
-        UserError: sigma or a number of copies is not positive.
+        UserError: sigma, steps or a number of copies is not positive.
     """
 
     card: ClassVar[Card] = Card(
@@ -42,12 +43,13 @@ class GaussianSmoothing(Defense):
     sigma: float = 0.25
     copies: tuple[int, ...] = (1, 8, 128)
     exact: bool = False
+    steps: int = 255
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_copies(self.copies)
-        Gaussian(self.sigma)
+        GridGaussian(self.sigma, self.steps)
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
-        noise = GridGaussian(self.sigma) if self.exact else Gaussian(self.sigma)
+        noise = GridGaussian(self.sigma, self.steps) if self.exact else Gaussian(self.sigma)
         return smoothed(models["model"], noise, self.copies)

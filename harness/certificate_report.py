@@ -19,7 +19,7 @@ def certificate_lines(outcome: Certified) -> list[str]:
     told = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["certifier"]]
     out = ["", " · ".join(told)]
     if total.samples:
-        out += list(_numbers(total, threat["radius"], manifest["certificate"]["kind"]))
+        out += [*_numbers(total, threat["radius"]), KINDS[manifest["certificate"]["kind"]].format(1 - total.confidence)]
     out += [f"not counted: {count} samples with error: {text}" for text, count in total.errors.items()]
     if manifest["status"] == "running":
         out.append(
@@ -29,22 +29,23 @@ def certificate_lines(outcome: Certified) -> list[str]:
     return out
 
 
-def _numbers(total: Summary, eps: float | None, kind: str) -> Iterator[str]:
+def _numbers(total: Summary, eps: float | None) -> Iterator[str]:
     n = total.samples
-    if kind != "sound_det":
+    if total.graded:
         yield f"accuracy         {total.correct / n:7.2%}   ({total.correct} of {n}; abstained on {total.abstained})"
     if eps is not None:
         yield _certified(total, eps)
-    if kind == "sound_det":
-        yield f"least margin     {total.margin:7.4g}   of those certified"
-    else:
+    if total.graded:
         yield from _curve(total)
+    else:
+        yield f"least margin     {total.margin:7.4g}   of those certified"
     seconds = max(total.seconds, 1e-9)
+    drawn = f"{total.samples_used / n:,.0f} draws and " if total.samples_used else ""
+    rate = f"{total.samples_used / seconds:,.0f} draws/s, " if total.samples_used else ""
     yield (
-        f"cost             {total.samples_used / n:,.0f} draws and {total.forwards / n:,.0f} forwards per image, "
-        f"{seconds / n:.3g} s; {total.forwards / seconds:,.0f} forwards/s"
+        f"cost             {drawn}{total.forwards / n:,.0f} forwards per image, {seconds / n:.3g} s; "
+        f"{rate}{total.forwards / seconds:,.0f} forwards/s"
     )
-    yield KINDS[kind].format(1 - total.confidence)
 
 
 def _certified(total: Summary, radius: float) -> str:
@@ -58,4 +59,5 @@ def _curve(total: Summary) -> Iterator[str]:
     radii = grid(float(total.radius.max(initial=0.0)))
     yield "radius          " + "".join(f"{radius:>8.4g}" for radius in radii)
     yield "certified       " + "".join(f"{total.certified(radius) / total.samples:>8.2%}" for radius in radii)
-    yield f"average radius   {total.average:7.4g}   (zero where wrong; at most {total.trials:,} draws per bound)"
+    drawn = f"; at most {total.trials:,} draws per bound" if total.samples_used else ""
+    yield f"average radius   {total.average:7.4g}   (zero where wrong{drawn})"

@@ -49,6 +49,7 @@ class Summary:
         radius: of each sample, float64; -1 where the prediction is wrong or the certifier abstains.
         abstained: samples without a prediction.
         samples_used, forwards: summed over the samples.
+        graded: whether a radius was sought for each sample, not yes or no for one ball.
         errors: distinct error texts with their counts.
     """
 
@@ -61,6 +62,7 @@ class Summary:
     trials: int = 0
     seconds: float = 0.0
     margin: float = math.inf
+    graded: bool = False
     errors: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -109,8 +111,10 @@ def summary(run: "RunFolder") -> Summary:
         total.forwards += int(table["forwards"].to_numpy().sum())
         total.trials = max([total.trials, *table["trials"].to_pylist()])
         total.seconds += sum(run.read_seconds(chunk).values())
-        margins = table["margin"].to_numpy()[right & (table["radius"].to_numpy() > 0)]
-        total.margin = min([total.margin, *margins[np.isfinite(margins)].tolist()])
+        margins = table["margin"].to_numpy()
+        total.graded |= bool((np.isnan(margins) & fine).any())
+        sure = right & (table["radius"].to_numpy() > 0) & np.isfinite(margins)
+        total.margin = min([total.margin, *margins[sure].tolist()])
         for text in table["error"].drop_null().to_pylist():
             total.errors[text] = total.errors.get(text, 0) + 1
     total.radius = np.concatenate([*radii, np.zeros(0)])

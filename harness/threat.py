@@ -24,7 +24,8 @@ class Threat:
     """The set {z in [low, high]^d : ||z - x||_norm <= eps}.
 
     Args:
-        norm: "linf", "l2", "l1" or "l0" (l0 counts pixels, not channels).
+        norm: "linf", "l2", "l1" or "l0" (l0 counts pixels, not channels); or "patch", a square of pixels with that
+            side, for certifiers: no attack knows it.
         eps: the budget, > 0: a number, or text such as "8/255", which is kept as an exact fraction; or "unbounded":
             only the box limits, and an evaluation measures how far the attacker must go.
         low, high: the pixel box.
@@ -41,10 +42,11 @@ class Threat:
     factors: Tensor | None = field(default=None, metadata={"internal": True})
 
     NORMS: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
+    PATCH: ClassVar[str] = "patch"
 
     def __post_init__(self) -> None:
-        if self.norm not in self.NORMS:
-            raise UserError(f"threat.norm={self.norm!r} is unknown; choose one of {', '.join(self.NORMS)}")
+        if self.norm not in (known := (*self.NORMS, self.PATCH)):
+            raise UserError(f"threat.norm={self.norm!r} is unknown; choose one of {', '.join(known)}")
         if not self.low < self.high:
             raise UserError(f"threat.low={self.low} must be below threat.high={self.high}")
         if self.norm == "linf" and self.high - self.low < parse_eps(self.eps) < math.inf:
@@ -80,7 +82,13 @@ class Threat:
         return self if self.factors is None else replace(self, factors=self.factors[index])
 
     def budget(self, x: Tensor) -> Tensor:
-        """eps per sample in the dtype of x, broadcastable against it: [1 or B, 1, 1, 1]; infinite where unbounded."""
+        """eps per sample in the dtype of x, broadcastable against it: [1 or B, 1, 1, 1]; infinite where unbounded.
+
+        Raises:
+            UserError: the norm is "patch".
+        """
+        if self.norm == self.PATCH:
+            raise UserError(f"no attack knows threat.norm={self.norm}; choose one of {', '.join(self.NORMS)}")
         if self.unbounded:
             return torch.full([1] * x.dim(), math.inf, device=x.device, dtype=x.dtype)
         factors = torch.ones(1, device=x.device, dtype=x.dtype) if self.factors is None else self.factors.to(x)

@@ -42,15 +42,13 @@ def write(site: Site, env: Environment, verdicts: Sequence[Verdict]) -> None:
 def _table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     first = verdicts[0].claims
     ordered = sorted(verdicts, key=lambda each: (-each.claims.total.average, each.claims.place))
-    proofs = {each.claims.eps for each in verdicts if each.claims.kind == "sound_det"}
-    sampled = max(
-        (float(v.claims.radius.max(initial=0)) for v in verdicts if v.claims.kind != "sound_det"), default=0.0
-    )
-    steps = grid(sampled)
+    proofs = {each.claims.eps for each in verdicts if not each.claims.total.graded}
+    graded = [each.claims for each in verdicts if each.claims.total.graded]
+    steps = grid(max((float(claims.radius.max(initial=0)) for claims in graded), default=0.0))
     radii = sorted({*steps[:: -(-len(steps) // COLUMNS)], *proofs})
     norm = naming.NORMS.get(first.norm, first.norm)
     heads = ["Defense", "Certifier", *(f"{radius:.4g}" for radius in radii)]
-    heads += ["ACR", "Draws", "Draws per image", "Forwards/s", "Abstained", "Attacks", "May fail"]
+    heads += ["ACR", "Draws", "Draws per image", "Draws/s", "Forwards/s", "Abstained", "Attacks", "May fail"]
     identity = hashlib.sha256(repr((first.data, first.norm)).encode()).hexdigest()[:8]
     return {
         "id": f"certified-{identity}",
@@ -60,16 +58,16 @@ def _table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "Attacks: runs on the same model that were compared, and the samples that contradict.",
         "heads": heads,
         "rows": [_row(verdict, radii) for verdict in ordered],
-        "figure": _figure([verdict.claims for verdict in ordered if verdict.claims.kind != "sound_det"]),
+        "figure": _figure([verdict.claims for verdict in ordered if verdict.claims.total.graded]),
     }
 
 
 def _row(verdict: Verdict, radii: Sequence[float]) -> list[str]:
     claims, total = verdict.claims, verdict.claims.total
-    n, proof = total.samples, claims.kind == "sound_det"
+    n, drawn = total.samples, total.samples_used > 0
 
     def share(radius: float) -> str:
-        if proof and radius not in (0.0, claims.eps):
+        if not total.graded and radius not in (0.0, claims.eps):
             return "–"
         low, high = total.interval(radius)
         return f"{naming.percent(total.certified(radius), n)} [{100 * low:.1f}, {100 * high:.1f}]"
@@ -79,9 +77,10 @@ def _row(verdict: Verdict, radii: Sequence[float]) -> list[str]:
         claims.defense,
         f"{claims.certifier} ({KINDS[claims.kind]})",
         *(share(radius) for radius in radii),
-        "–" if proof else f"{total.average:.3f}",
-        "–" if proof else f"{total.trials:,}",
-        "–" if proof else f"{total.samples_used / n:,.0f}",
+        f"{total.average:.3f}" if total.graded else "–",
+        f"{total.trials:,}" if drawn else "–",
+        f"{total.samples_used / n:,.0f}" if drawn else "–",
+        f"{total.samples_used / max(total.seconds, 1e-9):,.0f}" if drawn else "–",
         f"{total.forwards / max(total.seconds, 1e-9):,.0f}",
         naming.percent(total.abstained, n),
         f"{verdict.attacks}, {verdict.samples}",

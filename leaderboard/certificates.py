@@ -59,7 +59,7 @@ class Claims:
     @property
     def curve(self) -> list[tuple[float, int, tuple[float, float]]]:
         """Radius, samples certified at it, and its interval; a yes-or-no certifier has its one radius."""
-        asked = [0.0, self.eps] if self.kind == "sound_det" else grid(float(self.radius.max(initial=0.0)))
+        asked = grid(float(self.radius.max(initial=0.0))) if self.total.graded else [0.0, self.eps]
         return [(radius, self.total.certified(radius), self.total.interval(radius)) for radius in asked]
 
 

@@ -6,7 +6,7 @@ import re
 from leaderboard.entry import Attack, Board, Entry, RunLine
 from leaderboard.manifest import DataKey, ThreatKey
 
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "patch": "patches"}
 
 
 def address(entry: Entry) -> str:

@@ -97,8 +97,8 @@ def test_missing_pixels_are_means_of_their_neighbours():
     assert torch.allclose(seen, torch.tensor([[0, 2, 2], [10 / 3, 4, 14 / 3], [6, 6, 8]]))
 
 
-def test_unknown_sides_and_no_selection():
+def test_unknown_sides_and_rules():
     with pytest.raises(UserError, match="left or right"):
         Half("top", nn.Identity())
-    with pytest.raises(UserError, match=r"certifier\.selection"):
-        DualSmoothing(selection=0)
+    with pytest.raises(UserError, match="single_phase"):
+        DualSmoothing(rule="single_phase")

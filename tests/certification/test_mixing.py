@@ -9,8 +9,11 @@ from certification.base import Work
 from certification.mechanisms import Mixed
 from certification.mixing import Mixing, both, closed, lipschitz, smoothing
 from certification.noise import Gaussian
+from defenses import smoothed_mixing
 from harness.errors import UserError
 from harness.threat import Threat
+from models.mixing_network import MixingNetwork
+from models.small_cnn import SmallCNN
 from tests.certification.conftest import HalfSpace, certify, victim_of
 
 WORST = {
@@ -95,5 +98,30 @@ def test_the_formulas_order_the_certificates():
 def test_unknown_formulas_and_weights_that_certify_nothing():
     with pytest.raises(UserError, match=r"certifier\.formula"):
         Mixing(formula="best")
-    with pytest.raises(UserError, match="no radius above 0"):
+    with pytest.raises(UserError, match="weight 0.5 of the robust network.*above 0.5"):
         Mixing(samples=1000).check(victim_of(Mixed(HalfSpace([1.0]), Gaussian(0.5), 0.5)), Threat("l2", 1.0))
+    with pytest.raises(UserError, match="no radius above 0;"):
+        Mixing(samples=20).check(victim_of(Mixed(HalfSpace([1.0]), Gaussian(0.5), 0.6)), Threat("l2", 1.0))
+
+
+def test_an_adaptive_mixture_is_certified_with_the_least_weight_that_fooling_the_mixing_network_can_buy():
+    """The mixing network says the most at the image and the least nearby; the certificate must hold there too."""
+    sigma, low, high, p = 0.5, 0.6, 0.99, 0.97
+    mixed = Mixed(HalfSpace([1.0]), Gaussian(sigma), low)
+    radius = float(mixed.radius(np.array([p])))
+    assert radius < float(closed(p, 1 - p, high, sigma))
+    for alpha, holds in ((low, True), (high, True)):
+        h = stats.norm.cdf(stats.norm.ppf(p) - radius * 0.999 / sigma)
+        assert (alpha * h > alpha * (1 - h) + 1 - alpha) == holds
+    h = stats.norm.cdf(stats.norm.ppf(p) - float(closed(p, 1 - p, high, sigma)) * 0.999 / sigma)
+    assert low * h < low * (1 - h) + 1 - low  # what the weight at the image would have claimed is false
+
+
+@pytest.mark.parametrize(("name", "least"), [("SmoothedMixing", 0.75), ("SmoothedAdaptive", 0.84)])
+def test_the_deployed_mixtures_declare_their_least_weight(name, least):
+    parts = dict.fromkeys(("accurate", "robust") + (("mixer",) if name == "SmoothedAdaptive" else ()))
+    defense = getattr(smoothed_mixing, name)(parts)
+    models = {"accurate": SmallCNN(10, 1, 8), "robust": SmallCNN(10, 1, 8), "mixer": MixingNetwork(32, 64)}
+    mechanism = defense.deploy({part: models[part] for part in parts}).mechanism
+    assert (mechanism.alpha, mechanism.noise.sigma) == (least, 0.25)
+    assert mechanism.robust is models["robust"]

@@ -10,7 +10,7 @@ from scipy import stats
 
 from certification.base import Work
 from certification.mechanisms import Smoothed
-from certification.noise import Ablation, Gaussian, GridGaussian, Laplace, Uniform
+from certification.noise import Ablation, Gaussian, GridGaussian, Laplace, Uniform, cells
 from certification.smoothing import Smoothing
 from harness.errors import UserError
 from harness.rng import Rng
@@ -53,18 +53,21 @@ def test_noise_depends_on_sample_and_draw_alone(noise):
 
 def test_the_grid_keeps_whole_steps_whole_and_has_the_probabilities_of_its_cells():
     noise = GridGaussian(0.1)
-    most, below = noise.cells()
-    cells = np.diff(np.concatenate([[0.0], below, [1.0]]))
+    most, below = cells(0.1, 255)
+    share = np.diff([0, *below, 1 << 60])
+    assert min(share) >= 0
+    edges = (np.arange(-most, most) + 0.5) / 255
+    assert np.allclose(below * 2.0**-60, stats.norm.cdf(edges, scale=0.1), atol=2e-16, rtol=0)
+    assert list(share) == list(reversed(share))
+    share = share * 2.0**-60
     steps = np.arange(-most, most + 1) / 255
-    assert cells.sum() == pytest.approx(1, abs=1e-15)
-    assert (cells * steps).sum() == pytest.approx(0, abs=1e-12)
-    assert (cells * steps**2).sum() == pytest.approx(0.1**2 + 1 / (12 * 255**2), abs=1e-8)
+    assert (share * steps**2).sum() == pytest.approx(0.1**2 + 1 / (12 * 255**2), abs=1e-8)
     x = torch.full((len(IDS), 1, 2, 2), 51 / 255)
     noisy = noise(x, Rng(0, IDS, "noise"), 0).double() * 255
     assert (noisy - noisy.round()).abs().max() < 1e-3
     assert stats.kstest((noisy / 255 - 0.2).flatten().numpy(), stats.norm(scale=0.1).cdf).pvalue > 1e-4
     drawn = noisy.round().long().flatten() - 51
-    share = cells[most - 10 : most + 11].sum()
+    share = share[most - 10 : most + 11].sum()
     assert abs(float((drawn.abs() <= 10).double().mean()) - share) < 4 * math.sqrt(share * (1 - share) / len(drawn))
 
 
@@ -73,6 +76,8 @@ def test_images_between_steps_get_no_exact_certificate():
     certify(Smoothing(samples=200), victim, torch.full((1, 1, 1, 1), 128 / 255), Work())
     with pytest.raises(UserError, match="steps of 1/255"):
         certify(Smoothing(samples=200), victim, torch.full((1, 1, 1, 1), 0.5), Work())
+    victim = victim_of(Smoothed(HalfSpace([1.0]), GridGaussian(0.25, 240)))
+    certify(Smoothing(samples=200), victim, torch.full((1, 1, 1, 1), 3 / 16), Work())
 
 
 @pytest.mark.parametrize("share", [0.55, 0.8, 0.99])
@@ -109,8 +114,12 @@ def test_ablation_keeps_so_many_pixels_with_all_channels():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Uniform(0.0), lambda: Laplace(-1.0), lambda: Ablation(0, 8), lambda: Ablation(65, 8)]
-)
+    "make",
+    [
+        lambda: Uniform(0.0), lambda: Laplace(-1.0), lambda: Ablation(0, 8), lambda: Ablation(65, 8),
+        lambda: GridGaussian(0.25, 0), lambda: Ablation(3, 4)(torch.zeros(1, 1, 8, 8), Rng(0, IDS[:1]), 0),
+    ],
+)  # fmt: skip
 def test_noise_that_is_none(make):
     with pytest.raises(UserError):
         make()

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import signal, stats
 
+from certification.mechanisms import Dual
 from certification.noise import Gaussian
 from certification.stopping import Stopping, floored, looks
 from harness.binomial import even, lower, most, tail, upper
@@ -22,17 +23,13 @@ def plan(images, looked, selection=100, radii=(), alpha=ALPHA):
 
 
 def claimed(number, looked, share, selection=100):
-    """For every number of hits at a look: whether more than `share` is claimed there."""
+    """For every number of hits at a look: whether more than `share` is claimed there, of class 1."""
     drawn = looked[number]
     rule = plan(drawn + 1, looked, selection)
     hits = np.arange(drawn + 1)
     rule.chosen[:] = 1
-    votes = np.stack([drawn - hits, hits], 1)[:, None]
-    if not selection:
-        votes = votes[:, :, :]
-    rule.ended(np.arange(drawn + 1), number, votes)
-    mine = rule.chosen == 1
-    return mine & (rule.best > radius(np.array([share])))
+    rule.ended(hits, number, np.stack([drawn - hits, hits], 1)[:, None])
+    return (rule.chosen == 1) & (rule.best > radius(np.array([share])))
 
 
 def crossing(looked, share):
@@ -51,9 +48,76 @@ def test_no_rule_claims_too_much_more_often_than_alpha(share, looked):
     assert crossing(looked, share) <= ALPHA
 
 
+@pytest.mark.parametrize("radii", [(0.5,), (0.0, 0.5, 1.0, 1.5)])
+@pytest.mark.parametrize("share", [0.5, 0.6915, 0.75, 0.8413, 0.9332])
+def test_decide_and_grid_certify_what_is_not_there_no_more_often_than_alpha(share, radii):
+    """As they run, selection and giving up included: the state is the hits of an image that still draws."""
+    looked, selection, fails = looks(600, 60, 1.5), 40, [r for r in radii if r >= stats.norm.ppf(share)]
+    chosen = stats.binom.pmf(np.arange(selection + 1), selection, share)
+    rule = plan(selection + 1, looked, selection, radii)
+    going = rule.hopeful(np.arange(selection + 1), two_classes(np.arange(selection + 1), selection))
+    alive, failed, before = np.array([(chosen * going)[rule.chosen == 1].sum()]), 0.0, 0
+    for number, drawn in enumerate(looked):
+        alive = np.convolve(alive, stats.binom.pmf(np.arange(drawn - before + 1), drawn - before, share))
+        hits = np.arange(drawn + 1)
+        rule = plan(drawn + 1, looked, selection, radii)
+        rule.chosen[:] = 1
+        stops = rule.ended(hits, number, two_classes(hits, drawn))
+        wrong = np.any([(floored(rule.best) >= r) & (rule.best > 0) for r in fails], axis=0) & (len(fails) > 0)
+        failed, alive, before = failed + alive[wrong].sum(), np.where(wrong | stops, 0, alive), drawn
+    assert failed <= ALPHA
+
+
+def two_classes(hits, drawn):
+    return np.stack([drawn - hits, hits], 1)[:, None]
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.5, 0.5), (0.8, 0.8), (0.99, 0.6), (0.95, 0.3), (0.7, 0.45)])
+@pytest.mark.parametrize("looked", [(150,), (40, 80, 150)])
+def test_two_halves_claim_too_much_no_more_often_than_alpha(p, q, looked):
+    """The same for the sum rule, over the hits of both halves."""
+    both = Dual(None, None, Gaussian(1.0))
+    true = float(both.radius(np.array([p, q])))
+    alive, failed, before = np.ones((1, 1)), 0.0, 0
+    for number, drawn in enumerate(looked):
+        new = drawn - before
+        steps = [stats.binom.pmf(np.arange(new + 1), new, share) for share in (p, q)]
+        alive = signal.convolve2d(alive, np.outer(*steps))
+        hits = np.stack(np.meshgrid(np.arange(drawn + 1), np.arange(drawn + 1), indexing="ij"), 2).reshape(-1, 2)
+        rule = Stopping(both.radius, ALPHA, len(hits), 2, 100, looked)
+        rule.chosen[:] = 1
+        rule.ended(np.arange(len(hits)), number, np.stack([drawn - hits, hits], 2))
+        wrong = (rule.best > true).reshape(alive.shape)
+        failed, alive, before = failed + alive[wrong].sum(), np.where(wrong, 0, alive), drawn
+    assert failed <= ALPHA
+    assert failed > 0 or true < 0
+
+
+def test_the_released_rule_for_two_halves_fails_almost_always():
+    """The root of the sum of squares, alpha for each half, and halves below one half counted as zero."""
+    p, q, n = 0.99, 0.6, 1000
+    hits = np.arange(n + 1)
+    reach = np.maximum(0, stats.norm.ppf(lower(hits, n, ALPHA)))
+    claims = np.hypot(reach[:, None], reach[None, :]) > (stats.norm.ppf(p) + stats.norm.ppf(q)) / np.sqrt(2)
+    chance = np.outer(stats.binom.pmf(hits, n, p), stats.binom.pmf(hits, n, q))
+    assert chance[claims].sum() > 0.9
+
+
 @pytest.mark.parametrize("samples", [20, 100, 1000])
-@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.6, 0.4), (0.49, 0.49, 0.02), (0.2,) * 5, (0.9, 0.1), (0.501, 0.499)])
-def test_choosing_by_the_same_votes_costs_half_of_alpha(samples, shares):
+@pytest.mark.parametrize("share", [0.5, 0.501, 0.6, 0.9, 0.99])
+def test_choosing_by_the_same_votes_costs_half_of_alpha(samples, share):
+    """As it runs: both classes may be chosen, and each is claimed too much of where its bound is above its share."""
+    hits = np.arange(samples + 1)
+    rule = plan(samples + 1, (samples,), selection=0)
+    rule.ended(hits, 0, two_classes(hits, samples))
+    true = radius(np.where(rule.chosen == 1, share, 1 - share)[:, None])
+    wrong = (rule.best > true) & (rule.best > 0)
+    assert stats.binom.pmf(hits[wrong], samples, share).sum() <= ALPHA
+
+
+@pytest.mark.parametrize("samples", [20, 100, 1000])
+@pytest.mark.parametrize("shares", [(0.49, 0.49, 0.02), (0.2,) * 5, (0.34, 0.33, 0.33), (0.501, 0.499)])
+def test_so_it_does_with_many_classes(samples, shares):
     hits = np.arange(samples + 1)
     bound = lower(hits, samples, plan(1, (samples,), selection=0).share(0))
     failed = sum(stats.binom.pmf(hits[bound > max(p, 0.5)], samples, p).sum() for p in shares)

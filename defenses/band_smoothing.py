@@ -1,0 +1,48 @@
+"""Derandomised smoothing: a vote over all bands of the image, against patches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from certification.bands import Banded, Bands
+from defenses.base import Card, Defense
+from harness.rng import Rng
+from harness.victim import Head, Victim, plain
+
+
+@dataclass(frozen=True)
+class BandSmoothing(Defense):
+    """A network votes on every band of neighbouring columns; a patch reaches few of them.
+
+    Levine and Feizi 2020, "(De)randomized smoothing for certifiable defense against patch attacks", arXiv 2002.10733.
+    Votes are steps without a slope: the true head's gradient is that of the mean probability, which decides between
+    equals; the surrogates are the logarithm of that mean, and the network on the whole image.
+
+    Args:
+        parts: "model", trained on random bands.
+        bands: what the network sees, and when it votes.
+    """
+
+    card: ClassVar[Card] = Card(
+        "The class that a network gives most bands of neighbouring columns.",
+        source="Levine and Feizi 2020, arXiv 2002.10733",
+        claim="a certified size of patches for each image",
+        forwards=8.0,
+        certificate="certifier=patches, squares of pixels",
+    )
+
+    bands: Bands = field(default_factory=Bands)
+
+    def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
+        model = models["model"]
+        banded = Banded(model, self.bands)
+
+        def predict(x: Tensor, rng: Rng) -> Tensor:
+            return banded.scores(banded.logs(x))
+
+        def mean(x: Tensor, rng: Rng) -> Tensor:
+            return banded.logs(x).logsumexp(0)
+
+        return Victim(predict, (model,), (Head("mean", mean), Head("base", plain(model))), mechanism=banded)

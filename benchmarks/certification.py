@@ -2,10 +2,11 @@
 
     python -m benchmarks.certification speed [--images 2 --draws 512]
     python -m benchmarks.certification draws LOG:SIGMA:R,R,R ...   # public certification logs
+    python -m benchmarks.certification runs FOLDER                 # runs of run.py, with rule=fixed and others
 
 `speed` counts votes of a ResNet-18 at 32x32 by the engine, by a plain loop over images, and compares both with the
 forward pass on ready-made batches. `draws` takes the shares of votes of published certificates as true, draws votes
-with these shares, and compares `decide` with all of 100,000 draws.
+with these shares, and compares `decide` with all of 100,000 draws. `runs` compares the rules on networks that were run.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,9 @@ from certification.counting import count
 from certification.mechanisms import Smoothed
 from certification.noise import Gaussian
 from certification.stopping import Stopping, floored, looks
+from harness.certificates import summary
 from harness.certification_logs import read
+from harness.records import find_runs
 from harness.rng import Rng
 from models.resnet import ResNet
 
@@ -132,16 +136,39 @@ def draws(specs: Sequence[str]) -> list[str]:
     return lines
 
 
+def compared(root: Path) -> list[str]:
+    """One line for each run below root that asked for radii, and each of these, beside all draws on the same model."""
+    lines = ["| defense | rule | r | all draws | asked | lost | draws per image | fewer |", "|---" * 8 + "|"]
+    found = []
+    for run in find_runs(root):
+        manifest: Any = run.manifest()
+        found.append((manifest["victim"], manifest["config"]["certifier"], manifest, summary(run)))
+    whole = {victim: total for victim, how, _, total in found if how["rule"] == "fixed"}
+    for victim, how, manifest, total in found:
+        if how["rule"] in ("decide", "grid") and victim in whole:
+            fixed, spent = whole[victim], total.samples_used / total.samples
+            for radius in how["radii"] or [manifest["threat"]["radius"]]:
+                full, some = (100 * each.certified(radius) / each.samples for each in (fixed, total))
+                told = [manifest["name"]["defense"], how["rule"], f"{radius:g}"]
+                told += [f"{share:.2f}" for share in (full, some, full - some)]
+                told += [f"{spent:,.0f}", f"{fixed.samples_used / fixed.samples / spent:.1f} x"]
+                lines.append(f"| {' | '.join(told)} |")
+    return lines
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.certification")
-    parser.add_argument("what", choices=("speed", "draws"))
+    parser.add_argument("what", choices=("speed", "draws", "runs"))
     parser.add_argument("logs", nargs="*")
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--draws", type=int, default=512)
     parser.add_argument("--times", type=int, default=3)
     given = parser.parse_args(arguments)
-    table = speed(given.images, given.draws, given.times) if given.what == "speed" else draws(given.logs)
+    if given.what == "speed":
+        table = speed(given.images, given.draws, given.times)
+    else:
+        table = draws(given.logs) if given.what == "draws" else compared(Path(given.logs[0]))
     sys.stdout.write("\n".join(table) + "\n")
 
 

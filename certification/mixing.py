@@ -49,8 +49,8 @@ class Mixing(Smoothing):
         least = self._mechanism(victim).alpha
         if least <= 0.5:
             raise UserError(
-                f"with weight {least} of the robust network the accurate one decides alone: the largest radius that can "
-                "be certified is 0; take defense.alpha, or alpha_low, above 0.5"
+                f"with weight {least} of the robust network the accurate one decides alone, and the largest radius "
+                "that can be certified is 0; take defense.alpha, or alpha_low, above 0.5"
             )
         super().check(victim, threat)
 

@@ -1,4 +1,7 @@
-"""Public certification logs: read them, and find out how they were made: `python -m harness.certification_logs FILE`.
+"""Public certification logs: read them, write them, and find out how they were made.
+
+    python -m harness.certification_logs FILE ... --sigma 0.5
+    python -m harness.certification_logs RUN --write FILE
 
 The format is that of Cohen et al. 2019: tab-separated idx, label, predict, radius, correct, time; -1 abstains. The
 largest radii of a log form a ladder: with N draws of which 0, 1, 2, ... missed the class, sigma Phi^-1 of the
@@ -21,6 +24,7 @@ from scipy import special
 
 from harness.binomial import lower
 from harness.errors import UserError
+from harness.records import RunFolder
 
 Floats = NDArray[np.float64]
 
@@ -121,6 +125,33 @@ def _row(path: Path, number: int, row: dict[str, str]) -> tuple[int, int, int, f
         raise UserError(f"{path}, line {number} cannot be read ({cause})") from None
 
 
+def write(folder: Path, path: Path) -> int:
+    """Write the certificates of a run as such a log, and return how many. Reading it gives the same numbers.
+
+    Raises:
+        UserError: the folder holds no finished run with certificates, or the file cannot be written.
+    """
+    run = RunFolder(folder)
+    manifest = run.manifest()
+    if manifest.get("kind") != "certificate" or manifest.get("status") != "done":
+        raise UserError(f"{folder} holds no finished run of a certifier, so there is no log to write")
+    count = 0
+    try:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerow((*COLUMNS, "time"))
+            for chunk in sorted(run.present()):
+                rows = run.read_part(chunk).select(["sample", "label", "predict", "radius", "correct"]).to_pylist()
+                each = sum(run.read_seconds(chunk).values()) / max(len(rows), 1)
+                count += len(rows)
+                for row in rows:
+                    sample, label, predict, radius, correct = row.values()
+                    writer.writerow((sample, label, predict, repr(radius), int(correct), f"{each:.6f}"))
+    except OSError as cause:
+        raise UserError(f"{path} cannot be written ({cause})") from None
+    return count
+
+
 def _seconds(text: str) -> float:
     """Of plain seconds, or H:MM:SS.ffffff."""
     total = 0.0
@@ -177,14 +208,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print what each log holds and how it was made; 1 where one has a problem."""
     parser = argparse.ArgumentParser(prog="python -m harness.certification_logs", description="Audit public logs.")
     parser.add_argument("logs", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--sigma", type=float, required=True, help="standard deviation of the noise")
+    parser.add_argument("--sigma", type=float, default=math.nan, help="standard deviation of the noise")
     parser.add_argument("--radii", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5])
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the certificates of one run folder instead")
     given = parser.parse_args(arguments)
+    if given.write:
+        return _written(given.logs, given.write)
     problems = 0
     for path in given.logs:
         try:
             if not 0 < given.sigma < math.inf:
-                raise UserError(f"--sigma {given.sigma} must be a positive number")
+                raise UserError(f"--sigma {given.sigma} must be a positive number: the noise of the logs")
             log = read(path)
         except UserError as cause:
             sys.stderr.write(f"error: {cause}\n")
@@ -194,6 +228,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problems += len(told.problems)
         sys.stdout.write("\n".join(_lines(path, log, told, given.radii)) + "\n")
     return 1 if problems else 0
+
+
+def _written(folders: Sequence[Path], path: Path) -> int:
+    try:
+        if len(folders) > 1:
+            raise UserError("--write takes one run folder")
+        sys.stdout.write(f"{path}: {write(folders[0], path)} images\n")
+    except UserError as cause:
+        sys.stderr.write(f"error: {cause}\n")
+        return 1
+    return 0
 
 
 def _lines(path: Path, log: Log, told: Audit, radii: Sequence[float]) -> Iterator[str]:

@@ -98,7 +98,7 @@ def test_the_formulas_order_the_certificates():
 def test_unknown_formulas_and_weights_that_certify_nothing():
     with pytest.raises(UserError, match=r"certifier\.formula"):
         Mixing(formula="best")
-    with pytest.raises(UserError, match="weight 0.5 of the robust network.*above 0.5"):
+    with pytest.raises(UserError, match=r"weight 0\.5 of the robust network.*above 0\.5"):
         Mixing(samples=1000).check(victim_of(Mixed(HalfSpace([1.0]), Gaussian(0.5), 0.5)), Threat("l2", 1.0))
     with pytest.raises(UserError, match="no radius above 0;"):
         Mixing(samples=20).check(victim_of(Mixed(HalfSpace([1.0]), Gaussian(0.5), 0.6)), Threat("l2", 1.0))

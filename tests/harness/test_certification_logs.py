@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from harness.certificates import summary
 from harness.certification_logs import audit, ladder, main, read
 from harness.errors import UserError
+from tests.leaderboard.test_certificates import certify
 
 HEAD = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
@@ -60,6 +62,31 @@ def test_the_ladder_starts_at_the_cap():
     assert ladder(0.01, 100_000)[:3] == pytest.approx([3.911, 3.821, 3.763], abs=6e-4)
     assert ladder(0.001, 100_000)[:3] == pytest.approx([3.8115, 3.739, 3.690], abs=6e-4)
     assert (np.diff(ladder(0.001, 1000)) < 0).all()
+
+
+def test_a_run_becomes_a_log_with_the_same_numbers(tmp_path, capsys):
+    """No radius grows on the way, whatever its digits, and an abstention stays one."""
+    radii, right = [0.0, 0.9996, 0.999999, 1 / 3, 0.1 + 0.2, 0.951234], [False, True, True, True, False, True]
+    run = certify(tmp_path, radii, right=right)
+    assert main([str(run.path), "--write", str(tmp_path / "log")]) == 0
+    assert "6 images" in capsys.readouterr().out
+    log, total = read(tmp_path / "log"), summary(run)
+    assert log.radius.tolist() == radii
+    assert log.correct.tolist() == right
+    assert log.seconds.sum() == pytest.approx(2.0, abs=1e-5)
+    for radius in (0.0, 0.3, 1 / 3, 0.9996, 0.99961, 1.0):
+        assert log.certified(radius) == total.certified(radius) / 6
+    assert log.average == pytest.approx(total.average)
+
+
+def test_what_is_no_run_writes_no_log(tmp_path, capsys):
+    running = certify(tmp_path, [0.5], status="running")
+    for folders in ([tmp_path / "nothing"], [running.path], [running.path, running.path]):
+        assert main([*map(str, folders), "--write", str(tmp_path / "log")]) == 1
+        assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "log").exists()
+    assert main([str(tmp_path / "log")]) == 1
+    assert "--sigma" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

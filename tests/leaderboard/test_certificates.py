@@ -14,9 +14,10 @@ NAN = float("nan")
 
 
 def certify(
-    root, radii, *, kind="sound_prob", confidence=0.999, victim="sha256:none", norm="l2", status="done", right=None
-):
-    """Write a run that certifies: radii by sample; right: which predictions are."""
+    root, radii, *, kind="sound_prob", confidence=0.999, victim="sha256:none", norm="l2", status="done", right=None,
+    margin=NAN, drawn=1100,
+):  # fmt: skip
+    """Write a run that certifies: radii by sample; right: which predictions are; drawn: for each sample."""
     n = len(radii)
     right = [True] * n if right is None else right
     name = {"dataset": "digits", "threat": f"{norm}-1", "defense": "none", "certifier": "smoothing"}
@@ -33,8 +34,8 @@ def certify(
     )  # fmt: skip
     rows = {
         "sample": range(n), "label": [1] * n, "predict": [1 if r else 2 for r in right], "radius": radii,
-        "correct": right, "samples_used": [1100] * n, "kind": [kind] * n, "confidence": [confidence] * n,
-        "margin": [NAN] * n, "forwards": [1100] * n, "trials": [1000] * n, "counts": [[990]] * n,
+        "correct": right, "samples_used": [drawn] * n, "kind": [kind] * n, "confidence": [confidence] * n,
+        "margin": [margin] * n, "forwards": [1100] * n, "trials": [1000] * n, "counts": [[990]] * n,
         "lower": [[0.97]] * n, "stop": ["budget"] * n, "error": [None] * n,
     }  # fmt: skip
     run.write_part(0, certificate_rows({name: list(column) for name, column in rows.items()}), {"certificate": 2.0})
@@ -140,3 +141,16 @@ def test_the_page_has_the_curve_and_what_it_cost(tmp_path):
     assert not built.certificates[0].found
     claims, damaged = certified(tmp_path / "runs")
     assert (len(claims), damaged) == (1, [])
+
+
+def test_proofs_for_one_ball_have_no_curve_and_votes_of_bands_have_one_without_draws(tmp_path):
+    runs, site = tmp_path / "runs", tmp_path / "site"
+    certify(runs, [1.0] * 3 + [0.0], kind="sound_det", confidence=1.0, margin=0.5, drawn=0)
+    certify(runs, [2.0, 1.0, 1.0, 0.0], kind="sound_det", confidence=1.0, norm="patch", drawn=0)
+    bounds, bands = sorted((v.claims for v in build(runs, site).certificates), key=lambda c: c.norm)
+    assert [(radius, count) for radius, count, _ in bounds.curve] == [(0.0, 4), (1.0, 3)]
+    assert [count for radius, count, _ in bands.curve if radius in (0.0, 1.0, 2.0)] == [4, 3, 1]
+    page = (site / "certificates.html").read_text()
+    assert "digits patches" in page
+    assert page.count("<figure") == 1
+    assert ">never<" in page

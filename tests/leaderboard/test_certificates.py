@@ -83,6 +83,16 @@ def test_a_few_may_fall_where_confidence_allows_it_and_none_where_there_is_a_pro
         assert verdict.broken is broken
 
 
+def test_a_proof_holds_for_what_rounding_puts_just_beyond_eps(tmp_path):
+    """As the threat does; a radius from votes ends where it ends."""
+    for kind, found in (("sound_det", 2), ("sound_prob", 0)):
+        runs = tmp_path / kind
+        certify(runs, [0.5] * 20, kind=kind, confidence=1.0)
+        make_run(runs, norm="l2", eps="1/2", broken=[3, 4], distance=0.5 + 3e-8)
+        (verdict,) = build(runs, tmp_path / f"site-{kind}").certificates
+        assert verdict.samples == found
+
+
 def test_a_certified_sample_that_is_wrong_as_it_is_contradicts_too(tmp_path):
     certify(tmp_path / "runs", [0.5] * 20, kind="sound_det", confidence=1.0)
     make_run(tmp_path / "runs", norm="l2", eps="1/2", wrong=[7])

@@ -40,7 +40,7 @@ class Certificates:
     Attributes:
         predict: class int64 [B]; -1 where the certifier abstains.
         radius: float64 [B] >= 0, in the norm of the threat, rounded down: the prediction is `predict` everywhere
-            within it. Zero where the certifier abstains.
+            within it, and in a proof of a norm ball also in what `Threat.contains` tolerates. Zero where it abstains.
         forwards: passes of one network for this sample, int64 [B].
         samples: random draws used, those of the selection among them, int64 [B]; zero without randomness.
         margin: least margin of the true class over the ball, float64 [B]; NaN where that is not what was bounded.

@@ -55,17 +55,18 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:
-    """One entry per sample with a clean row, ordered by id. `totals` is int64 [stages, 6], a `Stage` per row."""
+    """One entry per sample with a clean row, ordered by id: what a board keeps of a sample, 20 bytes.
+
+    `totals` is int64 [stages, 6], a `Stage` per row; `spent` is int64 [6], in the order of `collect.Passes`.
+    """
 
     ids: Ints
     clean_wrong: Bools
     found_at: Floats
     complete: Bools
-    attacked: Bools
     by_true: Bools  # through the deployed forward alone
-    forwards: Ints
-    backwards: Ints
     totals: Ints
+    spent: Ints
     counted: Bools  # per row of the table: a find that counts
     errors: int = 0
     repeated: int = 0
@@ -74,7 +75,9 @@ class Verdicts:
 
     def examples(self, table: pa.Table, chunk: int, limit: int) -> list[Find]:
         """The first finds of this chunk, in the order of its rows."""
-        rows = table.take(pa.array(np.flatnonzero(self.counted)[: max(0, limit)])).to_pylist()
+        if limit <= 0:
+            return []
+        rows = table.take(pa.array(np.flatnonzero(self.counted)[:limit])).to_pylist()
         return [Find(chunk, r["sample"], r["stage"], r["label"], r["pred"], r["distance"]) for r in rows]
 
 
@@ -107,17 +110,18 @@ def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
     np.minimum.at(found_at, row[listed & counted], distance[listed & counted])
     deployed = np.array([name.endswith("/true") for name in stages], bool)
     passes = [_numpy(table[name]) for name in ("forwards", "backwards", "zero_gradients", "bad_gradients")]
-    spent = [np.where(listed & attack, each, 0) for each in passes[:2]]
+    complete = np.all((grid((stage >= 0) & ~error & ~outside) > 0) | before, axis=1)
+    per_sample = [np.sum(rows[:, 1:], axis=1) > 0]  # attacked
+    per_sample += [_sums(row, np.where(listed & attack, each, 0), len(ids)) for each in passes[:2]]
+    standing = complete & ~beaten[:, 0] & ~np.isfinite(found_at)
     return Verdicts(
         ids=ids,
         clean_wrong=beaten[:, 0],
         found_at=found_at,
-        complete=np.all((grid((stage >= 0) & ~error & ~outside) > 0) | before, axis=1),
-        attacked=np.sum(rows[:, 1:], axis=1) > 0,
+        complete=complete,
         by_true=np.any(grid(counted)[:, deployed] > 0, axis=1),
-        forwards=_sums(row, spent[0], len(ids)),
-        backwards=_sums(row, spent[1], len(ids)),
         totals=_totals(stage, counted | wrong, passes, len(stages)),
+        spent=np.array([each[of].sum() for of in (slice(None), standing) for each in per_sample], np.int64),
         counted=counted,
         errors=int(error.sum()),
         repeated=int((rows > 1).sum()),
@@ -129,29 +133,31 @@ def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
 def merge(chunks: Sequence[Verdicts], stages: Sequence[str]) -> Verdicts:
     """Put chunks together, ordered by id. A sample that two chunks hold is told as repeated and judged by its worst."""
     parts = [judge(ATTACK_SCHEMA.empty_table(), stages, 0.0), *chunks]
-    ids, place, times = np.unique(np.concatenate([p.ids for p in parts]), return_inverse=True, return_counts=True)
-
-    def sums(name: str) -> Ints:
-        return _sums(place, np.concatenate([getattr(p, name) for p in parts]), len(ids))
-
-    found_at = np.full(len(ids), np.inf)
-    np.minimum.at(found_at, place, np.concatenate([p.found_at for p in parts]))
+    names = ("ids", "clean_wrong", "found_at", "complete", "by_true")
+    columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
+    again = 0
+    if not np.all(columns["ids"][1:] > columns["ids"][:-1]):
+        columns, again = _united(columns)
     return Verdicts(
-        ids=ids,
-        clean_wrong=sums("clean_wrong") > 0,
-        found_at=found_at,
-        complete=sums("complete") == times,
-        attacked=sums("attacked") > 0,
-        by_true=sums("by_true") > 0,
-        forwards=sums("forwards"),
-        backwards=sums("backwards"),
+        **columns,
         totals=np.sum([p.totals for p in parts], axis=0),
+        spent=np.sum([p.spent for p in parts], axis=0),
         counted=np.zeros(0, bool),
         errors=sum(p.errors for p in parts),
-        repeated=sum(p.repeated for p in parts) + int((times - 1).sum()),
+        repeated=sum(p.repeated for p in parts) + again,
         unknown=sum(p.unknown for p in parts),
         outside=sum(p.outside for p in parts),
     )
+
+
+def _united(columns: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int]:
+    """The columns ordered by id with each id once, judged by its worst, and how many were there again."""
+    ids, place, times = np.unique(columns["ids"], return_inverse=True, return_counts=True)
+    sums = {name: _sums(place, column, len(ids)) for name, column in columns.items() if column.dtype == bool}
+    found_at = np.full(len(ids), np.inf)
+    np.minimum.at(found_at, place, columns["found_at"])
+    flags = {name: total == times if name == "complete" else total > 0 for name, total in sums.items()}
+    return {"ids": ids, "found_at": found_at, **flags}, int((times - 1).sum())
 
 
 def locate(ids: Ints, among: Ints) -> tuple[NDArray[np.intp], Bools]:

@@ -3,11 +3,10 @@
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from harness.errors import UserError
@@ -117,7 +116,7 @@ def collect(run: Run, root: Path) -> Evidence:
             damaged.append(relative(str(cause).splitlines()[0], root))
             continue
         verdicts = judge(table, run.stages, run.threat.reach)
-        chunks.append(verdicts)
+        chunks.append(replace(verdicts, counted=verdicts.counted[:0]))
         chance += filter(None, [Chance.of(table)])
         finds += verdicts.examples(table, chunk, EXAMPLES - len(finds))
     verification = _verification(run, damaged)
@@ -134,16 +133,6 @@ def _evidence(
     verification: Verification,
     damaged: list[str],
 ) -> Evidence:
-    standing = all_.complete & ~all_.clean_wrong & ~np.isfinite(all_.found_at)
-    attacked = all_.attacked
-    passes = Passes(
-        attacked=int(attacked.sum()),
-        forwards=int(all_.forwards.sum()),
-        backwards=int(all_.backwards.sum()),
-        survived=int((standing & attacked).sum()),
-        survivor_forwards=int(all_.forwards[standing].sum()),
-        survivor_backwards=int(all_.backwards[standing].sum()),
-    )
     return Evidence(
         run=run,
         ids=all_.ids,
@@ -152,7 +141,7 @@ def _evidence(
         complete=all_.complete,
         by_true=all_.by_true,
         stages=tuple(Stage.of(name, row) for name, row in zip(run.stages, all_.totals.tolist(), strict=True)),
-        passes=passes,
+        passes=Passes(*all_.spent.tolist()),
         finds=tuple(finds),
         errors=all_.errors,
         chance=chance,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.distances import Spread
 from leaderboard.chance import Chance, Expected, reason
@@ -55,7 +56,7 @@ def boards(entries: Iterable[Entry]) -> list[Board]:
 def _board(entries: list[Entry]) -> Board:
     ordered = sorted(entries, key=lambda e: (bool(e.reasons), -e.accuracy, e.defense, e.model, e.victim))
     ranked = [entry for entry in ordered if not entry.reasons]
-    ids = np.unique(np.concatenate([entry.robust_ids for entry in ordered]))
+    ids = _union([entry.robust_ids for entry in ordered])
     robust = np.array([locate(ids, entry.robust_ids)[1] for entry in ranked], bool).reshape(len(ranked), len(ids))
     placed = [replace(e, rank=rank) for e, rank in zip(ranked, rank_intervals(robust), strict=True)]
     first = ordered[0]
@@ -66,7 +67,7 @@ def _board(entries: list[Entry]) -> Board:
 def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
     first = own[0].run
     counted = [evidence for evidence in own if evidence.run.declared]
-    ids = np.unique(np.concatenate([evidence.ids for evidence in own]))
+    ids = _union([evidence.ids for evidence in own])
     aligned = {evidence.run.place: _align(evidence, ids, first.threat.reach) for evidence in pool}
     beaten = np.sum([aligned[evidence.run.place].broken for evidence in counted], axis=0, dtype=np.int64)
     beaten = np.broadcast_to(beaten, ids.shape)
@@ -108,6 +109,14 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
     )
 
 
+def _union(several: Sequence[Ints]) -> Ints:
+    """Ordered, each once; of ordered ones."""
+    first, *more = several
+    if all(np.array_equal(first, other) for other in more):  # as nearly always
+        return first
+    return np.unique(np.concatenate(several))
+
+
 def _seen(evidence: Evidence, view: Aligned) -> Seen:
     run = evidence.run
     standing = run.manifest.get("coverage", "standing") == "standing"
@@ -116,10 +125,13 @@ def _seen(evidence: Evidence, view: Aligned) -> Seen:
 
 def _align(evidence: Evidence, ids: Ints, reach: float) -> Aligned:
     """The verdicts of a run on these samples, judged by this reach; nothing is known of samples that it lacks."""
-    place, there = locate(ids, evidence.ids)
     if not len(evidence.ids):
         nothing = np.zeros(len(ids), bool)
         return Aligned(evidence.run, nothing, nothing, nothing, nothing)
+    place: NDArray[np.intp] | slice = slice(None)
+    there = np.ones(len(ids), bool)
+    if not np.array_equal(ids, evidence.ids):
+        place, there = locate(ids, evidence.ids)
     wrong = evidence.clean_wrong[place] & there
     broken = wrong | ((evidence.found_at[place] <= reach) & there)
     by_true = wrong | (evidence.by_true[place] & there)

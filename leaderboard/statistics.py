@@ -7,6 +7,9 @@ from scipy.special import bdtr
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+BLOCK = 1 << 16
+"""Samples that are compared at a time."""
+
 
 def mcnemar(b: Ints, c: Ints) -> Floats:
     """Exact two-sided McNemar p-values: b samples only the one kept, c only the other. McNemar (1947).
@@ -45,8 +48,10 @@ def rank_intervals(robust: NDArray[np.bool_], alpha: float = 0.05) -> list[tuple
         For each entry (1 + number of entries significantly better, entries - number significantly worse).
     """
     count = len(robust)
-    kept = robust.astype(np.float32)  # sums of up to 2^24 ones are exact
-    only = np.rint(kept @ (1 - kept).T).astype(np.int64)  # [i, j]: robust in i, not in j
+    only = np.zeros((count, count), np.int64)  # [i, j]: robust in i, not in j
+    for start in range(0, robust.shape[1], BLOCK):
+        kept = robust[:, start : start + BLOCK].astype(np.float32)  # sums of up to 2^24 ones are exact
+        only += np.rint(kept @ (1 - kept).T).astype(np.int64)
     i, j = np.triu_indices(count, 1)
     significant = holm(mcnemar(only[i, j], only[j, i])) <= alpha
     better = np.zeros((count, count), bool)  # [i, j]: i is significantly better than j

@@ -127,9 +127,7 @@ def test_an_owner_on_a_machine_that_shares_no_locks_is_seen_by_its_lease(tmp_pat
 
 def test_a_disk_that_is_full_takes_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(
-        UserError, match=r"No space left on device\); free some space, then run the same command"
-    ):
+    with pytest.raises(UserError, match=r"No space left on device\); free some space, then run the same command"):
         sole_owner(tmp_path, "it", "; wait").__enter__()
     with filelock.FileLock(tmp_path / "it.lock").acquire(timeout=0):
         pass

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from harness import sync
 from harness.errors import UserError
 from harness.records import RunFolder, rows, write_atomically
 from harness.tally import tally
@@ -316,3 +317,42 @@ def test_a_sweep_is_named_by_its_command():
     long = name(["--multirun", *(f"seed={number}" for number in range(40))])
     assert len(long) == LONGEST
     assert long != name(["--multirun", *(f"seed={number}" for number in range(41))])
+
+
+def test_one_command_finds_what_workers_kept_offline(run, tmp_path, capsys, monkeypatch):
+    runs = tmp_path / "runs"
+    _track(Wandb(str(runs / "_wandb"), images=0), run)
+    run.update(run.manifest() | {"config_hash": "fedcba987654"})
+    _track(Wandb(str(runs / "_wandb"), images=0), run)
+    (runs / "_wandb" / "wandb" / "offline-run-20260101_000000-empty").mkdir()  # its process died before it wrote
+    first, second = sorted(
+        path for path in (runs / "_wandb" / "wandb").glob("offline-run-*") if any(path.glob("*.wandb"))
+    )
+    assert sync.main([str(runs), "--dry-run"]) == 0
+    assert capsys.readouterr().out == (f"2 offline runs wait in {runs}, 0 were sent\nwandb sync {first} {second}\n")
+    words = [sys.executable, "-m", *sync.command([first, second]), "--dry-run"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True)  # W&B takes them, and asks no server
+    assert "Would sync 2 run(s)" in said.stdout + said.stderr
+    assert sync.main([str(runs)]) == 1  # there is no key
+    complaint = capsys.readouterr().err
+    assert complaint == "error: no API key here; log in once with `wandb login`, or set WANDB_API_KEY, then try again\n"
+
+    (marked,) = first.glob("*.wandb")
+    marked.with_suffix(".wandb.synced").touch()  # as W&B does
+    assert sync.main([str(runs / "_wandb"), "--dry-run"]) == 0
+    assert f"1 offline runs wait in {runs / '_wandb'}, 1 were sent\nwandb sync {second}\n" == capsys.readouterr().out
+
+    called = []
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(
+        sync.subprocess, "run", lambda words: called.append(words) or subprocess.CompletedProcess(words, 7)
+    )
+    assert sync.main([str(runs)]) == 7
+    assert called == [[sys.executable, "-m", "wandb", "sync", str(second)]]
+
+
+def test_nothing_to_send_and_no_folder(tmp_path, capsys):
+    assert sync.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"0 offline runs wait in {tmp_path}, 0 were sent\n"
+    assert sync.main([str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none'} is not a folder")

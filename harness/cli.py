@@ -15,6 +15,7 @@ from harness.cli_errors import cell
 from harness.distances import spread_lines
 from harness.fooling import fooling_lines, fooling_of
 from harness.heads import head_lines
+from harness.member_risks import bound_lines
 from harness.pairs import lines as pair_lines
 from harness.pairs import pairs_of
 from harness.records import Manifest
@@ -26,6 +27,7 @@ ACCURACIES = {"expected": "expected accuracy", "vote": "vote accuracy", "fixed":
 
 PROTOCOLS = {
     "expected": "expected: share of {} fresh draws that are right, on the worst candidate of each image",
+    "exact": "expected: probability of a right answer, exact over the members, on the worst candidate of each image",
     "vote": "vote: majority of {} fresh draws, on the worst candidate of each image",
     "fixed": "fixed: one frozen draw for each image, known to the attacker",
 }
@@ -107,7 +109,10 @@ def _accuracies(outcome: Outcome) -> list[str]:
         told = [f"{named:<17}{mean:7.2%}   standard error {error:.2%}", f"mostly right     {robust}"]
     if protocol:
         unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
-        told.append(f"protocol         {PROTOCOLS[protocol['rule']].format(protocol['draws'])}{unsure}")
+        counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])
+        told.append(f"protocol         {counted}{unsure}")
+    if manifest["threat"]["radius"] is not None:
+        told += bound_lines(total.fooled, manifest)
     return [clean, *told]
 
 

@@ -18,6 +18,7 @@ from harness.data.contract import Batch
 from harness.errors import UserError
 from harness.ledger import Chunk, Ledger, timed
 from harness.meter import TRIALS, Counts, MeteredHead
+from harness.mixture import MEMBERS, mixed, on_members
 from harness.protocol import Protocol
 from harness.records import CLEAN_STAGE
 from harness.rng import Rng
@@ -35,7 +36,8 @@ class Attack(Interface):
 
     A call has at most `batch_size` samples, and what becomes of one must not depend on the others. An attack that does
     compare samples has `cross_sample = True`: it is called once per chunk, with all that stands there, and cuts its
-    passes itself with `head.batches`.
+    passes itself with `head.batches`. One with `mixture = True` is called once on all `members` of a mixture, in place
+    of once on each head; on another defense `members` is the head itself.
 
     The head is the narrowest door that serves what the attack needs: see `harness.access`.
     """
@@ -116,6 +118,11 @@ class Evaluation:
         return self.protocol if self.victim.randomized else None
 
     @property
+    def exact(self) -> bool:
+        """Whether verdicts are exact expectations over the members of a mixture."""
+        return self.protocol.exact(self.victim)
+
+    @property
     def stages(self) -> list[Stage]:
         """In the order in which they run, the true head first."""
         name, attack = self.attack
@@ -129,6 +136,9 @@ class Evaluation:
         if attack.needs == TRANSFER:
             yield Stage(name, attack, self.victim.heads[0], None)  # its name says what it was crafted on
             return
+        if self.heads != "true" and self.victim.members and on_members(attack):
+            yield Stage(f"{name}/{MEMBERS}", attack, Head(MEMBERS, self.victim.predict), None)
+            return
         alone = self.heads == "true" or attack.needs not in ("gradient", "training-set")
         for head in self.victim.heads[:1] if alone else self.victim.heads:
             stage = f"{name}/{head.name}"
@@ -137,10 +147,15 @@ class Evaluation:
     def door(self, stage: Stage, counts: Counts) -> MeteredHead:
         """The head of a stage as its attack sees it; passes are booked in `counts`."""
         fast = stage.fast.forward if stage.fast else None
-        trials = TRIALS if self.rule else 1
-        return MeteredHead(
-            stage.head, self.victim.predict, counts, fast, self.gradients, batch_size=self.batch_size, trials=trials
-        )
+        trials, members = TRIALS if self.rule else 1, self.victim.members
+        jury = tuple(head.forward for head in members) if self.exact else ()
+        door = MeteredHead(
+            stage.head, self.victim.predict, counts, fast, self.gradients,
+            batch_size=self.batch_size, trials=trials, jury=jury,
+        )  # fmt: skip
+        if stage.head.name != MEMBERS or not members:
+            return door
+        return mixed(door, members, {head.name: head for head in self.twin.heads} if self.twin else {})
 
     def chunk(self, batch: Batch, advance: Callable[[str, int], None] = lambda stage, count: None) -> Chunk:
         """Evaluate the samples of one chunk; `advance(stage, n)` is called as samples are done.

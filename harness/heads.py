@@ -40,7 +40,7 @@ def head_lines(total: Tally) -> list[str]:
 def _expected(total: Tally) -> list[str]:
     """Of a randomised defense, whose every head attacks every sample: by expected accuracy, hence exact."""
     shares, added = total.shares, {head: count for head, count in total.won.items() if head != TRUE}
-    if len(shares) < 2 or not total.won:
+    if len(shares) < 2 or not total.won or not any(stage.endswith(f"/{TRUE}") for stage in total.standing):
         return []
     alone, both = (sum(shares[name]) / len(shares[name]) for name in (TRUE, "all"))
     best = max(added, key=lambda head: added[head], default="")

@@ -13,10 +13,12 @@ from torch import Tensor
 from harness.access import narrowed
 from harness.errors import UserError
 from harness.meter import Counts
-from harness.protocol import REPORT, SELECT
+from harness.mixture import bits, probabilities, stacked
+from harness.protocol import REPORT, SELECT, expectation
 from harness.records import CLEAN_STAGE, rows
 from harness.rng import Rng
 from harness.sanity import check_scores
+from harness.victim import Forward
 
 if TYPE_CHECKING:
     from harness.evaluate import Evaluation, Stage
@@ -124,6 +126,8 @@ class Ledger:
     def _judge(self, z: Tensor, ids: Tensor, y: Tensor) -> "Judged":
         """What the deployed pipeline says, with randomness of its own; z: one sample at least."""
         rule, draws = self.run.rule, Rng(self.run.seed, ids.to(self.run.device), SELECT)
+        if self.run.exact:
+            return self._expected(z, draws, y)
         if rule is None:
             scores = self._scores(z, draws)
             return Judged(scores, scores.argmax(1))
@@ -140,12 +144,21 @@ class Ledger:
         mean = mean.masked_fill(~other.isfinite().all(1, keepdim=True), torch.nan)
         return Judged(mean, chosen.pred, chosen.share, fresh.wrong)
 
+    def _expected(self, z: Tensor, draws: Rng, y: Tensor) -> "Judged":
+        """The same of a mixture, whose expectation over its members is exact."""
+        members = self.run.victim.members
+        scores = stacked({head.name: self._scores(z, draws, head.forward) for head in members})
+        weights, votes = probabilities(members), scores.argmax(2)
+        verdict = expectation(votes, weights, y, scores.shape[2])
+        mean = (weights[:, None, None].to(scores.dtype) * scores).sum(0)
+        return Judged(mean, verdict.pred, verdict.share, verdict.wrong, bits(votes != y))
+
     @torch.no_grad()
-    def _scores(self, z: Tensor, draws: Rng) -> Tensor:
-        """Scores of one prediction, on the host."""
+    def _scores(self, z: Tensor, draws: Rng, forward: Forward | None = None) -> Tensor:
+        """Scores of one prediction, on the host. forward: of a member; None: the deployed one."""
         device = self.run.device
         parts = torch.arange(len(z)).split(self.run.batch_size)  # type: ignore[no-untyped-call]
-        predict = self.run.victim.predict
+        predict = forward or self.run.victim.predict
         return torch.cat([predict(z[at].to(device), draws.select(at.to(device))).cpu() for at in parts])
 
     def _fail(self, stage: str, positions: Tensor, why: str) -> None:
@@ -193,6 +206,8 @@ class Ledger:
             shares = (None, None) if judged is None else (judged.wrong, judged.fresh)
             for name, share in zip(("wrong_share", "fresh_share"), shares, strict=True):
                 values[name] = [None] * len(at) if share is None else share.numpy()
+        if self.run.exact:
+            values["fooled"] = [None] * len(at) if judged is None or judged.fooled is None else judged.fooled.numpy()
         self.tables.append(rows(values))
 
 
@@ -201,17 +216,19 @@ class Judged:
     """What the deployed defense says of some images: scores [B, K] and the predicted class [B].
 
     Where it is randomised the scores are means, `wrong` is the share of wrong draws [B], both over the draws that
-    choose the worst candidate, and `fresh` is the share of wrong verdicts [B] in the draws that are reported.
+    choose the worst candidate, and `fresh` is the share of wrong verdicts [B] in the draws that are reported. Of a
+    mixture both are the exact expectation, and `fooled` tells the members that are wrong, int64 [B] (see `bits`).
     """
 
     scores: Tensor
     pred: Tensor
     wrong: Tensor | None = None
     fresh: Tensor | None = None
+    fooled: Tensor | None = None
 
     def select(self, mask: Tensor) -> "Judged":
         """Of some of the images; mask: bool [B]."""
-        each = (self.scores, self.pred, self.wrong, self.fresh)
+        each = (self.scores, self.pred, self.wrong, self.fresh, self.fooled)
         return Judged(*(None if value is None else value[mask] for value in each))  # type: ignore[arg-type]
 
 

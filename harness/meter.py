@@ -72,6 +72,7 @@ class MeteredHead:
         batch_size: the most samples of a pass; None: no limit.
         trials: draws of the deployed forward that must all be wrong before a candidate counts as found: one lucky draw
             shows nothing. 1 for a deterministic defense, `TRIALS` for a randomised one.
+        jury: the members of a mixture, whose expectation is exact: a candidate counts as found when all are wrong.
 
     Attributes:
         answers: whether `broken` can say yes. A surrogate's cannot: an attack need not pay for asking it.
@@ -86,6 +87,7 @@ class MeteredHead:
     dtype: torch.dtype | None = None
     batch_size: int | None = None
     trials: int = 1
+    jury: tuple[Forward, ...] = ()
 
     @property
     def looks(self) -> int:
@@ -169,15 +171,17 @@ class MeteredHead:
 
     @torch.no_grad()
     def fooled(self, z: Tensor, y: Tensor, rng: Rng) -> Tensor:
-        """Whether `predict` is wrong in all of `trials` draws, bool [B]; one forward each until one is right."""
-        wrong: Tensor = self.predict(z, rng.stream("verdict")).argmax(1) != y
+        """Whether `predict` is wrong in all of `trials` draws, or all of the jury is, bool [B]; one forward each until
+        one is right."""
+        first, *others = self.jury or (self.predict,) * self.trials
+        wrong: Tensor = first(z, rng.stream("verdict")).argmax(1) != y
         self.counts.add(self.counts.forwards, rng.ids)
-        for k in range(1, self.trials):
+        for k, forward in enumerate(others, 1):
             at = wrong.nonzero().squeeze(1)
             if not len(at):
                 break
             draw = rng.select(at)
-            wrong[at] = self.predict(z[at], draw.stream(f"verdict{k}")).argmax(1) != y[at]
+            wrong[at] = forward(z[at], draw.stream(f"verdict{k}")).argmax(1) != y[at]
             self.counts.add(self.counts.forwards, draw.ids)
         return wrong
 

@@ -170,7 +170,7 @@ def _manifest(
     if evaluation.given != GRADIENT:  # runs from before this option keep their hash
         answer["access"] = evaluation.given
     if protocol is not None:
-        answer["protocol"] = protocol.told()
+        answer["protocol"] = protocol.told(evaluation.exact)
     if cfg.draws is not None:
         answer["draws"] = cfg.draws
     commit, dirty = environment.commit()
@@ -217,7 +217,11 @@ def _manifest(
     )
     if isinstance(suite, Transfer):
         manifest |= Manifest(sets=suite.told())
-    return manifest if protocol is None else manifest | Manifest(protocol=protocol.told(), bare=target.identity)
+    if members := evaluation.victim.members:
+        manifest |= Manifest(members=[[head.name, head.weight] for head in members])
+    if protocol is not None:
+        manifest |= Manifest(protocol=protocol.told(evaluation.exact), bare=target.identity)
+    return manifest
 
 
 def _target_name(node: DictConfig) -> str:

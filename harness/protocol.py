@@ -15,6 +15,9 @@ SELECT, REPORT = "judge", "report"
 """Streams of the draws that choose the worst candidate of a sample, and of those that say how bad it is. The least of
 many noisy numbers is too low (winner's curse), so the number that is reported comes from draws that chose nothing."""
 
+TIE = 1e-9
+"""Sums of probabilities that are nearer to each other are equal."""
+
 ABSTAIN = -1
 """The class of a vote that abstains."""
 
@@ -33,7 +36,8 @@ class Verdict(NamedTuple):
 class Protocol:
     """How the predictions of a randomised defense are counted. A deterministic one has one prediction, and no protocol.
 
-    "expected": the share of draws that are right, with draws that the attacker does not know. The primary number.
+    "expected": the share of draws that are right, with draws that the attacker does not know. The primary number. Of a
+    mixture, whose members and probabilities are known, it is the exact expectation, and nothing is drawn.
     "vote": the deployed defense is the majority over `draws` draws; a tie counts for the label.
     "fixed": each sample has one draw, frozen and known to the attacker: the most that an attacker can have.
 
@@ -65,9 +69,14 @@ class Protocol:
         if even(self.draws, 0) > self.alpha:
             raise UserError(f"protocol.draws={self.draws} never suffices for alpha={self.alpha}; take more draws")
 
-    def told(self) -> dict[str, Any]:
-        """The fields, without an alpha of 1, which older records do not have."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("alpha", 1.0)}
+    def exact(self, victim: Victim) -> bool:
+        """Whether the expectation is a finite sum over the members of the victim."""
+        return self.rule == "expected" and bool(victim.members)
+
+    def told(self, exact: bool = False) -> dict[str, Any]:
+        """The fields, without an alpha of 1, which older records do not have; with 0 draws where it is exact."""
+        fields = {name: value for name, value in asdict(self).items() if (name, value) != ("alpha", 1.0)}
+        return fields | {"draws": 0} if exact else fields
 
     def identity(self) -> dict[str, Any]:
         """What of the protocol belongs to the deployed defense: a vote over other draws is another one."""
@@ -90,6 +99,15 @@ class Protocol:
             unsure = torch.from_numpy(even(first.numpy(), second.numpy()) > self.alpha).to(y.device)
             lost, pred = lost | unsure, pred.masked_fill(unsure, ABSTAIN)
         return Verdict(pred, share, lost.float() if self.rule == "vote" else share)
+
+
+def expectation(votes: Tensor, weights: Tensor, y: Tensor, classes: int) -> Verdict:
+    """What the members of a mixture say, exactly. votes: their classes int64 [M, B]; weights: float64 [M], of sum 1."""
+    share = (weights[:, None] * (votes != y)).sum(0)
+    given: Tensor = torch.nn.functional.one_hot(votes, classes)
+    most = (weights[:, None, None] * given).sum(0).scatter(1, y[:, None], -1.0)
+    pred = torch.where(share > 0.5 + TIE, most.argmax(1), y)
+    return Verdict(pred, share.float(), share.float())
 
 
 def frozen(victim: Victim, seed: int) -> Victim:

@@ -19,7 +19,7 @@ from harness.records import Manifest, RunFolder
 
 COMPARED = (
     "schema_version", "kind", "name", "config_hash", "victim", "threat", "heads", "access", "dataset", "weights",
-    "stages", "coverage", "sets", "chunk", "chunks", "seed",
+    "stages", "coverage", "sets", "members", "chunk", "chunks", "seed",
 )  # fmt: skip
 DEFAULTS = {"coverage": "standing", "access": "gradient"}
 """What a manifest that does not say so means."""

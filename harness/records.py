@@ -61,16 +61,16 @@ ATTACK_SCHEMA = pa.schema(
     ]
 )
 
-RANDOM_SCHEMA = ATTACK_SCHEMA.append(pa.field("wrong_share", pa.float32())).append(
-    pa.field("fresh_share", pa.float32())
-)
+_SHARES = (pa.field(name, pa.float32()) for name in ("wrong_share", "fresh_share"))
+RANDOM_SCHEMA = pa.schema([*ATTACK_SCHEMA, *_SHARES])
 """Of a randomised defense, whose `broken` says that the majority is wrong. `wrong_share` of the draws are wrong that
 choose the worst candidate of a sample, `fresh_share` of the verdicts in others that say how bad it is: of those draws,
 or of a vote 0 or 1. Null in rows with an error. A deterministic defense has records without these columns."""
 
+FOOLED = pa.field("fooled", pa.int64())  # of a mixture whose shares are exact: its wrong members; bit i is member i
+
 PHASE = pa.field("phase", pa.string())
-"""The part of an attack that its last pass on the sample belonged to: of a broken sample, the one that broke it. Null
-in the rows of attacks that name no parts; records in which none does lack the column."""
+"""The part of an attack that its last pass on the sample belonged to; null where the attack names no parts."""
 
 
 class Cost(TypedDict):
@@ -102,7 +102,8 @@ class Manifest(TypedDict, total=False):
     card: dict[str, Any]  # claims, extra_data, cost in forward equivalents, parameters, randomized, deviations
     stages: list[str]  # in the order in which they run, "clean" first
     coverage: str  # which samples a stage attacks: standing (default) | correct | all (see `harness.evaluate.Coverage`)
-    protocol: dict[str, Any]  # rule and draws, of a randomised defense only
+    protocol: dict[str, Any]  # rule and draws (0: exact, without draws), of a randomised defense only
+    members: list[list[Any]]  # of a mixture: head and probability of each member
     draws: dict[str, dict[str, Any]]  # random heads: draws per gradient, and with how many they were found to agree
     fidelity: dict[str, dict[str, int]]  # surrogate head -> how it does on the first clean images (`harness.fidelity`)
     sets: dict[str, dict[str, Any]]  # transfer runs: stage -> its adversarial set, and the sources crafted on
@@ -246,8 +247,7 @@ def find_runs(root: Path) -> list[RunFolder]:
 
 
 def rows(columns: dict[str, Sequence[Any]]) -> pa.Table:
-    """A table of `ATTACK_SCHEMA`, or of `RANDOM_SCHEMA` where its columns are there, and of `PHASE` where it is, from
-    columns of equal length."""
+    """A table of the schema that has these columns, of equal length."""
     return pa.table(columns, schema=_schema(columns))
 
 
@@ -256,7 +256,7 @@ def _schema(names: Iterable[str]) -> pa.Schema:
     if there.issuperset(CERTIFICATE_SCHEMA.names):
         return CERTIFICATE_SCHEMA
     schema = RANDOM_SCHEMA if there.issuperset(RANDOM_SCHEMA.names) else ATTACK_SCHEMA
-    return schema.append(PHASE) if PHASE.name in there else schema
+    return pa.schema([*schema, *(extra for extra in (FOOLED, PHASE) if extra.name in there)])
 
 
 def write_atomically(path: Path, data: bytes) -> None:

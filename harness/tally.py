@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.interval import wilson
-from harness.records import CLEAN_STAGE, PHASE, Cost, RunFolder
+from harness.records import CLEAN_STAGE, FOOLED, PHASE, Cost, RunFolder
 
 TRUE = "true"
 """The head that is the deployed forward."""
@@ -30,6 +30,8 @@ class Tally:
         gradients: per stage, the samples attacked, those whose gradient was once zero, and those where it was once bad.
         correct: of a randomised defense, for each sample the share of right verdicts on its worst candidate, in draws
             that did not choose it; zero for a sample with an error.
+        fooled: of a mixture, for each sample the members that some candidate fooled, as bits; all for one with an
+            error.
     """
 
     samples: int = 0
@@ -42,6 +44,7 @@ class Tally:
     errors: dict[str, int] = field(default_factory=dict)
     gradients: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     correct: list[float] | None = None
+    fooled: list[int] | None = None
     unattacked: list[float] | None = None
     shares: dict[str, list[float]] = field(default_factory=dict)
     won: dict[str, int] = field(default_factory=dict)
@@ -102,6 +105,8 @@ def tally(run: RunFolder, stages: list[str], chunks: Iterable[int] | None = None
             clean = table.filter(pc.equal(table["stage"], CLEAN_STAGE))
             total.unattacked = [*(total.unattacked or []), *_worst(clean)[0]]
             _by_heads(total, table)
+        if FOOLED.name in table.column_names:
+            total.fooled = [*(total.fooled or []), *_fooled(table)]
         for text in table["error"].drop_null().to_pylist():
             total.errors[text] = total.errors.get(text, 0) + 1
     return total
@@ -142,6 +147,16 @@ def _worst(table: pa.Table) -> tuple[list[float], np.ndarray, np.ndarray]:
     row = order[np.unique(place[order], return_index=True)[1]]
     right: list[float] = (1 - fresh[row].astype(float)).tolist()
     return right, wrong[row], row
+
+
+def _fooled(table: pa.Table) -> list[int]:
+    """For each sample the members that are wrong on one candidate at least, the clean image among them."""
+    sample = table["sample"].to_numpy()
+    order = np.argsort(sample, kind="stable")
+    starts = np.unique(sample[order], return_index=True)[1]
+    each = table[FOOLED.name].fill_null(-1).to_numpy()[order]
+    united: list[int] = np.bitwise_or.reduceat(each, starts).tolist() if len(each) else []
+    return united
 
 
 def _add(total: Tally, stage: str, part: pa.Table, seconds: float) -> None:

@@ -21,12 +21,14 @@ class Head:
         forward: logits that the loss is computed on.
         exact: whether this is the deployed forward. What fools an inexact head counts only if it fools `predict`.
         draws: forward passes over which a gradient is averaged (expectation over transformation).
+        weight: probability with which a mixture answers by this head, a deterministic member of it; 0: it is none.
     """
 
     name: str
     forward: Forward
     exact: bool = False
     draws: int = 1
+    weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Victim:
     Args:
         predict: the deployed pipeline; the only thing that judges.
         modules: the networks inside, which the evaluation puts in eval mode and on the device.
-        surrogates: the inexact heads that an informed attacker needs beside the true one.
+        surrogates: the inexact heads that an informed attacker needs beside the true one. Those of a mixture, which
+            answers each query by a member that it draws, hold all its members; their weights sum to one.
         randomized: whether `predict` uses its Rng.
         draws: gradient draws on the true head.
         access: what the deployed defense gives away at most: gradient, score or decision.
@@ -56,6 +59,11 @@ class Victim:
     def heads(self) -> tuple[Head, ...]:
         """The true head, then the surrogates."""
         return (Head("true", self.predict, exact=True, draws=self.draws), *self.surrogates)
+
+    @property
+    def members(self) -> tuple[Head, ...]:
+        """The heads of which a mixture draws one for each query; none where the defense is no mixture."""
+        return tuple(head for head in self.surrogates if head.weight > 0) if self.randomized else ()
 
 
 def plain(module: nn.Module) -> Forward:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harness.records import CLEAN_STAGE
+from harness.member_risks import least, risks
+from harness.records import CLEAN_STAGE, FOOLED
 from leaderboard.chunk import Floats, Ints
 from leaderboard.manifest import Run
 
@@ -42,8 +43,8 @@ class Expected:
 class Worst:
     """The candidate of each sample that the most of its choosing draws got wrong, then the one of least margin.
 
-    `fresh` is the share of wrong verdicts in draws that did not choose, `head` the head that the candidate came from. A
-    row with an error counts as wrong throughout.
+    `fresh` is the share of wrong verdicts in draws that did not choose, `head` the head that the candidate came from,
+    `fooled` the members of a mixture that any candidate made wrong, as bits. A row with an error is wrong throughout.
     """
 
     ids: Ints
@@ -51,6 +52,7 @@ class Worst:
     margin: Floats
     fresh: Floats
     head: NDArray[np.str_]
+    fooled: Ints
 
     @classmethod
     def of(cls, table: pa.Table) -> "Worst | None":
@@ -60,18 +62,22 @@ class Worst:
         wrong, margin, fresh = (table[name].fill_null(1.0).to_numpy().astype(float) for name in COLUMNS)
         stages = table["stage"].to_pylist() if "stage" in table.column_names else [""] * len(table)
         heads = np.array([stage.rpartition("/")[2] for stage in stages], np.str_)
-        return cls(table["sample"].to_numpy(), wrong, margin, fresh, heads).reduced()
+        mixture = FOOLED.name in table.column_names
+        fooled = table[FOOLED.name].fill_null(-1).to_numpy() if mixture else np.zeros(len(table), np.int64)
+        return cls(table["sample"].to_numpy(), wrong, margin, fresh, heads, fooled).reduced()
 
     @classmethod
     def among(cls, several: Sequence["Worst"]) -> "Worst":
         """The worst over chunks, or over runs of one defense."""
-        names = ("ids", "wrong", "margin", "fresh", "head")
+        names = ("ids", "wrong", "margin", "fresh", "head", "fooled")
         return cls(*(np.concatenate([getattr(one, name) for one in several]) for name in names)).reduced()
 
     def reduced(self) -> "Worst":
         order = np.lexsort((self.margin, -self.wrong, self.ids))
-        at = order[np.unique(self.ids[order], return_index=True)[1]]
-        return Worst(self.ids[at], self.wrong[at], self.margin[at], self.fresh[at], self.head[at])
+        starts = np.unique(self.ids[order], return_index=True)[1]
+        at = order[starts]
+        united = np.bitwise_or.reduceat(self.fooled[order], starts) if len(starts) else self.fooled
+        return Worst(self.ids[at], self.wrong[at], self.margin[at], self.fresh[at], self.head[at], united)
 
     def accuracy(self, n: int = 0) -> Expected:
         """Over n samples; those beyond the known ones are wrong."""
@@ -115,8 +121,20 @@ def reason(run: Run, found: Sequence[Chance]) -> Iterable[str]:
     if run.rule == "fixed":
         yield "its draws are frozen and known to the attacker (protocol=fixed)"
     elif run.rule and found:
-        told = Chance.among(found).all.accuracy()
+        whole = Chance.among(found).all
+        told = whole.accuracy()
         yield (
             f"its predictions are random: {100 * told.mean:.1f} % right on the worst candidates, standard error "
-            f"{100 * told.error:.1f} (protocol={run.rule}, {draws_of(run)})"
+            f"{100 * told.error:.1f} (protocol={run.rule}, {draws_of(run)}){_members(run, whole)}"
         )
+
+
+def _members(run: Run, whole: Worst) -> str:
+    """Of a mixture: its members alone, and what the best probabilities can give."""
+    names = [] if run.draws else [str(name).removeprefix("member_") for name, _ in run.manifest.get("members", [])]
+    if not names:
+        return ""
+    found = risks(whole.fooled, len(names))
+    alone = ", ".join(f"{name} {100 * (1 - each):.1f}" for name, each in zip(names, found, strict=True))
+    low, high = least(found)
+    return f"; its members alone: {alone}; with the best probabilities {100 * (1 - high):.1f} to {100 * (1 - low):.1f}"

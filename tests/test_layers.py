@@ -38,6 +38,7 @@ MAY = {
         "harness.errors",
         "harness.evidence_digest",
         "harness.interval",
+        "harness.member_risks",
         "harness.queries",
         "harness.records",
     ),

@@ -40,6 +40,14 @@ class Objective(Protocol):
         """The map from images to logits that is deployed, for validation."""
         return model
 
+    def begin(self, model: nn.Module) -> None:
+        """Change the first weights of the network in place, before the first step."""
+
+    @property
+    def companions(self) -> tuple[nn.Module, ...]:
+        """Frozen networks whose passes count as those of this training."""
+        return ()
+
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
         """Both halves at once, [B]."""
         return self.losses(model, x, y, self.examples(model, x, y, rng), rng)

@@ -4,19 +4,20 @@ from torch import Tensor, nn
 
 
 class Passes:
-    """Counts what goes through a network between `with Passes(model) as passes` and the end of the block."""
+    """Counts what goes through networks between `with Passes(model, ...) as passes` and the end of the block."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, *networks: nn.Module) -> None:
+        self._networks = networks
         self.forwards = 0
         self.backwards = 0
 
     def __enter__(self) -> "Passes":
-        self._handle = self._model.register_forward_hook(self._forward)
+        self._handles = [network.register_forward_hook(self._forward) for network in self._networks]
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     def _forward(self, module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):

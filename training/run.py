@@ -50,6 +50,8 @@ class Run:
         compiled: bool = False,
     ) -> None:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
+        if begin := getattr(recipe.objective, "begin", None):  # an objective of one's own may lack it
+            begin(model)
         self.model = model.to(device)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -169,7 +171,7 @@ class Run:
             if self._forward:
                 around.enter_context(forwarding(self.model, self._forward))
             around.enter_context(lowered(self.model, recipe.precision, self.device))
-            passes = around.enter_context(Passes(self.model))
+            passes = around.enter_context(Passes(self.model, *getattr(recipe.objective, "companions", ())))
             found = [player(x, y, rng, share, progress).double().sum() for player in self._players]
         if isinstance(self._average, Average):
             self._average.update(self.model)

@@ -45,7 +45,7 @@ def test_a_randomised_defense_is_told_why_it_has_no_rank(rule, words):
 
 def test_an_exact_expectation_has_no_draws():
     worst = Worst.of(table([(1, 0.5, 0.0, 0.5)]))
-    (line,) = reason(SimpleNamespace(rule="expected", draws=0), [Chance(worst, worst, worst)])
+    (line,) = reason(SimpleNamespace(rule="expected", draws=0, manifest={}), [Chance(worst, worst, worst)])
     assert "exact over the members, no draws" in line
 
 
@@ -56,3 +56,16 @@ def test_the_true_head_is_told_apart_from_all():
     shares = {name: getattr(found, name).fresh.tolist() for name in ("clean", "true", "all")}
     assert shares == {"clean": [0.1, 0.0], "true": [0.3, 0.2], "all": [0.8, 0.2]}
     assert found.all.head.tolist() == ["mean", "true"]
+
+
+def test_a_mixture_tells_its_members_and_what_they_could_give():
+    columns = {"sample": [1, 1, 2, 3], "wrong_share": [0.0, 0.5, 0.5, 0.0], "margin": [1.0, 0.0, 0.0, 1.0]}
+    rows = pa.table(columns | {"fresh_share": columns["wrong_share"], "fooled": [2, 1, 1, 0]})
+    worst = Worst.of(rows)
+    assert worst.fooled.tolist() == [3, 1, 0]
+    assert Worst.among([worst, worst]).fooled.tolist() == [3, 1, 0]
+    assert Worst.of(pa.table(rows.to_pydict() | {"fooled": [2, None, 1, 0]})).fooled.tolist() == [-1, 1, 0]
+    run = SimpleNamespace(rule="expected", draws=0, manifest={"members": [["member_a", 0.5], ["member_b", 0.5]]})
+    (line,) = reason(run, [Chance(worst, worst, worst)])
+    assert "66.7 % right on the worst candidates" in line
+    assert line.endswith("; its members alone: a 33.3, b 66.7; with the best probabilities 66.7 to 66.7")

@@ -1,0 +1,208 @@
+"""ARC: the attack on randomised ensembles that fools one member after the other and never gives one up for less."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.expectation import TIE, Mixture, Seen, Worst
+from attacks.planes import DUAL
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+BISECTIONS = 40
+
+
+@dataclass(frozen=True)
+class ARC:
+    """Accumulates steps towards the nearest boundary of each member (Dbouk and Shanbhag 2022, arXiv 2206.06737).
+
+    A round visits the members. Each adds to the step so far just as much of its own direction as takes the normalised
+    sum across its boundary; the sum is kept unless it raises the expected accuracy. So the expected accuracy never
+    rises, which a mean loss does not promise. On a defense that is no mixture, each head is its only member.
+
+    Args:
+        steps: rounds, >= 1; 20 in the paper.
+        variant: how much of its direction a member adds. released: by the released code, which measures the distance to
+            its boundary from the end of the step so far. recentred: the same formula with the distance from the start
+            of the round, as its derivation needs. exact: the least that crosses the boundary of the linearised member,
+            in closed form under l2 and by bisection under linf.
+        step_size: length of a step as a multiple of eps, > 0; 0: that of the paper, 1 under linf and 0.25 under l2.
+        overshoot: added to what a member adds, as a multiple of eps, >= 0; 0.05 in the paper. The boundary of a network
+            is not that of its linearisation: there the exact variant needs more (benchmarks/ensembles/arc.md).
+        targets: classes that a member is moved towards, the best ones but its own; 0: all.
+        order: in which members are visited. probability: the likelier first; random: drawn by their probabilities anew
+            in each round.
+        restarts: >= 1; the first begins at the image, the others at random points. What still stands is attacked again.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "gradient"
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    mixture: ClassVar[bool] = True
+
+    steps: int = 20
+    variant: str = "exact"
+    step_size: float = 0.0
+    overshoot: float = 0.5
+    targets: int = 0
+    order: str = "probability"
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        for name, choices in (("variant", ("released", "recentred", "exact")), ("order", ("probability", "random"))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"attack.{name}={getattr(self, name)!r} is unknown; choose {', '.join(choices)}")
+        for name, least in (("steps", 1), ("step_size", 0), ("overshoot", 0), ("targets", 0), ("restarts", 1)):
+            if not least <= getattr(self, name) < float("inf"):
+                raise UserError(f"attack.{name}={getattr(self, name)} must be at least {least}")
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        mixture = Mixture.of(head, x)
+        if not len(x):
+            return x.clone()
+        first = mixture.look(x, y, rng.stream("start"))
+        best = Worst.start(x, first)
+        for restart in range(self.restarts):
+            index = best.open()
+            if not len(index):
+                break
+            below, around, here = rng.select(index).stream(restart), threat.select(index), x[index]
+            start, seen = here, first.select(index)
+            if restart:
+                start = around.random(here, below.stream("start"))
+                seen = mixture.look(start, y[index], below.stream("started"))
+                best.note(index, start, seen)
+            self._run(_Walk(mixture, here, y[index], around, start, seen, below), best, index)
+        return best.z
+
+    def _run(self, walk: "_Walk", best: Worst, index: Tensor) -> None:
+        for number in range(self.steps):
+            stay = (~walk.seen.done).nonzero().squeeze(1)
+            if not len(stay):
+                return
+            walk, index = walk.select(stay), index[stay]
+            self._round(walk, walk.rng.stream(number))
+            best.note(index, walk.z, walk.seen)
+
+    def _round(self, walk: "_Walk", rng: Rng) -> None:
+        """Visit every member once; moves `walk` in place."""
+        base = walk.z.clone()
+        order = walk.mixture.orders(rng.stream("order"), len(base), self.order == "random")
+        for place in range(order.shape[1]):
+            for number in range(order.shape[1]):
+                at = ((order[:, place] == number) & ~walk.seen.done).nonzero().squeeze(1)
+                if len(at):
+                    draw = rng.select(at).stream(place)
+                    walk.try_(at, self._moved(walk.mixture.members[number], walk.select(at), base[at], draw), draw)
+
+    def _moved(self, member: MeteredHead, walk: "_Walk", base: Tensor, rng: Rng) -> Tensor:
+        """Candidates one step from `base`, in which this member has its part."""
+        local = walk.z - base
+        gap, slope = self._nearest(member, walk, rng)
+        share = self.step_size or (1.0 if walk.threat.norm == "linf" else 0.25)
+        radius = (walk.threat.budget(base) * share).flatten().expand(len(base))
+        extra = (walk.threat.budget(base) * self.overshoot).flatten().expand(len(base))
+        # A gradient of zero has no direction and no distance: the member then adds nothing.
+        length = torch.linalg.vector_norm(slope.flatten(1), DUAL[walk.threat.norm], dim=1)
+        safe = length.clamp_min(torch.finfo(length.dtype).tiny)
+        way = walk.threat.steepest(-slope)
+        ahead = -(slope.flatten(1) / safe[:, None] * local.flatten(1)).sum(1)
+        amount = self._amount(gap / safe, ahead, radius, extra, way, local, walk.threat.norm)
+        step = local + _wide(amount, way) * way
+        size = torch.linalg.vector_norm(step.flatten(1), float(walk.threat.norm[1:]), dim=1)
+        step = step * _wide(radius / size.clamp_min(torch.finfo(size.dtype).tiny), step)
+        return walk.threat.project(base + step, walk.x)
+
+    def _nearest(self, member: MeteredHead, walk: "_Walk", rng: Rng) -> tuple[Tensor, Tensor]:
+        """The gap [b] from the predicted class to that whose linearised boundary is nearest, and its slope."""
+        logits, pull = member.linearize(walk.z, rng)
+        ranked = logits.argsort(dim=1, descending=True, stable=True)
+        count = min(self.targets or ranked.shape[1], ranked.shape[1] - 1)
+        rows = torch.arange(len(logits), device=logits.device)
+        top, best = ranked[:, 0], None
+        for rank in range(1, count + 1):
+            rival = ranked[:, rank]
+            aim = torch.zeros_like(logits)
+            aim[rows, top], aim[rows, rival] = 1.0, -1.0
+            slope, gap = pull(aim), (logits[rows, top] - logits[rows, rival]).to(walk.z.dtype)
+            length = torch.linalg.vector_norm(slope.flatten(1), DUAL[walk.threat.norm], dim=1)
+            away = gap / length.clamp_min(torch.finfo(length.dtype).tiny)
+            if best is None:
+                best = away, gap, slope
+            else:
+                nearer = away < best[0]
+                picked = torch.where(nearer, away, best[0]), torch.where(nearer, gap, best[1])
+                best = (*picked, torch.where(_wide(nearer, slope), slope, best[2]))
+        assert best is not None, "a classifier has two classes at least"
+        return best[1], best[2]
+
+    def _amount(
+        self, away: Tensor, ahead: Tensor, radius: Tensor, extra: Tensor, way: Tensor, local: Tensor, norm: str
+    ) -> Tensor:
+        """What the member adds of its direction, [b].
+
+        Args:
+            away: distance to its boundary from the end of the step so far, ahead: how far that step went towards it.
+            radius: of the step, extra: beyond the boundary.
+            way: its direction, of length one; local: the step so far.
+        """
+        from_start = away + ahead
+        far = away if self.variant == "released" else from_start
+        room = (radius - far).clamp_min(torch.finfo(radius.dtype).tiny)
+        if self.variant != "exact":
+            amount = radius / room * (far - ahead).abs() + extra
+        elif norm == "l2":
+            share = (from_start / radius).clamp(-1, 1)
+            across = (local.flatten(1).square().sum(1) - ahead.square()).clamp_min(0)
+            root = (across / (1 - share.square()).clamp_min(1e-12)).sqrt()
+            amount = (share * root - ahead).clamp_min(0) + extra
+        else:
+            amount = _bisected(from_start, ahead, radius, way, local) + extra
+        still = local.flatten(1).abs().amax(1) == 0  # the first member takes the whole step
+        return torch.where((far < radius) & ~still, amount, radius)
+
+
+class _Walk:
+    """Where each sample stands: z, and what the members say there."""
+
+    def __init__(self, mixture: Mixture, x: Tensor, y: Tensor, threat: Threat, z: Tensor, seen: Seen, rng: Rng) -> None:
+        self.mixture, self.x, self.y, self.threat, self.rng = mixture, x, y, threat, rng
+        self.z, self.seen = z, seen
+
+    def select(self, at: Tensor) -> "_Walk":
+        parts = self.x[at], self.y[at], self.threat.select(at), self.z[at], self.seen.select(at), self.rng.select(at)
+        return _Walk(self.mixture, *parts)
+
+    def try_(self, at: Tensor, z: Tensor, rng: Rng) -> None:
+        """Go to these points where that does not lower the error, in place."""
+        seen = self.mixture.look(z, self.y[at], rng.stream("tried"))
+        rows = ((seen.error >= self.seen.error[at] - TIE) | seen.done).nonzero().squeeze(1)
+        where = at[rows]
+        self.z = self.z.index_copy(0, where, z[rows])
+        self.seen.wrong[:, where] = seen.wrong[:, rows]
+        for mine, new in zip(self.seen[1:], seen[1:], strict=True):
+            mine[where] = new[rows]
+
+
+def _bisected(far: Tensor, ahead: Tensor, radius: Tensor, way: Tensor, local: Tensor) -> Tensor:
+    """The least b >= 0 with radius (ahead + b) / max|local + b way| >= far, [b]; the left side does not fall in b."""
+    low, flat, ways = torch.zeros_like(far), local.flatten(1), way.flatten(1)
+    high = radius * (radius + far.clamp_min(0)) / (radius - far).clamp_min(torch.finfo(far.dtype).tiny)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        size = (flat + middle[:, None] * ways).abs().amax(1)
+        enough = radius * (ahead + middle) >= far * size
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    reached = radius * ahead >= far * flat.abs().amax(1)
+    return torch.where(reached, torch.zeros_like(high), high)
+
+
+def _wide(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.dim() - 1))

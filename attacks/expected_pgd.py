@@ -1,0 +1,100 @@
+"""Projected gradient descent on a smooth stand-in for the expected error of a mixture."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from attacks.expectation import Mixture, Worst
+from attacks.losses import ce, margin, margins, scored
+from attacks.region import Region
+from attacks.slope import Slope, added
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+@dataclass(frozen=True)
+class ExpectedPGD:
+    """Projected gradient descent on all members of a mixture (Madry et al. 2018, arXiv 1706.06083), judged at every
+    step by the exact expected error; the worst candidate is kept. On a defense that is no mixture each head is its only
+    member.
+
+    Args:
+        steps: per restart, >= 1.
+        step_size: first step as a multiple of eps, > 0; it falls to zero linearly.
+        loss: error: the sum of a_i sigmoid(m_i), where m_i is the best other logit of member i less the true one.
+            softmax: cross-entropy of the sum of a_i softmax(f_i), the usual attack, which can stand still between the
+            members (Dbouk and Shanbhag 2022, arXiv 2206.06737).
+        restarts: >= 1; only what still stands is attacked again.
+        random_start: begin at a random point of the ball, else at the image.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "gradient"
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    mixture: ClassVar[bool] = True
+
+    steps: int = 40
+    step_size: float = 0.25
+    loss: str = "error"
+    restarts: int = 1
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("error", "softmax"):
+            raise UserError(f"attack.loss={self.loss!r} is unknown here; choose error or softmax")
+        if self.steps < 1 or self.restarts < 1:
+            raise UserError(f"attack.steps={self.steps} and attack.restarts={self.restarts} must be at least 1")
+        if not 0 < self.step_size < math.inf:
+            raise UserError(f"attack.step_size={self.step_size} must be a positive multiple of eps")
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        mixture = Mixture.of(head, x)
+        if not len(x):
+            return x.clone()
+        best = Worst.start(x, mixture.look(x, y, rng.stream("start")))
+        for restart in range(self.restarts):
+            index = best.open()
+            if len(index):
+                below = rng.select(index).stream(restart)
+                self._run(mixture, x[index], y[index], threat.select(index), below, best, index)
+        return best.z
+
+    def _run(
+        self, mixture: Mixture, x: Tensor, y: Tensor, threat: Threat, rng: Rng, best: Worst, index: Tensor
+    ) -> None:
+        z = threat.random(x, rng.stream("start")) if self.random_start else x
+        region = Region.around(threat, x)
+        for number in range(self.steps):
+            draw = rng.stream(number)
+            gradient = self._gradient(mixture, z, y, draw)
+            z = region.step(z, gradient, self.step_size * (1 - number / self.steps))
+            seen = mixture.look(z, y, draw.stream("looked"))
+            best.note(index, z, seen)
+            stay = (~seen.done).nonzero().squeeze(1)
+            if not len(stay):
+                return
+            if len(stay) < len(index):
+                z, y, index = z[stay], y[stay], index[stay]
+                region, rng = region.select(stay), rng.select(stay)
+
+    def _gradient(self, mixture: Mixture, z: Tensor, y: Tensor, rng: Rng) -> Tensor:
+        """Of the loss, up to a positive factor for each sample: nothing underflows, however sure the members are."""
+        slopes = []
+        for member, weight in zip(mixture.members, mixture.weights, strict=True):
+            logits, pull = member.linearize(z, rng.stream(member.head.name))
+            if self.loss == "error":
+                lead = -margins(logits, y)  # d sigmoid(m) = sigmoid(m) sigmoid(-m) dm
+                slope = Slope(pull(margin(logits, y)), logsigmoid(lead) + logsigmoid(-lead))
+            else:  # d log sum a p = sum (a p / sum a p) d log p, and d log p_y has the length 1 - p_y
+                behind = scored("ce").value(logits, y)
+                slope = Slope(pull(ce(logits, y)), logsigmoid(-behind) + logsigmoid(behind))
+            slopes.append((1.0, Slope(slope.way, slope.log + weight.log().to(slope.log))))
+        return added(*slopes).way

@@ -1,0 +1,123 @@
+"""The lattice climber: one member of a mixture more at a time, without letting go of those that are fooled."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.expectation import TIE, Mixture, Seen, Worst
+from attacks.losses import margin, margins
+from attacks.planes import DUAL
+from attacks.region import Region
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.rng import Rng
+from harness.threat import Threat
+
+
+@dataclass(frozen=True)
+class LatticeClimber:
+    """Climbs the lattice of the sets of members that one perturbation can fool (Gnecco Heredia et al. 2023, arXiv
+    2307.10788): from the set that is fooled already, to that set and one member more, the likelier first, until none
+    can be added.
+
+    A climb ascends the sum of the distances to the boundary of those members of the larger set that are still right
+    (their margins, each over the length of its gradient); it succeeds at the first point that fools all of the set, and
+    the next one begins there. On a defense that is no mixture each head is its only member.
+
+    Args:
+        steps: of each climb, >= 1.
+        step_size: first step as a multiple of eps, > 0; it falls to zero linearly.
+        restarts: >= 1; from the second on the members come in an order drawn by their probabilities, from a random
+            point.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    needs: ClassVar[str] = "gradient"
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    mixture: ClassVar[bool] = True
+
+    steps: int = 20
+    step_size: float = 0.5
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise UserError(f"attack.steps={self.steps} and attack.restarts={self.restarts} must be at least 1")
+        if not 0 < self.step_size < math.inf:
+            raise UserError(f"attack.step_size={self.step_size} must be a positive multiple of eps")
+
+    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        mixture = Mixture.of(head, x)
+        if not len(x):
+            return x.clone()
+        first = mixture.look(x, y, rng.stream("start"))
+        best = Worst.start(x, first)
+        for restart in range(self.restarts):
+            index = best.open()
+            if not len(index):
+                break
+            below, around, start = rng.select(index).stream(restart), threat.select(index), x[index]
+            seen = first.select(index)
+            if restart:
+                start = around.random(start, below.stream("start"))
+                seen = mixture.look(start, y[index], below.stream("started"))
+                best.note(index, start, seen)
+            orders = mixture.orders(below.stream("order"), len(index), drawn=restart > 0)
+            foot = _Foot(mixture, Region.around(around, x[index]), y[index], start.clone(), seen)
+            for place in range(orders.shape[1]):
+                self._climb(foot, orders[:, place], below.stream(place), best, index)
+        return best.z
+
+    def _climb(self, foot: "_Foot", wanted: Tensor, rng: Rng, best: Worst, index: Tensor) -> None:
+        """Try to fool the wanted member [B] of each sample beside those that are fooled; moves `foot` in place."""
+        already = foot.seen.wrong.gather(0, wanted[None]).squeeze(0)
+        at = (~already & ~foot.seen.done).nonzero().squeeze(1)
+        z, pool = foot.z[at], foot.seen.wrong[:, at].scatter(0, wanted[None, at], True)
+        for number in range(self.steps):
+            if not len(at):
+                return
+            draw = rng.select(at).stream(number)
+            region, y = foot.region.select(at), foot.y[at]
+            gradient = _ascent(foot.mixture, z, y, pool, region.threat.norm, draw)
+            z = region.step(z, gradient, self.step_size * (1 - number / self.steps))
+            seen = foot.mixture.look(z, y, draw.stream("looked"))
+            best.note(index[at], z, seen)
+            up = ((seen.wrong | ~pool).all(0) | seen.done) & (seen.error >= foot.seen.error[at] - TIE)
+            foot.enter(at[up], z[up], seen.select(up.nonzero().squeeze(1)))
+            at, z, pool = at[~up], z[~up], pool[:, ~up]
+
+
+@dataclass
+class _Foot:
+    """The highest point of each sample so far, and whom it fools."""
+
+    mixture: Mixture
+    region: Region
+    y: Tensor
+    z: Tensor
+    seen: Seen
+
+    def enter(self, where: Tensor, z: Tensor, seen: Seen) -> None:
+        self.z[where] = z
+        self.seen.wrong[:, where] = seen.wrong
+        for mine, new in zip(self.seen[1:], seen[1:], strict=True):
+            mine[where] = new
+
+
+def _ascent(mixture: Mixture, z: Tensor, y: Tensor, pool: Tensor, norm: str, rng: Rng) -> Tensor:
+    """The gradient of the sum of the distances of those of the pool, bool [M, B], that are still right."""
+    total = torch.zeros_like(z)
+    for number, member in enumerate(mixture.members):
+        logits, pull = member.linearize(z, rng.stream(member.head.name))
+        slope = pull(margin(logits, y))
+        length = torch.linalg.vector_norm(slope.flatten(1), DUAL[norm], dim=1)
+        wanted = pool[number] & (margins(logits, y) >= 0)
+        share = wanted / length.clamp_min(torch.finfo(length.dtype).tiny)
+        total = total + share.reshape(-1, *[1] * (z.dim() - 1)) * slope
+    return total

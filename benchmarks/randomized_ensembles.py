@@ -1,0 +1,284 @@
+"""Randomised ensembles under the usual attack and under ARC, against one adversarially trained network.
+
+    python -m benchmarks.randomized_ensembles run [--out runs/_randomized] [--only digits] [--seeds 3] [--minutes 60]
+    python -m benchmarks.randomized_ensembles table [--out runs/_randomized]
+
+`run` trains and attacks what is missing, one after the other, and can be stopped and started at any time. Every arm of
+one seed is attacked by the same stages; accuracies are exact expectations over the members.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+import harness  # noqa: F401  (settings that must stand before torch is imported)
+from attacks.apgd import APGD
+from attacks.arc import ARC
+from attacks.cascade import Cascade
+from attacks.expected_pgd import ExpectedPGD
+from attacks.lattice_climber import LatticeClimber
+from benchmarks.training_effects import Few, composed
+from defenses.randomized_ensemble import RandomizedEnsemble
+from harness.compose import build
+from harness.evaluate import Evaluation
+from harness.ledger import Ledger
+from harness.member_risks import least, risks
+from harness.threat import Threat
+from harness.victim import Victim, plain
+from training import history
+from training.part import Part
+
+out = sys.stdout.write
+
+
+def stages(rounds: int, targets: int) -> dict[str, Any]:
+    """The attacks. APGD runs on the expected softmax and on each member; the others on all members at once.
+
+    rounds, targets: of ARC.
+    """
+    paper = {"steps": rounds, "targets": targets, "overshoot": 0.05}
+    return {
+        "apgd": APGD(steps=50),
+        "apgd_margin": APGD(steps=50, loss="margin"),
+        "arc_released": ARC(variant="released", **paper),  # type: ignore[arg-type]
+        "arc_recentred": ARC(variant="recentred", **paper),  # type: ignore[arg-type]
+        "arc_exact": ARC(variant="exact", **paper),  # type: ignore[arg-type]
+        "arc": ARC(steps=rounds, targets=targets),
+        "lattice_climber": LatticeClimber(),
+        "expected_error": ExpectedPGD(steps=40),
+    }
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on, and how: the same for every arm. rounds, targets: of ARC."""
+
+    images: int
+    tested: int
+    eps: str
+    epochs: int
+    steps: int
+    rounds: int
+    targets: int
+    settings: tuple[str, ...]
+    arms: tuple[str, ...]
+
+
+def data(shared: Path) -> dict[str, Data]:
+    photographs = (
+        "dataset=parquet", f"dataset.path={shared}/data/cifar10_jpeg", "dataset.name=cifar10_jpeg", "model=small_cnn",
+        "dataset.budgets.linf=4/255", "recipe.weight_decay=5e-4", "recipe.crop=4", "recipe.flip=true",
+        "recipe.selection.limit=200", "recipe.selection.steps=5",
+    )  # fmt: skip
+    return {
+        "digits": Data(
+            1000, 200, "0.15", 15, 5, 20, 0, ("dataset=digits", "model=small_cnn", "recipe.selection.limit=200"),
+            ("AT", "AT, cost of BARRE", "BAT (.9, .1)", "BAT (.5, .5)", "IAT 3", "BARRE 3"),
+        ),
+        "cifar": Data(
+            1000, 100, "4/255", 10, 3, 10, 3, photographs, ("AT", "BAT (.9, .1)", "BAT (.5, .5)", "IAT 2")
+        ),
+    }  # fmt: skip
+
+
+ENSEMBLES: dict[str, tuple[list[str], list[float] | None]] = {
+    "BAT (.9, .1)": (["first", "boosted"], [0.9, 0.1]),
+    "BAT (.5, .5)": (["first", "boosted"], None),
+    "IAT 2": (["first", "other"], None),
+    "IAT 3": (["first", "other", "another"], None),
+    "BARRE 3": (["barre_first", "barre_second", "barre_third"], None),
+}
+"""Arm -> its members and probabilities."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The trained networks of one seed, each trained once."""
+
+    which: Data
+    seed: int
+    cache: Path
+
+    def part(self, name: str) -> tuple[Part, dict[str, nn.Module], Any]:
+        """The training of a network, what it is given, and its data."""
+        recipe, seed, uses, epochs = "pgd_at", self.seed, {}, self.which.epochs
+        if name in ("other", "another"):
+            seed += 100 if name == "other" else 200
+        elif name == "boosted":
+            recipe, uses = "bat", {"first": "first"}
+        elif name.startswith("barre"):
+            order = ["first", "second", "third"]
+            recipe = "barre"
+            uses = {one: f"barre_{one}" for one in order[: order.index(name.removeprefix("barre_"))]}
+        elif name == "long_barre":
+            epochs = round(epochs * sum(1 + self.which.steps * k for k in (1, 2, 3)) / (1 + self.which.steps))
+        own = (f"recipe.epochs={epochs}", f"recipe.objective.attack.steps={self.which.steps}")
+        cfg = composed(f"recipe={recipe}", *self.which.settings, *own)
+        model, node = (OmegaConf.to_container(cfg[key]) for key in ("model", "recipe"))
+        part = Part(model, node, seed=seed, uses=list(uses))  # type: ignore[arg-type]
+        given = {argument: self.load(source) for argument, source in uses.items()}
+        return part, given, Few(build(cfg.dataset), self.which.images)
+
+    def load(self, name: str) -> nn.Module:
+        part, given, dataset = self.part(name)
+        return part.load(dataset, self.cache, given=given, progress=False).module
+
+    def passes(self, name: str) -> float:
+        """Forward and backward passes of the training, per image."""
+        part, given, dataset = self.part(name)
+        done = history.read(part.train(dataset, self.cache, given=given, progress=False))
+        return sum(epoch.forwards + epoch.backwards for epoch in done.epochs)
+
+
+def measure(which: Data, arm: str, seed: int, cache: Path) -> dict[str, Any]:
+    """Train where that has not been done, attack, and count."""
+    networks = Networks(which, seed, cache)
+    if arm in ENSEMBLES:
+        names, chances = ENSEMBLES[arm]
+        models = {name: networks.load(name) for name in names}
+        ensemble = RandomizedEnsemble(parts=dict.fromkeys(names), members=names, probabilities=chances)  # type: ignore[arg-type]
+        victim = ensemble.deploy(models)
+    else:
+        names = ["first" if arm == "AT" else "long_barre"]
+        model = networks.load(names[0])
+        victim = Victim(plain(model), (model,))
+    passes = sum(networks.passes(name) for name in names)
+    found = attacked(victim, networks.part(names[0])[2].split("test"), which)
+    return found | {"passes": passes}
+
+
+def attacked(victim: Victim, split: Any, which: Data) -> dict[str, Any]:
+    """Accuracy [0, 1] on the clean image or the candidate of each stage, whichever is worse, and the worst of all."""
+    run = Evaluation(
+        victim, ("suite", Cascade(stages(which.rounds, which.targets))), Threat("linf", which.eps), 10, coverage="all"
+    )
+    batch = split.read(slice(0, which.tested))
+    order = batch.ids.argsort()
+    ledger = Ledger(run, *(t[order] for t in batch))
+    ledger.clean()
+    everyone = torch.arange(len(batch.ids))
+    for stage in run.stages:
+        if not (victim.randomized and stage.head.name == "true"):
+            ledger.attack(stage, everyone)
+    rows = ledger.close().rows.to_pandas()
+    rows["share"] = rows["fresh_share"] if victim.randomized else rows["broken"].astype(float)
+    shares = rows.pivot_table(index="sample", columns="stage", values="share")
+    groups: dict[str, list[str]] = {"clean": ["clean"]}
+    for stage in shares.columns:
+        if stage != "clean":
+            groups.setdefault(stage.split("/")[0], ["clean"]).append(stage)
+    if "apgd/expected_softmax" in shares.columns:
+        groups["apgd on softmax"] = ["clean", "apgd/expected_softmax"]
+    found: dict[str, Any] = {name: 1 - float(shares[group].max(axis=1).mean()) for name, group in groups.items()}
+    found["worst"] = 1 - float(shares.max(axis=1).mean())
+    if victim.randomized:
+        united = rows.groupby("sample")["fooled"].agg(_union)
+        each = risks(united.to_numpy(), len(victim.members))
+        found |= {"members": (1 - each).tolist(), "bound": [1 - least(each)[1], 1 - least(each)[0]]}
+    return found
+
+
+def _union(masks: Any) -> int:
+    united = 0
+    for mask in masks:
+        united |= int(mask)
+    return united
+
+
+DEAR = ("AT, cost of BARRE", "BARRE 3")
+"""Arms whose training takes longest: they come last."""
+
+
+def jobs(found: dict[str, Data], seeds: int) -> Iterator[tuple[str, str, int]]:
+    for late in (False, True):
+        for seed in range(seeds):
+            for name, which in found.items():
+                yield from ((name, arm, seed) for arm in which.arms if (arm in DEAR) == late)
+
+
+def place(folder: Path, name: str, arm: str, seed: int) -> Path:
+    word = "".join(letter if letter.isalnum() else "_" for letter in arm.lower())
+    return folder / f"{name}-{word}-{seed}.json"
+
+
+def work_through(folder: Path, found: dict[str, Data], seeds: int, minutes: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * minutes
+    for name, arm, seed in jobs(found, seeds):
+        path = place(folder, name, arm, seed)
+        if path.exists():
+            continue
+        if time.monotonic() > end:
+            out("time is up; the same command goes on\n")
+            return
+        result = measure(found[name], arm, seed, folder / "_trained")
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(result) + "\n")
+        scratch.replace(path)
+        words = ", ".join(f"{key} {100 * value:.1f}" for key, value in result.items() if isinstance(value, float))
+        out(f"{name} {arm} seed {seed}: {words}\n")
+        sys.stdout.flush()
+
+
+SHOWN = ("clean", "apgd on softmax", "apgd", "arc_released", "arc_recentred", "arc_exact", "arc",
+         "lattice_climber", "expected_error", "worst")  # fmt: skip
+
+
+def table(folder: Path, found: dict[str, Data], seeds: int) -> None:
+    for name, which in found.items():
+        out(f"\n**{name}**: {which.images} images, eps {which.eps}\n\n")
+        out(f"| arm | passes | {' | '.join(SHOWN)} | best member | bounds |\n{(len(SHOWN) + 4) * '|---'}|\n")
+        for arm in which.arms:
+            runs = [json.loads(p.read_text()) for s in range(seeds) if (p := place(folder, name, arm, s)).exists()]
+            if runs:
+                cells = [_mean([run[key] for run in runs if key in run]) for key in SHOWN]
+                alone = _mean([max(run["members"]) for run in runs if "members" in run])
+                ends = [_mean([run["bound"][end] for run in runs if "bound" in run]) for end in (0, 1)]
+                bound = f"{ends[0]} to {ends[1]}" if ends[0] else ""
+                passes = statistics.fmean(run["passes"] for run in runs)
+                out(f"| {arm} ({len(runs)}) | {passes:.0f} | {' | '.join(cells)} | {alone} | {bound} |\n")
+
+
+def _mean(values: list[float]) -> str:
+    """Mean and half width of the 95 % interval of Student over seeds, in points."""
+    if not values:
+        return ""
+    mean = 100 * statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.1f}"
+    from scipy.stats import t
+
+    half = 100 * statistics.stdev(values) / math.sqrt(len(values)) * float(t.ppf(0.975, len(values) - 1))
+    return f"{mean:.1f} ± {half:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("--out", type=Path, default=Path("runs/_randomized"))
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--only", nargs="+", default=[])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {k: v for k, v in data(options.shared.resolve()).items() if not options.only or k in options.only}
+    if options.what == "run":
+        work_through(options.out, found, options.seeds, options.minutes)
+    else:
+        table(options.out, found, options.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""BARRE: a randomised ensemble whose members are trained one after the other, each against all before it."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from defenses.base import Card
+from defenses.randomized_ensemble import RandomizedEnsemble
+
+
+@dataclass(frozen=True)
+class BARRE(RandomizedEnsemble):
+    """A randomised ensemble by boosting (Dbouk and Shanbhag 2023, arXiv 2302.03688): see `training.barre`.
+
+    Args:
+        parts: "first" to "fifth"; each uses those before it.
+        members: the first so many of them, two or more.
+        probabilities: as of a randomised ensemble.
+        draws: as of a randomised ensemble.
+
+    Raises:
+        UserError: as of a randomised ensemble.
+    """
+
+    card: ClassVar[Card] = Card(
+        "Each query is answered by one of several networks, trained one after the other against the ensemble so far.",
+        source="Dbouk and Shanbhag 2023, arXiv 2302.03688",
+        claim="white-box linf attacks, ARC among them",
+        randomized=True,
+    )
+
+    members: list[str] = field(default_factory=lambda: ["first", "second", "third"])

@@ -1,0 +1,212 @@
+"""Find the probabilities of a randomised ensemble: `python -m defenses.calibrate_sampling [OVERRIDE ...]`.
+
+ARC and the lattice climber tell which members an attacker makes wrong at once; none of the images may be one that is
+evaluated.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from attacks.arc import ARC
+from attacks.lattice_climber import LatticeClimber
+from defenses.calibrate_nuts import batches, check_disjoint
+from defenses.sampling import Best, Floats, linear_programme, risk, subgradient
+from harness.cli import write
+from harness.cli_errors import one_line, say
+from harness.compose import build, checked
+from harness.data.contract import Batch, Split
+from harness.errors import UserError
+from harness.member_risks import least, risks
+from harness.meter import Counts, MeteredHead
+from harness.mixture import MEMBERS, bits, mixed
+from harness.prepare import KEYS
+from harness.rng import Rng
+from harness.threat import Threat
+from harness.victim import Head, plain
+
+NEAR = 1e-3
+"""Difference of risks below which another round of attacks at the best probabilities is not worth its price."""
+
+
+class Found(NamedTuple):
+    """What the search found."""
+
+    names: list[str]
+    images: int
+    alone: Floats  # risk of each member
+    equal: float  # risk at equal probabilities, with all that was found
+    steps: Best  # by the sub-gradient; its risk is that with all that was found
+    exact: Best  # by the linear programme
+    rounds: int  # attacks at the best probabilities so far
+
+
+@dataclass
+class Sets:
+    """For each image the sets of members that were made wrong at once, as bits; grows with every attack."""
+
+    models: Mapping[str, nn.Module]
+    parts: list[Batch]
+    threat: Threat
+    steps: int
+
+    def __post_init__(self) -> None:
+        self.attacks = 0
+        self.found: list[set[int]] = [set() for part in self.parts for _ in part.ids]
+        self._note([self._wrong(part.x, part.y) for part in self.parts])
+
+    def attack(self, chances: Floats) -> NDArray[np.bool_]:
+        """Who is wrong on the worse candidate of two attacks at these probabilities [M], bool [images, M]."""
+        self.attacks += 1
+        heads = tuple(
+            Head(name, plain(model), weight=float(chance))
+            for (name, model), chance in zip(self.models.items(), chances, strict=True)
+            if chance > 0  # a member that is never drawn is not worth a step
+        )
+        each = [torch.cat(self._candidates(attack, heads), 1) for attack in (ARC(steps=self.steps), LatticeClimber())]
+        weights = torch.as_tensor(chances)[:, None]
+        errors = [(weights * wrong).sum(0) for wrong in each]
+        worse: NDArray[np.bool_] = torch.where(errors[1] > errors[0], each[1], each[0]).T.numpy()
+        return worse
+
+    def _candidates(self, attack: ARC | LatticeClimber, heads: tuple[Head, ...]) -> list[Tensor]:
+        """Which members the candidates of an attack make wrong, bool [M, B] for each batch."""
+        wrong = []
+        for ids, x, y in self.parts:
+            door = MeteredHead(Head(MEMBERS, heads[0].forward), heads[0].forward, Counts.of(ids))
+            rng = Rng(0, ids, f"sampling/{self.attacks}")
+            z = attack(mixed(door, heads, {}), x, y, threat=self.threat, rng=rng)
+            wrong.append(self._wrong(z, y))
+        self._note(wrong)
+        return wrong
+
+    @torch.no_grad()
+    def _wrong(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([model(x).argmax(1) != y for model in self.models.values()])
+
+    def _note(self, wrong: list[Tensor]) -> None:
+        for sets, mask in zip(self.found, bits(torch.cat(wrong, 1)).tolist(), strict=True):
+            sets.add(mask)
+
+
+def calibrate(
+    models: Mapping[str, nn.Module], split: Split, threat: Threat, samples: int, steps: int, rounds: int
+) -> Found:
+    """Attack at each member alone, along the sub-gradient, and at the solutions of the programme until they hold."""
+    count = len(models)
+    sets = Sets(models, list(_ordered(split, samples)), threat, steps)
+    for number in range(count):
+        sets.attack(np.eye(count)[number])
+    walked = subgradient(sets.attack, count, rounds)
+    best, again = linear_programme(sets.found, count), 0
+    while again < rounds:
+        again += 1
+        attained = float((sets.attack(best.chances) @ best.chances).mean())
+        best = linear_programme(sets.found, count)
+        if attained <= best.risk + NEAR and risk(sets.found, best.chances) <= best.risk + NEAR:
+            break
+    united = [int(np.bitwise_or.reduce(list(each))) for each in sets.found]
+    equal = np.full(count, 1 / count)
+    return Found(
+        list(models), len(sets.found), risks(united, count), risk(sets.found, equal),
+        Best(walked.chances, risk(sets.found, walked.chances)), best, again,
+    )  # fmt: skip
+
+
+def _ordered(split: Split, samples: int) -> Iterator[Batch]:
+    for batch in batches(split, samples):
+        order = batch.ids.argsort()
+        yield Batch(*(t[order] for t in batch))
+
+
+def lines(found: Found) -> list[str]:
+    """The report: the members alone, three choices of probabilities, and the best as an option of run.py."""
+    low, high = least(found.alone)
+    told = ", ".join(f"{name} {1 - r:.2%}" for name, r in zip(found.names, found.alone, strict=True))
+    rows = {
+        "equal": (np.full(len(found.names), 1 / len(found.names)), found.equal),
+        "sub-gradient": found.steps,
+        "programme": found.exact,
+    }
+    best = ",".join(f"{chance:.6g}" for chance in _rounded(found.exact.chances))
+    return [
+        f"{found.images} images, expected accuracy by the sets that were found on them (fitted here: no result)",
+        f"members alone    {told}",
+        f"bounds           {1 - high:.2%} to {1 - low:.2%} with the best probabilities",
+        *(
+            f"{name:<17}{1 - value:.2%}   {', '.join(f'{chance:.3f}' for chance in chances)}"
+            for name, (chances, value) in rows.items()
+        ),
+        f"the programme was solved anew after each of {found.rounds} attacks at its solution",
+        f'"defense.probabilities=[{best}]"',
+    ]
+
+
+def _rounded(chances: Floats) -> Floats:
+    """To six digits, still of sum one."""
+    kept = np.round(chances, 6)
+    kept[int(kept.argmax())] += 1 - kept.sum()
+    return kept
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="python -m defenses.calibrate_sampling", description=__doc__)
+    parser.add_argument("--part", default="validation", help="of the data set: validation or train")
+    parser.add_argument("--samples", type=int, default=1000, help="the first so many images")
+    parser.add_argument("--steps", type=int, default=10, help="rounds of ARC")
+    parser.add_argument("--rounds", type=int, default=10, help="of the sub-gradient, and at most of the programme")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        help="options of run.py: defense (default: randomized_ensemble), data set, model, threat",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        for name in ("samples", "steps", "rounds"):
+            if getattr(options, name) < 1:
+                raise UserError(f"--{name} {getattr(options, name)} must be at least 1")
+        write("\n".join(lines(_calibrated(options))))
+    except HydraException as cause:
+        say(f"error: {one_line(cause)}")
+        return 1
+    except UserError as cause:
+        say(f"error: {cause}")
+        return 1
+    return 0
+
+
+def _calibrated(options: argparse.Namespace) -> Found:
+    with initialize_config_module("conf", version_base=None):
+        cfg = checked(compose("run", ["defense=randomized_ensemble", *options.overrides]), KEYS)
+    dataset, threat, runtime = build(cfg.dataset), build(cfg.threat), build(cfg.runtime)
+    torch.set_num_threads(runtime.threads)
+    if threat.norm not in ARC.norms or threat.unbounded:
+        raise UserError(f"threat={threat.norm} with eps={threat.eps}: ARC needs linf or l2 and a finite eps")
+    if options.part not in ("train", "validation", "test"):
+        raise UserError(f"--part {options.part} is unknown; choose validation or train")
+    split = dataset.split(options.part)
+    check_disjoint(options.part, split, dataset.split("test"), options.samples)
+    defense, cache = build(cfg.defense), Path(cfg.runs_dir) / "_trained"
+    if not hasattr(defense, "chances"):
+        raise UserError(f"defense={cfg.defense['_target_']} draws no members; take randomized_ensemble, barre or bat")
+    models: dict[str, nn.Module] = {}
+    for name, part in defense.parts.items():
+        given = {other: models[other] for other in part.uses}
+        models[name] = part.load(dataset, cache, given=given, progress=runtime.progress).module
+    chosen = {name: models[name] for name in defense.members}
+    return calibrate(chosen, split, threat, options.samples, options.steps, options.rounds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Mixtures, which answer each query by a member that they draw: what an attack on all members at once is given."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.meter import MeteredHead
+from harness.victim import Head
+
+MEMBERS = "members"
+"""Name of the head that is all members of a mixture at once; a stage on it is called ATTACK/members."""
+
+
+@dataclass(frozen=True)
+class MixtureHead(MeteredHead):
+    """All members of a mixture, for an attack on the expectation over them; `head` is the deployed forward.
+
+    Each of `members` has the probability `head.weight`. A pass of one of them is booked as one pass.
+    """
+
+    together: tuple[MeteredHead, ...] = ()
+
+    @property
+    def members(self) -> tuple[MeteredHead, ...]:
+        return self.together
+
+
+def on_members(attack: object) -> bool:
+    """Whether an attack is given all members of a mixture at once. On another defense it runs on each head."""
+    return bool(getattr(attack, "mixture", False))
+
+
+def mixed(door: MeteredHead, members: tuple[Head, ...], twins: dict[str, Head]) -> MixtureHead:
+    """The members behind a door to their mixture; twins: name -> the same head over cheaper networks."""
+    together = tuple(
+        MeteredHead(
+            head, door.predict, door.counts, twins[head.name].forward if head.name in twins else None, door.dtype,
+            batch_size=door.batch_size, trials=door.trials, jury=door.jury,
+        )
+        for head in members
+    )  # fmt: skip
+    return MixtureHead(
+        door.head, door.predict, door.counts, dtype=door.dtype,
+        batch_size=door.batch_size, trials=door.trials, jury=door.jury, together=together,
+    )  # fmt: skip
+
+
+def probabilities(members: tuple[Head, ...]) -> Tensor:
+    """The probability of each member, float64 [M], of sum one."""
+    weights = torch.tensor([head.weight for head in members], dtype=torch.float64)
+    return weights / weights.sum()
+
+
+def stacked(scores: dict[str, Tensor]) -> Tensor:
+    """Scores of each member as one tensor [M, B, K]. Raises UserError where their shapes differ."""
+    if len({tuple(each.shape) for each in scores.values()}) > 1:
+        told = ", ".join(f"{name} {each.shape[-1]}" for name, each in scores.items())
+        raise UserError(f"the members tell different numbers of classes apart: {told}; take networks of one data set")
+    return torch.stack(list(scores.values()))
+
+
+def bits(wrong: Tensor) -> Tensor:
+    """Which members are wrong, as one number for each sample: bit i is member i. wrong: bool [M, B]."""
+    places = torch.arange(len(wrong), device=wrong.device)
+    return (wrong.long() << places[:, None]).sum(0)

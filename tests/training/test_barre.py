@@ -1,0 +1,136 @@
+"""BARRE and BAT: who is attacked, who learns, where a member begins, and what all of it costs."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from torch import nn
+
+from harness.compose import build, checked
+from harness.data import Batch
+from harness.errors import UserError
+from harness.prepare import KEYS
+from harness.rng import Rng
+from training.barre import BARRE, HalfStartPGD, MeanSoftmax, evenness
+from training.boosted import Boosted
+from training.inner import InnerPGD
+from training.objective import PGDAT
+from training.run import Run
+
+ATTACK = HalfStartPGD(eps=0.15, steps=3)
+
+
+def test_it_begins_in_half_the_ball(make_net, batch, rng):
+    z = replace(ATTACK, steps=0)(make_net(), batch.x, batch.y, rng)
+    away = (z - batch.x).abs()
+    assert away.max() <= 0.075 + 1e-6
+    assert away.max() > 0.07
+    with pytest.raises(UserError, match="half the ball"):
+        HalfStartPGD(eps=0.15, init="normal")
+
+
+def test_the_examples_fool_the_whole_ensemble_and_only_the_last_member_learns(make_net, batch, rng):
+    one, two = make_net(steps=20).eval(), make_net(steps=10)
+    objective, state = BARRE(ATTACK, first=one), {k: v.clone() for k, v in one.state_dict().items()}
+    z = objective.examples(two, batch.x, batch.y, rng)
+    both = objective.classifier(two).eval()
+    assert isinstance(both, MeanSoftmax)
+    expected = (one(batch.x).softmax(1) + two(batch.x).softmax(1)) / 2
+    torch.testing.assert_close(both(batch.x).exp(), expected)
+    assert F.cross_entropy(both(z), batch.y) > F.cross_entropy(both(batch.x), batch.y)
+    assert not torch.equal(z, BARRE(ATTACK).examples(two, batch.x, batch.y, rng))
+    two.train()
+    objective.losses(two, batch.x, batch.y, z, rng).mean().backward()
+    assert all(weight.grad is None for weight in one.parameters())
+    assert all(torch.equal(state[name], value) for name, value in one.state_dict().items())
+
+
+def test_the_first_member_without_the_even_loss_is_adversarial_training(make_net, batch, rng):
+    net = make_net().eval()
+    mine, plain = BARRE(ATTACK), PGDAT(ATTACK)
+    z = mine.examples(net, batch.x, batch.y, rng)
+    assert torch.equal(z, plain.examples(net, batch.x, batch.y, rng))
+    assert torch.equal(mine.losses(net, batch.x, batch.y, z, rng), plain.losses(net, batch.x, batch.y, z, rng))
+    with pytest.raises(UserError, match="weight=-1"):
+        BARRE(ATTACK, weight=-1.0)
+
+
+def test_the_even_loss_is_least_where_the_wrong_classes_are_alike(make_net, batch, rng):
+    logits = torch.tensor([[2.0, -1.0, 0.5]])
+    told = (-logits).softmax(1)[0]
+    assert evenness(logits, torch.tensor([0]))[0] == pytest.approx(float(-(told[1].log() + told[2].log()) / 2))
+    even = evenness(torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([0]))
+    assert even < evenness(torch.tensor([[9.0, 1.0, -1.0]]), torch.tensor([0]))
+    net, z = make_net().eval(), batch.x
+    plain, more = (BARRE(ATTACK, weight=w).losses(net, batch.x, batch.y, z, rng) for w in (0.0, 2.0))
+    torch.testing.assert_close(more, plain + 2 * evenness(net(z), batch.y))
+
+
+@dataclass(frozen=True)
+class Few:
+    """Random images of the size that the networks take."""
+
+    channels: int = 1
+    size: int = 8
+    classes: int = 10
+    name: str = "noise"
+    ids: list[int] = field(default_factory=lambda: list(range(12)))
+
+    def split(self, part):
+        return self
+
+    def read(self, positions):
+        ids = torch.arange(12)[positions]
+        return Batch(ids, Rng(0, ids).uniform((self.channels, self.size, self.size)), ids % self.classes)
+
+
+def test_a_member_begins_with_the_weights_of_the_last_and_pays_for_all(make_net, make_recipe):
+    one, two = make_net(steps=5).eval().requires_grad_(False), make_net()
+    recipe = replace(make_recipe(3), objective=BARRE(ATTACK, first=one), batch_size=12, epochs=1)
+    run = Run(two, Few(), recipe, 0, torch.device("cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    list(run.steps())
+    assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    (epoch,) = run.history.epochs
+    assert (epoch.forwards, epoch.backwards) == (2 * 3 + 1, 2 * 3 + 1)
+    with pytest.raises(UserError, match="one model"):
+        BARRE(ATTACK, first=one).begin(nn.Linear(2, 2))
+
+
+def test_boosting_attacks_the_first_network_alone(make_net, batch, rng):
+    one, two = make_net(steps=20).eval(), make_net()
+    attack = InnerPGD(eps=0.15, steps=3)
+    objective = Boosted(attack, first=one)
+    z = objective.examples(two, batch.x, batch.y, rng)
+    assert torch.equal(z, attack(one, batch.x, batch.y, rng.stream("attack")))
+    with pytest.raises(UserError, match="second member"):
+        Boosted(attack).examples(two, batch.x, batch.y, rng)
+
+
+@pytest.mark.parametrize(("dataset", "model"), [("cifar10", "resnet18"), ("cifar100", "preact_resnet18")])
+def test_five_members_in_full_size_make_their_steps(dataset, model):
+    """The configuration of the paper, at a sixteenth of the width."""
+    GlobalHydra.instance().clear()
+    overrides = [
+        "defense=barre", f"dataset={dataset}", f"model={model}", "model.width=4",
+        "recipe@defense.parts.first.recipe=barre_cifar", "defense.members=[first,second,third,fourth,fifth]",
+    ]  # fmt: skip
+    with initialize_config_module("conf", version_base=None):
+        cfg = checked(compose("run", overrides), KEYS)
+    defense, models = build(cfg.defense), {}
+    assert list(defense.parts) == ["first", "second", "third", "fourth", "fifth"]
+    for name, part in defense.parts.items():
+        assert OmegaConf.create(part.recipe).epochs == 100
+        given = {other: models[other] for other in part.uses}
+        recipe, network = part._recipe(given), part._module()
+        assert recipe.objective.companions == tuple(models.values())
+        run = Run(network, Few(3, 32, cfg.dataset.classes), recipe, 0, torch.device("cpu"))
+        if name in ("first", "fifth"):
+            run._update(run._train.read(list(range(8))))
+            assert all(weight.isfinite().all() for weight in network.parameters())
+        models[name] = network.eval().requires_grad_(False)
+    assert defense.deploy(models).randomized

@@ -1,0 +1,109 @@
+"""BARRE: the members of a randomised ensemble one after the other, each against the ensemble so far."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.rng import Rng
+from training.inner import InnerPGD
+from training.objective import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfStartPGD(InnerPGD):
+    """`InnerPGD` from a random point of half the ball, as the released code of BARRE begins.
+
+    Args:
+        norm, eps, steps, step_size, init, loss, bn_mode: as for `InnerPGD`; init must be uniform.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init != "uniform":
+            raise UserError(f"attack.init={self.init}: this attack begins in half the ball; leave init at uniform")
+
+    def _start(self, x: Tensor, threat: object, rng: Rng) -> Tensor:
+        whole = super()._start(x, threat, rng)  # type: ignore[arg-type]
+        return x + (whole - x) / 2
+
+
+@dataclass(frozen=True)
+class BARRE(Objective):
+    """CE + weight * MCE of the member that learns, on examples against all members so far with equal probabilities.
+
+    Dbouk and Shanbhag 2023, arXiv 2302.03688. The examples ascend the cross-entropy of the mean softmax. A member
+    begins with the weights of the one before it. MCE is the mean over the wrong classes j of -log softmax(-f)_j, which
+    evens out what is wrong.
+
+    The probabilities stay equal while training: `python -m defenses.calibrate_sampling` finds better ones afterwards,
+    where the authors also move them within, from four members on. An epoch is judged by the mean softmax under PGD,
+    on validation images, where they take the best on the test images.
+
+    Args:
+        attack: how examples are found.
+        first, second, third, fourth: the frozen members so far; they come from the parts of the same names.
+        weight: of MCE, >= 0.
+
+    Raises:
+        UserError: a negative weight.
+    """
+
+    attack: InnerPGD
+    first: nn.Module | None = None
+    second: nn.Module | None = None
+    third: nn.Module | None = None
+    fourth: nn.Module | None = None
+    weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise UserError(f"objective.weight={self.weight} must be zero or a positive number")
+
+    @property
+    def companions(self) -> tuple[nn.Module, ...]:
+        """The members so far, whose passes are part of the price."""
+        return tuple(one for one in (self.first, self.second, self.third, self.fourth) if one is not None)
+
+    def begin(self, model: nn.Module) -> None:
+        """Give the member the weights of the last one. Raises UserError where the architectures differ."""
+        if self.companions:
+            try:
+                model.load_state_dict(self.companions[-1].state_dict())
+            except RuntimeError as cause:
+                raise UserError("a member of BARRE begins with the weights of the last; give all one model") from cause
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
+        return self.attack(self.classifier(model), x, y, rng.stream("attack"), factors)
+
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        logits = model(z)
+        losses = F.cross_entropy(logits, y, reduction="none")
+        return losses + self.weight * evenness(logits, y) if self.weight else losses
+
+    def classifier(self, model: nn.Module) -> nn.Module:
+        return MeanSoftmax([*self.companions, model])
+
+
+class MeanSoftmax(nn.Module):
+    """The log of the mean softmax of several networks."""
+
+    def __init__(self, networks: list[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        each = torch.stack([network(x).log_softmax(1) for network in self.networks])
+        return each.logsumexp(0) - math.log(len(each))
+
+
+def evenness(logits: Tensor, y: Tensor) -> Tensor:
+    """The mean over the classes j other than y of -log softmax(-logits)_j, [B]."""
+    told = -(-logits).log_softmax(1)
+    return (told.sum(1) - told.gather(1, y[:, None]).squeeze(1)) / (logits.shape[1] - 1)

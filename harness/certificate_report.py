@@ -19,7 +19,10 @@ def certificate_lines(outcome: Certified) -> list[str]:
     told = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["certifier"]]
     out = ["", " · ".join(told)]
     if total.samples:
-        out += [*_numbers(total, threat["radius"]), KINDS[manifest["certificate"]["kind"]].format(1 - total.confidence)]
+        out += [
+            *_numbers(total, threat["radius"], threat["norm"]),
+            KINDS[manifest["certificate"]["kind"]].format(1 - total.confidence),
+        ]
     out += [f"not counted: {count} samples with error: {text}" for text, count in total.errors.items()]
     if manifest["status"] == "running":
         out.append(
@@ -29,14 +32,14 @@ def certificate_lines(outcome: Certified) -> list[str]:
     return out
 
 
-def _numbers(total: Summary, eps: float | None) -> Iterator[str]:
+def _numbers(total: Summary, eps: float | None, norm: str) -> Iterator[str]:
     n = total.samples
     if total.graded:
         yield f"accuracy         {total.correct / n:7.2%}   ({total.correct} of {n}; abstained on {total.abstained})"
     if eps is not None:
         yield _certified(total, eps)
     if total.graded:
-        yield from _curve(total)
+        yield from _curve(total, norm)
     else:
         yield f"least margin     {total.margin:7.4g}   of those certified"
     seconds = max(total.seconds, 1e-9)
@@ -55,8 +58,8 @@ def _certified(total: Summary, radius: float) -> str:
     return f"certified at {radius:<4.4g}{share:7.2%}   95 % interval {low:.2%} to {high:.2%}{sure}"
 
 
-def _curve(total: Summary) -> Iterator[str]:
-    radii = grid(float(total.radius.max(initial=0.0)))
+def _curve(total: Summary, norm: str) -> Iterator[str]:
+    radii = grid(float(total.radius.max(initial=0.0)), norm)
     yield "radius          " + "".join(f"{radius:>8.4g}" for radius in radii)
     yield "certified       " + "".join(f"{total.certified(radius) / total.samples:>8.2%}" for radius in radii)
     drawn = f"; at most {total.trials:,} draws per bound" if total.samples_used else ""

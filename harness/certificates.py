@@ -37,6 +37,9 @@ CERTIFICATE_SCHEMA = pa.schema(
 
 KINDS = ("sound_prob", "sound_det", "estimate")
 
+COUNTED = ("l0", "patch")
+"""Norms whose radii are numbers of pixels."""
+
 STEPS = 8
 """Radii of the curve that is shown: eighths of the largest, in round numbers."""
 
@@ -121,11 +124,11 @@ def summary(run: "RunFolder") -> Summary:
     return total
 
 
-def grid(largest: float) -> list[float]:
-    """Radii from 0 to just above the largest, in steps of 1, 2 or 5 times a power of ten."""
+def grid(largest: float, norm: str = "") -> list[float]:
+    """Radii from 0 up to the largest, in steps of 1, 2 or 5 times a power of ten; whole where pixels are counted."""
     if not largest > 0:
         return [0.0]
-    rough = largest / STEPS
+    rough = max(largest / STEPS, 1.0 if norm in COUNTED else 0.0)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(n * power for n in (1, 2, 2.5, 5, 10) if n * power >= rough * (1 - 1e-9))
     return [round(number * step, 12) for number in range(math.floor(largest / step + 1e-9) + 1)]

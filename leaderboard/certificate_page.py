@@ -44,7 +44,7 @@ def _table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     ordered = sorted(verdicts, key=lambda each: (-each.claims.total.average, each.claims.place))
     proofs = {each.claims.eps for each in verdicts if not each.claims.total.graded}
     graded = [each.claims for each in verdicts if each.claims.total.graded]
-    steps = grid(max((float(claims.radius.max(initial=0)) for claims in graded), default=0.0))
+    steps = grid(max((float(claims.radius.max(initial=0)) for claims in graded), default=0.0), first.norm)
     radii = sorted({*steps[:: -(-len(steps) // COLUMNS)], *proofs})
     norm = naming.NORMS.get(first.norm, first.norm)
     heads = ["Defense", "Certifier", *(f"{radius:.4g}" for radius in radii)]

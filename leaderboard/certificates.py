@@ -27,8 +27,8 @@ DOUBT = 1e-3
 
 
 TOLERANCE = (1e-6, 1e-7)
-"""Proofs hold for all that a threat calls legal: eps (1 + the first) + the second. An attack that adds eps to a pixel in
-float32 lands up to 3e-8 beyond it; without the tolerance half of its finds would contradict nothing."""
+"""Proofs hold for all that a threat calls legal: eps (1 + the first) + the second. An attack that adds eps to a pixel
+in float32 lands up to 3e-8 beyond it; without the tolerance half of its finds would contradict nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Claims:
     @property
     def curve(self) -> list[tuple[float, int, tuple[float, float]]]:
         """Radius, samples certified at it, and its interval; a yes-or-no certifier has its one radius."""
-        asked = grid(float(self.radius.max(initial=0.0))) if self.total.graded else [0.0, self.eps]
+        asked = grid(float(self.radius.max(initial=0.0)), self.norm) if self.total.graded else [0.0, self.eps]
         return [(radius, self.total.certified(radius), self.total.interval(radius)) for radius in asked]
 
 

@@ -140,12 +140,12 @@ def _window(call: Call, kernel: tuple[int, int], stride: tuple[int, int], paddin
 
 
 def _reshape(call: Call) -> Steps:
+    if math.prod(call.before[1:]) != math.prod(call.after):
+        raise Unsupported(f"{call.name} that changes the number of entries")
     return _between(call.before[1:], call.after)
 
 
 def _between(before: Shape, after: Shape) -> Steps:
-    if math.prod(before) != math.prod(after):
-        raise Unsupported("a change of the number of entries")
     return [(Reshape(weight=torch.empty(0), before=before, after=after), after)]
 
 

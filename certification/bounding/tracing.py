@@ -87,7 +87,7 @@ class _Watch(TorchFunctionMode):
             elif name not in QUESTIONS:
                 raise Unsupported(name)
         except Unsupported as cause:
-            where = f" in layer {self.path[-1]}" if self.path else ""
+            where = f" in layer {self.path[-1]}" if self.path else " in what the defense does around its networks"
             raise UserError(f"bounds do not support {cause}{where}; {WAY_OUT}") from None
         return result
 
@@ -128,7 +128,7 @@ def _named(modules: tuple[nn.Module, ...], path: list[str]) -> Iterator[None]:
     """While this lasts, `path` ends with the name and the type of the layer that runs."""
 
     def enter(name: str) -> Callable[..., None]:
-        return lambda layer, given: path.append(f"{name} ({type(layer).__name__})")
+        return lambda layer, given: path.append(f"{name} ({type(layer).__name__})".strip())
 
     def leave(layer: nn.Module, given: Any, result: Any) -> None:
         path.pop()
@@ -137,9 +137,8 @@ def _named(modules: tuple[nn.Module, ...], path: list[str]) -> Iterator[None]:
     try:
         for module in modules:
             for name, layer in module.named_modules():
-                if name:
-                    hooks.append(layer.register_forward_pre_hook(enter(name)))
-                    hooks.append(layer.register_forward_hook(leave))
+                hooks.append(layer.register_forward_pre_hook(enter(name)))
+                hooks.append(layer.register_forward_hook(leave))
         yield
     finally:
         for hook in hooks:

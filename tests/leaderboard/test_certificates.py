@@ -139,6 +139,8 @@ def test_certified_accuracy_counts_abstentions_as_wrong_and_never_rises(tmp_path
     assert low < 0.25 < high
     assert grid(0.9528) == [0.0, 0.2, 0.4, 0.6, 0.8]
     assert grid(0.0) == [0.0]
+    assert grid(3.0, "patch") == [0.0, 1.0, 2.0, 3.0]
+    assert grid(20.5, "l0") == [0.0, 5.0, 10.0, 15.0, 20.0]
 
 
 def test_the_page_has_the_curve_and_what_it_cost(tmp_path):
@@ -159,7 +161,7 @@ def test_proofs_for_one_ball_have_no_curve_and_votes_of_bands_have_one_without_d
     certify(runs, [2.0, 1.0, 1.0, 0.0], kind="sound_det", confidence=1.0, norm="patch", drawn=0)
     bounds, bands = sorted((v.claims for v in build(runs, site).certificates), key=lambda c: c.norm)
     assert [(radius, count) for radius, count, _ in bounds.curve] == [(0.0, 4), (1.0, 3)]
-    assert [count for radius, count, _ in bands.curve if radius in (0.0, 1.0, 2.0)] == [4, 3, 1]
+    assert [(radius, count) for radius, count, _ in bands.curve] == [(0.0, 4), (1.0, 3), (2.0, 1)]
     page = (site / "certificates.html").read_text()
     assert "digits patches" in page
     assert page.count("<figure") == 1

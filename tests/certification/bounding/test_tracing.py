@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from certification.bounding.graph import Relu, Sum
+from certification.bounding.tracing import trace
 from harness.errors import UserError
 from tests.certification.bounding.conftest import Means, graph_of, images, residual
 
@@ -107,6 +108,16 @@ FUNCTIONS = {
 def test_functions_that_are_not_affine_are_refused(name):
     with pytest.raises(UserError, match="bounds do not support"):
         graph_of(Last(FUNCTIONS[name], 32), (2, 4, 4))
+
+
+def test_what_happens_in_the_network_itself_or_around_it_is_placed():
+    module = Last(lambda x: x * x, 32)
+    with pytest.raises(UserError, match=r"in layer \(Last\)"):
+        graph_of(module, (2, 4, 4))
+    with pytest.raises(UserError, match="around its networks"):
+        trace(lambda x: torch.cat([module.head(x.flatten(1))] * 2, 1), (module,), (2, 4, 4))
+    with pytest.raises(UserError, match="expand that changes the number of entries"):
+        graph_of(Last(lambda x: x.expand(-1, 4, 4, 4), 64), (1, 4, 4))
 
 
 def test_no_hook_stays():

@@ -27,7 +27,7 @@ from certification.noise import Gaussian
 from certification.stopping import Stopping, floored, looks
 from harness.certificates import summary
 from harness.certification_logs import read
-from harness.records import find_runs
+from harness.records import RunFolder, find_runs
 from harness.rng import Rng
 from models.resnet import ResNet
 
@@ -138,22 +138,36 @@ def draws(specs: Sequence[str]) -> list[str]:
 
 def compared(root: Path) -> list[str]:
     """One line for each run below root that asked for radii, and each of these, beside all draws on the same model."""
-    lines = ["| defense | rule | r | all draws | asked | lost | draws per image | fewer |", "|---" * 8 + "|"]
+    lines = ["| defense | rule | r | all draws | asked | lost | draws per image | fewer | at least |", "|---" * 9 + "|"]
     found = []
     for run in find_runs(root):
         manifest: Any = run.manifest()
-        found.append((manifest["victim"], manifest["config"]["certifier"], manifest, summary(run)))
-    whole = {victim: total for victim, how, _, total in found if how["rule"] == "fixed"}
-    for victim, how, manifest, total in found:
+        found.append((manifest["victim"], manifest["config"]["certifier"], manifest, summary(run), run))
+    whole = {victim: (total, run) for victim, how, _, total, run in found if how["rule"] == "fixed"}
+    for victim, how, manifest, total, _ in found:
         if how["rule"] in ("decide", "grid") and victim in whole:
-            fixed, spent = whole[victim], total.samples_used / total.samples
+            (fixed, run), spent = whole[victim], total.samples_used / total.samples
             for radius in how["radii"] or [manifest["threat"]["radius"]]:
                 full, some = (100 * each.certified(radius) / each.samples for each in (fixed, total))
                 told = [manifest["name"]["defense"], how["rule"], f"{radius:g}"]
                 told += [f"{share:.2f}" for share in (full, some, full - some)]
                 told += [f"{spent:,.0f}", f"{fixed.samples_used / fixed.samples / spent:.1f} x"]
+                told.append(f"{least(run, radius, how['alpha']):,.0f}")
                 lines.append(f"| {' | '.join(told)} |")
     return lines
+
+
+def least(run: RunFolder, radius: float, alpha: float) -> float:
+    """Wald's bound, for one network with Gaussian noise: mean draws that any rule needs which fails with probability
+    alpha at most and certifies at that radius what all draws certify, at their shares; the other images for nothing."""
+    p0, total, images = special.ndtr(radius / run.manifest()["config"]["defense"]["sigma"]), 0.0, 0
+    for table in run.read_parts():
+        rows = table.to_pandas()
+        sure = rows[(rows["radius"] >= radius) & (rows["predict"] >= 0)]
+        p = np.array([counts[0] / trials for counts, trials in zip(sure["counts"], sure["trials"], strict=True)])
+        apart = special.rel_entr(p, p0) + special.rel_entr(1 - p, 1 - p0)
+        total, images = total + float(np.minimum(-np.log(alpha) / apart, SAMPLES).sum()), images + len(rows)
+    return total / images
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,6 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from scipy import stats
 from torch import nn
 
@@ -10,7 +13,9 @@ from certification.base import Work
 from certification.dual_smoothing import DualSmoothing
 from certification.mechanisms import Dual
 from certification.noise import Gaussian
+from harness.compose import build, checked
 from harness.errors import UserError
+from harness.prepare import KEYS
 from models.half import Half, filled, kept
 from models.small_cnn import SmallCNN
 from tests.certification.conftest import HalfSpace, certify, victim_of
@@ -95,6 +100,19 @@ def test_missing_pixels_are_means_of_their_neighbours():
     x = torch.arange(9.0).reshape(1, 1, 3, 3)
     seen = filled(x, kept(3, 3, "left", x))[0, 0]
     assert torch.allclose(seen, torch.tensor([[0, 2, 2], [10 / 3, 4, 14 / 3], [6, 6, 8]]))
+
+
+@pytest.mark.parametrize("recipe", ["gaussian", "consistency", "smoothadv"])
+def test_each_half_can_be_trained_by_each_recipe_with_the_noise_that_is_deployed(recipe):
+    GlobalHydra.instance().clear()
+    chosen = [f"recipe@defense.parts.{side}.recipe={recipe}" for side in ("left", "right")]
+    with initialize_config_module("conf", version_base=None):
+        cfg = checked(compose("run", ["defense=dual_smoothing", "defense.sigma=0.3", "attack=pgd", *chosen]), KEYS)
+    for side, part in build(cfg.defense).parts.items():
+        objective = build(OmegaConf.create(part.recipe)).objective
+        assert type(objective).__name__.lower() == recipe
+        assert objective.sigma == 0.3
+        assert build(OmegaConf.create(part.model)).side == side
 
 
 def test_unknown_sides_and_rules():

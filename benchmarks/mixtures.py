@@ -3,8 +3,9 @@
     python -m benchmarks.mixtures [--samples 10000] [--figure benchmarks/mixtures.svg]
 
 The networks are those of `defense=smoothed_mixing` on `digits`; what is not shipped is trained once. Votes are drawn
-once for each noise: the closed form turns them into a radius for every weight alpha, and alpha = 1 is the smoothed
-network alone. Clean accuracy is that of the mixture, with the mean over all draws.
+once for each noise: the closed form turns them into a radius for every weight alpha. alpha = 1 is the smoothed network
+alone, alpha = 0 the accurate one, which has no noise and no certificate. Clean accuracy is that of the mixture, with
+the mean over all draws.
 """
 
 import argparse
@@ -31,9 +32,9 @@ from harness.tracking import NoTracker
 
 SIGMAS, ALPHAS = (0.25, 0.5, 1.0), (1.0, 0.9, 0.76, 0.6)
 CONFIDENCE, SELECTION = 0.001, 100
-COLOURS = {0.25: "#1b6ca8", 0.5: "#b3541e", 1.0: "#3b7a3b"}
-DASHES = {1.0: "", 0.9: "9 3", 0.76: "5 3", 0.6: "2 3"}
-WIDTH, HEIGHT, LEFT, TOP = 560, 340, 56, 16
+COLOURS = {0.0: "#333", 0.25: "#1b6ca8", 0.5: "#b3541e", 1.0: "#3b7a3b"}
+DASHES = {0.0: "", 1.0: "", 0.9: "9 3", 0.76: "5 3", 0.6: "2 3"}
+WIDTH, HEIGHT, LEFT, TOP = 600, 340, 56, 16
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def curves(samples: int, runs: Path) -> Iterator[Curve]:
             right = (plan.chosen == y.numpy()) & (radius > 0)
             clean = ((1 - alpha) * g + alpha * h).argmax(1) == y.numpy()
             yield Curve(sigma, alpha, float(clean.mean()), np.where(right, radius, -1.0))
+    yield Curve(0.0, 0.0, float((g.argmax(1) == y.numpy()).mean()), np.full(len(x), -1.0))
 
 
 def table(found: Sequence[Curve], radii: Sequence[float]) -> Iterator[str]:
@@ -85,7 +87,7 @@ def table(found: Sequence[Curve], radii: Sequence[float]) -> Iterator[str]:
 def figure(found: Sequence[Curve]) -> str:
     """The curves as SVG: certified accuracy against the radius, and a dot at radius 0 for the clean accuracy."""
     most = max(float(each.radius.max()) for each in found)
-    right, bottom = WIDTH - 150, HEIGHT - 44
+    right, bottom = WIDTH - 175, HEIGHT - 44
 
     def place(radius: float, share: float) -> tuple[float, float]:
         return LEFT + (right - LEFT) * radius / most, bottom - (bottom - TOP) * share
@@ -109,11 +111,12 @@ def figure(found: Sequence[Curve]) -> str:
         line = f'fill="none" stroke="{colour}" stroke-width="1.5" stroke-dasharray="{dash}"'
         out.append(f'<polyline points="{path}" {line}/>')
         dot = place(0, each.clean)
-        filled = colour if each.alpha == 1 else "#fff"
+        filled = colour if each.alpha in (0, 1) else "#fff"
         out.append(f'<circle cx="{dot[0]:.1f}" cy="{dot[1]:.1f}" r="3" fill="{filled}" stroke="{colour}"/>')
         row = TOP + 10 + 20 * number
         out.append(f'<path d="M{right + 14} {row}h26" {line}/>')
         told = f"σ {each.sigma:g}, α {each.alpha:g}" + (" (alone)" if each.alpha == 1 else "")
+        told = told if each.alpha else "accurate alone (dot)"
         out.append(f'<text x="{right + 46}" y="{row + 4}">{told}</text>')
     return "\n".join([*out, "</svg>", ""])
 

@@ -168,8 +168,14 @@ def ladder(alpha: float, draws: int, scale: int = 1, rungs: int = RUNGS) -> Floa
     return heights
 
 
-def audit(log: Log, sigma: float) -> Audit:
-    """Find alpha, the draws and the scale of the counts from the largest radii; sigma: of the noise."""
+def audit(log: Log, sigma: float, claimed: float | None = None) -> Audit:
+    """Find alpha, the draws and the scale of the counts from the largest radii.
+
+    Args:
+        log: of certificates.
+        sigma: of the noise.
+        claimed: the alpha that is said to have been used; another one is a problem.
+    """
     found = np.unique(log.radius[log.radius > 0])[::-1] / sigma
     if not len(found):
         return Audit(None, None, 1, 0.0, ("nothing is certified",))
@@ -184,6 +190,8 @@ def audit(log: Log, sigma: float) -> Audit:
         problems.append("its largest radii belong to no known alpha and number of draws")
     elif scale > 1:
         problems.append(f"its counts are those of {draws} draws times {scale}: the radii are no certificates")
+    if claimed and alpha and not math.isclose(alpha, claimed):
+        problems.append(f"it was made with alpha = {alpha:g}, not {claimed:g}")
     if top > CROWDED:
         problems.append(f"{top:.0%} of the images have the largest radius; more draws would tell them apart")
     return Audit(alpha, draws, scale, top, tuple(problems))
@@ -209,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.certification_logs", description="Audit public logs.")
     parser.add_argument("logs", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--sigma", type=float, default=math.nan, help="standard deviation of the noise")
+    parser.add_argument("--alpha", type=float, help="that is said to have been used")
     parser.add_argument("--radii", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5])
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the certificates of one run folder instead")
     given = parser.parse_args(arguments)
@@ -224,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"error: {cause}\n")
             problems += 1
             continue
-        told = audit(log, given.sigma)
+        told = audit(log, given.sigma, given.alpha)
         problems += len(told.problems)
         sys.stdout.write("\n".join(_lines(path, log, told, given.radii)) + "\n")
     return 1 if problems else 0

@@ -42,6 +42,13 @@ def test_the_ladder_tells_alpha_and_draws(tmp_path, alpha, draws):
     assert main([str(path), "--sigma", "0.5"]) == 0
 
 
+def test_another_alpha_than_was_said_is_told(tmp_path, capsys):
+    path = str(write(tmp_path / "log", [0, 1, 2, 3, *range(40, 100)], alpha=0.01, digits=4))
+    assert main([path, "--sigma", "0.5", "--alpha", "0.01"]) == 0
+    assert main([path, "--sigma", "0.5", "--alpha", "0.001"]) == 1
+    assert "alpha = 0.01, not 0.001" in capsys.readouterr().out
+
+
 def test_counts_that_were_scaled_are_told(tmp_path, capsys):
     path = write(tmp_path / "log", [0, 1, 2, 3, *range(4, 60)], draws=1000, scale=100, digits=4)
     told = audit(read(path), 0.5)

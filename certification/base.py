@@ -44,7 +44,7 @@ class Certificates:
         forwards: passes of one network for this sample, int64 [B].
         samples: random draws used, those of the selection among them, int64 [B]; zero without randomness.
         margin: least margin of the true class over the ball, float64 [B]; NaN where that is not what was bounded.
-        trials: draws behind the bound, int64 [B].
+        trials: draws behind the bound, or views that were all counted, int64 [B].
         counts: how many of these gave `predict`, one column for each network that votes, int64 [B, V].
         lower: lower confidence bounds of these shares, float64 [B, V].
         stop: why sampling ended, one word for each sample: budget, certified or futility; empty without randomness.

@@ -192,6 +192,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for run in runs:
         try:
+            if run.path not in options.folders and run.manifest()["kind"] == "certificate":
+                sys.stdout.write(f"{run.path}: certificates, which the board holds against attacks\n")
+                continue
             report = _judged(run, options.trust)
         except UserError as cause:
             sys.stderr.write(f"error: {cause}\n")

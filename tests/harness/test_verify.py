@@ -16,6 +16,7 @@ from harness import records, verify
 from harness.errors import UserError
 from harness.records import RunFolder, rows
 from harness.session import evaluate
+from tests.leaderboard.test_certificates import certify
 
 CHOICES = {"attack": "pgd", "defense": "none", "model": "small_cnn"}
 
@@ -350,3 +351,11 @@ def test_a_verdict_that_cannot_be_written_gets_one_line(run, rebuilt, number, mo
 def test_a_damaged_part_gets_one_line(run, rebuilt, capsys):
     run.part_path(0).write_bytes(b"PAR1")
     assert "part-00000.parquet is damaged" in complaint(run, capsys)
+
+
+def test_certificates_below_a_folder_are_passed_over(tmp_path, capsys):
+    run = certify(tmp_path, [0.5])
+    assert verify.main([str(tmp_path)]) == 0
+    assert "certificates, which the board" in capsys.readouterr().out
+    assert verify.main([str(run.path)]) == 1
+    assert "only attacks can be verified" in capsys.readouterr().err

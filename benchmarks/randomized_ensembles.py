@@ -78,8 +78,8 @@ class Data:
 def data(shared: Path) -> dict[str, Data]:
     photographs = (
         "dataset=parquet", f"dataset.path={shared}/data/cifar10_jpeg", "dataset.name=cifar10_jpeg", "model=small_cnn",
-        "dataset.budgets.linf=4/255", "recipe.weight_decay=5e-4", "recipe.crop=4", "recipe.flip=true",
-        "recipe.selection.limit=200", "recipe.selection.steps=5",
+        "model.width=8", "dataset.budgets.linf=2/255", "recipe.weight_decay=5e-4", "recipe.learning_rate=0.05",
+        "recipe.objective.attack.step_size=0.625", "recipe.selection.limit=100", "recipe.selection.steps=3",
     )  # fmt: skip
     return {
         "digits": Data(
@@ -87,7 +87,7 @@ def data(shared: Path) -> dict[str, Data]:
             ("AT", "AT, cost of BARRE", "BAT (.9, .1)", "BAT (.5, .5)", "IAT 3", "BARRE 3"),
         ),
         "cifar": Data(
-            1000, 100, "4/255", 10, 3, 10, 3, photographs, ("AT", "BAT (.9, .1)", "BAT (.5, .5)", "IAT 2")
+            2000, 100, "2/255", 12, 2, 10, 3, photographs, ("AT", "BAT (.9, .1)", "BAT (.5, .5)", "IAT 2")
         ),
     }  # fmt: skip
 

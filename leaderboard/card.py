@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leaderboard.certificates import Verdict
-from leaderboard.chance import NAMES, draws_of
+from leaderboard.chance import NAMES, TRUE, draws_of
 from leaderboard.entry import Entry
 from leaderboard.naming import percent
 from leaderboard.splits import splits
@@ -80,7 +80,8 @@ def _non_adaptive(entry: Entry) -> list[str]:
     ]
     if entry.masking:
         return [f"{100 * entry.masking.true:.1f} % left by attacks on the deployed forward alone", *direct]
-    return direct or (["the same: the deployed forward is its only head"] if entry.counted else [NOT_RUN])
+    alone = {stage.head for line in entry.counted for stage in line.stages[1:]} == {TRUE}
+    return direct or (["the same: the deployed forward is its only head"] if alone else [NOT_RUN])
 
 
 def _adaptive(entry: Entry) -> list[str]:

@@ -155,18 +155,16 @@ def shards(options: argparse.Namespace, state: State) -> None:
     }
     done: list[int] = state.values.setdefault("done", [])
     costs: list[Costs] = state.values.setdefault("costs", [])
-    for shard in range(options.shards):
-        if shard in done:
-            continue
+    for shard in [shard for shard in range(options.shards) if shard not in done][: options.most]:
         words = command(options, "runs", f"runtime.shards={options.shards}", f"runtime.shard={shard}")
-        for moment in [*moments[shard], None]:
-            cost = run(words, options, moment) | {"shard": shard}
+        status = -signal.SIGKILL
+        while status == -signal.SIGKILL:
+            cost = run(words, options, moments[shard].pop(0) if moments[shard] else None) | {"shard": shard}
             costs.append(cost)
             state.put(costs=costs)
-            if cost["status"] == 0:
-                break
-            if cost["status"] != -signal.SIGKILL:
-                sys.exit(f"shard {shard} ended with status {cost['status']:.0f}; see {options.folder}/log.txt")
+            status = int(cost["status"])
+        if status:
+            sys.exit(f"shard {shard} ended with status {status}; see {options.folder}/log.txt")
         done.append(shard)
         state.put(done=done)
         print(f"shard {shard}: {_line(costs, shard)}", flush=True)  # noqa: T201
@@ -193,24 +191,25 @@ def check(options: argparse.Namespace, state: State) -> None:
             table["sample"].filter([stage == CLEAN_STAGE for stage in table["stage"].to_pylist()]).to_pylist()
         )
         wrong += clean != list(range(chunk * CHUNK, min((chunk + 1) * CHUNK, options.images)))
-    same = sum(whole.read_part(chunk).equals(part.read_part(chunk)) for chunk in part.present())
+    both = whole.present() & part.present()
+    same = sum(whole.read_part(chunk).equals(part.read_part(chunk)) for chunk in both)
     state.put(
         status=whole.manifest()["status"], parts=len(whole.present()), rows=rows, bytes=size, wrong_parts=wrong,
-        same=f"{same} of {len(part.present())}",
+        same=f"{same} of {len(both)}",
         left=[str(path.relative_to(whole.path)) for path in whole.path.rglob("*.damaged")],
     )  # fmt: skip
 
 
 def report(options: argparse.Namespace, values: dict[str, Any]) -> str:
     """The measurements as a table."""
-    costs, images = values["costs"], options.images
+    costs, images = values["costs"], min(options.images, values["parts"] * CHUNK)
     done, killed = ([c for c in costs if (c["status"] == 0) == kind] for kind in (True, False))
     useful, lost = (sum(c["cpu"] for c in each) for each in (done, killed))
     idle, board, bare_rate = values["idle"]["cpu"], values["board"], values["bare"]["rate"]
     rate, alone = images / (useful + lost), min(SAMPLE, images) / (values["alone"]["cpu"] - idle)
     peaks = [c["mb"] for c in done]
     lines = [
-        ("images; shards; chunks", f"{images:,}; {options.shards}; {values['parts']:,} of {CHUNK}"),
+        ("images; shards done; chunks", f"{images:,}; {len(values['done'])} of {options.shards}; {values['parts']:,}"),
         ("processes; of these ended by SIGKILL", f"{len(costs)}; {len(killed)}"),
         ("CPU seconds in all; of killed processes", f"{useful + lost:.0f}; {lost:.0f}"),
         ("images a CPU second: all", f"{rate:.0f}, {rate / bare_rate:.2f} of the bare loop"),
@@ -218,7 +217,7 @@ def report(options: argparse.Namespace, values: dict[str, Any]) -> str:
         ("bare loop, its start left out", f"{bare_rate:.0f}; {values['bare']['passes']:.2f} passes an image"),
         (
             "CPU seconds of a shard with nothing to do",
-            f"{idle:.1f}, {100 * idle * options.shards / useful:.1f} % of all",
+            f"{idle:.1f}, {100 * idle * len(done) / useful:.1f} % of all",
         ),
         ("peak resident memory of a worker", f"{min(peaks):.0f} to {max(peaks):.0f} MB"),
         ("rows; bytes an image; bytes a row", "{rows:,}; {0:.1f}; {1:.1f}"),
@@ -233,6 +232,21 @@ def report(options: argparse.Namespace, values: dict[str, Any]) -> str:
     return head + "".join(f"| {name} | {value} |\n" for name, value in lines)
 
 
+def measure(options: argparse.Namespace, state: State) -> None:
+    """All that is measured once the shards are done, or with what is there of them."""
+    first = state.values["done"][0]
+    again = command(options, "runs", f"runtime.shards={options.shards}", f"runtime.shard={first}")
+    state.put(idle=run(again, options))
+    check(options, state)
+    words = [sys.executable, "-m", "benchmarks.million", "--folder", str(options.folder), "--bare", str(SAMPLE)]
+    env = os.environ | {"GAUNTLET_SHARED": str(options.shared)}
+    state.put(bare=json.loads(subprocess.run(words, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE).stdout))
+    (options.folder / "nothing").mkdir(exist_ok=True)
+    for name, runs in (("blank", "nothing"), ("board", "runs")):
+        words = ["--runs", str(options.folder / runs), "--out", str(options.folder / f"site-{name}")]
+        state.put(**{name: run([sys.executable, "-m", "leaderboard", *words], options)})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1_000_000)
@@ -241,6 +255,8 @@ def main() -> None:
     parser.add_argument(
         "--longest", type=float, default=35.0, help="CPU seconds after which a kill comes at the latest"
     )
+    parser.add_argument("--most", type=int, default=None, help="shards to do in this call; default: all")
+    parser.add_argument("--now", action="store_true", help="measure what is there, though shards are left")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--folder", type=Path, default=None, help="default: a folder of the system for temporary files")
@@ -255,19 +271,12 @@ def main() -> None:
     state = State(options.folder / "state.json")
     write_images(options.shared / "data" / "cifar10_jpeg" / "test.parquet", options.folder / "images", options.images)
     shards(options, state)
-    if "idle" not in state.values:
-        state.put(idle=run(command(options, "runs", f"runtime.shards={options.shards}", "runtime.shard=0"), options))
-    if "same" not in state.values:
-        check(options, state)
-    if "bare" not in state.values:
-        words = [sys.executable, "-m", "benchmarks.million", "--folder", str(options.folder), "--bare", str(SAMPLE)]
-        env = os.environ | {"GAUNTLET_SHARED": str(options.shared)}
-        state.put(bare=json.loads(subprocess.run(words, cwd=ROOT, env=env, check=True, stdout=-1).stdout))
-    if "board" not in state.values:
-        (options.folder / "nothing").mkdir(exist_ok=True)
-        for name, runs in (("blank", "nothing"), ("board", "runs")):
-            words = ["--runs", str(options.folder / runs), "--out", str(options.folder / f"site-{name}")]
-            state.put(**{name: run([sys.executable, "-m", "leaderboard", *words], options)})
+    left = options.shards - len(state.values["done"])
+    if left and not options.now:
+        sys.exit(f"{left} shards are left; the same command goes on, --now measures what is there")
+    if state.values.get("measured") != left:
+        measure(options, state)
+        state.put(measured=left)
     print(report(options, state.values))  # noqa: T201
 
 

@@ -103,14 +103,16 @@ def test_a_verdict_counts_only_for_the_records_it_saw(make: Make, entries: Entri
     (part,) = stale.path.glob("records/part-00000.parquet")
     part.write_bytes(whole.part_path(0).read_bytes().replace(b"pgd", b"pma"))
     make(attack="other")
-    edited, unstored = make(attack="square"), make(attack="fab")
+    edited, unstored, few = make(attack="square"), make(attack="fab"), make(attack="md")
     check(edited)
     edited.update({**edited.manifest(), "dirty": True})
     check(unstored, verified=False, checked=0)
+    check(few, verified=False, claimed=9)
     (entry,) = entries()
     states = {line.run.attack: line.verification.state for line in entry.runs}
     assert states == {
         "pgd": "verified", "pma": "stale", "fgsm": "failed", "other": "none", "square": "stale", "fab": "none",
+        "md": "partial",
     }  # fmt: skip
     assert entry.verified == 1
     assert "verification-failed" in names(entry)

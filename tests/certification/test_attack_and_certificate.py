@@ -52,8 +52,8 @@ def test_a_certified_digit_keeps_its_majority_under_attack():
     for head in victim.heads:
         z = attacked(victim, head, x, y, ids, 0.999 * radius)
         assert ((z - x).flatten(1).norm(dim=1) <= radius).all()
-        hits = votes(victim.mechanism, z, ids, 400, 10)[torch.arange(len(y)), y]
-        assert (stats.binom.cdf(hits, 400, 0.5) > 1e-4).all()  # a majority, as far as 400 draws can tell
+        hits = votes(victim.mechanism, z, ids, 10_000, 10)[torch.arange(len(y)), y]
+        assert (stats.binom.cdf(hits, 10_000, 0.5) > 1e-4).all()  # a majority, as far as so many draws can tell
     far = attacked(victim, victim.heads[1], x, y, ids, radius + 1.5)
     fallen = votes(victim.mechanism, far, ids, 400, 10).argmax(1) != y.numpy()
     assert fallen.mean() > 0.5

@@ -129,6 +129,8 @@ def test_only_a_certifier_that_says_so_sees_labels(tmp_path, monkeypatch):
         ({"defense": "none"}, [], "defense=gaussian_smoothing"),
         ({"certifier": "dual_smoothing"}, [], "dual"),
         ({"certifier": "mixing"}, [], "smoothed_mixing"),
+        ({"certifier": "mixing", "defense": "adaptive_smoothing"}, [], "smoothed_adaptive"),
+        ({"certifier": "mixing", "defense": "smoothed_mixing"}, ["defense.alpha=0.5"], r"above 0\.5"),
         ({}, ["threat=linf"], "no certificate for threat=linf"),
         ({}, ["threat=l1"], "take threat=l2"),
         ({}, ["attack=pgd"], "attacks or certifies"),
@@ -142,6 +144,21 @@ def test_what_cannot_be_certified_is_refused_in_one_line(tmp_path, choices, over
     with pytest.raises(UserError, match=why) as caught:
         run(tmp_path, *overrides, choices=CHOICES | choices)
     assert "\n" not in str(caught.value)
+
+
+def test_votes_of_bands_make_a_run_without_draws(tmp_path):
+    GlobalHydra.instance().clear()
+    choices = {"certifier": "patches", "defense": "band_smoothing"}
+    names = [f"{group}={name}" for group, name in choices.items()]
+    with initialize_config_module("conf", version_base=None):
+        cfg = compose("run", [*names, "dataset.limit=6", f"runs_dir={tmp_path}", "runtime.progress=false"])
+    done = certify(cfg, choices, "python run.py certifier=patches")
+    for row in done.run.read_part(0).to_pylist():
+        assert (row["kind"], row["confidence"], row["samples_used"], row["forwards"]) == ("sound_det", 1.0, 0, 8)
+        assert row["trials"] == 8 >= row["counts"][0]
+    told = "\n".join(certificate_lines(done))
+    assert "each certificate is a proof" in told
+    assert "draws" not in told
 
 
 def test_kill_9_leaves_whole_parts_and_the_same_command_goes_on(tmp_path):

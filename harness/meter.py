@@ -146,7 +146,7 @@ class MeteredHead:
             mean = torch.stack(draws).mean(0) if len(draws) > 1 else draws[0]
 
         def pull(cotangent: Tensor) -> Tensor:
-            (gradient,) = torch.autograd.grad(mean, leaf, cotangent.to(mean.dtype), retain_graph=True)
+            (gradient,) = torch.autograd.grad(_weighed(mean, cotangent), leaf, retain_graph=True)
             return self._pulled(gradient, rng)
 
         total = mean.detach().to(torch.promote_types(mean.dtype, torch.float32)) * self.head.draws
@@ -201,7 +201,7 @@ class MeteredHead:
         leaf = z.detach().requires_grad_()
         logits = self._seen(leaf, rng, view)
         direction = cotangent(logits.detach())
-        (gradient,) = torch.autograd.grad(logits, leaf, direction.to(logits.dtype))
+        (gradient,) = torch.autograd.grad(_weighed(logits, direction), leaf)
         return logits.detach().to(torch.promote_types(logits.dtype, torch.float32)), gradient
 
     def _seen(self, leaf: Tensor, rng: Rng, view: View | None) -> Tensor:
@@ -225,3 +225,10 @@ class MeteredHead:
         self.counts.add(self.counts.zero_gradients, rng.ids, (peak == 0).long())
         self.counts.add(self.counts.bad_gradients, rng.ids, bad.long())
         return gradient.nan_to_num(0.0, 0.0, 0.0) if bad.any() else gradient
+
+
+def _weighed(logits: Tensor, cotangent: Tensor) -> Tensor:
+    """A number whose gradient is the pulled-back cotangent to the last bit: autograd, when it is handed a cotangent,
+    imports a library for symbols, which takes as long as the rest of a short run."""
+    with torch.enable_grad():
+        return (logits * cotangent.to(logits.dtype)).sum()

@@ -17,8 +17,9 @@ class BandSmoothing(Defense):
     """A network votes on every band of neighbouring columns; a patch reaches few of them.
 
     Levine and Feizi 2020, "(De)randomized smoothing for certifiable defense against patch attacks", arXiv 2002.10733.
-    Votes are steps without a slope: the true head's gradient is that of the mean probability, which decides between
-    equals; the surrogates are the logarithm of that mean, and the network on the whole image.
+    Votes are steps without a slope, which runs flag: the gradient of the true head is that of the mean probability,
+    which decides between equals. The surrogates are the logarithm of that mean, the mean of the logarithms, in which no
+    band is lost, and the network on the whole image.
 
     Args:
         parts: "model", trained on random bands.
@@ -45,4 +46,8 @@ class BandSmoothing(Defense):
         def mean(x: Tensor, rng: Rng) -> Tensor:
             return banded.logs(x).logsumexp(0)
 
-        return Victim(predict, (model,), (Head("mean", mean), Head("base", plain(model))), mechanism=banded)
+        def each(x: Tensor, rng: Rng) -> Tensor:
+            return banded.logs(x).mean(0)
+
+        heads = (Head("mean", mean), Head("each", each), Head("base", plain(model)))
+        return Victim(predict, (model,), heads, mechanism=banded)

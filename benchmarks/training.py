@@ -1,11 +1,13 @@
 """What training costs over the passes that it needs, and what the methods of training do.
 
     python -m benchmarks.training cost [--width 16] [--batch 32] [--repeats 5] [--only pgd_at ...]
+    python -m benchmarks.training ways [--width 16] [--batch 32] [--repeats 5]
     python -m benchmarks.training effects [--out runs/_effects] [--seeds 3] [--only awp co ...] [--minutes 60]
     python -m benchmarks.training table [--out runs/_effects]
 
 `cost` takes turns between a step of each recipe and a bare loop of the same passes of the same network, and compares
-the processor time of pairs, which other work on the machine disturbs least.
+the processor time of pairs, which other work on the machine disturbs least. `ways` takes turns between the ways to
+carry out one step of PGD-AT with three steps: order of memory, format of numbers, compiled.
 
 `effects` trains and attacks what is missing, one network after the other, and can be stopped and started at any time:
 trainings go on from their last state, and measured networks are not measured again. It begins with the first seed of
@@ -20,6 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,8 +33,9 @@ import harness  # noqa: F401  (settings that must stand before torch is imported
 from benchmarks.training_effects import composed, effects, table, work_through
 from harness.rng import Rng
 from models.preact_resnet import PreActResNet
-from training.mode import evaluating, frozen
+from training.mode import evaluating, forwarding, frozen
 from training.part import Part
+from training.precision import lowered
 from training.step import Player
 from training.world import ALONE
 
@@ -47,6 +51,7 @@ PASSES = {
     "n_fgsm": (0, 1, 1),
     "pgd_at_awp": (0, 10, 2),
     "trades_awp": (1, 10, 4),
+    "mart_awp": (0, 10, 4),
     "amp": (0, 0, 2),
     "sam": (0, 0, 2),
 }
@@ -104,8 +109,42 @@ def cost(width: int, batch: int, repeats: int, only: list[str]) -> None:
         sys.stdout.flush()
 
 
-def _player(name: str, network: nn.Module) -> Player:
-    cfg = composed(f"recipe={name}", "recipe.objective.attack.eps=8/255" if PASSES[name][1] else "seed=0")
+def ways(width: int, batch: int, repeats: int) -> None:
+    y, ids = torch.randint(10, (batch,)), torch.arange(batch)
+    steps = {}
+    for name in ("usual order", "channels_last", "bfloat16", "both", "compiled"):
+        torch.manual_seed(0)
+        form = torch.channels_last if name in ("channels_last", "both") else torch.contiguous_format
+        network = PreActResNet(classes=10, width=width).train().to(memory_format=form)  # type: ignore[call-overload]
+        forward = torch.compile(network.forward) if name == "compiled" else network.forward
+        player = _player("pgd_at", network, "recipe.objective.attack.steps=3")
+        x = torch.rand(batch, 3, 32, 32).contiguous(memory_format=form)
+        steps[name] = partial(_step, network, forward, player, "bfloat16" if name in ("bfloat16", "both") else None, x)
+        steps[name](y, ids)
+    turns = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            turns[name].append(seconds(partial(step, y, ids)))
+    first = statistics.median(turns["usual order"])
+    for name, found in turns.items():
+        out(f"{name:<13} {statistics.median(found):7.3f} s  {statistics.median(found) / first:.2f}\n")
+
+
+def _step(
+    network: nn.Module,
+    forward: Callable[..., Tensor],
+    player: Player,
+    lower: str | None,
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor,
+) -> None:
+    with forwarding(network, forward), lowered(network, lower, x.device):
+        player(x, y, Rng(0, ids, "ways"), 0.0, (0.5, 0.5))
+
+
+def _player(name: str, network: nn.Module, *settings: str) -> Player:
+    cfg = composed(f"recipe={name}", "recipe.objective.attack.eps=8/255" if PASSES[name][1] else "seed=0", *settings)
     model, recipe = (OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe))
     return Player(network, Part(model, recipe)._recipe({}), ALONE, None)  # type: ignore[arg-type]
 
@@ -116,7 +155,7 @@ def _bare(network: nn.Module, x: Tensor, passes: tuple[int, int, int]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["cost", "effects", "table"])
+    parser.add_argument("what", choices=["cost", "ways", "effects", "table"])
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
@@ -130,6 +169,8 @@ def main() -> None:
     found = {k: v for k, v in effects(options.shared.resolve()).items() if not options.only or k in options.only}
     if options.what == "cost":
         cost(options.width, options.batch, options.repeats, options.only)
+    elif options.what == "ways":
+        ways(options.width, options.batch, options.repeats)
     elif options.what == "effects":
         work_through(options.out, found, options.seeds, options.minutes)
     else:

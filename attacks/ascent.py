@@ -36,17 +36,19 @@ class Best(NamedTuple):
 
     def note(self, index: Tensor, z: Tensor, margin: Tensor, broken: Tensor) -> None:
         """Enter candidates z of the samples at `index` (positions, rising), in place."""
-        everyone = len(index) == len(self.margin)
+        everyone = len(index) == len(self.margin)  # then positions are rows, and gathers are saved
         rows = (broken | (margin < (self.margin if everyone else self.margin[index]))).nonzero().squeeze(1)
-        if len(rows) == len(self.margin):  # copied at once, without gathers
+        if len(rows) == len(self.margin):
             self.z.copy_(z)
             self.margin.copy_(margin)
+        elif len(rows):
+            where = rows if everyone else index[rows]
+            self.z.index_copy_(0, where, z.index_select(0, rows))
+            self.margin[where] = margin[rows].to(self.margin.dtype)
+        if everyone:
             self.broken.logical_or_(broken)
-            return
-        where = index[rows]
-        self.z.index_copy_(0, where, z.index_select(0, rows))
-        self.margin[where] = margin[rows].to(self.margin.dtype)
-        self.broken[where] |= broken[rows]
+        else:
+            self.broken[index] |= broken
 
 
 def ascend(

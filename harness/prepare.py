@@ -92,6 +92,8 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     device = runtime.torch_device()
     dataset: Dataset = build(cfg.dataset)
     split = dataset.split("test")
+    first = split.read(slice(0, 1))
+    threat.check_reach(tuple(first.x.shape[1:]))
     attack = stocked(attack, split)
     loaded = partial(
         deploy, dataset=dataset, cache=Path(cfg.runs_dir) / "_trained", runtime=runtime, device=device, tracker=tracker
@@ -120,7 +122,6 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
         access=TRANSFER if transfer else cfg.access,
         protocol=protocol,
     )
-    first = split.read(slice(0, 1))
     check_images(first.ids, first.x, first.y, dataset.classes, (threat.low, threat.high))
     random = protocol if bare.randomized else None
     train = train_part(evaluation, dataset)

@@ -68,6 +68,20 @@ class Threat:
         """Name for a folder, such as `linf-8_255` or `l2-unbounded`."""
         return f"{self.norm}-{UNBOUNDED if self.unbounded else str(parse_eps(self.eps)).replace('/', '_')}"
 
+    def check_reach(self, shape: tuple[int, ...]) -> None:
+        """Refuse an eps beyond the distance of any two images of the box, which limits nothing; shape: (C, H, W).
+
+        Raises:
+            UserError: it is.
+        """
+        pixels, width = math.prod(shape), self.high - self.low
+        far = {"linf": width, "l2": width * math.sqrt(pixels), "l1": width * pixels, "l0": pixels / shape[0]}[self.norm]
+        if far < self.radius < math.inf:
+            raise UserError(
+                f"threat.eps={self.eps} is wider than the pixel box: no two images of {'x'.join(map(str, shape))} lie "
+                f"further apart than {far:g} in {self.norm}; give at most that"
+            )
+
     def scaled(self, factors: Tensor) -> "Threat":
         """The same threat with eps multiplied per sample; factors: float [B], >= 0."""
         return replace(self, factors=factors if self.factors is None else self.factors * factors)

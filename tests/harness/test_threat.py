@@ -165,3 +165,12 @@ def test_an_eps_wider_than_the_box_is_refused():
     with pytest.raises(UserError, match="did you mean 8/255"):
         Threat("linf", 8)
     assert Threat("linf", 1.0).radius == 1.0
+
+
+@pytest.mark.parametrize(("norm", "most"), [("linf", 1.0), ("l2", 12**0.5), ("l1", 12), ("l0", 4)])
+def test_an_eps_beyond_every_image_is_refused(norm, most):
+    Threat(norm, most).check_reach((3, 2, 2))
+    Threat(norm, "unbounded").check_reach((3, 2, 2))
+    if norm != "linf":  # refused at once
+        with pytest.raises(UserError, match="wider than the pixel box: no two images of 3x2x2"):
+            Threat(norm, most * 1.01).check_reach((3, 2, 2))

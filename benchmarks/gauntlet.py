@@ -24,6 +24,7 @@ from benchmarks.hidden import Rippled, Rounded, snapped, winners_take_all
 from benchmarks.public import NETWORKS, images_of, network_of
 from benchmarks.saturation import Scaled
 from harness import checkpoint
+from harness.data.digits import Digits
 from harness.evaluate import Attack, Evaluation
 from harness.threat import Threat
 from harness.victim import Victim, plain
@@ -35,11 +36,11 @@ ATTACKS = ("gauntlet", "pma", "autoattack")
 FOUR = Threat("linf", "4/255")
 
 
-def weights(folder: Path, recipe: str) -> nn.Module:
-    """A network trained on cifar10_jpeg, by the name of its recipe."""
+def weights(folder: Path, data: str, recipe: str) -> nn.Module:
+    """A network trained on those data, by the name of its recipe."""
     kind, _ = recipe.split("-")
-    network = SmallCNN(10, 3, 32) if kind == "smallcnn" else PreActResNet(10, 3, 18, 8)
-    (found,) = folder.glob(f"cifar10_jpeg-{recipe}-*/best.safetensors")
+    network = SmallCNN(10, 3, 32) if kind == "smallcnn" else PreActResNet(10, 1, 18, 8, mean=(0.5,), std=(0.25,))
+    (found,) = folder.glob(f"{data}-{recipe}-*/best.safetensors")
     checkpoint.load(network, found)
     return network.eval().requires_grad_(False)
 
@@ -48,23 +49,24 @@ def mean_sparse(network: nn.Module) -> nn.Module:
     return snapped(network, images_of("cifar10_jpeg", 0, 500, "train").x)
 
 
-OTHERS: dict[str, tuple[str, Threat, Callable[[nn.Module], nn.Module]]] = {
-    "trades": ("smallcnn-trades", FOUR, folded),
-    "standard": ("smallcnn-standard", Threat("linf", "1/255"), folded),
-    "l2": ("smallcnn-pgdat", Threat("l2", 0.5), folded),
-    "batch norm resnet": ("preactresnet-pgdat", FOUR, folded),
-    "rounded pixels": ("smallcnn-trades", FOUR, Rounded),
-    "rippled logits": ("smallcnn-trades", FOUR, Rippled),
-    "winners take all": ("smallcnn-trades", FOUR, winners_take_all),
-    "mean sparse": ("smallcnn-trades", FOUR, mean_sparse),
+CIFAR = "cifar10_jpeg"
+OTHERS: dict[str, tuple[str, str, Threat, Callable[[nn.Module], nn.Module]]] = {
+    "trades": (CIFAR, "smallcnn-trades", FOUR, folded),
+    "standard": (CIFAR, "smallcnn-standard", Threat("linf", "1/255"), folded),
+    "l2": (CIFAR, "smallcnn-pgdat", Threat("l2", 0.5), folded),
+    "batch norm resnet": ("digits", "preactresnet-pgdat", Threat("linf", 0.15), folded),
+    "rounded pixels": (CIFAR, "smallcnn-trades", FOUR, Rounded),
+    "rippled logits": (CIFAR, "smallcnn-trades", FOUR, Rippled),
+    "winners take all": (CIFAR, "smallcnn-trades", FOUR, winners_take_all),
+    "mean sparse": (CIFAR, "smallcnn-trades", FOUR, mean_sparse),
 }
-"""Name -> weights, threat on cifar10_jpeg, and what is made of the network."""
+"""Name -> data, weights, threat, and what is made of the network."""
 
 
 def model_of(name: str, trained: Path) -> tuple[nn.Module, str, Threat]:
     if name in OTHERS:
-        recipe, threat, make = OTHERS[name]
-        return make(weights(trained, recipe)), "cifar10_jpeg", threat
+        data, recipe, threat, make = OTHERS[name]
+        return make(weights(trained, data, recipe)), data, threat
     if name == "logits x 1000":
         return Scaled(network_of("natural_small"), 1000.0), *NETWORKS["natural_small"]
     return network_of(name), *NETWORKS[name]
@@ -82,7 +84,8 @@ def built(name: str) -> Attack:
 def run(options: argparse.Namespace) -> None:
     for model in options.model or MODELS:
         network, data, threat = model_of(model, options.trained)
-        batch = images_of(data, options.first, options.samples)
+        some = slice(options.first, options.first + options.samples)
+        batch = Digits().split("test").read(some) if data == "digits" else images_of(data, some.start, options.samples)
         for attack in options.attack or ATTACKS:
             for seed in options.seed:
                 path = options.out / f"{model.replace(' ', '_')}-{attack}-{seed}.parquet"

@@ -1,5 +1,6 @@
 """ARC: the attack on randomised ensembles that fools one member after the other and never gives one up for less."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,11 +32,11 @@ class ARC:
             of the round, as its derivation needs. exact: the least that crosses the boundary of the linearised member,
             in closed form under l2 and by bisection under linf.
         step_size: length of a step as a multiple of eps, > 0; 0: that of the paper, 1 under linf and 0.25 under l2.
-        overshoot: added to what a member adds, as a multiple of eps, >= 0; 0.05 in the paper. The boundary of a network
-            is not that of its linearisation: there the exact variant needs more (benchmarks/ensembles/arc.md).
+        overshoot: added to what a member adds, as a multiple of eps, >= 0; 0.05 in the paper.
         targets: classes that a member is moved towards, the best ones but its own; 0: all.
-        order: in which members are visited. probability: the likelier first; random: drawn by their probabilities anew
-            in each round.
+        order: in which members are visited. random: drawn by their probabilities, anew in each round, which finds more
+            (benchmarks/ensembles/arc.md); probability: the likelier first and of equals the last, as in the released
+            code of the paper.
         restarts: >= 1; the first begins at the image, the others at random points. What still stands is attacked again.
 
     Raises:
@@ -49,9 +50,9 @@ class ARC:
     steps: int = 20
     variant: str = "exact"
     step_size: float = 0.0
-    overshoot: float = 0.5
+    overshoot: float = 0.05
     targets: int = 0
-    order: str = "probability"
+    order: str = "random"
     restarts: int = 1
 
     def __post_init__(self) -> None:
@@ -93,36 +94,36 @@ class ARC:
 
     def _round(self, walk: "_Walk", rng: Rng) -> None:
         """Visit every member once; moves `walk` in place."""
-        base = walk.z.clone()
+        base, local = walk.z.clone(), torch.zeros_like(walk.z)  # the step so far, as it is before ball and box cut it
         order = walk.mixture.orders(rng.stream("order"), len(base), self.order == "random")
         for place in range(order.shape[1]):
             for number in range(order.shape[1]):
                 at = ((order[:, place] == number) & ~walk.seen.done).nonzero().squeeze(1)
                 if len(at):
-                    draw = rng.select(at).stream(place)
-                    walk.try_(at, self._moved(walk.mixture.members[number], walk.select(at), base[at], draw), draw)
+                    draw, member = rng.select(at).stream(place), walk.mixture.members[number]
+                    step = self._step(member, base[at], local[at], walk.threat.select(at), draw)
+                    rows = walk.try_(at, walk.threat.select(at).project(base[at] + step, walk.x[at]), draw)
+                    local[at[rows]] = step[rows]
 
-    def _moved(self, member: MeteredHead, walk: "_Walk", base: Tensor, rng: Rng) -> Tensor:
-        """Candidates one step from `base`, in which this member has its part."""
-        local = walk.z - base
-        gap, slope = self._nearest(member, walk, rng)
-        share = self.step_size or (1.0 if walk.threat.norm == "linf" else 0.25)
-        radius = (walk.threat.budget(base) * share).flatten().expand(len(base))
-        extra = (walk.threat.budget(base) * self.overshoot).flatten().expand(len(base))
+    def _step(self, member: MeteredHead, base: Tensor, local: Tensor, threat: Threat, rng: Rng) -> Tensor:
+        """The step from `base`, of full length, in which this member has its part beside the step so far."""
+        gap, slope = self._nearest(member, base + local, threat.norm, rng)
+        share = self.step_size or (1.0 if threat.norm == "linf" else 0.25)
+        radius = (threat.budget(base) * share).flatten().expand(len(base))
+        extra = (threat.budget(base) * self.overshoot).flatten().expand(len(base))
         # A gradient of zero has no direction and no distance: the member then adds nothing.
-        length = torch.linalg.vector_norm(slope.flatten(1), DUAL[walk.threat.norm], dim=1)
+        length = torch.linalg.vector_norm(slope.flatten(1), DUAL[threat.norm], dim=1)
         safe = length.clamp_min(torch.finfo(length.dtype).tiny)
-        way = walk.threat.steepest(-slope)
+        way = threat.steepest(-slope)
         ahead = -(slope.flatten(1) / safe[:, None] * local.flatten(1)).sum(1)
-        amount = self._amount(gap / safe, ahead, radius, extra, way, local, walk.threat.norm)
+        amount = self._amount(gap / safe, ahead, radius, extra, way, local, threat.norm)
         step = local + _wide(amount, way) * way
-        size = torch.linalg.vector_norm(step.flatten(1), float(walk.threat.norm[1:]), dim=1)
-        step = step * _wide(radius / size.clamp_min(torch.finfo(size.dtype).tiny), step)
-        return walk.threat.project(base + step, walk.x)
+        size = torch.linalg.vector_norm(step.flatten(1), math.inf if threat.norm == "linf" else 2, dim=1)
+        return step * _wide(radius / size.clamp_min(torch.finfo(size.dtype).tiny), step)
 
-    def _nearest(self, member: MeteredHead, walk: "_Walk", rng: Rng) -> tuple[Tensor, Tensor]:
+    def _nearest(self, member: MeteredHead, point: Tensor, norm: str, rng: Rng) -> tuple[Tensor, Tensor]:
         """The gap [b] from the predicted class to that whose linearised boundary is nearest, and its slope."""
-        logits, pull = member.linearize(walk.z, rng)
+        logits, pull = member.linearize(point, rng)
         ranked = logits.argsort(dim=1, descending=True, stable=True)
         count = min(self.targets or ranked.shape[1], ranked.shape[1] - 1)
         rows = torch.arange(len(logits), device=logits.device)
@@ -131,8 +132,8 @@ class ARC:
             rival = ranked[:, rank]
             aim = torch.zeros_like(logits)
             aim[rows, top], aim[rows, rival] = 1.0, -1.0
-            slope, gap = pull(aim), (logits[rows, top] - logits[rows, rival]).to(walk.z.dtype)
-            length = torch.linalg.vector_norm(slope.flatten(1), DUAL[walk.threat.norm], dim=1)
+            slope, gap = pull(aim), (logits[rows, top] - logits[rows, rival]).to(point.dtype)
+            length = torch.linalg.vector_norm(slope.flatten(1), DUAL[norm], dim=1)
             away = gap / length.clamp_min(torch.finfo(length.dtype).tiny)
             if best is None:
                 best = away, gap, slope
@@ -180,8 +181,8 @@ class _Walk:
         parts = self.x[at], self.y[at], self.threat.select(at), self.z[at], self.seen.select(at), self.rng.select(at)
         return _Walk(self.mixture, *parts)
 
-    def try_(self, at: Tensor, z: Tensor, rng: Rng) -> None:
-        """Go to these points where that does not lower the error, in place."""
+    def try_(self, at: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        """Go to these points where that does not lower the error, in place; which of them, as positions in `at`."""
         seen = self.mixture.look(z, self.y[at], rng.stream("tried"))
         rows = ((seen.error >= self.seen.error[at] - TIE) | seen.done).nonzero().squeeze(1)
         where = at[rows]
@@ -189,6 +190,7 @@ class _Walk:
         self.seen.wrong[:, where] = seen.wrong[:, rows]
         for mine, new in zip(self.seen[1:], seen[1:], strict=True):
             mine[where] = new[rows]
+        return rows
 
 
 def _bisected(far: Tensor, ahead: Tensor, radius: Tensor, way: Tensor, local: Tensor) -> Tensor:

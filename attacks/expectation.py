@@ -67,9 +67,10 @@ class Mixture:
         return (self.weights[:, None] * wrong).sum(0)
 
     def orders(self, rng: Rng, count: int, drawn: bool) -> Tensor:
-        """An order of the members for each sample, int64 [B, M]: by falling probability, or drawn by it."""
+        """An order of the members for each sample, int64 [B, M]: drawn by their probabilities, or by falling probability
+        and of equals the last first."""
         if not drawn:
-            return self.weights.argsort(dim=0, descending=True, stable=True).expand(count, -1)
+            return self.weights.argsort(dim=0, stable=True).flip(0).expand(count, -1)
         unit = rng.uniform((len(self.members),), dtype=torch.float64) + 2.0**-25
         return (self.weights.log() - (-unit.log()).log()).argsort(dim=1, descending=True, stable=True)
 

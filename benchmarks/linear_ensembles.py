@@ -29,15 +29,17 @@ out = sys.stdout.write
 
 SMALL = 1e-3
 
+PAPER: dict[str, Any] = {"order": "probability", "step_size": 1.0}
+
 ATTACKS: dict[str, Any] = {
-    "released, 1 round": ARC(steps=1, variant="released", step_size=1.0, overshoot=0.05),
-    "released, 5 rounds": ARC(steps=5, variant="released", step_size=1.0, overshoot=0.05),
-    "recentred, 1 round": ARC(steps=1, variant="recentred", step_size=1.0, overshoot=0.05),
-    "recentred, 5 rounds": ARC(steps=5, variant="recentred", step_size=1.0, overshoot=0.05),
-    "exact, 1 round": ARC(steps=1, variant="exact", step_size=1.0, overshoot=SMALL),
-    "exact, 5 rounds": ARC(steps=5, variant="exact", step_size=1.0, overshoot=SMALL),
-    "exact, 5 rounds, 3 random orders": ARC(steps=5, step_size=1.0, overshoot=SMALL, order="random", restarts=3),
-    "exact, 5 rounds, overshoot 0.5": ARC(steps=5, step_size=1.0, overshoot=0.5),
+    "released, 1 round": ARC(steps=1, variant="released", **PAPER),
+    "released, 5 rounds": ARC(steps=5, variant="released", **PAPER),
+    "recentred, 1 round": ARC(steps=1, variant="recentred", **PAPER),
+    "recentred, 5 rounds": ARC(steps=5, variant="recentred", **PAPER),
+    "exact, 1 round": ARC(steps=1, overshoot=SMALL, **PAPER),
+    "exact, 5 rounds": ARC(steps=5, overshoot=SMALL, **PAPER),
+    "exact, 5 rounds, random order": ARC(steps=5, step_size=1.0, overshoot=SMALL),
+    "the same from 3 starts": ARC(steps=5, step_size=1.0, overshoot=SMALL, restarts=3),
     "lattice climber": LatticeClimber(),
     "PGD on the expected error": ExpectedPGD(),
     "PGD on the expected softmax": ExpectedPGD(loss="softmax"),

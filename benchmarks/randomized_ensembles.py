@@ -47,7 +47,7 @@ def stages(rounds: int, targets: int) -> dict[str, Any]:
 
     rounds, targets: of ARC.
     """
-    paper = {"steps": rounds, "targets": targets, "overshoot": 0.05}
+    paper = {"steps": rounds, "targets": targets, "order": "probability"}
     return {
         "apgd": APGD(steps=50),
         "apgd_margin": APGD(steps=50, loss="margin"),

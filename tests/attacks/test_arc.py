@@ -71,7 +71,8 @@ def share(linear, attack):
 
 
 def arc(variant, steps=1, **knobs):
-    return ARC(steps=steps, variant=variant, step_size=1.0, overshoot=0.05 if variant == "released" else 1e-3, **knobs)
+    fixed = {"step_size": 1.0, "order": "probability", "overshoot": 0.05 if variant == "released" else 1e-3}
+    return ARC(steps=steps, variant=variant, **(fixed | knobs))
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

@@ -152,22 +152,24 @@ def compared(root: Path) -> list[str]:
                 told = [manifest["name"]["defense"], how["rule"], f"{radius:g}"]
                 told += [f"{share:.2f}" for share in (full, some, full - some)]
                 told += [f"{spent:,.0f}", f"{fixed.samples_used / fixed.samples / spent:.1f} x"]
-                told.append(f"{least(run, radius, how['alpha']):,.0f}")
+                told.append(least(run, radius, how["alpha"]))
                 lines.append(f"| {' | '.join(told)} |")
     return lines
 
 
-def least(run: RunFolder, radius: float, alpha: float) -> float:
+def least(run: RunFolder, radius: float, alpha: float) -> str:
     """Wald's bound, for one network with Gaussian noise: mean draws that any rule needs which fails with probability
     alpha at most and certifies at that radius what all draws certify, at their shares; the other images for nothing."""
     p0, total, images = special.ndtr(radius / run.manifest()["config"]["defense"]["sigma"]), 0.0, 0
     for table in run.read_parts():
         rows = table.to_pandas()
+        if len(rows["counts"][0]) > 1:
+            return "–"
         sure = rows[(rows["radius"] >= radius) & (rows["predict"] >= 0)]
         p = np.array([counts[0] / trials for counts, trials in zip(sure["counts"], sure["trials"], strict=True)])
         apart = special.rel_entr(p, p0) + special.rel_entr(1 - p, 1 - p0)
         total, images = total + float(np.minimum(-np.log(alpha) / apart, SAMPLES).sum()), images + len(rows)
-    return total / images
+    return f"{total / images:,.0f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -176,6 +176,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+HEADS = ("true", "straight_through", "soft", "pathway_0", "pathway_1")
+
+
+def by_head(rows: list[dict[str, Any]]) -> str:
+    """Markdown: robust accuracy by one head alone, and how often the route is the label's remainder."""
+    lines = [f"| arm | {' | '.join(HEADS)} | all | route is y mod E |", "|---" * (len(HEADS) + 3) + "|"]
+    for arm in ARMS:
+        mine = [row for row in rows if row["arm"] == arm and set(HEADS) <= row["heads"].keys()]
+        if mine:
+            cells = [spread([row["heads"][head] for row in mine]) for head in HEADS]
+            cells += [spread([row["robust"] for row in mine]), spread([row["label_mod"] for row in mine])]
+            lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def spread(values: list[float]) -> str:
     """Mean and standard deviation."""
     if not values:
@@ -217,7 +232,8 @@ def main() -> None:
                     clock.log()
     except OutOfTime:
         out("the minutes are over; the same command goes on\n")
-    out(table([json.loads(path.read_text()) for path in sorted(done.glob(f"*_{options.epochs}.json"))]) + "\n")
+    rows = [json.loads(path.read_text()) for path in sorted(done.glob(f"*_{options.epochs}.json"))]
+    out(f"{table(rows)}\n\n{by_head(rows)}\n")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class Mixture:
         return (self.weights[:, None] * wrong).sum(0)
 
     def orders(self, rng: Rng, count: int, drawn: bool) -> Tensor:
-        """An order of the members for each sample, int64 [B, M]: drawn by their probabilities, or by falling probability
+        """An order of the members for each sample, int64 [B, M]: drawn by their probabilities, or by falling ones
         and of equals the last first."""
         if not drawn:
             return self.weights.argsort(dim=0, stable=True).flip(0).expand(count, -1)

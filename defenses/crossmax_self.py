@@ -13,7 +13,12 @@ from harness.errors import UserError
 from harness.rng import Rng
 from harness.victim import Head, Victim
 from models.probed import Probed
+from models.probes import Probes
 from training.resolution_stack import ResolutionStack
+from training.stack_tuning import Behind
+
+LEAST = 20
+"""Fewest draws of an honest gradient, those of AutoAttack's random version (arXiv 2411.14834)."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,14 @@ class CrossMaxSelf(Defense):
     """The multi-resolution self-ensemble: `crossmax` over a backbone and probes on its layers, on one random stack.
 
     Args:
-        parts: "model", a `models.probed.Probed` trained by the recipe `self_ensemble`.
+        parts: "model", a `models.probed.Probed` trained by the recipe `self_ensemble`; or "backbone" and "probes",
+            trained one after the other, the second a `models.probes.Probes`.
         stack: how images are stacked, as in training.
         k: the bid that counts; null: the median of the predictors.
-        draws: stacks over which a gradient of any head is averaged, >= 1; an honest attack has 20 or more.
+        draws: stacks over which a gradient of any head is averaged, >= 20; `draws=n` on the command line raises it.
 
     Raises:
-        UserError: draws below one; on deployment, k out of range, or a network without probes.
+        UserError: draws below 20, or other parts; on deployment, k out of range, or a network without probes.
     """
 
     card: ClassVar[Card] = Card(
@@ -42,14 +48,17 @@ class CrossMaxSelf(Defense):
     draws: int = 20
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.draws < 1:
-            raise UserError(f"defense.draws={self.draws} must be at least 1: a gradient needs a draw")
+        if set(self.parts) not in ({"model"}, {"backbone", "probes"}):
+            told = ", ".join(self.parts) or "none"
+            raise UserError(f"defense.parts must be model, or backbone and probes, not {told}")
+        if self.draws < LEAST:
+            raise UserError(
+                f"defense.draws={self.draws} must be at least {LEAST}: with fewer the gradient of a random stack is "
+                "noise, and the defense only seems robust"
+            )
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
-        model = models["model"]
-        if not isinstance(model, Probed):
-            raise UserError(f"defense=crossmax_self needs models.probed.Probed, not {type(model).__name__}")
+        model = _ensemble(models)
         names = [*(f"probe_{number}" for number in range(len(model.probes))), "backbone"]
         check_bids(len(names), self.k)
 
@@ -65,4 +74,15 @@ class CrossMaxSelf(Defense):
 
         heads = (*means(predictors), *(Head(name, partial(alone, n)) for n, name in enumerate(names)))
         surrogates = tuple(replace(head, draws=self.draws) for head in heads)
-        return Victim(predict, (model,), surrogates, randomized=True, draws=self.draws)
+        return Victim(predict, tuple(models.values()), surrogates, randomized=True, draws=self.draws)
+
+
+def _ensemble(models: Mapping[str, nn.Module]) -> Probed | Behind:
+    """The network of all predictors. Raises UserError where it is none."""
+    probes = models.get("probes", models.get("model"))
+    if "probes" in models and isinstance(probes, Probes):
+        return Behind(models["backbone"], probes)
+    if "model" in models and isinstance(probes, Probed):
+        return probes
+    wanted = "models.probes.Probes" if "probes" in models else "models.probed.Probed"
+    raise UserError(f"defense=crossmax_self needs {wanted}, not {type(probes).__name__}")

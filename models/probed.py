@@ -5,15 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UserError
+from models.probes import Probes
 from models.taps import Tapped
 
 
 class Probed(nn.Module):
-    """A backbone and a probe on each tapped layer: all features, flattened, through batch norm and a linear map.
+    """A backbone and a probe on each tapped layer, see `models.probes.Probes`.
 
-    In training the probes do not move the backbone: their features are detached (Fort and Lakshminarayanan 2024, arXiv
-    2408.05446, train them afterwards).
+    In training the probes do not move the backbone: their features are detached.
 
     Args:
         network: from images to logits.
@@ -27,22 +26,11 @@ class Probed(nn.Module):
 
     def __init__(self, network: nn.Module, taps: Sequence[str], classes: int, shape: Sequence[int]) -> None:
         super().__init__()
-        if not taps:
-            raise UserError("model.taps must name layers: without a probe there is one predictor")
         self.tapped = Tapped(network, taps)
-        with torch.no_grad():
-            mode = network.training
-            _, features = self.tapped.eval()(torch.zeros(1, *shape))
-            self.tapped.train(mode)
-        sizes = [each[0].numel() for each in features]
-        self.probes = nn.ModuleList(
-            nn.Sequential(nn.Flatten(), nn.BatchNorm1d(size), nn.Linear(size, classes)) for size in sizes
-        )
+        self.probes = Probes(network, taps, classes, shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, *shape] to logits of each predictor [B, M, classes]: the probes, then the backbone."""
         logits, features = self.tapped(x)
-        probed = [
-            probe(each.detach() if self.training else each) for probe, each in zip(self.probes, features, strict=True)
-        ]
-        return torch.stack([*probed, logits], 1)
+        probed = self.probes([each.detach() if self.training else each for each in features])
+        return torch.cat([probed, logits[:, None]], 1)

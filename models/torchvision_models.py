@@ -60,7 +60,7 @@ class TorchvisionModel(nn.Module):
             near = difflib.get_close_matches(name, known, 3, 0.5) or known[:3]
             raise UserError(f"torchvision has no classifier {name!r}; did you mean {', '.join(near)}? (model.name)")
         self.normalize = Normalize(mean, std, 3)
-        self.model = _untrained(name, classes) if weights is None else _pretrained(name, classes, weights)
+        self.model = untrained(name, classes) if weights is None else pretrained(name, classes, weights)
         if size:
             self._check(name, size)
 
@@ -83,13 +83,15 @@ class TorchvisionModel(nn.Module):
             self.train()
 
 
-def _untrained(name: str, classes: int) -> nn.Module:
+def untrained(name: str, classes: int) -> nn.Module:
+    """A classifier of torchvision with weights drawn anew."""
     extra: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name in AUXILIARY else {}
     network: nn.Module = get_model(name, weights=None, num_classes=classes, **extra)
     return network
 
 
-def _pretrained(name: str, classes: int, weights: str) -> nn.Module:
+def pretrained(name: str, classes: int, weights: str) -> nn.Module:
+    """A classifier of torchvision with published weights. Raises UserError where there are none, or none can be had."""
     choices = get_model_weights(name)
     if weights not in choices.__members__:
         raise UserError(f"{name} has no weights {weights!r}; choose one of {', '.join(choices.__members__)}, or null")

@@ -34,7 +34,8 @@ class SelfEnsemble(Objective):
 
 
 class Stacked(nn.Module):
-    """The mean logits of all predictors over a few stacks, the same draws for every image: for validation."""
+    """The mean logits over a few stacks, and over all predictors of a network with several; the same draws for every
+    image: for validation."""
 
     def __init__(self, network: nn.Module, stack: ResolutionStack) -> None:
         super().__init__()
@@ -42,5 +43,6 @@ class Stacked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         ids = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        draws = [self.network(self.stack(x, Rng(0, ids, f"validation/{n}"))).mean(1) for n in range(DRAWS)]
-        return torch.stack(draws).mean(0)
+        draws = [self.network(self.stack(x, Rng(0, ids, f"validation/{n}"))) for n in range(DRAWS)]
+        mean = torch.stack(draws).mean(0)
+        return mean.mean(1) if mean.dim() == 3 else mean

@@ -1,0 +1,103 @@
+"""The two trainings of a multi-resolution self-ensemble: a backbone on random stacks, then probes on what it sees."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.rng import Rng
+from models.probes import Probes
+from models.taps import Tapped
+from training.mode import evaluating
+from training.objective import Attack, Objective
+from training.resolution_stack import ResolutionStack
+from training.self_ensemble import Stacked
+
+
+@dataclass(frozen=True)
+class StackTuning(Objective):
+    """Cross-entropy of the backbone on one random stack (Fort and Lakshminarayanan 2024, arXiv 2408.05446).
+
+    Args:
+        stack: how images are stacked, as deployed.
+        attack: light adversarial training: the loss is that of attacked images. It sees one stack of each image in all
+            of its steps, and the loss another. null: the images as they are.
+    """
+
+    stack: ResolutionStack = field(default_factory=ResolutionStack)
+    attack: Attack | None = None
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
+        if self.attack is None:
+            return x
+        return self.attack(_Seen(model, self.stack, rng.stream("attacked")), x, y, rng.stream("attack"), factors)
+
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        return F.cross_entropy(model(self.stack(z, rng.stream("stack"))), y, reduction="none")
+
+    def classifier(self, model: nn.Module) -> nn.Module:
+        return Stacked(model, self.stack)
+
+
+@dataclass(frozen=True)
+class Probing(Objective):
+    """Sum over probes of the cross-entropy on one random stack, behind a backbone that stays as it is: in eval mode,
+    so that its batch-norm statistics do not drift. (The released code leaves it in training mode.)
+
+    Args:
+        backbone: the trained backbone, passed in by the part that trains.
+        stack: how images are stacked, as deployed.
+
+    Raises:
+        UserError: no backbone.
+    """
+
+    backbone: nn.Module
+    stack: ResolutionStack = field(default_factory=ResolutionStack)
+
+    def __post_init__(self) -> None:
+        if self.backbone is None:
+            raise UserError("these are probes on a backbone; run.py defense=crossmax_self_cifar trains both")
+
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        tapped = Tapped(self.backbone, _probes(model).taps)
+        with torch.no_grad(), evaluating(tapped):
+            _, features = tapped(self.stack(z, rng.stream("stack")))
+        logits = model(features)
+        each = F.cross_entropy(logits.flatten(0, 1), y.repeat_interleave(logits.shape[1]), reduction="none")
+        return each.reshape(len(x), -1).sum(1)
+
+    def classifier(self, model: nn.Module) -> nn.Module:
+        return Stacked(Behind(self.backbone, _probes(model)), self.stack)
+
+
+class Behind(nn.Module):
+    """Probes behind their backbone: the logits of each predictor, the backbone last, [B, M, K]."""
+
+    def __init__(self, backbone: nn.Module, probes: Probes) -> None:
+        super().__init__()
+        self.tapped, self.probes = Tapped(backbone, probes.taps), probes
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits, features = self.tapped(x)
+        return torch.cat([self.probes(features), logits[:, None]], 1)
+
+
+class _Seen(nn.Module):
+    """A backbone that sees the stacks of one draw."""
+
+    def __init__(self, backbone: nn.Module, stack: ResolutionStack, rng: Rng) -> None:
+        super().__init__()
+        self.backbone, self.stack, self.rng = backbone, stack, rng
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.backbone(self.stack(x, self.rng))
+        return logits
+
+
+def _probes(model: nn.Module) -> Probes:
+    if not isinstance(model, Probes):
+        raise UserError(f"objective=Probing trains models.probes.Probes, not {type(model).__name__}")
+    return model

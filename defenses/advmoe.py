@@ -47,7 +47,7 @@ class AdvMoE(Defense):
                 "choose one with model@defense.parts.model.model=moe_small_cnn"
             )
         surrogates = [
-            Head("straight_through", lambda x, rng: model.straight_through(x)),
+            Head("straight_through", lambda x, rng: model.straight_through(x), stand_in=True),
             Head("soft", partial(soft, model)),
         ]
         surrogates += [Head(f"pathway_{e}", partial(_along, model, e)) for e in range(model.experts)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attacks.apgd import APGD
 from attacks.losses import margins
-from defenses.mixednuts import nuts
+from defenses.mixednuts import MixedNUTS, nuts
 from defenses.nuts import Found, mapped, search
 from harness.cli import write
 from harness.cli_errors import one_line, say
@@ -45,7 +45,10 @@ class Calibration(NamedTuple):
     images: int
     wrong: int  # by the robust network, without an attack
     held: int  # right under attack
-    clean: tuple[float, float, float]  # accuracy of the accurate network, the robust one and the mixture
+    clean: tuple[float, float, float, float]  # accuracy of the accurate network, the robust one, its map, the mixture
+    split: str = "validation"
+    beta: float = 0.985
+    digest: str = ""
 
 
 def batches(split: Split, samples: int) -> Iterator[Batch]:
@@ -108,22 +111,33 @@ def calibrate(
     left, right, labels, still = torch.cat(g), torch.cat(h), torch.cat(y), torch.cat(held)
     wrong = right[right.argmax(1) != labels]
     found = search(wrong, still, beta, *ranges)
-    mixture = nuts(left, mapped(right, found.s, found.c, found.p), found.alpha)
-    clean = tuple(float((scores.argmax(1) == labels).double().mean()) for scores in (left, right, mixture))
-    return Calibration(found, len(labels), len(wrong), len(still), (clean[0], clean[1], clean[2]))
+    changed = mapped(right, found.s, found.c, found.p)
+    both = nuts(left, changed, found.alpha)
+    clean = [float((scores.argmax(1) == labels).double().mean()) for scores in (left, right, changed, both)]
+    return Calibration(found, len(labels), len(wrong), len(still), (clean[0], clean[1], clean[2], clean[3]), beta=beta)
 
 
 def lines(done: Calibration) -> list[str]:
     """The report: what was found, as options of run.py, and on what."""
-    found, (accurate, robust, mixture) = done.found, done.clean
-    knobs = {name: getattr(found, name) for name in ("s", "c", "p", "alpha", "blend")}
+    found, (accurate, robust, alone, mixture) = done.found, done.clean
+    knobs = {name: f"{getattr(found, name):.9g}" for name in ("s", "c", "p", "alpha", "blend")}
+    origin = {"split": done.split, "images": done.images, "beta": f"{done.beta:g}", "digest": done.digest}
+    knobs |= {f"calibration.{name}": str(value) for name, value in origin.items() if value}
     return [
         f"{done.images} images: {done.wrong} that the robust network gets wrong, {done.held} right under attack",
+        _margins("median margin", found.gap_plain),
+        _margins("after the map", found.gap),
         f"kept under attack            {found.held:7.2%}   margin at least {found.threshold:.4g}",
         f"mistakes out of reach        {found.kept:7.2%}   without the map {found.kept_plain:.2%}",
-        f"clean: accurate {accurate:.2%}, robust {robust:.2%}, mixture {mixture:.2%} (fitted here: no result)",
-        "defense=mixednuts " + " ".join(f"defense.{name}={value:.9g}" for name, value in knobs.items()),
+        f"weight of the robust network {found.alpha:.5f}   without the map {found.blend:.5f}",
+        f"clean: accurate {accurate:.2%}, robust {robust:.2%}, its map {alone:.2%}, mixture {mixture:.2%} "
+        "(fitted here: no result)",
+        "defense=mixednuts " + " ".join(f"defense.{name}={value}" for name, value in knobs.items()),
     ]
+
+
+def _margins(what: str, gap: tuple[float, float]) -> str:
+    return f"{what:<29}{gap[0]:7.4f} of right answers under attack, {gap[1]:.4f} of mistakes without"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -153,7 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _calibrated(options: argparse.Namespace) -> Calibration:
     with initialize_config_module("conf", version_base=None):
-        cfg = checked(compose("run", ["defense=mixednuts", *options.overrides]), KEYS)
+        named = any(each.startswith("defense=") for each in options.overrides)
+        cfg = checked(compose("run", [*([] if named else ["defense=mixednuts"]), *options.overrides]), KEYS)
     dataset, threat, runtime = build(cfg.dataset), build(cfg.threat), build(cfg.runtime)
     torch.set_num_threads(runtime.threads)
     if options.part not in ("train", "validation", "test"):
@@ -162,12 +177,15 @@ def _calibrated(options: argparse.Namespace) -> Calibration:
     check_disjoint(options.part, split, dataset.split("test"), options.samples)
     cache = Path(cfg.runs_dir) / "_trained"
     defense = build(cfg.defense)
+    if not isinstance(defense, MixedNUTS):
+        raise UserError(f"defense={type(defense).__name__} has no such parameters; take mixednuts or mixednuts_cifar")
     models = {name: part.load(dataset, cache, progress=runtime.progress).module for name, part in defense.parts.items()}
-    return calibrate(
+    done = calibrate(
         models["accurate"], models["robust"], split, threat, dataset.classes,
         options.samples, options.steps, options.targets, options.beta,
         (options.s, options.c, options.p),
     )  # fmt: skip
+    return done._replace(split=options.part, digest=split.digest())
 
 
 if __name__ == "__main__":

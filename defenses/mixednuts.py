@@ -1,7 +1,7 @@
 """MixedNUTS: a mixture whose robust network is made sure where it is right and unsure where it is wrong, by a map."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from defenses.base import Card, Defense
 from defenses.mixing import check_scales, mixed
 from defenses.nuts import mapped
+from defenses.origin import Origin
 from harness.errors import UserError
 from harness.rng import Rng
 from harness.victim import Head, Victim, plain
@@ -30,6 +31,7 @@ class MixedNUTS(Defense):
         s, c, p: of the map; s > 0, p >= 1.
         alpha: weight of the robust network in [0.5, 1]; (1 - alpha) / alpha is the margin that g cannot overturn.
         blend: the weight a of the smooth path, in [0.5, 1].
+        calibration: which images the parameters were fitted to.
 
     Raises:
         UserError: a value outside its range, or parts of other names.
@@ -49,6 +51,7 @@ class MixedNUTS(Defense):
     p: float = 4.0
     alpha: float = 0.999
     blend: float = 0.95
+    calibration: Origin = field(default_factory=Origin)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -52,6 +52,8 @@ class Found:
         held: share of the attacked images that are still right whose margin reaches the threshold.
         kept: share of the clean images that are wrong whose margin reaches it: out of reach of the accurate network.
         kept_plain: the same without a map.
+        gap: median margin of the right answers under attack, and of the mistakes on clean images, after the map.
+        gap_plain: the same without a map.
     """
 
     s: float
@@ -63,6 +65,8 @@ class Found:
     held: float
     kept: float
     kept_plain: float
+    gap: tuple[float, float]
+    gap_plain: tuple[float, float]
 
 
 def search(
@@ -127,4 +131,10 @@ def search(
         held=float(reached.double().mean()),
         kept=kept,
         kept_plain=float((probability_margins(wrong) >= plain).double().mean()),
+        gap=(_median(mapped(held, s, c, p)), _median(mapped(wrong, s, c, p))),
+        gap_plain=(_median(held), _median(wrong)),
     )
+
+
+def _median(logits: Tensor) -> float:
+    return float(probability_margins(logits).median())

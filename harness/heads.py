@@ -45,4 +45,5 @@ def _expected(total: Tally) -> list[str]:
     alone, both = (sum(shares[name]) / len(shares[name]) for name in (TRUE, "all"))
     best = max(added, key=lambda head: added[head], default="")
     told = f"true {alone:.2%}, all {both:.2%}; gradient-masking index {100 * (alone - both):.2f} points"
-    return [f"left by heads     {told}{f'; {best} added most, {added[best]}' * bool(best)}"]
+    won = f"; {best} added most, {added[best]}" if best and added[best] else ""
+    return [f"left by heads     {told}{won}"]

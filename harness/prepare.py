@@ -99,6 +99,8 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
         deploy, dataset=dataset, cache=Path(cfg.runs_dir) / "_trained", runtime=runtime, device=device, tracker=tracker
     )
     target = loaded(cfg.defense)
+    if fitted := getattr(target.defense, "calibration", None):
+        fitted.check(split.digest())
     bare = target.victim
     workshops = planned(cfg, attack_name, attack, loaded, split, threat, dataset.classes, runtime)
     transfer: Any = crafted(workshops) or stored_suite(attack_name, attack, threat, split)

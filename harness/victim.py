@@ -22,6 +22,7 @@ class Head:
         exact: whether this is the deployed forward. What fools an inexact head counts only if it fools `predict`.
         draws: forward passes over which a gradient is averaged (expectation over transformation).
         weight: probability with which a mixture answers by this head, a deterministic member of it; 0: it is none.
+        stand_in: whether its gradient is on purpose that of something else than its forward (`harness.standin`).
     """
 
     name: str
@@ -29,6 +30,7 @@ class Head:
     exact: bool = False
     draws: int = 1
     weight: float = 0.0
+    stand_in: bool = False
 
 
 @dataclass(frozen=True)

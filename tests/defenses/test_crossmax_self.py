@@ -9,9 +9,13 @@ from defenses.crossmax_self import CrossMaxSelf
 from harness.errors import UserError
 from harness.rng import Rng
 from models.probed import Probed
+from models.probes import Probes
 from models.small_cnn import SmallCNN
+from models.stacked_resnet import StackedResNet
+from training.inner import InnerPGD
 from training.resolution_stack import ResolutionStack, rolled
 from training.self_ensemble import SelfEnsemble
+from training.stack_tuning import Probing, StackTuning
 
 STILL = {"shift": 0, "contrast": (1.0, 1.0), "colour": (1.0, 1.0), "down": 0.0, "up": 0.0}
 IDS = torch.arange(6)
@@ -126,11 +130,93 @@ def test_the_deployed_scores_and_heads(model):
 
 
 def test_what_is_refused(model):
-    with pytest.raises(UserError, match=r"defense\.draws=0"):
-        CrossMaxSelf(parts={"model": None}, draws=0)
     with pytest.raises(UserError, match=r"defense\.k=4"):
         CrossMaxSelf(parts={"model": None}, k=4).deploy({"model": model})
     with pytest.raises(UserError, match="Probed"):
         CrossMaxSelf(parts={"model": None}).deploy({"model": nn.Linear(1, 1)})
     with pytest.raises(UserError, match="taps"):
         Probed(SmallCNN(10, 3, 8), [], 10, [3, 8, 8])
+
+
+def backbone(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return SmallCNN(10, 3, 8, width=4)
+
+
+def probes(network=None):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return Probes(network or backbone(), ["stem", "layer1"], 10, [3, 8, 8])
+
+
+SMALL_STACK = ResolutionStack(sizes=(8, 6, 4), shift=1)
+
+
+def test_a_backbone_and_probes_are_the_same_defense_as_one_network(model):
+    apart = {"backbone": model.eval().tapped.network, "probes": model.probes.eval()}
+    knobs = {"stack": SMALL_STACK, "k": 2}
+    x, rng = images(1, 8), Rng(0, IDS, "r")
+    one = CrossMaxSelf(parts={"model": None}, **knobs).deploy({"model": model})
+    two = CrossMaxSelf(parts={"backbone": None, "probes": None}, **knobs).deploy(apart)
+    assert torch.equal(one.predict(x, rng), two.predict(x, rng))
+    assert [head.name for head in one.heads] == [head.name for head in two.heads]
+    assert len(two.modules) == 2
+
+
+def test_probes_learn_behind_a_backbone_that_stays_as_it_is():
+    frozen = backbone().train()
+    objective, model = Probing(frozen, SMALL_STACK), probes(frozen).train()
+    before = [tensor.clone() for tensor in frozen.state_dict().values()]
+    losses = objective.losses(model, images(1, 8), torch.arange(6), images(1, 8), Rng(0, IDS))
+    assert losses.shape == (6,)
+    losses.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(frozen.state_dict().values(), before, strict=True))
+    assert frozen.training  # it had its mode back
+    assert objective.classifier(model).eval()(images(1, 8)).shape == (6, 10)
+    with pytest.raises(UserError, match="crossmax_self_cifar trains both"):
+        Probing(None)
+    with pytest.raises(UserError, match="not SmallCNN"):
+        objective.losses(backbone(), images(1, 8), torch.arange(6), images(1, 8), Rng(0, IDS))
+
+
+def test_tuning_learns_from_one_stack_and_may_be_attacked():
+    x, y, model = images(1, 8), torch.arange(6), backbone().eval()
+    plain = StackTuning(SMALL_STACK)
+    assert plain.examples(model, x, y, Rng(0, IDS)) is x
+    expected = nn.functional.cross_entropy(model(SMALL_STACK(x, Rng(0, IDS, "/stack"))), y, reduction="none")
+    torch.testing.assert_close(plain.losses(model, x, y, x, Rng(0, IDS)), expected)
+    light = StackTuning(SMALL_STACK, InnerPGD(eps=8 / 255, steps=1, step_size=1, init="zero"))
+    z = light.examples(model, x, y, Rng(0, IDS))
+    assert 0 < float((z - x).abs().max()) <= 8 / 255 + 1e-6
+    assert torch.equal(z, light.examples(model, x, y, Rng(0, IDS)))
+    assert plain.classifier(model)(x).shape == (6, 10)
+
+
+def test_views_are_normalised_each_for_itself():
+    with torch.random.fork_rng():
+        model = StackedResNet("resnet18", 10, views=2, size=0, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0)).eval()
+    x = torch.rand(1, 6, 32, 32)
+    expected = torch.cat([(x[:, 3 * v + c] - (0.1, 0.2, 0.3)[c]) / (1, 2, 4)[c] for v in (0, 1) for c in range(3)])
+    torch.testing.assert_close(model.normalize(x)[0], expected)
+    assert model.model.conv1.weight.shape == (64, 6, 7, 7)
+    torch.testing.assert_close(model(x), model.model(model.normalize(x)))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "told"), [({"name": "vgg11"}, "no ResNet"), ({"views": 0}, "views"), ({"size": -1}, "size")]
+)
+def test_what_no_stacked_resnet_is(knobs, told):
+    with pytest.raises(UserError, match=told):
+        StackedResNet(**({"name": "resnet18", "classes": 10} | knobs))
+
+
+def test_too_few_draws_and_other_parts_are_refused():
+    for draws in (0, 1, 19):
+        with pytest.raises(UserError, match=rf"defense\.draws={draws} must be at least 20"):
+            CrossMaxSelf(parts={"model": None}, draws=draws)
+    with pytest.raises(UserError, match="backbone and probes, not probes"):
+        CrossMaxSelf(parts={"probes": None})
+    with pytest.raises(UserError, match=r"needs models\.probes\.Probes, not SmallCNN"):
+        CrossMaxSelf(parts={"backbone": None, "probes": None}).deploy({"backbone": backbone(), "probes": backbone()})

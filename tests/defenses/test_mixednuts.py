@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
 from defenses import calibrate_nuts
 from defenses.calibrate_nuts import calibrate, check_disjoint
 from defenses.mixednuts import MixedNUTS, nuts
 from defenses.nuts import covering, mapped, probability_margins, search, standardised
+from defenses.origin import Origin
 from harness.data.contract import Batch
 from harness.errors import UserError
+from harness.prepare import prepare
 from harness.rng import Rng
 from harness.threat import Threat
 
@@ -65,6 +69,8 @@ def test_the_search_keeps_what_it_promises():
     least = probability_margins(mapped(wrong, found.s, found.c, found.p)) >= found.threshold
     assert found.kept == pytest.approx(float(least.double().mean()))
     assert found.kept < 0.5
+    margins = [float(probability_margins(each).median()) for each in (scores, held, wrong)]
+    assert (found.gap[0], *found.gap_plain) == pytest.approx(margins)
     safe = probability_margins(scores) > found.threshold
     for enemy in range(10):  # the margin lemma, for every choice of the accurate network
         choice = torch.nn.functional.one_hot(torch.full((150,), enemy), 10)
@@ -155,9 +161,36 @@ def test_the_calibration_counts_what_it_used():
     assert 0 < done.held <= 34
     assert done.clean[1] == pytest.approx(34 / 40)
     assert done.found.held >= 0.9
-    assert calibrate_nuts.lines(done)[-1].startswith("defense=mixednuts defense.s=")
+    told = calibrate_nuts.lines(done)
+    assert told[-1].startswith("defense=mixednuts defense.s=")
+    assert told[-1].endswith(
+        "defense.calibration.split=validation defense.calibration.images=40 defense.calibration.beta=0.9"
+    )
 
 
 def test_the_command_refuses_the_test_part(capsys):
     assert calibrate_nuts.main(["--part", "test"]) == 1
     assert capsys.readouterr().err.startswith("error: --part test is what is evaluated")
+
+
+def test_images_that_parameters_were_fitted_to_are_never_evaluated():
+    Origin("validation", 40, 0.9, "sha256:a").check("sha256:b")
+    with pytest.raises(UserError, match="fitted to the images that are evaluated"):
+        Origin("train", digest="sha256:a").check("sha256:a")
+    for split, told in (("test", "what is evaluated"), ("tset", "unknown")):
+        with pytest.raises(UserError, match=told):
+            Origin(split)
+    with pytest.raises(UserError, match="images"):
+        Origin("train", -1)
+
+
+def test_run_refuses_them_too(tmp_path, capsys, monkeypatch):
+    from harness.data.digits import Digits
+
+    digest = Digits().split("test").digest()
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    GlobalHydra.instance().clear()
+    with initialize_config_module("conf", version_base=None):
+        cfg = compose("run", ["defense=mixednuts", f"defense.calibration.digest={digest}", f"runs_dir={tmp_path}"])
+    with pytest.raises(UserError, match="fitted to the images that are evaluated"):
+        prepare(cfg, {}, "")

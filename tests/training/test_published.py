@@ -17,7 +17,7 @@ from training.part import Part
 from training.run import Run
 
 CONF = Path(__file__).parents[2] / "conf" / "recipe"
-FULL = sorted(path.stem for path in CONF.glob("*_cifar.yaml") if not path.stem.startswith("advmoe"))
+FULL = sorted(path.stem for path in CONF.glob("*_cifar.yaml") if not path.stem.startswith(("advmoe", "self_ensemble")))
 MODELS = {
     "preact_resnet18": ["model.width=4"],
     "resnet18": ["model.width=4"],

@@ -19,7 +19,10 @@ from training.ship import row
 from training.zoo import ZOO
 
 SHIPPED = sorted(ZOO.glob("*.safetensors"))
-DEFENSES = sorted(path.stem for path in (ZOO.parents[1] / "conf" / "defense").glob("*.yaml"))
+DEFENSES = sorted(
+    path.stem for path in (ZOO.parents[1] / "conf" / "defense").glob("*.yaml") if not path.stem.endswith("_cifar")
+)
+"""Those of which the networks for digits are shipped."""
 
 
 def _composed(root, *overrides):

@@ -11,9 +11,10 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from harness import slurm
 from harness.errors import UserError
 from harness.ownership import Owner, holder, sole_owner, whoami
 
@@ -65,6 +67,10 @@ class Cell:
         """Say that it waits for a process, unless one is at work."""
         if not self._holder():
             self._write("waiting")
+
+    def fail(self, why: str) -> None:
+        """Say that it failed before its own process could."""
+        self._write("failed", said=why)
 
     @contextmanager
     def at_work(self) -> Iterator[list[str]]:
@@ -138,11 +144,21 @@ class Announce(Callback):
         overrides = parser.parse_overrides([*fixed, *hydra.overrides.task])
         (cells,) = BasicSweeper.split_arguments(overrides, None)
         announced[:] = [Cell(Path(hydra.sweep.dir) / "cells", hydra.job.name, tuple(words)) for words in cells]
+        if str(hydra.launcher.get("_target_")).endswith(".SlurmLauncher"):
+            slurm.watch_queue(partial(_lost, Cell(Path(hydra.sweep.dir) / "cells", hydra.job.name, ())))
         for cell in announced:
             try:
                 cell.wait()
             except UserError:  # the launcher cannot write there either, and stops
                 return
+
+
+def _lost(sweep: Cell, words: Sequence[str], logs: list[Path]) -> None:
+    """Say of a cell whose job ended before it took the cell up what its log says last."""
+    cell = replace(sweep, words=tuple(words))
+    said = next(filter(None, map(_last_line, logs)), "")
+    if said and cell.standing().state == "waiting":
+        cell.fail(said)
 
 
 def verdict(cells: Iterable[Cell]) -> tuple[list[str], bool]:

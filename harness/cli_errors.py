@@ -39,8 +39,7 @@ def _called(main: Callable[[], None]) -> int:
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        launchers.check(sys.argv[1:])
-        sys.argv[1:] = prepared(sys.argv[1:])
+        sys.argv[1:] = prepared(launchers.checked(sys.argv[1:]))
     except UserError as cause:
         say(f"error: {cause}")
         return 1

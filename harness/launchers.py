@@ -6,25 +6,32 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import slurm
 from harness.errors import UserError
 from harness.sweeps import MULTIRUN
 
 PLUGINS = {"joblib": "hydra-joblib-launcher", "slurm": "hydra-submitit-launcher", "ray": "hydra-ray-launcher"}
 """Launcher -> the distribution that brings it."""
 
+BATCH, CELLS = "hydra.sweeper.max_batch_size", 1000
+"""How many cells are given to a launcher at once, and the default of that."""
 
-def check(words: Sequence[str]) -> None:
+
+def checked(words: Sequence[str]) -> list[str]:
     """Refuse a launcher that is not here, before Hydra does so in many lines.
 
     Args:
         words: of the command line.
+
+    Returns:
+        The words, and where the largest job array of the site is smaller than ours, that size.
 
     Raises:
         UserError: its plugin is not installed, the machine has no such scheduler, or the command is no sweep.
     """
     chosen = next((word.partition("=")[2] for word in reversed(words) if word.startswith("hydra/launcher=")), None)
     if chosen is None:
-        return
+        return list(words)
     if not MULTIRUN & set(words) and not any(word.startswith("-") for word in words):
         raise UserError(f"hydra/launcher={chosen} launches the cells of a sweep; add -m")
     if chosen in PLUGINS and not _there(f"hydra_plugins.{PLUGINS[chosen].replace('-', '_')}"):
@@ -36,6 +43,10 @@ def check(words: Sequence[str]) -> None:
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if here not in known:
         os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, known)])
+    most = slurm.largest_array() if shutil.which("sbatch") and chosen not in ("local", "joblib", "ray") else None
+    if most is None or most >= CELLS or any(word.startswith(f"{BATCH}=") for word in words):
+        return list(words)
+    return [*words, f"{BATCH}={most}"]
 
 
 def _there(module: str) -> bool:

@@ -1,127 +1,93 @@
-"""A sweep of shards as a job array on a real Slurm, one worker killed: the evidence is that of an undisturbed run."""
+"""Sweeps as job arrays on a real Slurm, with what befalls a cluster: the evidence is that of an undisturbed run."""
 
-import importlib.util
-import json
 import os
 import signal
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
 
-import pandas as pd
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
-CELLS = ["attack=pgd", "attack.steps=300", "dataset.limit=192", "runtime.chunk=16", "runtime.progress=false"]
-SLURM = ["hydra/launcher=slurm", "hydra.launcher.mem_gb=2", "hydra.launcher.timeout_min=10"]
-
-pytestmark = pytest.mark.skipif(not os.environ.get("GAUNTLET_CLUSTER"), reason="starts a Slurm: make cluster-test")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
-@pytest.fixture(scope="module")
-def slurm():
-    """The environment in which Slurm's commands find the cluster of this test."""
-    spec = importlib.util.spec_from_file_location("slurm", Path(__file__).with_name("slurm.py"))
-    cluster = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(cluster)
-    if why := cluster.missing():
-        pytest.skip(why)
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install hydra-submitit-launcher")
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to the user slurm
-        try:
-            yield os.environ | {"SLURM_CONF": str(cluster.start(Path(folder)))}
-        finally:
-            cluster.stop(Path(folder))
+def test_twelve_cells_survive_kills_a_cancel_and_a_drain(site, tools, alone, tmp_path):
+    terminal = site.sweep(tmp_path, *tools.TWELVE)
+    pid, first = tools.trainer(tmp_path)
+    os.kill(pid, signal.SIGKILL)  # other cells need this network, and go on training it
 
+    pid, second = tools.worker(tmp_path)
+    os.kill(pid, signal.SIGKILL)
+    tools.until(lambda: site.waits(first) and site.waits(second))
+    site.hurry()
 
-def program(*words, environment=None):
-    command = [sys.executable, *words]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False
-    )  # fmt: skip
+    _, cancelled = tools.worker(tmp_path, but={first, second})
+    site.ask("scancel", cancelled)
+    tools.until(lambda: cancelled not in site.queue())
 
+    node = site.ask("sinfo", "-h", "-N", "-p", "main", "-o", "%N").strip()
+    _, drained = tools.worker(tmp_path)
+    site.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
+    site.ask("scontrol", "requeue", drained)
+    tools.until(lambda: not site.running())
+    site.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
-def records(folder):
-    """Rows by threat, stage and sample."""
-    found = {}
-    for manifest in folder.rglob("run.json"):
-        if "_trained" not in manifest.parts:
-            table = pd.concat(pd.read_parquet(path) for path in sorted(manifest.parent.glob("records/*.parquet")))
-            threat = json.loads(manifest.read_text())["threat"]["eps"]
-            found[threat] = table.sort_values(["stage", "sample"], ignore_index=True)
-    return found
-
-
-def until(true, seconds=200):
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.05)
-    return found
-
-
-def at_work(folder):
-    """The process ids of the cells that have written records and hold the run."""
-    found = []
-    for owner in folder.glob("digits/*/*/*/*/run-*.owner"):
-        if list(owner.parent.glob("records/*.parquet")):
-            found.append(int(owner.read_text().split()[1]))
-    return found
-
-
-def waits(environment):
-    """The array tasks that were put back in the queue and wait out Slurm's two minutes."""
-    said = subprocess.run(
-        ["squeue", "-h", "-r", "-o", "%i %r"], env=environment, capture_output=True, text=True, check=True
-    ).stdout  # fmt: skip
-    return [line.split()[0] for line in said.splitlines() if line.endswith(" BeginTime")]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_worker_killed_in_a_job_array_costs_nothing(slurm, tmp_path):
-    sweep = [*CELLS, "threat.eps=0.1,0.2"]
-    shards = ["runtime.shards=2", "runtime.shard=range(2)"]
-    array = subprocess.Popen(
-        [sys.executable, "run.py", "-m", *sweep, *shards, f"runs_dir={tmp_path}/array", *SLURM],
-        cwd=ROOT, env=slurm, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        os.kill(until(lambda: at_work(tmp_path / "array"))[0], signal.SIGKILL)
-        (task,) = until(lambda: waits(slurm))
-        subprocess.run(["scontrol", "update", f"JobId={task}", "StartTime=now"], env=slurm, check=True)
-        said = array.communicate(timeout=400)[1]
-    finally:
-        array.kill()
-    assert array.returncode == 0, said
-    assert "sweep of 4: 4 done" in said
-    alone = program("run.py", "-m", *sweep, f"runs_dir={tmp_path}/alone")
-    assert alone.returncode == 0, alone.stderr
-    array, alone = records(tmp_path / "array"), records(tmp_path / "alone")
-    assert set(array) == set(alone) == {"0.1", "0.2"}
-    assert all(array[eps].equals(alone[eps]) for eps in alone)
-    state = program("-m", "harness.status", f"{tmp_path}/array")
+    said = site.ended(terminal)
+    assert terminal.returncode == 1, said
+    assert "sweep of 12: 11 done, 1 partial" in said
+    assert "CANCELLED" in said
+    again = site.sweep(tmp_path, *tools.TWELVE)
+    said = site.ended(again)
+    assert again.returncode == 0, said
+    assert said.endswith("sweep of 12: 12 done\n")
+    assert tools.same(tools.records(tmp_path), alone)
+    logs = [path.read_text() for path in tmp_path.glob("_sweep/.submitit/*/*.err")]
+    networks = [path.parent.name for path in tmp_path.glob("_trained/*/best.safetensors")]
+    trained = sorted(sum(f"training {name}" in log for log in logs) for name in networks)
+    assert trained == [1, 2], "by one process each, but for the one that was killed"
+    state = tools.start(str(tmp_path), program="-m harness.status")
+    assert state.communicate()[0].endswith("12 done\n")
     assert state.returncode == 0
-    assert state.stdout.endswith("2 done\n")
 
 
-def test_a_failed_cell_is_told_with_its_last_line(slurm, tmp_path):
-    done = program(
-        "run.py", "-m", *CELLS, "threat.eps=-1,-2", f"runs_dir={tmp_path}", *SLURM, environment=slurm
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "sweep of 2: 2 failed" in done.stderr
-    assert "threat.eps=-1.0 must be a positive number" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_sweep_longer_than_the_largest_array_is_split(site, tools, tmp_path):
+    assert "MaxArraySize            = 11" in site.ask("scontrol", "show", "config")
+    cells = ["attack=fgsm", "dataset.limit=8"]
+    words = ",".join(f"0.{eps:02d}" for eps in range(1, 12))
+    terminal = site.sweep(tmp_path, *cells, f"threat.eps={words}")
+    said = site.ended(terminal)
+    assert terminal.returncode == 0, said
+    assert said.endswith("sweep of 11: 11 done\n")
+    arrays = {path.name.split("_")[0] for path in tmp_path.glob("_sweep/.submitit/*/*_submitted.pkl")}
+    assert len(arrays) == 2
 
 
-def test_a_partition_that_does_not_exist_takes_one_line(slurm, tmp_path):
-    words = [*SLURM, "hydra.launcher.partition=nowhere"]
-    done = program("run.py", "-m", *CELLS, "threat.eps=0.1,0.2", f"runs_dir={tmp_path}", *words, environment=slurm)
-    assert done.returncode == 1
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, done.stderr
-    assert "invalid partition" in lines[0]
-    assert "Traceback" not in done.stderr
+@pytest.fixture
+def one(tools, tmp_path):
+    """Options of one cell, and its records from a process that nobody disturbs."""
+    cell = ["attack=pgd", "attack.steps=300", "dataset.limit=128", "runtime.chunk=8", "threat.eps=0.1"]
+    code, said = tools.ended(tools.start(*cell, f"runs_dir={tmp_path}/alone"))
+    assert code == 0, said
+    return cell, tools.records(tmp_path / "alone")
+
+
+def test_a_cell_that_meets_its_time_limit_goes_on(site, tools, one, tmp_path):
+    """It is held up until shortly before the limit, a minute, so that it needs no minute of work."""
+    cell, records = one
+    terminal = site.sweep(tmp_path / "runs", *cell, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15")
+    pid, job = tools.worker(tmp_path / "runs")
+    tools.until(lambda: site.ask("squeue", "-h", "-j", job, "-o", "%M").strip() >= "0:50")
+    os.kill(pid, signal.SIGCONT)
+    said = site.ended(terminal)
+    assert terminal.returncode == 0, said
+    assert "Requeued job" in next((tmp_path / "runs").glob("_sweep/.submitit/*/*.err")).read_text()
+    assert tools.same(tools.records(tmp_path / "runs"), records)
+
+
+def test_a_cell_that_is_preempted_goes_on(site, tools, one, tmp_path):
+    cell, records = one
+    terminal = site.sweep(tmp_path / "runs", *cell, "hydra.launcher.partition=low")
+    pid, job = tools.worker(tmp_path / "runs")
+    os.kill(pid, signal.SIGCONT)
+    site.ask("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    tools.until(lambda: site.waits(job))
+    said = site.ended(terminal)
+    assert terminal.returncode == 0, said
+    assert tools.same(tools.records(tmp_path / "runs"), records)

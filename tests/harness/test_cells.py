@@ -122,11 +122,11 @@ def test_a_run_in_shards_is_finished_by_all_of_them(one, all_of_them):
 def test_a_launcher_that_is_not_here_takes_one_line(words, said, monkeypatch):
     monkeypatch.setattr(launchers, "_there", lambda module: False)
     with pytest.raises(UserError, match=said):
-        launchers.check(words)
+        launchers.checked(words)
 
 
 def test_a_machine_without_slurm_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(launchers, "_there", lambda module: True)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="no Slurm here"):
-        launchers.check(["-m", "hydra/launcher=slurm"])
+        launchers.checked(["-m", "hydra/launcher=slurm"])

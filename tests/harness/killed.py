@@ -1,0 +1,68 @@
+"""Twenty SIGKILLs at random moments over the shards of an evaluation: `python killed.py FOLDER`.
+
+All libraries are loaded once; each worker is a fork. Leaves FOLDER/whole, of an undisturbed worker, and FOLDER/killed.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pyarrow.dataset  # noqa: F401
+import torch._dynamo
+from hydra import compose, initialize_config_module
+
+import harness  # noqa: F401  (settings that must stand before torch is imported)
+from harness.prepare import prepare
+from harness.session import evaluate
+
+SHARDS, KILLS = 4, 20
+CELL = ["attack.steps=10", "dataset.limit=300", "runtime.chunk=5", "runtime.progress=false", "threat.eps=0.1"]
+CHOICES = {"defense": "none", "attack": "pgd", "model": "small_cnn"}
+
+
+def configured(runs, shards=1, shard=0):
+    with initialize_config_module("conf", version_base=None):
+        return compose("run", [*CELL, f"runs_dir={runs}", f"runtime.shards={shards}", f"runtime.shard={shard}"])
+
+
+def worker(runs, shards=1, shard=0):
+    """Start one; its process id."""
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        evaluate(configured(runs, shards, shard), CHOICES, "python run.py")
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def done(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def killed(runs, shard, chance):
+    """Kill a worker at a random moment: while it starts, or after it has added one or two parts."""
+    parts = lambda: len(list(runs.rglob("part-*.parquet")))  # noqa: E731
+    wanted = parts() + chance.randrange(3)
+    pid = worker(runs, SHARDS, shard)
+    while parts() < wanted and os.waitpid(pid, os.WNOHANG) == (0, 0):
+        time.sleep(0.02)
+    time.sleep(chance.uniform(0, 0.2))
+    os.kill(pid, signal.SIGKILL)
+    assert done(pid) == -signal.SIGKILL
+
+
+folder, chance = Path(sys.argv[1]), random.Random(0)
+torch.set_num_threads(1)
+prepare(configured(folder), CHOICES, "python run.py")  # loads all that the workers need
+assert done(worker(folder / "whole")) == 0
+for kill in range(KILLS):
+    killed(folder / "killed", kill % SHARDS, chance)
+assert all(done(worker(folder / "killed", SHARDS, shard)) == 0 for shard in range(SHARDS))

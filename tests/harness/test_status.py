@@ -1,0 +1,115 @@
+"""What `harness.status` tells of runs and cells at work, from files alone."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import ownership, progress
+from harness.cells import Cell
+from harness.ownership import sole_owner
+from harness.progress import Bar, duration
+from harness.records import REQUIRED, RunFolder
+from harness.status import lines, main
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of four chunks, none of which is there."""
+    empty = {kind: kind() for kind in REQUIRED.values()}
+    manifest = {key: empty[kind] for key, kind in REQUIRED.items()}
+    manifest |= {"schema_version": 1, "status": "running", "chunks": 4, "chunk": 2}
+    manifest["command"] = "python run.py attack=pgd runtime.shards=2 runtime.shard=0"
+    folder = RunFolder(tmp_path / "digits" / "linf-0.1" / "none" / "pgd" / "0123")
+    folder.create(manifest)
+    return folder
+
+
+def told(capsys, root, status=0):
+    assert main([str(root)]) == status
+    return capsys.readouterr().out.splitlines()
+
+
+def bar(name="none pgd"):
+    return Bar(desc=name, total=8, initial=0, unit="samples", shown=False)
+
+
+def test_a_run_of_one_process_takes_one_line(run, tmp_path, capsys):
+    with bar() as done:
+        done.update(2)
+        with sole_owner(run.path, "run-0-of-1", "; wait"):
+            first, count = told(capsys, tmp_path)
+    assert first.startswith(f"running      0/4     {run.path}  none pgd 25 %, ")
+    assert first.endswith(" left")
+    assert count == "1 running"
+
+
+def test_each_shard_at_work_takes_a_line_of_its_own(run, tmp_path, capsys):
+    with bar() as done, sole_owner(run.path, "run-10-of-12", "; wait"):
+        done.update(4)
+        with sole_owner(run.path, "run-9-of-12", "; wait"):
+            first, one, two, _ = told(capsys, tmp_path)
+    assert first.startswith(f"running      0/4     {run.path}")
+    who = f"process {os.getpid()} on "
+    assert one.startswith(f"         shard 9 of 12, {who}")
+    assert ": none pgd 50 %, " in one
+    assert two.startswith(f"         shard 10 of 12, {who}")
+    assert two.endswith(": none pgd 0 %")
+
+
+def test_a_cell_that_trains_before_it_has_a_run_is_told(tmp_path, capsys):
+    cell = Cell(tmp_path / "_sweep" / "cells", "run", ("attack=pgd",))
+    with bar("training digits") as done, cell.at_work():
+        assert told(capsys, tmp_path)[0] == "running      -/-     python run.py attack=pgd: training digits 0 %"
+        done.update(1)
+    assert told(capsys, tmp_path)[0] == "partial      -/-     python run.py attack=pgd"
+
+
+def test_what_a_process_waits_for_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "PATIENCE", 0.05)
+    monkeypatch.setattr(ownership, "BEAT", 0.05)
+    code = (
+        "import sys, time; from pathlib import Path; from harness.ownership import sole_owner\n"
+        "with sole_owner(Path(sys.argv[1]), 'train', None): print(1, flush=True); sys.stdin.read()"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    first = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert first.stdout.readline() == "1\n"
+    heard = []
+    real = progress.saying
+    monkeypatch.setattr(progress, "saying", lambda text: (heard.append(text), first.stdin.close(), real(text))[2])
+    with sole_owner(tmp_path, "train", None):
+        assert heard[0].startswith(f"waiting for process {first.pid} on ")
+    first.wait()
+    first.stdout.close()
+
+
+def test_watch_ends_when_nothing_runs(run, tmp_path, capsys, monkeypatch):
+    held = sole_owner(run.path, "run-0-of-1", "; wait")
+    held.__enter__()
+    monkeypatch.setattr(time, "sleep", lambda seconds: held.__exit__(None, None, None))
+    assert main([str(tmp_path), "--watch", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("running ") == 1
+    assert "go on: python run.py -m attack=pgd runtime.shards=2 'runtime.shard=range(2)'" in said
+    assert json.loads(run.manifest_path.read_text())["status"] == "running"
+
+
+def test_a_login_node_that_may_only_read_is_told_too(run, tmp_path):
+    with sole_owner(run.path, "run-0-of-1", "; wait"):
+        run.path.chmod(0o555)
+        try:
+            assert lines(tmp_path)[0].state == "running"
+        finally:
+            run.path.chmod(0o755)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(7, "7 s"), (150, "2 min"), (9000, "2.5 h")])
+def test_times_are_told_in_the_unit_that_suits(seconds, words):
+    assert duration(seconds) == words

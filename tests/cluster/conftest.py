@@ -16,9 +16,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TWELVE = [
-    "attack=pgd,pma", "defense=none,adversarial_training", "threat.eps=0.05,0.1,0.2", "attack.steps=60",
-    "defense.parts.model.recipe.epochs=6",  # not the epochs of the shipped weights: both networks are trained
-    "dataset.limit=128", "runtime.chunk=8",
+    "attack=pgd,pma", "defense=none,adversarial_training", "threat.eps=0.05,0.1,0.2", "attack.steps=40",
+    "defense.parts.model.recipe.epochs=4",  # not the epochs of the shipped weights: both networks are trained
+    "dataset.limit=96", "runtime.chunk=8",
 ]  # fmt: skip
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.mem_gb=2", "hydra.launcher.timeout_min=30"]
 PATIENCE = 900
@@ -162,7 +162,7 @@ def caught(folder, lock, begun, ended, but=()):
 def worker(folder, but=()):
     """A process that has written records and will write more."""
     parts = lambda run: list(run.glob("records/*.parquet"))  # noqa: E731
-    return caught(folder, "digits/*/*/*/*/run-*.owner", parts, lambda run: len(parts(run)) > 12, but)
+    return caught(folder, "digits/*/*/*/*/run-*.owner", parts, lambda run: len(parts(run)) > 8, but)
 
 
 def trainer(folder):

@@ -26,13 +26,21 @@ types: $(VENV)/installed-dev
 unit: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# A sweep on a real Slurm of one node, which the tests start and stop; skipped where it cannot be had.
-cluster-test: $(VENV)/installed-dev
+# Sweeps on a real Slurm of one node, which the tests start and stop, and on Ray; skipped where they cannot be had.
+cluster-test: $(VENV)/installed-dev $(VENV)-ray/installed
 	@command -v sbatch >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
 		&& apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; } \
 		|| echo "no Slurm and no right to install one: its tests will be skipped"
 	$(BIN)/python -m pip install --quiet --editable '.[dev,slurm]'
-	GAUNTLET_CLUSTER=1 $(BIN)/python -m pytest -rs tests/cluster
+	GAUNTLET_CLUSTER=1 GAUNTLET_RAY=$(CURDIR)/$(VENV)-ray/bin/python $(BIN)/python -m pytest -rs --durations 20 tests/cluster
+
+# Ray's launcher pins an old cloudpickle, so it has an environment of its own; torch and the rest it sees in $(VENV).
+$(VENV)-ray/installed: $(VENV)/installed-dev
+	test -x $(VENV)-ray/bin/python || $(PYTHON) -m venv $(VENV)-ray
+	echo 'import site; print(site.getsitepackages()[0])' > $(VENV)-ray/where.py
+	$(BIN)/python $(VENV)-ray/where.py > "$$($(VENV)-ray/bin/python $(VENV)-ray/where.py)/beside.pth"
+	$(VENV)-ray/bin/python -m pip install --quiet 'hydra-ray-launcher>=1.2'
+	touch $@
 
 # The page is tested in a real browser where one can be had; elsewhere those tests are skipped and say so.
 chromium:
@@ -51,4 +59,4 @@ $(VENV)/installed-dev: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-ray .mypy_cache .pytest_cache .ruff_cache .hypothesis

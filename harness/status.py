@@ -81,10 +81,19 @@ def lines(root: Path) -> list[Line]:
             if standing.state != "done":
                 found.append(_without_run(cell, standing))
             continue
-        at = found[runs[command]]
-        if standing.said and at.state in ("partial", "failed"):
-            found[runs[command]] = replace(at, below=(*at.below, standing.said))
+        found[runs[command]] = _with_cell(found[runs[command]], standing)
     return found
+
+
+def _with_cell(run: Line, cell: Standing) -> Line:
+    """The line of a run that no process holds, with what one of its cells tells: it may be starting, or wait."""
+    if cell.state == "running" and run.state in ("partial", "waiting"):
+        return replace(run, state="running", remark=cell.said or "starting")
+    if cell.state == "waiting" and run.state == "partial":
+        return replace(run, state="waiting")
+    if cell.said and cell.state in ("partial", "failed") and run.state in ("partial", "failed"):
+        return replace(run, below=(*run.below, cell.said))
+    return run
 
 
 def _without_run(cell: Cell, standing: Standing) -> Line:

@@ -130,3 +130,24 @@ def test_a_machine_without_slurm_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="no Slurm here"):
         launchers.checked(["-m", "hydra/launcher=slurm"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "added"),
+    [
+        ("MaxArraySize            = 101", [], ["hydra.sweeper.max_batch_size=100"]),
+        ("MaxArraySize            = 1001", [], []),
+        ("MaxArraySize            = 101", ["hydra.sweeper.max_batch_size=7"], []),
+        ("nothing of the kind", [], []),
+    ],
+)
+def test_a_sweep_is_cut_to_the_largest_array_of_the_site(answer, words, added, monkeypatch, tmp_path):
+    for name in ("sbatch", "scontrol"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho 'MaxJobCount = 5'\necho '{answer}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(launchers, "_there", lambda module: True)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    line = ["-m", "hydra/launcher=slurm", *words]
+    assert launchers.checked(line) == [*line, *added]
+    line = ["-m", "hydra/launcher=joblib", *words]
+    assert launchers.checked(line) == line

@@ -69,6 +69,19 @@ def test_a_cell_that_trains_before_it_has_a_run_is_told(tmp_path, capsys):
     assert told(capsys, tmp_path)[0] == "partial      -/-     python run.py attack=pgd"
 
 
+def test_a_shard_that_starts_or_waits_is_not_told_as_partial(run, tmp_path, capsys):
+    words = ("attack=pgd", "runtime.shards=2")
+    one, two = (Cell(tmp_path / "_sweep" / "cells", "run", (*words, f"runtime.shard={shard}")) for shard in range(2))
+    assert told(capsys, tmp_path)[-1] == "1 partial"
+    two.wait()
+    first, way, count = told(capsys, tmp_path)
+    assert (first, count) == (f"waiting      0/4     {run.path}", "1 waiting")
+    assert way.startswith("         go on: python run.py -m attack=pgd ")
+    with one.at_work():
+        assert told(capsys, tmp_path) == [f"running      0/4     {run.path}  starting", "1 running"]
+    assert told(capsys, tmp_path)[-1] == "1 waiting"
+
+
 def test_what_a_process_waits_for_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(ownership, "PATIENCE", 0.05)
     monkeypatch.setattr(ownership, "BEAT", 0.05)

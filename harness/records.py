@@ -5,7 +5,7 @@ A run folder holds
     run.json                          the manifest (see `Manifest`)
     records/part-00000.parquet        the rows of chunk 0, whole or absent
     adversarial/part-00000.safetensors  adversarial examples of chunk 0 (`harness.keep`), float32, as they were judged
-    run.lock                          held by the process that writes (not evidence)
+    run-0-of-1.lock, .owner           held by the process that writes (see `harness.ownership`; not evidence)
 
 A part is written under a temporary name, synced and renamed, so that `kill -9` leaves a whole part or none. The
 adversarial examples of a chunk are renamed before its records: a chunk counts as done once its records are there.

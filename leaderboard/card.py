@@ -99,7 +99,8 @@ def _masking(entry: Entry) -> list[str]:
     if entry.masking is None:
         return []
     told = entry.masking
-    best = f"{told.best} added most, {told.added} samples" if told.best else "no other head added anything"
+    samples = f"{told.added:,} {'sample' if told.added == 1 else 'samples'}"
+    best = f"{told.best} added most, {samples}" if told.best else "no other head added anything"
     return [f"{'at most ' * told.bound}{told.index:.1f} points; {best}"]
 
 

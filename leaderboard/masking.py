@@ -47,7 +47,7 @@ def masking(runs: Sequence[Seen], n: int, chance: Chance | None) -> Masking | No
 
     chance: of all these runs, of a randomised defense.
     """
-    told = [run for run in runs if run.declared and len({TRUE} | _heads(run)) > 1 and TRUE in _heads(run)]
+    told = [run for run in runs if run.declared and len(_heads(run)) > 1 and TRUE in _heads(run)]
     if not told:
         return None
     bound = any(run.standing and sum(stage.head == TRUE for stage in run.stages) > 1 for run in told)
@@ -62,9 +62,10 @@ def masking(runs: Sequence[Seen], n: int, chance: Chance | None) -> Masking | No
         lost = (np.any([getattr(run, name) for run in runs], axis=0).sum() for name in ("by_true", "broken"))
         one, every = lost
         left = ((n - int(one)) / n, (n - int(every)) / n)
-    best, added = max(found.items(), key=lambda item: item[1], default=("", 0))
-    return Masking(*left, bound, best if added else "", added)
+    others = [head for run in told for head in _heads(run) if head != TRUE]
+    best = max(others, key=lambda head: found[head])  # of equals the one that was attacked first
+    return Masking(*left, bound, best if found[best] else "", found[best])
 
 
-def _heads(run: Seen) -> set[str]:
-    return {stage.head for stage in run.stages[1:]}
+def _heads(run: Seen) -> list[str]:
+    return list(dict.fromkeys(stage.head for stage in run.stages[1:]))

@@ -238,16 +238,27 @@ SHOWN = ("clean", "apgd on softmax", "apgd", "arc_released", "arc_recentred", "a
 def table(folder: Path, found: dict[str, Data], seeds: int) -> None:
     for name, which in found.items():
         out(f"\n**{name}**: {which.images} images, eps {which.eps}\n\n")
-        out(f"| arm | passes | {' | '.join(SHOWN)} | best member | bounds |\n{(len(SHOWN) + 4) * '|---'}|\n")
+        heads = " | ".join((*SHOWN, "gain by apgd", "gain, worst", "best member", "bounds"))
+        out(f"| arm (seeds) | passes | {heads} |\n{(len(SHOWN) + 6) * '|---'}|\n")
+        plain = _read(folder, name, "AT", seeds)
         for arm in which.arms:
-            runs = [json.loads(p.read_text()) for s in range(seeds) if (p := place(folder, name, arm, s)).exists()]
+            runs = _read(folder, name, arm, seeds)
             if runs:
-                cells = [_mean([run[key] for run in runs if key in run]) for key in SHOWN]
-                alone = _mean([max(run["members"]) for run in runs if "members" in run])
-                ends = [_mean([run["bound"][end] for run in runs if "bound" in run]) for end in (0, 1)]
-                bound = f"{ends[0]} to {ends[1]}" if ends[0] else ""
-                passes = statistics.fmean(run["passes"] for run in runs)
-                out(f"| {arm} ({len(runs)}) | {passes:.0f} | {' | '.join(cells)} | {alone} | {bound} |\n")
+                cells = [_mean([run[key] for run in runs.values() if key in run]) for key in SHOWN]
+                if arm in ENSEMBLES:
+                    pairs = [(run, plain[seed]) for seed, run in runs.items() if seed in plain]
+                    cells.append(_mean([run["apgd on softmax"] - one["apgd"] for run, one in pairs]))
+                    cells.append(_mean([run["worst"] - one["worst"] for run, one in pairs]))
+                    cells.append(_mean([max(run["members"]) for run in runs.values()]))
+                    cells.append(" to ".join(_mean([run["bound"][end] for run in runs.values()]) for end in (0, 1)))
+                passes = statistics.fmean(run["passes"] for run in runs.values())
+                out(f"| {arm} ({len(runs)}) | {passes:.0f} | {' | '.join(cells)} |\n")
+
+
+def _read(folder: Path, name: str, arm: str, seeds: int) -> dict[int, dict[str, Any]]:
+    """Seed -> what was measured, as far as it is there."""
+    paths = {seed: place(folder, name, arm, seed) for seed in range(seeds)}
+    return {seed: json.loads(path.read_text()) for seed, path in paths.items() if path.exists()}
 
 
 def _mean(values: list[float]) -> str:

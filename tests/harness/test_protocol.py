@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from scipy.stats import beta
 
 from attacks.cascade import Cascade
 from attacks.pgd import PGD
@@ -291,3 +292,18 @@ def test_the_verifier_repeats_votes_that_are_withheld():
 def test_unfit_alphas(rule, draws, alpha):
     with pytest.raises(UserError, match="protocol"):
         Protocol(rule, draws, alpha)
+
+
+def test_golden_values_of_the_three_numbers():
+    """Right with probability p ~ Beta(2, 2): half expected, half by vote, and next to nobody is never misclassified."""
+    count, draws = 20_000, 100
+    unit = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    p = torch.from_numpy(beta(2, 2).ppf(unit.numpy()))
+    rng, y = Rng(0, torch.arange(count)), torch.zeros(count, dtype=torch.int64)
+    votes = (rng.uniform((draws,), dtype=torch.float64) >= p[:, None]).long().T
+    expected = Protocol("expected", draws).verdict(votes, y, 2)
+    vote = Protocol("vote", 11).verdict(votes[:11], y, 2)
+    assert 1 - float(expected.wrong.mean()) == pytest.approx(0.5, abs=0.005)
+    assert 1 - float(vote.wrong.mean()) == pytest.approx(0.5, abs=0.01)
+    survivors = [float((votes[:checks] == 0).all(0).double().mean()) for checks in (2, 5, 100)]
+    assert survivors == pytest.approx([0.3, 0.107, 0.0006], abs=0.01)

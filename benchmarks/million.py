@@ -206,19 +206,25 @@ def report(options: argparse.Namespace, values: dict[str, Any]) -> str:
     done, killed = ([c for c in costs if (c["status"] == 0) == kind] for kind in (True, False))
     useful, lost = (sum(c["cpu"] for c in each) for each in (done, killed))
     idle, board, bare_rate = values["idle"]["cpu"], values["board"], values["bare"]["rate"]
-    rate, alone = images / (useful + lost), min(SAMPLE, images) / (values["alone"]["cpu"] - idle)
+    rate, alone = images / (useful + lost), min(SAMPLE, images) / values["alone"]["cpu"]
     peaks = [c["mb"] for c in done]
     lines = [
         ("images; shards done; chunks", f"{images:,}; {len(values['done'])} of {options.shards}; {values['parts']:,}"),
         ("processes; of these ended by SIGKILL", f"{len(costs)}; {len(killed)}"),
         ("CPU seconds in all; of killed processes", f"{useful + lost:.0f}; {lost:.0f}"),
-        ("images a CPU second: all", f"{rate:.0f}, {rate / bare_rate:.2f} of the bare loop"),
-        ("one undisturbed process, its start left out", f"{alone:.0f}, {alone / bare_rate:.2f} of the bare loop"),
-        ("bare loop, its start left out", f"{bare_rate:.0f}; {values['bare']['passes']:.2f} passes an image"),
         (
-            "CPU seconds of a shard with nothing to do",
-            f"{idle:.1f}, {100 * idle * len(done) / useful:.1f} % of all",
+            "images a CPU second: all shards, starts and kills counted",
+            f"{rate:.0f}, {rate / bare_rate:.2f} of the bare loop",
         ),
+        (
+            "images a CPU second: undisturbed, no shards, start counted",
+            f"{alone:.0f}, {alone / bare_rate:.2f} of the bare loop",
+        ),
+        (
+            "images a CPU second: bare loop, start left out",
+            f"{bare_rate:.0f}; {values['bare']['passes']:.2f} passes an image",
+        ),
+        ("CPU seconds of a shard given again at the end", f"{idle:.1f}"),
         ("peak resident memory of a worker", f"{min(peaks):.0f} to {max(peaks):.0f} MB"),
         ("rows; bytes an image; bytes a row", "{rows:,}; {0:.1f}; {1:.1f}"),
         ("parts that do not hold exactly their samples", f"{values['wrong_parts']}"),

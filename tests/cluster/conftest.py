@@ -62,7 +62,7 @@ class Site:
 
     def sweep(self, runs, *words):
         """Start a sweep; its terminal is the process that is returned."""
-        self.terminals.append(start("-m", *words, f"runs_dir={runs}", *SLURM, env=self.env))
+        self.terminals.append(start("-m", *SLURM, *words, f"runs_dir={runs}", env=self.env))
         return self.terminals[-1]
 
     def ended(self, terminal):

@@ -1,5 +1,6 @@
 """Certificates for ReLU networks from bounds on their layers, without randomness."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -86,35 +87,53 @@ class Bounds:
         self, victim: Victim, x: Tensor, y: Tensor | None, *, threat: Threat, rng: Rng, work: Work
     ) -> Certificates:
         assert y is not None
-        network = Network.of(read(victim, x, rng))
-        effort = Effort(self.method, self.steps, self.inner_steps, self.memory)
+        claim = self._claim(victim, x, rng)
+        network = Network.of(claim.graph)
+        effort = Effort(self.method, self.steps, self.inner_steps, self.memory, claim.least)
         predicted, margin = torch.empty_like(y), torch.empty(len(y), dtype=torch.float64, device=y.device)
         every = torch.arange(len(x), device=x.device)
         for first in range(0, len(x), IMAGES):
             at = every[first : first + IMAGES]
             scores = victim.predict(x[at], rng.select(at))
-            _agree(network.exact, x[at], scores)
+            _agree(network.exact, x[at], scores if claim.bounded is None else claim.bounded(x[at]))
             predicted[at], margin[at] = scores.argmax(1), _clean(scores, y[at])
             right = at[predicted[at] == y[at]]
             if len(right):
                 region = legal(threat.select(right), x[right])
-                margin[right] = prove(network, region, y[right], effort).margins.amin(1)
+                margin[right] = claim.margin(prove(network, region, y[right], effort).margins)
             work.advance(len(at), len(at))
         radius = torch.where(margin > 0, threat.budget(x.double()).flatten(), torch.zeros_like(margin))
         return Certificates.proven(predicted, radius, margin, torch.ones_like(y))
 
+    def _claim(self, victim: Victim, x: Tensor, rng: Rng) -> "Claim":
+        """What is to be proven about the deployed pipeline.
 
-def read(victim: Victim, x: Tensor, rng: Rng) -> Graph:
-    """The deployed pipeline as a graph; x: images [B, C, H, W] of which only the shape counts.
+        Raises:
+            UserError: it does what bounds do not support; the layer is named.
+        """
+        return Claim(trace(lambda images: victim.predict(images, rng), victim.modules, tuple(x.shape[1:])))
 
-    Raises:
-        UserError: it does what bounds do not support; the layer is named.
+
+def smallest(margins: Tensor) -> Tensor:
+    """Margins [B, K - 1] -> [B]."""
+    return margins.amin(1)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A network to be bounded, and what its margins say of the defense.
+
+    Args:
+        graph: the network.
+        least: what each of its margins must exceed.
+        margin: proven margins of its scores [B, K - 1] -> a number [B] that is positive only where the class is proven.
+        bounded: its scores of images; None: it is the deployed pipeline itself.
     """
 
-    def forward(images: Tensor) -> Tensor:
-        return victim.predict(images, rng)
-
-    return trace(forward, victim.modules, tuple(x.shape[1:]))
+    graph: Graph
+    least: float = 0.0
+    margin: Callable[[Tensor], Tensor] = smallest
+    bounded: Callable[[Tensor], Tensor] | None = None
 
 
 def _agree(graph: Graph, x: Tensor, scores: Tensor) -> None:

@@ -140,3 +140,18 @@ class Mixed:
     def radius(self, shares: Floats) -> Floats:
         radii: Floats = self.noise.radius(shares[..., 0]) - self.noise.radius(np.array(0.5 / self.alpha))
         return radii
+
+
+@dataclass(frozen=True)
+class Blend:
+    """log((1 - a) softmax(g(x)) + a softmax(scale h(x))) of any network g and a network h, a >= alpha; no votes.
+
+    Args:
+        robust: the network h, in eval mode.
+        alpha: the least weight that h can have, wherever an attacker moves the image; in [0.5, 1].
+        scale: inverse temperature of h.
+    """
+
+    robust: nn.Module
+    alpha: float
+    scale: float = 1.0

@@ -36,7 +36,10 @@ class Mixing(Smoothing):
     """
 
     norms: ClassVar[tuple[str, ...]] = ("l2",)
-    takes: ClassVar[tuple[type, str]] = (Mixed, "defense=smoothed_mixing or defense=smoothed_adaptive")
+    takes: ClassVar[tuple[type, str]] = (
+        Mixed,
+        "defense=smoothed_mixing or defense=smoothed_adaptive (for mixing and adaptive_smoothing: certifier=mixing_bounds)",
+    )
 
     formula: str = "closed"
 

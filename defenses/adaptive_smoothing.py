@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from certification.mechanisms import Blend
 from defenses.base import Card, Defense
 from defenses.mixing import check_scales, mixed
 from harness.errors import UserError
@@ -66,6 +67,7 @@ class AdaptiveSmoothing(Defense):
         source="Bai et al. 2024, arXiv 2301.12554",
         claim="white-box attacks within the norm ball of its training, aware of the mixing network",
         forwards=2.2,
+        certificate="certifier=mixing_bounds, linf and l2",
     )
 
     names: ClassVar[tuple[str, ...]] = ("accurate", "robust", "mixer")
@@ -117,7 +119,8 @@ class AdaptiveSmoothing(Defense):
             Head("accurate", plain(models["accurate"])),
             Head("gamma", gamma_only),
         )
-        return Victim(predict, tuple(models.values()), surrogates)
+        blend = Blend(models["robust"], self.alpha_low, self.robust_scale)
+        return Victim(predict, tuple(models.values()), surrogates, mechanism=blend)
 
 
 @dataclass(frozen=True)

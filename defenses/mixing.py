@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from certification.mechanisms import Blend
 from defenses.base import Card, Defense
 from harness.errors import UserError
 from harness.victim import Head, Victim, plain
@@ -48,6 +49,7 @@ class Mixing(Defense):
         source="Bai et al. 2024, arXiv 2311.15165",
         claim="that of its robust network, where its margin is large enough",
         forwards=2.0,
+        certificate="certifier=mixing_bounds, linf and l2",
     )
 
     names: ClassVar[tuple[str, ...]] = ("accurate", "robust")
@@ -71,7 +73,8 @@ class Mixing(Defense):
             return mixed(self.accurate_scale * accurate(x), self.robust_scale * robust(x), self.alpha)
 
         heads = (Head("robust", plain(robust)), Head("accurate", plain(accurate)))
-        return Victim(predict, (accurate, robust), heads)
+        blend = Blend(robust, self.alpha, self.robust_scale)
+        return Victim(predict, (accurate, robust), heads, mechanism=blend)
 
 
 def check_scales(*scales: float) -> None:

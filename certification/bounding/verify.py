@@ -25,12 +25,14 @@ class Effort:
         steps: of the search for slopes of the last layers, alpha_crown only.
         inner_steps: the same for the bounds of the layers before; 0: leave them as CROWN has them.
         memory: MiB for the tensors of one piece of work.
+        least: what all margins of an image must exceed; below it, dearer methods are tried.
     """
 
     method: str
     steps: int
     inner_steps: int
     memory: float
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class Network:
 def prove(network: Network, region: Region, predicted: Tensor, effort: Effort) -> Proof:
     """Margins of the predicted class over all others on the regions, by one method after another.
 
-    An image leaves when all its margins are positive. Later methods never lower a margin: for every image that stays,
-    ibp <= crown_ibp <= crown <= alpha_crown holds by construction.
+    An image leaves when all its margins exceed `effort.least`. Later methods never lower a margin: for every image that
+    stays, ibp <= crown_ibp <= crown <= alpha_crown holds by construction.
 
     Args:
         network: the network.
@@ -82,9 +84,9 @@ def prove(network: Network, region: Region, predicted: Tensor, effort: Effort) -
             ranges = intervals(graph, part, _by_crown(network, part, ranges, inner, effort.memory))
         ask = Asked(network, part, ranges, len(graph.nodes) - 1, effort.memory)
         steps = effort.steps if name == "alpha_crown" else 0
-        margins[still] = _improved(ask, margins[still], rows[still], steps, boxed=name == "ibp")
+        margins[still] = _improved(ask, margins[still], rows[still], steps, name == "ibp", effort.least)
         method[still] = number
-        stay = (margins[still] <= 0).any(1).nonzero().squeeze(1)
+        stay = (margins[still] <= effort.least).any(1).nonzero().squeeze(1)
         still, ranges = still[stay], ranges.select(stay)
     return Proof(margins, method)
 
@@ -115,9 +117,9 @@ class Asked:
         return found
 
 
-def _improved(ask: Asked, margins: Tensor, rows: Tensor, steps: int, boxed: bool) -> Tensor:
+def _improved(ask: Asked, margins: Tensor, rows: Tensor, steps: int, boxed: bool, least: float) -> Tensor:
     """The margins [b, K - 1] of the open images after one more method; proven ones are left as they are."""
-    owner, which = (margins <= 0).nonzero(as_tuple=True)
+    owner, which = (margins <= least).nonzero(as_tuple=True)
     found = ask.answer(owner, lambda piece: rows[owner[piece], which[piece]], steps, boxed)
     better = margins.clone()
     better[owner, which] = margins[owner, which].maximum(found)

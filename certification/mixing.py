@@ -38,7 +38,7 @@ class Mixing(Smoothing):
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     takes: ClassVar[tuple[type, str]] = (
         Mixed,
-        "defense=smoothed_mixing or defense=smoothed_adaptive (for mixing and adaptive_smoothing: certifier=mixing_bounds)",
+        "defense=smoothed_mixing or smoothed_adaptive (for mixing and adaptive_smoothing: certifier=mixing_bounds)",
     )
 
     formula: str = "closed"

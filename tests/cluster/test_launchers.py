@@ -37,5 +37,5 @@ def test_ray_gives_the_same_records(tools, alone, tmp_path):
     os.kill(pid, signal.SIGKILL)
     code, said = tools.ended(sweep)
     assert code == 0, said
-    assert said.endswith("sweep of 12: 12 done\n")
+    assert "sweep of 12: 12 done\n" in said  # what workers wrote may come after it
     assert tools.same(tools.records(tmp_path), alone)

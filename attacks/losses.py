@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.meter import resolved
 
 
 class Cotangent(Protocol):
@@ -29,7 +30,7 @@ def ce(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
 
     -log p_y grows with logsumexp_{j != y} z_j - z_y, whose gradient has no factor that vanishes.
     """
-    z = _wide(logits)
+    z = resolved(logits)
     if target is None:
         return _unit(_others(z, y).scatter_(1, y[:, None], -1.0))
     return _unit(_one_hot(target, z) - _others(z, target))
@@ -37,7 +38,7 @@ def ce(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
 
 def margin(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """z_m - z_y, or z_t - z_y (Carlini and Wagner 2017, arXiv 1608.04644)."""
-    z = _wide(logits)
+    z = resolved(logits)
     rival = runner_up(z, y) if target is None else target
     return _unit(_one_hot(rival, z) - _one_hot(y, z))
 
@@ -48,7 +49,7 @@ def dlr(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     (z_m - z_y) / (z_(1) - z_(3)), or (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2), with z_(i) the i-th largest logit.
     Where that is constant (y ranked third) or has no denominator, the direction is that of the margin.
     """
-    z = _wide(logits)
+    z = resolved(logits)
     needed = fewest_classes("dlr", target is not None)
     if z.shape[1] < needed:
         raise UserError(f"loss dlr needs at least {needed} classes, the model has {z.shape[1]}; use loss=margin")
@@ -91,12 +92,12 @@ def true_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) ->
 
 def true_logit(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """-z_y."""
-    return -_one_hot(y, _wide(logits))
+    return -_one_hot(y, resolved(logits))
 
 
 def rival_logit(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """z_m, or z_t."""
-    z = _wide(logits)
+    z = resolved(logits)
     return _one_hot(runner_up(z, y) if target is None else target, z)
 
 
@@ -113,7 +114,7 @@ def cooled(loss: Cotangent) -> Cotangent:
     """
 
     def soft(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-        z = _wide(logits)
+        z = resolved(logits)
         top = z.topk(2, dim=1).values
         gap = top[:, :1] - top[:, 1:]
         wide = gap > RESOLUTION
@@ -128,7 +129,7 @@ def mifpe(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     The gap is a constant of the sample, at least 1e-8. Near the boundary, where it is small, the direction is that of
     the margin; where it is wide every class has its share, as at a high temperature.
     """
-    z = _wide(logits)
+    z = resolved(logits)
     top = z.topk(2, dim=1).values
     return ce(z / (top[:, :1] - top[:, 1:]).clamp_min(1e-8), y, target)
 
@@ -137,7 +138,7 @@ def along(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """The sum of w_j z_j with weights w [B, K], which stand in the place of the target: a move towards other outputs
     (output diversification; Tashiro et al. 2020, arXiv 2003.06878)."""
     assert target is not None
-    return _unit(_wide(target))
+    return _unit(resolved(target))
 
 
 def fewest_classes(name: str, targeted: bool) -> int:
@@ -176,19 +177,19 @@ def scored(name: str) -> Loss:
 
 def _ce_value(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """logsumexp_{j != y} z_j - z_y, of which -log p_y is a rising function; with a target, minus that of the target."""
-    z, at = _wide(logits), (y if target is None else target)[:, None]
+    z, at = resolved(logits), (y if target is None else target)[:, None]
     others, own = z.scatter(1, at, -torch.inf).logsumexp(1), z.gather(1, at).squeeze(1)
     return others - own if target is None else own - others
 
 
 def _margin_value(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    z = _wide(logits)
+    z = resolved(logits)
     rival = runner_up(z, y) if target is None else target
     return (z.gather(1, rival[:, None]) - z.gather(1, y[:, None])).squeeze(1)
 
 
 def _dlr_value(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    ordered = _wide(logits).sort(dim=1, descending=True).values
+    ordered = resolved(logits).sort(dim=1, descending=True).values
     low = ordered[:, 2] if target is None else (ordered[:, 2] + ordered[:, 3]) / 2
     return _margin_value(logits, y, target) / (ordered[:, 0] - low).clamp_min(1e-12)
 
@@ -211,7 +212,7 @@ def margins(logits: Tensor, y: Tensor) -> Tensor:
 
 def _pieces(logits: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """z, m, r (zero at y and m), S - 1, min(q, 1) and min(1 / q, 1); the last three as [B, 1]."""
-    z = _wide(logits)
+    z = resolved(logits)
     rival = runner_up(z, y) if target is None else target
     best = z.gather(1, rival[:, None])
     # A chosen target may lie below another class; then r_j > 1 there, bounded to keep the exponent in range.
@@ -226,10 +227,6 @@ def _others(z: Tensor, y: Tensor) -> Tensor:
 
 def _one_hot(index: Tensor, z: Tensor) -> Tensor:
     return torch.zeros_like(z).scatter_(1, index[:, None], 1.0)
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _unit(cotangent: Tensor, otherwise: Callable[[], Tensor] | None = None) -> Tensor:

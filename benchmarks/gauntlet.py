@@ -1,6 +1,7 @@
 """Robust accuracy and cost of `gauntlet`, PMA, PMA+ and AutoAttack on networks of many kinds.
 
     python -m benchmarks.gauntlet run [--model NAME ...] [--attack NAME ...] [--seed N ...] [--samples 1000] [--first 0]
+                                      [--knob attack.KEY=VALUE ...] [--out FOLDER]
     python -m benchmarks.gauntlet table
 
 `run` goes on where it stopped: each (model, attack, seed) is a file below --out, written in one piece. `table` prints
@@ -15,17 +16,16 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_module
-from hydra.utils import instantiate
 from torch import nn
 
 import harness  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.hidden import Rippled, Rounded, snapped, winners_take_all
 from benchmarks.public import NETWORKS, images_of, network_of
+from benchmarks.relatives import built
 from benchmarks.saturation import Scaled
 from harness import checkpoint
 from harness.data.digits import Digits
-from harness.evaluate import Attack, Evaluation
+from harness.evaluate import Evaluation
 from harness.threat import Threat
 from harness.victim import Victim, plain
 from models.folding import folded
@@ -75,12 +75,6 @@ def model_of(name: str, trained: Path) -> tuple[nn.Module, str, Threat]:
 MODELS = (*NETWORKS, "logits x 1000", *OTHERS)
 
 
-def built(name: str) -> Attack:
-    with initialize_config_module("conf", version_base=None):
-        attack: Attack = instantiate(compose(f"attack/{name}").attack, _convert_="all")
-    return attack
-
-
 def run(options: argparse.Namespace) -> None:
     for model in options.model or MODELS:
         network, data, threat = model_of(model, options.trained)
@@ -91,9 +85,8 @@ def run(options: argparse.Namespace) -> None:
                 path = options.out / f"{model.replace(' ', '_')}-{attack}-{seed}.parquet"
                 if path.exists():
                     continue
-                evaluation = Evaluation(
-                    Victim(plain(network), (network,)), (attack, built(attack)), threat, 10, seed, batch_size=250
-                )
+                given = attack, built(attack, options.knob)
+                evaluation = Evaluation(Victim(plain(network), (network,)), given, threat, 10, seed, batch_size=250)
                 rows = evaluation.chunk(batch).rows.to_pandas()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 rows.to_parquet(path.with_suffix(".tmp"))
@@ -132,6 +125,7 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("--model", nargs="*")
     parser.add_argument("--attack", nargs="*")
+    parser.add_argument("--knob", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seed", nargs="*", type=int, default=[0])
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)

@@ -4,18 +4,24 @@
 
 The first logit of the network is raised by 1,000 and every image is labelled with the first class, so no library can
 stop early and all of them pass full batches. `overhead`: CPU seconds over the bare price of the passes that were made,
-as in `benchmarks.attacks`, the best of the repeats. `preact_resnet18/16` is a PreActResNet-18 of 16 instead of 64
-channels with random weights.
+as in `benchmarks.attacks`, the best of the repeats. `operations`: calls of torch for each forward pass beyond those of
+the bare passes, which no other work on the machine can change. `preact_resnet18/16` is a PreActResNet-18 of 16 instead
+of 64 channels with random weights.
 """
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import harness  # noqa: F401  (settings that must stand before torch is imported)
-from benchmarks.attacks import contestants, measured, say
+from benchmarks.attacks import Find, Row, contestants, measured, say
+from benchmarks.overhead import bare
 from benchmarks.public import NETWORKS, images_of, network_of
+from harness.threat import Threat
 from models.preact_resnet import PreActResNet
 
 LARGE = "preact_resnet18/16"
@@ -33,6 +39,31 @@ class Sure(nn.Module):
         return logits + 1000.0 * torch.eye(logits.shape[1], dtype=logits.dtype)[0]
 
 
+class Calls(TorchDispatchMode):
+    """Counts the calls of torch, by whichever library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.made += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(find: Find, network: nn.Module, x: Tensor, y: Tensor, threat: Threat, row: Row) -> float:
+    """Calls beyond those of the passes of a row, for each of its forward passes."""
+
+    def calls(run: Callable[[], object]) -> int:
+        with Calls() as seen:
+            run()
+        return seen.made
+
+    forwards, backwards = round(row.forwards), round(row.backwards)
+    needed = calls(lambda: bare(network, network, x, backwards, forwards - backwards))
+    return (calls(lambda: find(network, x.clone(), y.clone(), threat)) - needed) / forwards
+
+
 def network(name: str) -> nn.Module:
     if name != LARGE:
         return network_of(name)
@@ -48,7 +79,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    say("| network | attack | library | F | B | seconds | overhead |\n|---|---|---|---|---|---|---|")
+    say("| network | attack | library | F | B | seconds | overhead | operations |\n|---|---|---|---|---|---|---|---|")
     for name in options.network:
         data, threat = NETWORKS["pgd_convsmall" if name == LARGE else name]
         sure, x = Sure(network(name)), images_of(data, 0, options.samples).x
@@ -59,10 +90,11 @@ def main() -> None:
             try:
                 row = measured(find, sure, x, y, threat, len(x), options.repeats)
             except ImportError as cause:
-                say(f"| {name} | {attack} | {library} | {cause} ||||")
+                say(f"| {name} | {attack} | {library} | {cause} |||||")
                 continue
             passes = f"{row.forwards:.0f} | {row.backwards:.0f} | {row.seconds:.2f} | {row.overhead:.2f}"
-            say(f"| {name} | {attack} | {library} | {passes} |")
+            more = operations(find, sure, x[:8], y[:8], threat, row)
+            say(f"| {name} | {attack} | {library} | {passes} | {more:.0f} |")
 
 
 if __name__ == "__main__":

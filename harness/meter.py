@@ -17,6 +17,11 @@ TRIALS = 10
 """Draws in a row that must be wrong before an attack believes that a candidate fools a randomised defense."""
 
 
+def resolved(logits: Tensor) -> Tensor:
+    """The logits without their graph, in float32 at least."""
+    return logits.detach() if logits.dtype in (torch.float32, torch.float64) else logits.detach().float()
+
+
 @dataclass
 class Counts:
     """Passes of the defended pipeline for each sample of one batch, all int64 [B].
@@ -149,7 +154,7 @@ class MeteredHead:
             (gradient,) = torch.autograd.grad(_weighed(mean, cotangent), leaf, retain_graph=True)
             return self._pulled(gradient, rng)
 
-        total = mean.detach().to(torch.promote_types(mean.dtype, torch.float32)) * self.head.draws
+        total = resolved(mean) * self.head.draws
         return self._mean(total, z, rng, view), pull
 
     def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
@@ -202,7 +207,7 @@ class MeteredHead:
         logits = self._seen(leaf, rng, view)
         direction = cotangent(logits.detach())
         (gradient,) = torch.autograd.grad(_weighed(logits, direction), leaf)
-        return logits.detach().to(torch.promote_types(logits.dtype, torch.float32)), gradient
+        return resolved(logits), gradient
 
     def _seen(self, leaf: Tensor, rng: Rng, view: View | None) -> Tensor:
         """Logits with their graph, for one draw. The view is computed in the precision of the images."""

@@ -1,6 +1,7 @@
 """Trackers, fed from a run folder and read back with W&B's own reader."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -333,9 +334,12 @@ def test_one_command_finds_what_workers_kept_offline(run, tmp_path, capsys, monk
     words = [sys.executable, "-m", *sync.command([first, second]), "--dry-run"]
     said = subprocess.run(words, capture_output=True, text=True, check=True)  # W&B takes them, and asks no server
     assert "Would sync 2 run(s)" in said.stdout + said.stderr
-    assert sync.main([str(runs)]) == 1  # there is no key
-    complaint = capsys.readouterr().err
-    assert complaint == "error: no API key here; log in once with `wandb login`, or set WANDB_API_KEY, then try again\n"
+    without = {name: value for name, value in os.environ.items() if name != "WANDB_API_KEY"}
+    without |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(sync.__file__).parents[1])}
+    asked = [sys.executable, "-m", "harness.sync", str(runs)]  # in a process that has seen no key
+    refused = subprocess.run(asked, env=without, cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = "error: no API key here; log in once with `wandb login`, or set WANDB_API_KEY, then try again\n"
+    assert (refused.returncode, refused.stderr) == (1, said)
 
     (marked,) = first.glob("*.wandb")
     marked.with_suffix(".wandb.synced").touch()  # as W&B does

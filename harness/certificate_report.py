@@ -1,6 +1,8 @@
 """What the command line says of a run that certifies."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from harness.certificates import Summary, grid
 from harness.certify import Certified
@@ -20,7 +22,7 @@ def certificate_lines(outcome: Certified) -> list[str]:
     out = ["", " · ".join(told)]
     if total.samples:
         out += [
-            *_numbers(total, threat["radius"], threat["norm"]),
+            *_numbers(total, threat["radius"], threat["norm"], _asked(manifest)),
             KINDS[manifest["certificate"]["kind"]].format(1 - total.confidence),
         ]
     out += [f"not counted: {count} samples with error: {text}" for text, count in total.errors.items()]
@@ -32,17 +34,26 @@ def certificate_lines(outcome: Certified) -> list[str]:
     return out
 
 
-def _numbers(total: Summary, eps: float | None, norm: str) -> Iterator[str]:
+def _asked(manifest: Mapping[str, Any]) -> list[float]:
+    """The radii that rule=grid was given; empty elsewhere."""
+    certifier = manifest["config"]["certifier"]
+    return sorted(certifier.get("radii") or []) if certifier.get("rule") == "grid" else []
+
+
+def _numbers(total: Summary, eps: float | None, norm: str, asked: list[float]) -> Iterator[str]:
     n = total.samples
     if total.graded:
         yield f"accuracy         {total.correct / n:7.2%}   ({total.correct} of {n}; abstained on {total.abstained})"
     if eps is not None:
         yield _certified(total, eps)
     if total.graded:
-        yield from _curve(total, norm)
-    else:
+        yield from _curve(total, asked or grid(float(total.radius.max(initial=0.0)), norm))
+    elif math.isfinite(total.margin):
         yield f"least margin     {total.margin:7.4g}   of those certified"
     seconds = max(total.seconds, 1e-9)
+    if total.bounded:
+        yield f"cost             {seconds / n:.3g} s per image; one forward of the deployed network, the rest is bounds"
+        return
     drawn = f"{total.samples_used / n:,.0f} draws and " if total.samples_used else ""
     rate = f"{total.samples_used / seconds:,.0f} draws/s, " if total.samples_used else ""
     yield (
@@ -55,11 +66,10 @@ def _certified(total: Summary, radius: float) -> str:
     low, high = total.interval(radius)
     share = total.certified(radius) / total.samples
     sure = "" if total.confidence == 1 else f"; on these images at least {total.surely(radius):.2%}, sure to 99.9 %"
-    return f"certified at {radius:<4.4g}{share:7.2%}   95 % interval {low:.2%} to {high:.2%}{sure}"
+    return f"certified at {radius:<4.4g} {share:7.2%}   95 % interval {low:.2%} to {high:.2%}{sure}"
 
 
-def _curve(total: Summary, norm: str) -> Iterator[str]:
-    radii = grid(float(total.radius.max(initial=0.0)), norm)
+def _curve(total: Summary, radii: list[float]) -> Iterator[str]:
     yield "radius          " + "".join(f"{radius:>8.4g}" for radius in radii)
     yield "certified       " + "".join(f"{total.certified(radius) / total.samples:>8.2%}" for radius in radii)
     drawn = f"; at most {total.trials:,} draws per bound" if total.samples_used else ""

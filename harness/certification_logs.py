@@ -37,13 +37,16 @@ DRAWS = (100, 200, 250, 400, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_
 RUNGS, SKIPPED = 4, 12
 """Largest radii that are looked at, and rungs of a ladder that they may lie on."""
 
+WRITTEN = 6
+"""Digits behind the point of the radii of this project, which are rounded down."""
+
 CROWDED = 0.2
 """Share of the images on the top rung above which a log says little about how radii differ."""
 
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """A certification log; arrays of one entry per image. digits: significant ones of the radii."""
+    """A certification log; arrays of one entry per image. digits: significant ones of the radii; decimals: theirs."""
 
     sample: NDArray[np.int64]
     label: NDArray[np.int64]
@@ -52,6 +55,7 @@ class Log:
     correct: NDArray[np.bool_]
     seconds: Floats
     digits: int = 3
+    decimals: int = 3
 
     def certified(self, radius: float) -> float:
         """Share that is predicted right and certified at that radius; abstentions count as wrong."""
@@ -110,17 +114,21 @@ def read(path: Path) -> Log:
         np.array(columns[4], bool),
         np.array(columns[5], float),
         max(3, *columns[6]),
+        max(3, *columns[7]),
     )
 
 
-def _row(path: Path, number: int, row: dict[str, str]) -> tuple[int, int, int, float, bool, float, int]:
+def _row(path: Path, number: int, row: dict[str, str]) -> tuple[int, int, int, float, bool, float, int, int]:
     try:
         radius = float(row["radius"])
         if not 0 <= radius < math.inf:
             raise ValueError(row["radius"])
         idx, label, predict = (int(row[name]) for name in COLUMNS[:3])
-        digits = len(row["radius"].split("e")[0].replace(".", "").strip().lstrip("0"))
-        return idx, label, predict, radius, bool(int(row["correct"])), _seconds(row.get("time") or "0"), digits
+        mantissa, _, power = row["radius"].strip().lower().partition("e")
+        digits = len(mantissa.replace(".", "").lstrip("0"))
+        decimals = len(mantissa.partition(".")[2]) - int(power or 0)
+        seconds = _seconds(row.get("time") or "0")
+        return idx, label, predict, radius, bool(int(row["correct"])), seconds, digits, decimals
     except (ValueError, TypeError) as cause:
         raise UserError(f"{path}, line {number} cannot be read ({cause})") from None
 
@@ -180,8 +188,8 @@ def audit(log: Log, sigma: float, claimed: float | None = None) -> Audit:
     if not len(found):
         return Audit(None, None, 1, 0.0, ("nothing is certified",))
     top = float(np.mean(log.radius / sigma >= found[0] * (1 - 1e-9)))
-    unit = 10.0 ** (np.floor(np.log10(found[:RUNGS] * sigma)) + 1 - log.digits)
-    fits = sorted(_fits(found[:RUNGS], 0.51 * unit / sigma))
+    unit = 10.0 ** np.maximum(np.floor(np.log10(found[:RUNGS] * sigma)) + 1 - log.digits, -log.decimals) / sigma
+    fits = sorted(_fits(found[:RUNGS], unit, log.decimals == WRITTEN <= log.digits + 1))
     if fits and fits[0][0] == -1 and np.sum(log.radius / sigma >= found[0] * (1 - 1e-9)) < 2:
         return Audit(None, None, 1, top, ())  # a single large radius lies on many ladders
     problems = []
@@ -197,19 +205,23 @@ def audit(log: Log, sigma: float, claimed: float | None = None) -> Audit:
     return Audit(alpha, draws, scale, top, tuple(problems))
 
 
-def _fits(found: Floats, slack: Floats) -> Iterator[tuple[int, bool, float, float, int, int]]:
-    """Ladders that the largest radii lie on, the best first: most rungs met, honest before scaled, usual, nearest."""
+def _fits(found: Floats, unit: Floats, floored: bool) -> Iterator[tuple[int, bool, float, float, int, int]]:
+    """Ladders that the largest radii lie on, the best first: most rungs met, honest before scaled, usual, nearest.
+
+    unit: of the last digit. floored: radii may be rounded down, each in [r, r + unit), as well as to the nearest.
+    """
     candidates = [(alpha, draws, 1) for alpha in ALPHAS for draws in DRAWS]
     candidates += [(a, draws, 100_000 // draws) for a in ALPHAS for draws in DRAWS if draws < 20_000]
     for alpha, draws, scale in candidates:
         heights = ladder(alpha, draws, scale, SKIPPED)
-        apart = np.abs(found[:, None] - heights).min(1)  # no image need have missed exactly once
-        near = apart <= slack
-        near[0] &= abs(found[0] - heights[0]) <= slack[0]
-        met = len(near) if near.all() else int(near.argmin())
-        if met:
-            rare = (alpha not in (0.001, 0.01)) + (draws not in (1000, 10_000, 100_000))
-            yield -met, scale > 1, rare + float(apart[:met].sum()), alpha, draws, scale
+        for middle in (0.0, 0.5) if floored else (0.0,):
+            apart = np.abs(found[:, None] + middle * unit[:, None] - heights)
+            near = apart.min(1) <= 0.51 * unit  # no image need have missed exactly once
+            near[0] &= apart[0, 0] <= 0.51 * unit[0]
+            met = len(near) if near.all() else int(near.argmin())
+            if met:
+                rare = (alpha not in (0.001, 0.01)) + (draws not in (1000, 10_000, 100_000))
+                yield -met, scale > 1, rare + float(apart[:met].min(1).sum()), alpha, draws, scale
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         folders, sent = waiting(options.runs)
-        sys.stdout.write(f"{len(folders)} offline runs wait in {options.runs}, {sent} were sent\n")
+        count = "1 offline run waits" if len(folders) == 1 else f"{len(folders)} offline runs wait"
+        sys.stdout.write(f"{count} in {options.runs}, {sent} {'was' if sent == 1 else 'were'} sent\n")
         if not folders:
             return 0
         sys.stdout.write(f"{shlex.join(command(folders))}\n")

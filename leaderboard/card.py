@@ -149,7 +149,11 @@ def _settings(defense: Mapping[str, Any]) -> list[str]:
         for name, value in sorted(defense.items(), key=lambda item: str(item[0]))
         if not str(name).startswith("_") and name not in ("parts", "calibration")
     }
-    return [f"{name}: {value}" for name, value in plain.items() if isinstance(value, str | int | float | list)]
+    return [
+        f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in plain.items()
+        if isinstance(value, str | int | float | list)
+    ]
 
 
 def _cost(entry: Entry, told: Mapping[str, Any]) -> list[str]:
@@ -157,7 +161,7 @@ def _cost(entry: Entry, told: Mapping[str, Any]) -> list[str]:
     lines = []
     if isinstance(forwards, int | float):
         size = f", {parameters:,} parameters" if isinstance(parameters, int) else ""
-        lines.append(f"a prediction: {forwards:g} forward passes of one network{size}")
+        lines.append(f"a prediction: {forwards:g} forward {'pass' if forwards == 1 else 'passes'} of one network{size}")
     runs = len(entry.counted)
     if runs:
         count = f"{runs} {'run' if runs == 1 else 'runs'}"

@@ -81,7 +81,7 @@ def _row(verdict: Verdict, radii: Sequence[float]) -> list[str]:
         f"{total.trials:,}" if drawn else "–",
         f"{total.samples_used / n:,.0f}" if drawn else "–",
         f"{total.samples_used / max(total.seconds, 1e-9):,.0f}" if drawn else "–",
-        f"{total.forwards / max(total.seconds, 1e-9):,.0f}",
+        "–" if total.bounded else f"{total.forwards / max(total.seconds, 1e-9):,.0f}",
         naming.percent(total.abstained, n),
         f"{verdict.attacks}, {verdict.samples}",
         f"{doubt:.2g}" if doubt else "never",

@@ -113,7 +113,7 @@ def draws_of(run: Run) -> str:
     """From how many draws a verdict comes, in words."""
     if run.rule == "fixed":
         return "one frozen draw, known to the attacker"
-    return f"{run.draws} fresh draws" if run.draws else "exact over the members, no draws"
+    return f"{run.draws} fresh draws" if run.draws else "exact over the members, nothing drawn"
 
 
 def reason(run: Run, found: Sequence[Chance]) -> Iterable[str]:

@@ -64,9 +64,9 @@ class Parquet(ImageSet):
         files = [file for match in found for file in (match.rglob("*.parquet") if match.is_dir() else [match])]
         if not files:
             key = "path" if part == "test" and not root.is_dir() else part
+            place = f"dataset.path={self.path}" + ("" if key == "path" else f", dataset.{key}={getattr(self, key)}")
             raise UserError(
-                f"no Parquet file for the {part} part: dataset.path={self.path}, dataset.{key}={getattr(self, key)}; "
-                f"set dataset.{key} to a file, a folder or a glob"
+                f"no Parquet file for the {part} part: {place}; set dataset.{key} to a file, a folder or a glob"
             )
         return sorted(set(files))
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from certification.stopping import floored
 from harness.certificates import summary
-from harness.certification_logs import audit, ladder, main, read
+from harness.certification_logs import ALPHAS, audit, ladder, main, read
 from harness.errors import UserError
 from tests.leaderboard.test_certificates import certify
 
@@ -40,6 +41,29 @@ def test_the_ladder_tells_alpha_and_draws(tmp_path, alpha, draws):
     told = audit(read(path), 0.5)
     assert (told.alpha, told.draws, told.scale, told.problems) == (alpha, draws, 1, ())
     assert main([str(path), "--sigma", "0.5"]) == 0
+
+
+@pytest.mark.parametrize("sigma", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("draws", [100, 500, 1000, 10_000, 100_000])
+def test_radii_that_were_rounded_down_tell_it_too(tmp_path, alpha, draws, sigma):
+    misses = [0, 1, 2, 3, *range(4, 20)]
+    bound = stats.beta.ppf(alpha, draws - np.array(misses), np.array(misses) + 1)
+    run = certify(tmp_path, floored(sigma * stats.norm.ppf(bound)).tolist())
+    path = str(tmp_path / "log")
+    assert main([str(run.path), "--write", path]) == 0
+    told = audit(read(tmp_path / "log"), sigma)
+    assert (told.alpha, told.draws, told.scale, told.problems) == (alpha, draws, 1, ())
+    assert main([path, "--sigma", str(sigma), "--alpha", str(alpha)]) == 0
+    assert main([path, "--sigma", str(sigma), "--alpha", str(alpha * 2)]) == 1
+
+
+@pytest.mark.parametrize("alpha", [0.0011, 0.004])
+def test_a_ladder_of_no_known_alpha_stays_one_when_rounded_down(tmp_path, alpha):
+    bound = stats.beta.ppf(alpha, 500 - np.arange(20), np.arange(20) + 1)
+    run = certify(tmp_path, floored(0.5 * stats.norm.ppf(bound)).tolist())
+    assert main([str(run.path), "--write", str(tmp_path / "log")]) == 0
+    assert "no known alpha" in audit(read(tmp_path / "log"), 0.5).problems[0]
 
 
 def test_another_alpha_than_was_said_is_told(tmp_path, capsys):

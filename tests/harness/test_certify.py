@@ -161,6 +161,28 @@ def test_votes_of_bands_make_a_run_without_draws(tmp_path):
     assert "draws" not in told
 
 
+def test_a_grid_shows_the_radii_that_were_asked_for(tmp_path):
+    told = certificate_lines(run(tmp_path, "certifier.rule=grid", "certifier.radii=[0.5,0,0.25]"))
+    (radii,) = (line for line in told if line.startswith("radius"))
+    assert radii.split() == ["radius", "0", "0.25", "0.5"]
+
+
+@pytest.mark.parametrize(("eps", "proven"), [(0.0001, True), (0.9, False)])
+def test_bounds_tell_no_rate_of_forwards(tmp_path, eps, proven):
+    choices = {"certifier": "ibp", "defense": "none", "model": "small_cnn"}
+    GlobalHydra.instance().clear()
+    names = [f"{group}={name}" for group, name in choices.items()]
+    with initialize_config_module("conf", version_base=None):
+        cfg = compose("run", [*names, "dataset.limit=6", "threat=linf", f"threat.eps={eps}", f"runs_dir={tmp_path}"])
+    told = certify(cfg, choices, "python run.py certifier=ibp")
+    lines = certificate_lines(told)
+    (cost,) = (line for line in lines if line.startswith("cost"))
+    assert "s per image; one forward of the deployed network, the rest is bounds" in cost
+    assert "forwards/s" not in cost
+    assert any(line.startswith(f"certified at {eps:g} ") for line in lines)
+    assert any(line.startswith("least margin") for line in lines) == proven
+
+
 def test_kill_9_leaves_whole_parts_and_the_same_command_goes_on(tmp_path):
     command = [
         sys.executable, "run.py", "certifier=smoothing", "defense=gaussian_smoothing", f"runs_dir={tmp_path}",

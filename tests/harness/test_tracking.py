@@ -344,7 +344,7 @@ def test_one_command_finds_what_workers_kept_offline(run, tmp_path, capsys, monk
     (marked,) = first.glob("*.wandb")
     marked.with_suffix(".wandb.synced").touch()  # as W&B does
     assert sync.main([str(runs / "_wandb"), "--dry-run"]) == 0
-    assert f"1 offline runs wait in {runs / '_wandb'}, 1 were sent\nwandb sync {second}\n" == capsys.readouterr().out
+    assert f"1 offline run waits in {runs / '_wandb'}, 1 was sent\nwandb sync {second}\n" == capsys.readouterr().out
 
     called = []
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)

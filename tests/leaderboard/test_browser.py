@@ -93,6 +93,13 @@ def chancy(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., ob
     return folder / "site"
 
 
+WHOLE_LABEL = """cell => {
+    const style = getComputedStyle(cell, "::before"), pen = document.createElement("canvas").getContext("2d");
+    if (style.content === "none" || style.content === "normal") return true;
+    pen.font = `${style.fontSize} ${style.fontFamily}`;
+    return parseFloat(style.width) >= pen.measureText("Masking").width - 1;
+}"""
+
 WIDE, NARROW = (1440, "light"), (390, "dark")
 on_both = pytest.mark.parametrize("page", [WIDE, NARROW], indirect=True, ids=["wide", "narrow"])
 
@@ -243,6 +250,7 @@ def test_the_card_tells_what_the_runs_say(browser: Browser, chancy: Path, width:
         cell = view.locator("td.masking")
         assert "35.0" in cell.inner_text()
         assert "mean won" in cell.inner_text()
+        assert cell.evaluate(WHOLE_LABEL)
         assert "45.0" in view.locator("td.robust").inner_text()
         assert "Expected accuracy" in view.locator("td.robust").inner_text()
         view.locator("th.defense a").click()

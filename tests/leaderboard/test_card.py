@@ -93,6 +93,16 @@ def test_splits_come_from_the_configuration(make: Make, entries: Scored) -> None
     assert told(entry)["settings"] == ("alpha: 0.9",)
 
 
+def test_lists_and_single_passes_are_told_in_words(make: Make, entries: Scored) -> None:
+    change = described(a=None)
+    change["config"]["defense"]["members"] = ["first", "second"]
+    change["card"] = {**change.get("card", {}), "forwards": 1.0}
+    make(change=change)
+    (entry,) = entries()
+    assert "members: first, second" in told(entry)["settings"]
+    assert told(entry)["cost"][0].startswith("a prediction: 1 forward pass of one network")
+
+
 def test_networks_are_found_by_their_weights(make: Make, entries: Scored) -> None:
     make(defense="mixing", change=described(robust=None, accurate=None))
     make(defense="trades", wrong=[0], broken=range(1, 5), change={"weights": {"model": "sha256:robust"}})
@@ -157,3 +167,10 @@ def test_the_board_has_a_card_for_every_entry(make: Make, runs: Path, tmp_path: 
     (first,) = (record for record in records if record["defense"] == "none")
     assert first["card"]["surrogates"] == ["mean: the deployed class on 60, the label on 59 of the first 64 images"]
     assert first["masking_index"] == 5.0
+
+
+def test_an_exact_expectation_is_told_in_a_sentence(make: Make, runs: Path, tmp_path: Path) -> None:
+    make(change=random("expected", 0), shares=lambda sample, stage: (0.1, 0.1))
+    assert main(["--runs", str(runs), "--out", str(tmp_path / "site")]) == 0
+    (page,) = (tmp_path / "site" / "entries").glob("*.html")
+    assert "Expected accuracy: the expectation is exact over the members; nothing is drawn." in page.read_text()

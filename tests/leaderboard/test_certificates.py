@@ -15,7 +15,7 @@ NAN = float("nan")
 
 def certify(
     root, radii, *, kind="sound_prob", confidence=0.999, victim="sha256:none", norm="l2", status="done", right=None,
-    margin=NAN, drawn=1100,
+    margin=NAN, drawn=1100, trials=1000,
 ):  # fmt: skip
     """Write a run that certifies: radii by sample; right: which predictions are; drawn: for each sample."""
     n = len(radii)
@@ -35,7 +35,7 @@ def certify(
     rows = {
         "sample": range(n), "label": [1] * n, "predict": [1 if r else 2 for r in right], "radius": radii,
         "correct": right, "samples_used": [drawn] * n, "kind": [kind] * n, "confidence": [confidence] * n,
-        "margin": [margin] * n, "forwards": [1100] * n, "trials": [1000] * n, "counts": [[990]] * n,
+        "margin": [margin] * n, "forwards": [1100] * n, "trials": [trials] * n, "counts": [[990]] * n,
         "lower": [[0.97]] * n, "stop": ["budget"] * n, "error": [None] * n,
     }  # fmt: skip
     run.write_part(0, certificate_rows({name: list(column) for name, column in rows.items()}), {"certificate": 2.0})
@@ -157,7 +157,7 @@ def test_the_page_has_the_curve_and_what_it_cost(tmp_path):
 
 def test_proofs_for_one_ball_have_no_curve_and_votes_of_bands_have_one_without_draws(tmp_path):
     runs, site = tmp_path / "runs", tmp_path / "site"
-    certify(runs, [1.0] * 3 + [0.0], kind="sound_det", confidence=1.0, margin=0.5, drawn=0)
+    certify(runs, [1.0] * 3 + [0.0], kind="sound_det", confidence=1.0, margin=0.5, drawn=0, trials=0)
     certify(runs, [2.0, 1.0, 1.0, 0.0], kind="sound_det", confidence=1.0, norm="patch", drawn=0)
     bounds, bands = sorted((v.claims for v in build(runs, site).certificates), key=lambda c: c.norm)
     assert [(radius, count) for radius, count, _ in bounds.curve] == [(0.0, 4), (1.0, 3)]
@@ -166,3 +166,6 @@ def test_proofs_for_one_ball_have_no_curve_and_votes_of_bands_have_one_without_d
     assert "digits patches" in page
     assert page.count("<figure") == 1
     assert ">never<" in page
+    proofs, votes = (row for row in page.split("<tr")[1:] if ">never<" in row)
+    assert ">2,200<" in votes  # 4,400 forwards in two seconds; of bounds that number would mean nothing
+    assert ">2,200<" not in proofs

@@ -46,7 +46,7 @@ def test_a_randomised_defense_is_told_why_it_has_no_rank(rule, words):
 def test_an_exact_expectation_has_no_draws():
     worst = Worst.of(table([(1, 0.5, 0.0, 0.5)]))
     (line,) = reason(SimpleNamespace(rule="expected", draws=0, manifest={}), [Chance(worst, worst, worst)])
-    assert "exact over the members, no draws" in line
+    assert "exact over the members, nothing drawn" in line
 
 
 def test_the_true_head_is_told_apart_from_all():

@@ -283,6 +283,9 @@ def test_a_file_with_a_hole_is_named(tmp_path, pictures, png, write_parquet):
 def test_missing_files_are_named(tmp_path, part):
     with pytest.raises(UserError, match=r"no Parquet file for the .+ part: dataset.path=.+none.parquet"):
         Parquet(path=str(tmp_path / "none.parquet"), **SMALL).split(part)
+    with pytest.raises(UserError) as missing:
+        Parquet(path=str(tmp_path / "none.parquet"), **SMALL).split(part)
+    assert str(missing.value).count("dataset.path=") == 1
     with pytest.raises(UserError, match=r"dataset.(train|test)=(train|test)\*.parquet; set dataset.(train|test) to"):
         Parquet(path=str(tmp_path), **SMALL).split(part)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.distances import Distances, Floats, accuracy, area, nearest, optimality, read
-from harness.errors import UserError
+from harness.errors import OtherKind, UserError, left_out
 from harness.records import find_runs, write_atomically
 
 MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
@@ -125,7 +125,8 @@ def as_csv(groups: Sequence[Sequence[Distances]]) -> str:
     return sink.getvalue()
 
 
-def _answers(folders: Sequence[Path]) -> Iterator[Distances | UserError]:
+def _answers(folders: Sequence[Path]) -> Iterator[Distances | UserError | None]:
+    """Of each run; None where it is of another kind and was not named itself."""
     for folder in folders:
         runs = find_runs(folder) if folder.is_dir() else []
         if not runs:
@@ -134,11 +135,11 @@ def _answers(folders: Sequence[Path]) -> Iterator[Distances | UserError]:
             try:
                 yield read(run)
             except UserError as cause:
-                yield cause
+                yield None if isinstance(cause, OtherKind) and run.path not in folders else cause
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the curves of the runs below the given folders; 1 where one of them cannot be used."""
+    """Print the curves of the runs below the given folders; 1 where there is none, or one that cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m harness.curves", description="Robustness curves of finished runs.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the curves as data")
@@ -154,8 +155,9 @@ def main(arguments: list[str] | None = None) -> int:
     unfit = [answer for answer in found if isinstance(answer, UserError)]
     for why in unfit:
         sys.stderr.write(f"left out: {why}\n")
+    sys.stderr.write(left_out(found.count(None), "" if together else "; name runs of attacks"))
     sys.stdout.write("\n\n".join("\n".join(lines(group)) for group in together) + ("\n" if together else ""))
-    return 1 if unfit else 0
+    return 1 if unfit or not together else 0
 
 
 if __name__ == "__main__":

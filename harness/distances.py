@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import UserError
+from harness.errors import OtherKind, UserError
 from harness.records import CLEAN_STAGE, Manifest, RunFolder
 
 Floats = NDArray[np.float64]
@@ -41,7 +41,7 @@ def read(run: RunFolder) -> Distances:
     """
     manifest = run.manifest()
     if manifest["kind"] != "attack":
-        raise UserError(f"{run.path} holds a run of the kind {manifest['kind']}; only attacks have distances")
+        raise OtherKind(f"{run.path} holds a run of the kind {manifest['kind']}; only attacks have distances")
     if manifest["status"] != "done":
         raise UserError(f"{run.path} is {manifest['status']}; run its command again to go on: {manifest['command']}")
     columns = _columns(run)

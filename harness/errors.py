@@ -3,3 +3,12 @@
 
 class UserError(Exception):
     """A mistake that the user can mend. The message is one line: what is wrong, then the way out."""
+
+
+class OtherKind(UserError):
+    """A run that a program has nothing to say about; passed over where only a folder above it was named."""
+
+
+def left_out(runs: int, way_out: str) -> str:
+    """The line that counts the runs of another kind; empty without any. way_out: where nothing else is there."""
+    return f"left out: {runs} {'run' if runs == 1 else 'runs'} of another kind{way_out}\n" if runs else ""

@@ -87,8 +87,8 @@ class Keep:
 
 
 def stored(run: RunFolder, chunk: int, due: NDArray[np.int64]) -> bool:
-    """Whether a chunk's file can be read and has these examples. due: as `Keep.due` gives them."""
-    if not len(due):
+    """Whether a chunk's file can be read and has these examples. due: by `Keep.due`; without any it may be absent."""
+    if not len(due) and not run.adversarial_path(chunk).exists():
         return True
     try:
         with safe_open(run.adversarial_path(chunk), framework="numpy") as file:

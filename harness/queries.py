@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harness.errors import UserError
+from harness.errors import OtherKind, UserError, left_out
 from harness.records import CLEAN_STAGE, Manifest, RunFolder, find_runs, write_atomically
 
 BUDGETS = (100, 1_000, 2_500, 5_000, 10_000)
@@ -117,7 +117,7 @@ def _part(run: RunFolder, table: pa.Table) -> Curve:
     rows = ~clean & np.isin(column["sample"], ids)
     taken = np.unique(column["stage"][rows & (column["backwards"] > 0)])
     if len(taken):
-        raise UserError(f"{run.path} takes gradients in {taken[0]}; name runs of attacks on scores or decisions alone")
+        raise OtherKind(f"{run.path} takes gradients in {taken[0]}; name runs of attacks on scores or decisions alone")
     place = np.searchsorted(ids, column["sample"])
     spent = np.bincount(place[rows], column["forwards"][rows], len(ids)).astype(np.int64)
     error = np.bincount(place[rows & failed], minlength=len(ids)) > 0
@@ -128,13 +128,13 @@ def _part(run: RunFolder, table: pa.Table) -> Curve:
 def _check(run: RunFolder, manifest: Manifest) -> None:
     access = manifest.get("access", "gradient")
     if manifest["kind"] != "attack" or access not in DIRECT:
-        raise UserError(f"{run.path} is a run of another kind; name runs of attacks that ask the model itself")
+        raise OtherKind(f"{run.path} is a run of another kind; name runs of attacks that ask the model itself")
     if manifest["status"] not in ("done", "failed"):
         raise UserError(f"{run.path} is not finished; run its command again to go on: {manifest['command']}")
     if manifest["threat"]["radius"] is None:
-        raise UserError(f"{run.path} measures distances, so nothing in it fails; name runs with a finite threat.eps")
+        raise OtherKind(f"{run.path} measures distances, so nothing in it fails; name runs with a finite threat.eps")
     if manifest.get("coverage", "standing") != "standing" and len(manifest["stages"]) > 2:
-        raise UserError(f"{run.path} attacks each sample in every stage; name runs whose stages meet what still stands")
+        raise OtherKind(f"{run.path} attacks each sample in every stage; name runs whose stages meet what still stands")
 
 
 HEAD = (
@@ -201,12 +201,12 @@ def as_csv(table: Sequence[Sequence[Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the curve of each run below the given folders; 1 where there is one without a curve."""
+    """Print the curve of each run below the given folders; 1 where there is none, or one that cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m harness.queries", description="Success against queries.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
     options = parser.parse_args(arguments)
-    failed, table = False, []
+    failed, others, table = False, 0, []
     for folder in options.folders:
         runs = find_runs(folder)
         if not runs:
@@ -218,8 +218,12 @@ def main(arguments: list[str] | None = None) -> int:
                 sys.stdout.write("\n".join(lines(run, found)) + "\n\n")
                 table += rows(run, found)
             except UserError as cause:
+                if isinstance(cause, OtherKind) and run.path not in options.folders:
+                    others += 1
+                    continue
                 failed = True
                 sys.stderr.write(f"error: {cause}\n")
+    sys.stderr.write(left_out(others, "" if table else "; name runs of attacks that ask the model itself"))
     try:
         if options.csv is not None:
             write_atomically(options.csv, as_csv(table).encode())
@@ -227,7 +231,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {cause}\n")
         return 1
     sys.stdout.write("A query is a forward pass for one sample; the clean prediction is the first.\n" if table else "")
-    return int(failed)
+    return int(failed or not table)
 
 
 if __name__ == "__main__":

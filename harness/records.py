@@ -61,8 +61,7 @@ ATTACK_SCHEMA = pa.schema(
     ]
 )
 
-_SHARES = (pa.field(name, pa.float32()) for name in ("wrong_share", "fresh_share"))
-RANDOM_SCHEMA = pa.schema([*ATTACK_SCHEMA, *_SHARES])
+RANDOM_SCHEMA = pa.schema([*ATTACK_SCHEMA, *(pa.field(name, pa.float32()) for name in ("wrong_share", "fresh_share"))])
 """Of a randomised defense, whose `broken` says that the majority is wrong. `wrong_share` of the draws are wrong that
 choose the worst candidate of a sample, `fresh_share` of the verdicts in others that say how bad it is: of those draws,
 or of a vote 0 or 1. Null in rows with an error. A deterministic defense has records without these columns."""
@@ -226,13 +225,14 @@ class RunFolder:
             yield self.read_part(chunk)
 
     def set_aside(self, chunk: int) -> Path:
-        """Rename a damaged part so that its chunk is done again; nothing is deleted."""
-        path = self.part_path(chunk)
-        names = (path.with_suffix(f".{number}.damaged" if number else ".damaged") for number in itertools.count())
-        aside = next(name for name in names if not name.exists())
-        with _writing(path):
-            path.replace(aside)
-        return aside
+        """Rename a damaged part, and its adversarial examples, so that its chunk is done again; nothing is deleted."""
+        both = self.part_path(chunk), self.adversarial_path(chunk)
+        ends = (f".{number}.damaged" if number else ".damaged" for number in itertools.count())
+        end = next(end for end in ends if not any(path.with_suffix(end).exists() for path in both))
+        for path in filter(Path.exists, both):  # the records first: without them the chunk is not done
+            with _writing(path):
+                path.replace(path.with_suffix(end))
+        return both[0].with_suffix(end)
 
 
 def find_runs(root: Path) -> list[RunFolder]:

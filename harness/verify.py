@@ -174,7 +174,7 @@ def _stored(run: RunFolder, chunk: int) -> dict[str, NDArray[Any]]:
         return tensors
     except (SafetensorError, OSError) as cause:
         raise UserError(
-            f"{path} is damaged ({str(cause).splitlines()[0]}); delete the run folder and run again"
+            f"{path} is damaged ({str(cause).splitlines()[0]}); run the same command again to redo it"
         ) from None
 
 
@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
     parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="a package that runs may call")
     options = parser.parse_args(arguments)
-    failures = 0
+    failures = judged = 0
     try:
         runs = [run for folder in options.folders for run in _runs_in(folder)]
     except UserError as cause:
@@ -195,18 +195,18 @@ def main(arguments: list[str] | None = None) -> int:
             if run.path not in options.folders and run.manifest()["kind"] == "certificate":
                 sys.stdout.write(f"{run.path}: certificates, which the board holds against attacks\n")
                 continue
-            report = _judged(run, options.trust)
+            judged += 1
+            failures += not _judged(run, options.trust)
         except UserError as cause:
             sys.stderr.write(f"error: {cause}\n")
             failures += 1
-            continue
-        failures += not report.verified
-        sys.stdout.write("\n".join(lines(run, report)) + "\n")
-    return 1 if failures else 0
+    if not judged and not failures:
+        sys.stderr.write("error: nothing was verified: there are only certificates; name a folder that holds attacks\n")
+    return 1 if failures or not judged else 0
 
 
-def _judged(run: RunFolder, trust: Sequence[str]) -> Report:
-    """Verify a run and leave the verdict beside it, bound to the files as they were before they were read."""
+def _judged(run: RunFolder, trust: Sequence[str]) -> bool:
+    """Verify a run; print the verdict, and leave it beside the run, bound to the files as they were before it."""
     try:
         digests = {
             "records_digest": records_digest(run),
@@ -226,8 +226,15 @@ def _judged(run: RunFolder, trust: Sequence[str]) -> Report:
         "problems": report.problems[:SHOWN] or ([] if report.verified else [report.lack]),
         "time": now(),
     }
-    write_atomically(run.path / "verification.json", (json.dumps(content, indent=1) + "\n").encode())
-    return report
+    sys.stdout.write("\n".join(lines(run, report)) + "\n")
+    sys.stdout.flush()  # the verdict comes before what is said of its storage
+    try:
+        write_atomically(run.path / "verification.json", (json.dumps(content, indent=1) + "\n").encode())
+    except UserError as cause:
+        here = "make that folder writable, or verify a copy of the runs folder"
+        why = str(cause).replace("choose another place with runs_dir=DIR", here)
+        raise UserError(f"the verdict is not stored: {why}") from cause
+    return report.verified
 
 
 def _runs_in(folder: Path) -> list[RunFolder]:

@@ -106,3 +106,16 @@ def test_the_headline_is_the_quartiles_of_the_samples_that_are_right(tmp_path):
     assert Spread.of(np.zeros(3)) is None
     (nothing,) = spread_lines(make_run(tmp_path / "wrong", eps="unbounded", wrong=range(20)), "linf")
     assert nothing.endswith("no sample is right as it is")
+
+
+def test_runs_of_another_kind_below_a_folder_are_counted_in_one_line(tmp_path, capsys):
+    certificate = make_run(tmp_path, attack="smoothing", change={"kind": "certificate"})
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "left out: 1 run of another kind; name runs of attacks\n"
+    make_run(tmp_path, attack="fmn", eps="unbounded", broken=range(20), distance=FAR)
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.err == "left out: 1 run of another kind\n"
+    assert "fmn" in said.out
+    assert main([str(certificate.path)]) == 1
+    assert "only attacks have distances" in capsys.readouterr().err

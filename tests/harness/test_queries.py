@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -125,3 +126,21 @@ def test_mistakes_end_with_one_line_and_status_1(run, tmp_path, capsys):
     assert "area under success" in said.out
     assert queries.main([str(run.path), "--csv", "/proc/nowhere/table.csv"]) == 1
     assert capsys.readouterr().err.startswith("error: cannot write")
+
+
+def test_runs_of_another_kind_below_a_folder_are_counted_in_one_line(run, tmp_path, capsys):
+    gradient = write(
+        tmp_path / "pgd", [[*clean(1), (1, "square/true", False, 5, None)]], access="gradient", backwards=5
+    )
+    write(tmp_path / "smoothing", [], kind="certificate")
+    assert queries.main([str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.err == "left out: 2 runs of another kind\n"
+    assert "area under success" in said.out
+    assert queries.main([str(gradient.path)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {gradient.path} takes gradients")
+    shutil.rmtree(run.path)
+    assert queries.main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        "left out: 2 runs of another kind; name runs of attacks that ask the model itself\n"
+    )

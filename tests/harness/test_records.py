@@ -75,6 +75,20 @@ def test_what_was_set_aside_before_is_kept(tmp_path):
     assert sorted(path.read_text() for path in tmp_path.rglob("*.damaged")) == ["one", "three", "two"]
 
 
+def test_examples_are_set_aside_under_the_number_of_their_records(tmp_path):
+    run = RunFolder(tmp_path)
+    examples = run.adversarial_path(0)
+    examples.parent.mkdir()
+    for content in (None, "one", "two"):
+        run.write_part(0, table([(1, "clean", False)]), {})
+        if content:
+            examples.write_text(content)
+        aside = run.set_aside(0)
+        assert not examples.exists()
+        assert not content or (examples.parent / aside.name).read_text() == content
+    assert sorted(path.name for path in examples.parent.iterdir()) == ["part-00000.1.damaged", "part-00000.2.damaged"]
+
+
 def test_the_first_process_makes_the_manifest(tmp_path):
     run = RunFolder(tmp_path / "run")
     assert run.create(manifest(command="first"))["command"] == "first"

@@ -345,7 +345,14 @@ def test_a_verdict_that_cannot_be_written_gets_one_line(run, rebuilt, number, mo
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(records.os, "fsync", fail)
-    assert "verification.json" in complaint(run, capsys)
+    assert verify.main([str(run.path)]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("verified: ")
+    assert said.err.startswith("error: the verdict is not stored: ")
+    assert "verification.json" in said.err
+    assert ("free some" if number == errno.ENOSPC else "make that folder writable") in said.err
+    assert "runs_dir=" not in said.err
+    assert said.err.count("\n") == 1
 
 
 def test_a_damaged_part_gets_one_line(run, rebuilt, capsys):
@@ -353,9 +360,33 @@ def test_a_damaged_part_gets_one_line(run, rebuilt, capsys):
     assert "part-00000.parquet is damaged" in complaint(run, capsys)
 
 
-def test_certificates_below_a_folder_are_passed_over(tmp_path, capsys):
-    run = certify(tmp_path, [0.5])
+@pytest.mark.parametrize("eps", ["0.25", "0.001"])  # with finds, and without any
+def test_the_same_command_heals_examples_cut_short(tmp_path, eps, capsys):
+    run = made(tmp_path, "dataset.limit=16", f"threat.eps={eps}")
+    assert bool(len(load_file(run.adversarial_path(0))["z"])) == (eps == "0.25")
+    path = run.adversarial_path(0)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    assert "run the same command again to redo it" in complaint(run, capsys)
+    made(tmp_path, "dataset.limit=16", f"threat.eps={eps}")
+    assert path.read_bytes() == whole
+    assert path.with_suffix(".damaged").read_bytes() == whole[:-40]
+    assert verify.main([str(run.path)]) == 0
+
+
+def test_certificates_below_a_folder_are_passed_over(run, rebuilt, tmp_path, capsys):
+    certificate = certify(tmp_path, [0.5])
     assert verify.main([str(tmp_path)]) == 0
-    assert "certificates, which the board" in capsys.readouterr().out
-    assert verify.main([str(run.path)]) == 1
+    said = capsys.readouterr().out
+    assert "certificates, which the board" in said
+    assert f"verified: {run.path}" in said
+    assert verify.main([str(certificate.path)]) == 1
     assert "only attacks can be verified" in capsys.readouterr().err
+
+
+def test_certificates_alone_verify_nothing(tmp_path, capsys):
+    certify(tmp_path, [0.5])
+    assert verify.main([str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: nothing was verified")
+    assert said.count("\n") == 1

@@ -74,7 +74,8 @@ class Cell:
 
     @contextmanager
     def at_work(self) -> Iterator[list[str]]:
-        """Hold the cell. The caller appends what is wrong, "" for nothing, to the list; else the cell stays partial.
+        """Hold the cell. The caller appends what is wrong, "" for nothing, to the list; else the cell stays partial,
+        and says that it was stopped if that was by Ctrl-C.
 
         Raises:
             UserError: another process holds it, or the folder cannot be written.
@@ -83,7 +84,11 @@ class Cell:
             about = {"who": whoami(), "log": _log()}
             self._write("running", **about)
             said: list[str] = []
-            yield said
+            try:
+                yield said
+            except (KeyboardInterrupt, SystemExit):
+                self._write("running", said="stopped", **about)
+                raise
             if said:
                 self._write("failed" if said[0] else "done", said=said[0], **about)
 
@@ -161,8 +166,8 @@ def _lost(sweep: Cell, words: Sequence[str], logs: list[Path]) -> None:
         cell.fail(said)
 
 
-def verdict(cells: Iterable[Cell]) -> tuple[list[str], bool]:
-    """What to say of a sweep that has ended, and whether every cell is done."""
+def verdict(cells: Iterable[Cell], stopped: bool = False) -> tuple[list[str], bool]:
+    """What to say of a sweep that has ended, or that the user has stopped, and whether every cell is done."""
     stand = [(cell, cell.standing()) for cell in cells]
     counts = [f"{number} {state}" for state in STATES if (number := sum(one.state == state for _, one in stand))]
     out = [f"sweep of {len(stand)}: {', '.join(counts)}"]
@@ -170,7 +175,8 @@ def verdict(cells: Iterable[Cell]) -> tuple[list[str], bool]:
         if one.state in ("failed", "partial"):
             out += [f"{one.state:<8} {cell.command}", f"         {one.said}"]
     if any(one.state == "waiting" for _, one in stand):
-        out.append(f"waiting: no process took these up, or none that can write {stand[0][0].folder}")
+        nobody = f"no process took these up, or none that can write {stand[0][0].folder}"
+        out.append(f"waiting: {'not begun' if stopped else nobody}")
     whole = all(one.state == "done" for _, one in stand)
     return out if whole else [*out, "the same command goes on"], whole
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
@@ -15,6 +15,9 @@ from harness import launchers
 from harness.cells import announced, cell_of, verdict
 from harness.errors import UserError
 from harness.sweeps import prepared
+
+STOPPED = 130
+"""The exit status after Ctrl-C."""
 
 
 def entry(main: Callable[[], None]) -> int:
@@ -30,7 +33,7 @@ def entry(main: Callable[[], None]) -> int:
     status = _called(main)
     if not announced:
         return status
-    lines, whole = verdict(announced)
+    lines, whole = verdict(announced, stopped=status == STOPPED)
     say("\n".join(lines))
     return status or int(not whole)
 
@@ -47,7 +50,7 @@ def _called(main: Callable[[], None]) -> int:
         main()
     except KeyboardInterrupt:
         say("stopped")
-        return 130
+        return STOPPED
     except SystemExit as end:
         if not announced:
             raise
@@ -94,7 +97,7 @@ def _attempt(work: Callable[[], bool], stopped: str) -> str:
         return "" if work() else "some of its samples ended with an error"
     except KeyboardInterrupt:
         say(stopped)
-        sys.exit(130)
+        sys.exit(STOPPED)
     except UserError as cause:
         say(f"error: {cause}")
         return str(cause)
@@ -112,6 +115,11 @@ def one_line(cause: BaseException) -> str:
         options = ", ".join(cause.options or ())
         found = re.search(r"Could not find '[^']*'", text)
         return f"{found[0] if found else text.splitlines()[0]}. Available options in '{group}': {options}"
+    if isinstance(cause, OverrideParseException) and "while evaluating" not in text:  # else Hydra tells the cause
+        return (
+            f"the argument {cause.override!r} cannot be read; write key=value, close each bracket, and quote a value "
+            "with spaces or signs twice: \"runtime.keep='first 5'\""
+        )
     if isinstance(cause, OSError) and cause.strerror:
         return f"{cause.filename}: {cause.strerror}; choose another runs_dir, or make room there"
     if overridden := re.search(r"Could not override '([^']*)'", text):

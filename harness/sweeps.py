@@ -1,7 +1,8 @@
 """Options of a sweep over choices: `-m attack=square,rays attack.queries=500`. No torch here.
 
 Hydra composes the default choice before it looks at the swept ones, and refuses an option that only those have. So such
-options are looked up in each swept choice, here, and then given to Hydra by force (`++`).
+options are looked up in each swept choice, here, and then given to Hydra by force (`++`). A choice that does not exist
+is refused here too, before any cell of the sweep is written down.
 """
 
 import difflib
@@ -11,7 +12,7 @@ from itertools import pairwise
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import UserError
@@ -23,7 +24,7 @@ def prepared(words: Sequence[str]) -> list[str]:
     """The words of a command line, with force where an option belongs to a swept choice.
 
     Raises:
-        UserError: one of the swept choices lacks the option.
+        UserError: one of the swept choices does not exist, or lacks the option.
     """
     try:
         given = [_parsed(word) for word in words]
@@ -35,7 +36,7 @@ def prepared(words: Sequence[str]) -> list[str]:
         *(word for word in words if word.startswith("hydra.searchpath=")),
         *(f"hydra.searchpath=[file://{folder}]" for flag, folder in pairwise(words) if flag in ("--config-dir", "-cd")),
     ]
-    choices = {group: _composed(group, swept[group], folders) for group in map(_group, options.values())}
+    choices = {group: _composed(group, sweep, folders) for group, sweep in swept.items()}
     for place, one in options.items():
         _look_up(words[place], one.key_or_group, choices[_group(one)])
     return [f"++{word}" if place in options else word for place, word in enumerate(words)]
@@ -58,17 +59,32 @@ def _group(one: Override) -> str:
 
 
 def _composed(group: str, sweep: Override, folders: Sequence[str]) -> dict[str, DictConfig]:
-    """The nodes of the swept choices, without patterns and those that do not compose: Hydra says that better."""
+    """The nodes of the swept choices, without patterns and those that do not compose: Hydra says that better.
+
+    Raises:
+        UserError: a choice does not exist.
+    """
     nodes = {}
     for choice in () if sweep.value_type == ValueType.GLOB_CHOICE_SWEEP else sweep.sweep_string_iterator():
         try:
             with initialize_config_module("conf", version_base=None):
                 node = compose(None, [*folders, f"+{group}={choice}"])[group]
+        except MissingConfigException as cause:
+            if cause.missing_cfg_file == f"{group}/{choice}":
+                raise UserError(_missing(group, str(choice), cause.options or ())) from None
+            continue
         except (HydraException, KeyError):
             continue
-        if isinstance(node, DictConfig):
-            nodes[f"{group}={choice}"] = node
+        if not isinstance(node, DictConfig):
+            break  # values of an option, such as seed=1,2
+        nodes[f"{group}={choice}"] = node
     return nodes
+
+
+def _missing(group: str, choice: str, options: Sequence[str]) -> str:
+    near = difflib.get_close_matches(choice, options, 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"there is no {group}={choice}{hint}; the choices are {', '.join(options)}"
 
 
 def _look_up(word: str, key: str, choices: Mapping[str, DictConfig]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 
+from harness.cli_errors import one_line
 from harness.errors import UserError
 from harness.session import evaluate
 
@@ -202,6 +206,23 @@ def test_a_mistake_ends_with_one_line_and_status_1(override, tmp_path):
     done = call(*QUICK, f"runs_dir={tmp_path}", override)
     assert done.returncode == 1
     refused(done, override.split("=")[0].strip("+").split(".")[-1])
+
+
+@pytest.mark.parametrize("word", ["pgd", "5", "attack==pgd", "defense.members=[pgd_at,mart", "runtime.keep='first 5"])
+def test_an_argument_that_cannot_be_read_is_named(word):
+    with pytest.raises(OverrideParseException) as caught:
+        OverridesParser.create().parse_overrides([word])
+    said = one_line(caught.value)
+    assert said.startswith(f"the argument {word!r} cannot be read; write key=value")
+    (way,) = shlex.split(said.rpartition("twice: ")[2])  # as a shell hands it over
+    assert OverridesParser.create().parse_override(way).value() == "first 5"
+
+
+def test_a_sweep_with_a_wrong_choice_leaves_no_cells(tmp_path):
+    done = call("-m", "attack=pgd,arcc", "defense=none", f"runs_dir={tmp_path}")
+    assert done.returncode == 1
+    refused(done, "there is no attack=arcc", "did you mean arc?")
+    assert not list(tmp_path.iterdir())
 
 
 def test_eps_may_be_a_fraction(tmp_path):

@@ -70,6 +70,18 @@ def test_a_killed_cell_is_partial_and_its_log_tells_the_last_line(cell):
     assert cell.standing() == Standing("partial", "20%|## |")
 
 
+def test_a_sweep_that_the_user_stops_says_so(cell):
+    with pytest.raises(SystemExit), cell.at_work():
+        sys.exit(130)
+    assert cell.standing() == Standing("partial", "stopped")
+    lines, done = verdict([cell, Cell(cell.folder, "run", ("attack=fgsm",))], stopped=True)
+    assert not done
+    assert lines[0] == "sweep of 2: 1 partial, 1 waiting"
+    assert lines[2:] == ["         stopped", "waiting: not begun", "the same command goes on"]
+    with cell.at_work():
+        assert cell.standing() == Standing("running")
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"program": "run"}'])
 def test_a_damaged_record_is_as_none(cell, tmp_path, content):
     cell.folder.mkdir(parents=True)

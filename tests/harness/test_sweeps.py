@@ -19,7 +19,8 @@ from harness.sweeps import prepared
         ("-m attack=square attack.queries=5,10", []),
         ("attack=square attack.queries=5", []),
         ("attack=square,rays attack.queries=5", []),
-        ("-m attack=square,nothing attack.queries=5", ["attack.queries=5"]),
+        ("-m seed=1,2 attack=pgd", []),
+        ("-m surrogates=[],[torchvision] attack=pgd", []),
         ("-m attack=square,[ attack.queries=5", []),
         ("-m attack=glob(*) attack.queries=5", ["attack.queries=5"]),
         ("--help", []),
@@ -39,10 +40,13 @@ def test_options_of_swept_choices_are_forced(line, forced):
         ),
         ("-m attack=square,rays attack.querries=5", r"unknown option attack.querries: .*did you mean queries\?"),
         ("-m attack=square,rays attack.zzz=5", r"has no such; --cfg job attack=square shows"),
+        ("-m attack=pgd,arcc defense=none", r"there is no attack=arcc \(did you mean arc\?\); the choices are a3, "),
+        ("-m attack=pgd defense=none,qqqq", r"there is no defense=qqqq; the choices are "),
+        ("-m attack=square,nothing attack.queries=5", r"there is no attack=nothing"),
         ("-m attack=autoattack,pgd attack.stages.square.queries=5", "attack=pgd has no stages.square.queries; sweep"),
     ],
 )
-def test_a_choice_that_lacks_the_option_is_named(line, said):
+def test_a_choice_that_is_not_there_or_lacks_the_option_is_named(line, said):
     with pytest.raises(UserError, match=said) as caught:
         prepared(line.split())
     assert "\n" not in str(caught.value)

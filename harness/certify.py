@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,11 @@ def certify(composed: DictConfig, choices: dict[str, str], command: str) -> Cert
                 raise UserError(
                     f"{job.run.path} holds another run ({key} differs); move it away or use another runs_dir"
                 )
-        worked = _work(job, manifest)
+        try:
+            worked = _work(job, manifest)
+        except UserError as cause:
+            _refused(job.run, str(cause))
+            raise
         whole = len(job.run.present()) == manifest["chunks"]  # asked before counting: other shards may be at work
         total = summary(job.run)
         if whole and (worked or manifest["status"] != "done"):
@@ -92,6 +97,13 @@ def certify(composed: DictConfig, choices: dict[str, str], command: str) -> Cert
             )
             manifest = amend(job.run, lambda standing: standing.update(settled))
     return Certified(job.run, manifest, total, job.tracker)
+
+
+def _refused(run: RunFolder, why: str) -> None:
+    """Say of a run of which nothing is done, as where the certifier cannot read the network, that it failed and why."""
+    if not run.present():
+        with suppress(UserError):  # the disk is full: that is what the user is told already
+            amend(run, lambda standing: standing.update(Manifest(status="failed", failures=[why])))
 
 
 def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:

@@ -21,6 +21,7 @@ from harness.certificates import summary
 from harness.certify import certify
 from harness.errors import UserError
 from harness.records import RunFolder
+from harness.status import lines
 
 CHOICES = {"certifier": "smoothing", "defense": "gaussian_smoothing", "model": "small_cnn"}
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,35 @@ def test_a_certifier_that_crashes_certifies_nothing_and_says_why(tmp_path, monke
     assert (done.summary.correct, done.summary.errors) == (0, {"ZeroDivisionError: division by zero": 12})
     monkeypatch.undo()
     assert run(tmp_path).manifest["status"] == "done"
+
+
+def test_a_network_that_cannot_be_read_leaves_a_failed_run_that_says_why(tmp_path, monkeypatch):
+    def refuses(*_):
+        raise UserError("bounds do not support stack")
+
+    monkeypatch.setattr("certification.smoothing.count", refuses)
+    with pytest.raises(UserError, match="do not support stack"):
+        run(tmp_path)
+    (found,) = lines(tmp_path)
+    assert (found.state, found.present) == ("failed", 0)
+    assert found.remark.startswith("bounds do not support stack; again: python run.py")
+    monkeypatch.undo()
+    assert run(tmp_path).manifest["status"] == "done"
+    assert lines(tmp_path)[0].state == "done"
+
+
+def test_a_refusal_after_the_first_chunk_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
+    run(tmp_path)
+    made = next(iter(tmp_path.rglob("part-00001.parquet")))
+    made.unlink()
+
+    def refuses(*_):
+        raise UserError("no space left")
+
+    monkeypatch.setattr("certification.smoothing.count", refuses)
+    with pytest.raises(UserError, match="no space"):
+        run(tmp_path)
+    assert lines(tmp_path)[0].state == "partial"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from harness.errors import UserError
 
@@ -73,7 +74,7 @@ def _composed(group: str, sweep: Override, folders: Sequence[str]) -> dict[str, 
             if cause.missing_cfg_file == f"{group}/{choice}":
                 raise UserError(_missing(group, str(choice), cause.options or ())) from None
             continue
-        except (HydraException, KeyError):
+        except (HydraException, OmegaConfBaseException, KeyError, ValueError):
             continue
         if not isinstance(node, DictConfig):
             break  # values of an option, such as seed=1,2

@@ -20,6 +20,7 @@ from harness.sweeps import prepared
         ("attack=square attack.queries=5", []),
         ("attack=square,rays attack.queries=5", []),
         ("-m seed=1,2 attack=pgd", []),
+        ("-m attack=null,pgd", []),
         ("-m surrogates=[],[torchvision] attack=pgd", []),
         ("-m attack=square,[ attack.queries=5", []),
         ("-m attack=glob(*) attack.queries=5", ["attack.queries=5"]),

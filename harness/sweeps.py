@@ -63,7 +63,7 @@ def _composed(group: str, sweep: Override, folders: Sequence[str]) -> dict[str, 
     """The nodes of the swept choices, without patterns and those that do not compose: Hydra says that better.
 
     Raises:
-        UserError: a choice does not exist.
+        UserError: a choice does not exist, or is no name.
     """
     nodes = {}
     for choice in () if sweep.value_type == ValueType.GLOB_CHOICE_SWEEP else sweep.sweep_string_iterator():
@@ -74,7 +74,11 @@ def _composed(group: str, sweep: Override, folders: Sequence[str]) -> dict[str, 
             if cause.missing_cfg_file == f"{group}/{choice}":
                 raise UserError(_missing(group, str(choice), cause.options or ())) from None
             continue
-        except (HydraException, OmegaConfBaseException, KeyError, ValueError):
+        except ValueError as cause:
+            if str(cause).startswith("Config group override must be"):
+                raise UserError(f"{group}={choice}: a choice must be a name; --help lists them") from None
+            continue
+        except (HydraException, OmegaConfBaseException, KeyError):
             continue
         if not isinstance(node, DictConfig):
             break  # values of an option, such as seed=1,2

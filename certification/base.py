@@ -26,7 +26,8 @@ class Work:
 
     Args:
         batch_size: rows of a forward pass.
-        advance: called with the samples that are finished and the forward passes made since the last call.
+        advance: called with the samples that are finished and the forward passes made since the last call; no passes
+            where they are not what takes the time.
     """
 
     batch_size: int = 256
@@ -41,7 +42,8 @@ class Certificates:
         predict: class int64 [B]; -1 where the certifier abstains.
         radius: float64 [B] >= 0, in the norm of the threat, rounded down: the prediction is `predict` everywhere
             within it, and in a proof of a norm ball also in what `Threat.contains` tolerates. Zero where it abstains.
-        forwards: passes of one network for this sample, int64 [B].
+        forwards: passes of one network for this sample, int64 [B]; where bounds prove it 1, the deployed prediction,
+            of however many networks that is made, since bounds are no passes.
         samples: random draws used, those of the selection among them, int64 [B]; zero without randomness.
         margin: least margin of the true class over the ball, float64 [B]; NaN where that is not what was bounded.
         trials: draws behind the bound, or views that were all counted, int64 [B].

@@ -235,8 +235,8 @@ def _work(job: Job, manifest: Manifest) -> int:
         def advance(finished: int, forwards: int) -> None:
             nonlocal passes
             passes += forwards
-            rate = passes / max(time.perf_counter() - begun, 1e-9)
-            bar.note(f"{rate:,.0f} forwards/s", refresh=False)
+            if passes:
+                bar.note(f"{passes / max(time.perf_counter() - begun, 1e-9):,.0f} forwards/s", refresh=False)
             bar.update(finished)
 
         positions = [chunk_positions(samples, size, chunk) for chunk in missing]

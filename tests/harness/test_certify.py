@@ -198,13 +198,16 @@ def test_a_grid_shows_the_radii_that_were_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize(("eps", "proven"), [(0.0001, True), (0.9, False)])
-def test_bounds_tell_no_rate_of_forwards(tmp_path, eps, proven):
+def test_bounds_tell_no_rate_of_forwards(tmp_path, capsys, eps, proven):
     choices = {"certifier": "ibp", "defense": "none", "model": "small_cnn"}
     GlobalHydra.instance().clear()
     names = [f"{group}={name}" for group, name in choices.items()]
     with initialize_config_module("conf", version_base=None):
         cfg = compose("run", [*names, "dataset.limit=6", "threat=linf", f"threat.eps={eps}", f"runs_dir={tmp_path}"])
     told = certify(cfg, choices, "python run.py certifier=ibp")
+    bar = capsys.readouterr().err
+    assert "none ibp: 100%" in bar
+    assert "forwards/s" not in bar
     lines = certificate_lines(told)
     (cost,) = (line for line in lines if line.startswith("cost"))
     assert "s per image; one forward of the deployed network, the rest is bounds" in cost

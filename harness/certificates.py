@@ -49,13 +49,15 @@ class Summary:
     """What the certificates of a run say. An abstention and an error count as wrong.
 
     Attributes:
-        radius: of each sample, float64; -1 where the prediction is wrong or the certifier abstains.
+        ids: of the samples, int64, ordered.
+        radius: of each of them, float64; -1 where the prediction is wrong or the certifier abstains.
         abstained: samples without a prediction.
         samples_used, forwards: summed over the samples.
         graded: whether a radius was sought for each sample, not yes or no for one ball.
         errors: distinct error texts with their counts.
     """
 
+    ids: NDArray[np.int64]
     radius: NDArray[np.float64]
     kinds: set[str] = field(default_factory=set)
     confidence: float = 1.0
@@ -106,11 +108,13 @@ class Summary:
 
 def summary(run: "RunFolder") -> Summary:
     """Read the certificates of a run, one chunk at a time."""
-    total, radii = Summary(np.zeros(0)), []
+    total = Summary(np.zeros(0, np.int64), np.zeros(0))
+    ids, radii = [total.ids], [total.radius]
     for chunk in sorted(run.present()):
         table = run.read_part(chunk)
         fine = table["error"].is_null().to_numpy(zero_copy_only=False)
         right = table["correct"].to_numpy(zero_copy_only=False) & fine
+        ids.append(table["sample"].to_numpy())
         radii.append(np.where(right, table["radius"].to_numpy(), -1.0))
         total.kinds |= set(table["kind"].to_pylist())
         total.confidence = min([total.confidence, *table["confidence"].to_pylist()])
@@ -125,7 +129,9 @@ def summary(run: "RunFolder") -> Summary:
         total.margin = min([total.margin, *margins[sure].tolist()])
         for text in table["error"].drop_null().to_pylist():
             total.errors[text] = total.errors.get(text, 0) + 1
-    total.radius = np.concatenate([*radii, np.zeros(0)])
+    every = np.concatenate(ids)
+    order = np.argsort(every, kind="stable")
+    total.ids, total.radius = every[order], np.concatenate(radii)[order]
     return total
 
 

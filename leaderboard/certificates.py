@@ -118,16 +118,13 @@ def certified(root: Path) -> tuple[list[Claims], list[str]]:
 
 def _read(folder: RunFolder, place: str, manifest: Any) -> Claims:
     data, threat, name = manifest["dataset"], manifest["threat"], manifest["name"]
-    tables = [folder.read_part(chunk) for chunk in sorted(folder.present())]
     total = summary(folder)
     problems = [] if manifest["status"] == "done" else [f"its status is {manifest['status']}"]
     if total.samples != int(data["samples"]):
         problems.append(f"{int(data['samples']) - total.samples} samples lack records")
     if total.kinds - {str(manifest["certificate"]["kind"])}:
         problems.append("its rows and its manifest do not agree on their kind")
-    sample = np.concatenate([table["sample"].to_numpy() for table in tables] or [np.zeros(0, np.int64)])
-    order = np.argsort(sample)
-    right = total.radius[order] >= 0
+    right = total.radius >= 0
     return Claims(
         place=place,
         data=DataKey(str(data["name"]), str(data["digest"]), str(data["selection"])),
@@ -140,8 +137,8 @@ def _read(folder: RunFolder, place: str, manifest: Any) -> Claims:
         kind=str(manifest["certificate"]["kind"]),
         eps=math.inf if threat["radius"] is None else float(threat["radius"]),
         total=total,
-        ids=sample[order][right],
-        radius=total.radius[order][right],
+        ids=total.ids[right],
+        radius=total.radius[right],
         problems=tuple(problems),
     )
 

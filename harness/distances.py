@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from harness.errors import OtherKind, UserError
 from harness.records import CLEAN_STAGE, Manifest, RunFolder
 
 Floats = NDArray[np.float64]
+
+Eps = TypeVar("Eps", float, Floats)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,13 +115,19 @@ def spread_lines(run: RunFolder, norm: str) -> list[str]:
     ]
 
 
+def reach(eps: Eps) -> Eps:
+    """The largest distance that counts as within eps: an attack that adds eps to a pixel in float32 lands up to 3e-8
+    beyond it. The slack is that of `Threat.contains`."""
+    return eps * (1 + 1e-6) + 1e-7
+
+
 def accuracy(distance: Floats, eps: Sequence[float]) -> list[float]:
     """Share of the samples that stand at each eps, by the slack with which an evaluation judges.
 
     >>> accuracy(np.array([0.0, 0.1, 0.3, np.inf]), [0.0, 0.1, 1.0])
     [0.75, 0.5, 0.25]
     """
-    return [float((distance > each * (1 + 1e-6) + 1e-7).mean()) for each in eps]
+    return [float((distance > reach(each)).mean()) for each in eps]
 
 
 def nearest(distances: Sequence[Floats]) -> Floats:

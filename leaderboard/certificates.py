@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from harness.binomial import most, tail
 from harness.certificates import Summary, grid, summary
+from harness.distances import reach
 from harness.errors import UserError
 from harness.records import RunFolder, find_runs
 from leaderboard.chunk import Bools, Floats, Ints, locate
@@ -24,11 +25,6 @@ from leaderboard.manifest import DataKey, Run
 
 DOUBT = 1e-3
 """Probability with which honest certificates and honest attacks are called contradictory, per certificate run."""
-
-
-TOLERANCE = (1e-6, 1e-7)
-"""Proofs hold for all that a threat calls legal: eps (1 + the first) + the second. An attack that adds eps to a pixel
-in float32 lands up to 3e-8 beyond it; without the tolerance half of its finds would contradict nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +169,9 @@ def contradictions(claims: Claims, run: Run) -> Iterable[Contradiction]:
         sample, distance = table["sample"].to_numpy(), table["distance"].to_numpy()
         place, there = locate(sample, claims.ids)
         radius = np.where(there, claims.radius[place] if len(claims.ids) else 0.0, 0.0)
-        more, plus = TOLERANCE if claims.kind == "sound_det" else (1e-9, 0.0)
-        within = there & (radius > 0) & (distance <= radius * (1 + more) + plus)
+        # A proof holds for all that a threat calls legal; else half of the finds on its rim would contradict nothing.
+        rim = reach(radius) if claims.kind == "sound_det" else radius * (1 + 1e-9)
+        within = there & (radius > 0) & (distance <= rim)
         fallen = (
             within & _fooled(table, run, len(claims.ids)) & pc.is_null(table["error"]).to_numpy(zero_copy_only=False)
         )

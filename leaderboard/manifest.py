@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.distances import reach
 from harness.errors import UserError
 from harness.records import CLEAN_STAGE, Manifest, RunFolder
 
@@ -40,7 +41,7 @@ class ThreatKey:
     @property
     def reach(self) -> float:
         """The largest distance that counts as inside: the slack is the one with which the evaluation judges."""
-        return self.radius * (1 + 1e-6) + 1e-7
+        return reach(self.radius)
 
 
 @dataclass(frozen=True, order=True)

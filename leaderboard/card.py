@@ -10,6 +10,7 @@ from typing import Any
 from leaderboard.certificates import Verdict
 from leaderboard.chance import NAMES, TRUE, draws_of
 from leaderboard.entry import Entry
+from leaderboard.manifest import mapping
 from leaderboard.naming import percent
 from leaderboard.splits import splits
 
@@ -52,11 +53,6 @@ def card(entry: Entry, entries: Sequence[Entry] = (), certificates: Sequence[Ver
         ("evidence", "Evidence"): _evidence(entry),
     }
     return tuple(Line(key, title, tuple(values)) for (key, title), values in found.items() if values)
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """A mapping as it is, anything else as an empty one: manifests may be somebody else's."""
-    return value if isinstance(value, Mapping) else {}
 
 
 def _sentences(*parts: object) -> list[str]:

@@ -1,8 +1,10 @@
 """The typed view of a `run.json` that scoring needs: what was attacked, under which threat, and what was promised."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.distances import reach
 from harness.errors import UserError
@@ -168,3 +170,8 @@ def _check_shapes(manifest: Manifest) -> None:
         raise ValueError("cost holds something else than totals")
     if not isinstance(manifest.get("failures", []), list):
         raise ValueError("failures is not a list")
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping as it is, anything else as an empty one: manifests may be somebody else's."""
+    return value if isinstance(value, Mapping) else {}

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.records import Manifest
+from leaderboard.manifest import mapping
 
 
 def splits(manifest: Manifest, n: int) -> list[str]:
     """What each network was trained on, what parameters were fitted to, and what was evaluated."""
-    config = manifest.get("config", {})
-    defense = _mapping(_mapping(config).get("defense"))
-    parts = _mapping(defense.get("parts"))
+    defense = mapping(mapping(manifest.get("config")).get("defense"))
+    parts = mapping(defense.get("parts"))
     told: dict[str, list[str]] = {}
     for name in manifest.get("weights", {}):
         told.setdefault(_training(parts.get(name)), []).append(str(name))
@@ -26,10 +26,6 @@ def splits(manifest: Manifest, n: int) -> list[str]:
     return [*lines, f"evaluated on: test, {n:,} images ({which})"]
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _training(part: Any) -> str:
     """Of one network."""
     if not isinstance(part, Mapping):
@@ -41,9 +37,7 @@ def _training(part: Any) -> str:
         return "weights from a file; what they saw is not on record"
     if not isinstance(recipe, Mapping):
         return "what it saw is not on record"
-    selection, objective = recipe.get("selection"), recipe.get("objective")
-    by = selection.get("by") if isinstance(selection, Mapping) else None
-    target = objective.get("_target_", "") if isinstance(objective, Mapping) else ""
-    method = str(target).rpartition(".")[2]
+    by = mapping(recipe.get("selection")).get("by")
+    method = str(mapping(recipe.get("objective")).get("_target_", "")).rpartition(".")[2]
     chosen = f", epoch chosen by {by} accuracy on validation" if by else ""
     return f"trained on train{f' ({method})' * bool(method)}{chosen}"

@@ -59,9 +59,8 @@ def masking(runs: Sequence[Seen], n: int, chance: Chance | None) -> Masking | No
         found = Counter[str]()
         for run in told:
             found.update({stage.head: stage.found for stage in run.stages[1:] if stage.head != TRUE})
-        lost = (np.any([getattr(run, name) for run in runs], axis=0).sum() for name in ("by_true", "broken"))
-        one, every = lost
-        left = ((n - int(one)) / n, (n - int(every)) / n)
+        by_true, broken = (np.any([getattr(run, name) for run in runs], axis=0) for name in ("by_true", "broken"))
+        left = ((n - int(by_true.sum())) / n, (n - int(broken.sum())) / n)
     others = [head for run in told for head in _heads(run) if head != TRUE]
     best = max(others, key=lambda head: found[head])  # of equals the one that was attacked first
     return Masking(*left, bound, best if found[best] else "", found[best])

@@ -80,8 +80,7 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
     n = max(len(ids), *(evidence.run.samples for evidence in own))
     reported = [aligned[evidence.run.place] for evidence in own]
     wrong = np.any([each.clean_wrong for each in reported], axis=0)
-    found = [evidence.chance for evidence in own if evidence.chance is not None]
-    chance = Chance.among(found) if found else None
+    chance = _chance(own)
     return Entry(
         data=first.data,
         threat=first.threat,
@@ -174,20 +173,26 @@ def _line(evidence: Evidence, view: Aligned, beaten: Ints, n: int) -> RunLine:
     )
 
 
-def _expected(several: Sequence[Evidence], n: int) -> Expected | None:
+def _chance(several: Sequence[Evidence]) -> Chance | None:
     found = [evidence.chance for evidence in several if evidence.chance is not None]
-    return Chance.among(found).all.accuracy(n) if found else None
+    return Chance.among(found) if found else None
+
+
+def _expected(several: Sequence[Evidence], n: int) -> Expected | None:
+    chance = _chance(several)
+    return chance.all.accuracy(n) if chance else None
 
 
 def _attacks(own: Sequence[Evidence], reported: Sequence[Aligned], n: int) -> Iterable[Attack]:
-    grouped: dict[tuple[bool, str], list[Aligned]] = defaultdict(list)
-    for view in reported:
-        grouped[not view.run.declared, view.run.column].append(view)
-    for (true, column), views in sorted(grouped.items(), key=lambda item: item[0]):
-        expected = _expected([evidence for evidence in own if evidence.run.column == column], n)
+    grouped: dict[tuple[bool, str], list[tuple[Evidence, Aligned]]] = defaultdict(list)
+    for evidence, view in zip(own, reported, strict=True):
+        grouped[not view.run.declared, view.run.column].append((evidence, view))
+    for true, column in sorted(grouped):
+        runs, views = zip(*grouped[true, column], strict=True)
         broken = np.any([view.broken for view in views], axis=0)
         standing = int((np.all([view.complete for view in views], axis=0) & ~broken).sum())
-        yield Attack(column, not true, len(views), standing, n - standing - int(broken.sum()), expected)
+        left = n - standing - int(broken.sum())
+        yield Attack(column, not true, len(views), standing, left, _expected(runs, n))
 
 
 def _flags(own: Sequence[Evidence], reported: Sequence[Aligned], others: Sequence[Aligned]) -> Iterable[Flag]:

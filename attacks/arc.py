@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.expectation import TIE, Mixture, Seen, Worst
+from attacks.expectation import TIE, Mixture, Walk, Worst, walks
 from attacks.planes import DUAL
 from harness.errors import UserError
 from harness.meter import MeteredHead
@@ -70,29 +70,20 @@ class ARC:
             return x.clone()
         first = mixture.look(x, y, rng.stream("start"))
         best = Worst.start(x, first)
-        for restart in range(self.restarts):
-            index = best.open()
-            if not len(index):
-                break
-            below, around, here = rng.select(index).stream(restart), threat.select(index), x[index]
-            start, seen = here, first.select(index)
-            if restart:
-                start = around.random(here, below.stream("start"))
-                seen = mixture.look(start, y[index], below.stream("started"))
-                best.note(index, start, seen)
-            self._run(_Walk(mixture, here, y[index], around, start, seen, below), best, index)
+        for walk in walks(mixture, best, first, x, y, threat, rng, self.restarts):
+            self._run(walk, best)
         return best.z
 
-    def _run(self, walk: "_Walk", best: Worst, index: Tensor) -> None:
+    def _run(self, walk: Walk, best: Worst) -> None:
         for number in range(self.steps):
             stay = (~walk.seen.done).nonzero().squeeze(1)
             if not len(stay):
                 return
-            walk, index = walk.select(stay), index[stay]
+            walk = walk.select(stay)
             self._round(walk, walk.rng.stream(number))
-            best.note(index, walk.z, walk.seen)
+            best.note(walk.index, walk.z, walk.seen)
 
-    def _round(self, walk: "_Walk", rng: Rng) -> None:
+    def _round(self, walk: Walk, rng: Rng) -> None:
         """Visit every member once; moves `walk` in place."""
         base, local = walk.z.clone(), torch.zeros_like(walk.z)  # the step so far, as it is before ball and box cut it
         order = walk.mixture.orders(rng.stream("order"), len(base), self.order == "random")
@@ -102,7 +93,7 @@ class ARC:
                 if len(at):
                     draw, member = rng.select(at).stream(place), walk.mixture.members[number]
                     step = self._step(member, base[at], local[at], walk.threat.select(at), draw)
-                    rows = walk.try_(at, walk.threat.select(at).project(base[at] + step, walk.x[at]), draw)
+                    rows = _try(walk, at, walk.threat.select(at).project(base[at] + step, walk.x[at]), draw)
                     local[at[rows]] = step[rows]
 
     def _step(self, member: MeteredHead, base: Tensor, local: Tensor, threat: Threat, rng: Rng) -> Tensor:
@@ -170,27 +161,12 @@ class ARC:
         return torch.where((far < radius) & ~still, amount, radius)
 
 
-class _Walk:
-    """Where each sample stands: z, and what the members say there."""
-
-    def __init__(self, mixture: Mixture, x: Tensor, y: Tensor, threat: Threat, z: Tensor, seen: Seen, rng: Rng) -> None:
-        self.mixture, self.x, self.y, self.threat, self.rng = mixture, x, y, threat, rng
-        self.z, self.seen = z, seen
-
-    def select(self, at: Tensor) -> "_Walk":
-        parts = self.x[at], self.y[at], self.threat.select(at), self.z[at], self.seen.select(at), self.rng.select(at)
-        return _Walk(self.mixture, *parts)
-
-    def try_(self, at: Tensor, z: Tensor, rng: Rng) -> Tensor:
-        """Go to these points where that does not lower the error, in place; which of them, as positions in `at`."""
-        seen = self.mixture.look(z, self.y[at], rng.stream("tried"))
-        rows = ((seen.error >= self.seen.error[at] - TIE) | seen.done).nonzero().squeeze(1)
-        where = at[rows]
-        self.z = self.z.index_copy(0, where, z[rows])
-        self.seen.wrong[:, where] = seen.wrong[:, rows]
-        for mine, new in zip(self.seen[1:], seen[1:], strict=True):
-            mine[where] = new[rows]
-        return rows
+def _try(walk: Walk, at: Tensor, z: Tensor, rng: Rng) -> Tensor:
+    """Go to these points where that does not lower the error, in place; which of them, as positions in `at`."""
+    seen = walk.mixture.look(z, walk.y[at], rng.stream("tried"))
+    rows = ((seen.error >= walk.seen.error[at] - TIE) | seen.done).nonzero().squeeze(1)
+    walk.enter(at[rows], z[rows], seen.select(rows))
+    return rows
 
 
 def _bisected(far: Tensor, ahead: Tensor, radius: Tensor, way: Tensor, local: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The expectation over a mixture that an attacker lowers: exact, from what each member says."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from attacks.losses import margins
 from harness.meter import MeteredHead
 from harness.rng import Rng
+from harness.threat import Threat
 
 TIE = 1e-9
 """Sums of probabilities that are nearer to each other are equal."""
@@ -25,6 +27,12 @@ class Seen(NamedTuple):
     def select(self, index: Tensor) -> "Seen":
         """Of some of the samples; positions int64 [b]."""
         return Seen(self.wrong[:, index], self.error[index], self.value[index], self.done[index])
+
+    def enter(self, where: Tensor, new: "Seen") -> None:
+        """Replace what is known of the samples at these positions, in place."""
+        self.wrong[:, where] = new.wrong
+        for mine, other in zip(self[1:], new[1:], strict=True):
+            mine[where] = other
 
 
 @dataclass(frozen=True)
@@ -101,3 +109,50 @@ class Worst(NamedTuple):
         self.z.index_copy_(0, where, z.index_select(0, rows))
         for mine, new in ((self.error, seen.error), (self.value, seen.value), (self.done, seen.done)):
             mine[where] = new[rows]
+
+
+@dataclass
+class Walk:
+    """Where some of the samples stand, and what the members say there; z and seen change in place."""
+
+    index: Tensor  # positions among all samples, int64 [b]
+    mixture: Mixture
+    x: Tensor
+    y: Tensor
+    threat: Threat
+    z: Tensor
+    seen: Seen
+    rng: Rng
+
+    def select(self, at: Tensor) -> "Walk":
+        """Of some of them; positions int64."""
+        return Walk(
+            self.index[at], self.mixture, self.x[at], self.y[at], self.threat.select(at), self.z[at],
+            self.seen.select(at), self.rng.select(at),
+        )  # fmt: skip
+
+    def enter(self, where: Tensor, z: Tensor, seen: Seen) -> None:
+        """Go to other points with the samples at these positions."""
+        self.z[where] = z
+        self.seen.enter(where, seen)
+
+
+def walks(
+    mixture: Mixture, best: Worst, first: Seen, x: Tensor, y: Tensor, threat: Threat, rng: Rng, restarts: int
+) -> Iterator[Walk]:
+    """A walk for each restart, of the samples that are still open: the first from the image, others from random points.
+
+    best: where starts are entered; first: what the members say of the images.
+    """
+    for restart in range(restarts):
+        index = best.open()
+        if not len(index):
+            return
+        below, around, here = rng.select(index).stream(restart), threat.select(index), x[index]
+        if restart:
+            z = around.random(here, below.stream("start"))
+            seen = mixture.look(z, y[index], below.stream("started"))
+            best.note(index, z, seen)
+        else:
+            z, seen = here.clone(), first.select(index)
+        yield Walk(index, mixture, here, y[index], around, z, seen, below)

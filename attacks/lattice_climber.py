@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.expectation import TIE, Mixture, Seen, Worst
+from attacks.expectation import TIE, Mixture, Walk, Worst, walks
 from attacks.losses import margin, margins
 from attacks.planes import DUAL
 from attacks.region import Region
@@ -58,56 +58,30 @@ class LatticeClimber:
             return x.clone()
         first = mixture.look(x, y, rng.stream("start"))
         best = Worst.start(x, first)
-        for restart in range(self.restarts):
-            index = best.open()
-            if not len(index):
-                break
-            below, around, start = rng.select(index).stream(restart), threat.select(index), x[index]
-            seen = first.select(index)
-            if restart:
-                start = around.random(start, below.stream("start"))
-                seen = mixture.look(start, y[index], below.stream("started"))
-                best.note(index, start, seen)
-            orders = mixture.orders(below.stream("order"), len(index), drawn=restart > 0)
-            foot = _Foot(mixture, Region.around(around, x[index]), y[index], start.clone(), seen)
+        for restart, walk in enumerate(walks(mixture, best, first, x, y, threat, rng, self.restarts)):
+            orders = mixture.orders(walk.rng.stream("order"), len(walk.index), drawn=restart > 0)
+            region = Region.around(walk.threat, walk.x)
             for place in range(orders.shape[1]):
-                self._climb(foot, orders[:, place], below.stream(place), best, index)
+                self._climb(walk, region, orders[:, place], walk.rng.stream(place), best)
         return best.z
 
-    def _climb(self, foot: "_Foot", wanted: Tensor, rng: Rng, best: Worst, index: Tensor) -> None:
-        """Try to fool the wanted member [B] of each sample beside those that are fooled; moves `foot` in place."""
-        already = foot.seen.wrong.gather(0, wanted[None]).squeeze(0)
-        at = (~already & ~foot.seen.done).nonzero().squeeze(1)
-        z, pool = foot.z[at], foot.seen.wrong[:, at].scatter(0, wanted[None, at], True)
+    def _climb(self, walk: Walk, around: Region, wanted: Tensor, rng: Rng, best: Worst) -> None:
+        """Try to fool the wanted member [B] of each sample beside those that are fooled; moves `walk` in place."""
+        already = walk.seen.wrong.gather(0, wanted[None]).squeeze(0)
+        at = (~already & ~walk.seen.done).nonzero().squeeze(1)
+        z, pool = walk.z[at], walk.seen.wrong[:, at].scatter(0, wanted[None, at], True)
         for number in range(self.steps):
             if not len(at):
                 return
             draw = rng.select(at).stream(number)
-            region, y = foot.region.select(at), foot.y[at]
-            gradient = _ascent(foot.mixture, z, y, pool, region.threat.norm, draw)
+            region, y = around.select(at), walk.y[at]
+            gradient = _ascent(walk.mixture, z, y, pool, region.threat.norm, draw)
             z = region.step(z, gradient, self.step_size * (1 - number / self.steps))
-            seen = foot.mixture.look(z, y, draw.stream("looked"))
-            best.note(index[at], z, seen)
-            up = ((seen.wrong | ~pool).all(0) | seen.done) & (seen.error >= foot.seen.error[at] - TIE)
-            foot.enter(at[up], z[up], seen.select(up.nonzero().squeeze(1)))
+            seen = walk.mixture.look(z, y, draw.stream("looked"))
+            best.note(walk.index[at], z, seen)
+            up = ((seen.wrong | ~pool).all(0) | seen.done) & (seen.error >= walk.seen.error[at] - TIE)
+            walk.enter(at[up], z[up], seen.select(up.nonzero().squeeze(1)))
             at, z, pool = at[~up], z[~up], pool[:, ~up]
-
-
-@dataclass
-class _Foot:
-    """The highest point of each sample so far, and whom it fools."""
-
-    mixture: Mixture
-    region: Region
-    y: Tensor
-    z: Tensor
-    seen: Seen
-
-    def enter(self, where: Tensor, z: Tensor, seen: Seen) -> None:
-        self.z[where] = z
-        self.seen.wrong[:, where] = seen.wrong
-        for mine, new in zip(self.seen[1:], seen[1:], strict=True):
-            mine[where] = new
 
 
 def _ascent(mixture: Mixture, z: Tensor, y: Tensor, pool: Tensor, norm: str, rng: Rng) -> Tensor:

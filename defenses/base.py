@@ -1,6 +1,6 @@
 """What every defense shares: its trained parts, its deployment, and its card."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -63,3 +63,13 @@ class Defense:
         """The deployed defense: here the only part, as it is. models: the loaded parts, from pixels to logits."""
         (model,) = models.values()
         return Victim(plain(model), (model,), mechanism=model)
+
+
+def check_members(members: Sequence[str], parts: Mapping[str, Part], copies: str) -> None:
+    """Refuse a member of an ensemble that is no part, or is named twice; copies: why so. Raises UserError."""
+    for number, name in enumerate(members):
+        if name not in parts:
+            known = ", ".join(parts) or "none"
+            raise UserError(f"defense.members names {name}, which is no part; there are {known}")
+        if name in members[:number]:
+            raise UserError(f"defense.members names {name} twice; {copies}")

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from defenses.base import Card, Defense
+from defenses.base import Card, Defense, check_members
 from harness.errors import UserError
+from harness.mixture import stacked
 from harness.rng import Rng
 from harness.victim import Forward, Head, Victim, plain
 
@@ -102,12 +102,7 @@ class CrossMax(Defense):
     k: int | None = None
 
     def __post_init__(self) -> None:
-        for number, name in enumerate(self.members):
-            if name not in self.parts:
-                known = ", ".join(self.parts) or "none"
-                raise UserError(f"defense.members names {name}, which is no part; there are {known}")
-            if name in self.members[:number]:
-                raise UserError(f"defense.members names {name} twice; a copy bids what its original bids")
+        check_members(self.members, self.parts, "a copy bids what its original bids")
         check_bids(len(self.members), self.k)
         # Frozen for others: what an instance has follows from its members.
         object.__setattr__(self, "parts", {name: self.parts[name] for name in self.members})
@@ -124,12 +119,3 @@ class CrossMax(Defense):
 
         alone = (Head(f"member_{name}", plain(models[name])) for name in self.members)
         return Victim(predict, networks, (*means(predictors), *alone))
-
-
-def stacked(logits: Mapping[str, Tensor]) -> Tensor:
-    """Logits of each member as one tensor [M, B, K]. Raises UserError where they are of different shapes."""
-    shapes = {name: list(each.shape) for name, each in logits.items()}
-    if len({tuple(shape) for shape in shapes.values()}) > 1:
-        told = ", ".join(f"{name} {shape[-1]}" for name, shape in shapes.items())
-        raise UserError(f"the members tell different numbers of classes apart: {told}; take networks of one data set")
-    return torch.stack(list(logits.values()))

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from defenses.base import Card, Defense
+from defenses.base import Card, Defense, check_members
 from harness.errors import UserError
-from harness.mixture import stacked
+from harness.mixture import check_classes, stacked
 from harness.rng import Rng
 from harness.victim import Head, Victim, plain
 from training.part import Part
@@ -48,12 +48,7 @@ class RandomizedEnsemble(Defense):
     draws: int = 10
 
     def __post_init__(self) -> None:
-        for number, name in enumerate(self.members):
-            if name not in self.parts:
-                known = ", ".join(self.parts) or "none"
-                raise UserError(f"defense.members names {name}, which is no part; there are {known}")
-            if name in self.members[:number]:
-                raise UserError(f"defense.members names {name} twice; give it the sum of the probabilities")
+        check_members(self.members, self.parts, "give it the sum of the probabilities")
         if len(self.members) < 2:
             raise UserError(f"defense.members has {len(self.members)}: there is nothing to draw; give two or more")
         if self.probabilities is not None:
@@ -75,7 +70,7 @@ class RandomizedEnsemble(Defense):
         chances = torch.tensor(list(drawn.values()), dtype=torch.float64)
 
         def predict(x: Tensor, rng: Rng) -> Tensor:
-            return answered(list(networks.values()), chances, x, rng)
+            return answered(networks, chances, x, rng)
 
         def softmax(x: Tensor, rng: Rng) -> Tensor:
             return expected_softmax(stacked({name: network(x) for name, network in networks.items()}), chances)
@@ -85,22 +80,19 @@ class RandomizedEnsemble(Defense):
         return Victim(predict, tuple(networks.values()), heads, randomized=True, draws=self.draws)
 
 
-def answered(networks: list[nn.Module], chances: Tensor, x: Tensor, rng: Rng) -> Tensor:
+def answered(networks: Mapping[str, nn.Module], chances: Tensor, x: Tensor, rng: Rng) -> Tensor:
     """Logits [B, K] of a member drawn for each image; each image goes through one network only.
 
     chances: probability of each network, float64 [M].
     """
     draw = rng.stream("member").uniform((), dtype=torch.float64)
     chosen = torch.bucketize(draw, chances.to(draw.device).cumsum(0)[:-1], right=True)
-    places = [(chosen == number).nonzero().squeeze(1) for number in range(len(networks))]
-    parts = {str(n): network(x[at]) for n, (network, at) in enumerate(zip(networks, places, strict=True)) if len(at)}
+    places = {name: (chosen == number).nonzero().squeeze(1) for number, name in enumerate(networks)}
+    parts = {name: networks[name](x[at]) for name, at in places.items() if len(at)}
     if not parts:
-        return torch.as_tensor(networks[0](x))
-    if len({logits.shape[1] for logits in parts.values()}) > 1:
-        told = ", ".join(str(logits.shape[1]) for logits in parts.values())
-        raise UserError(f"the members tell different numbers of classes apart: {told}; take networks of one data set")
-    order = torch.cat([places[int(number)] for number in parts]).argsort()
-    return torch.cat(list(parts.values()))[order]
+        return torch.as_tensor(next(iter(networks.values()))(x))
+    check_classes(parts)
+    return torch.cat(list(parts.values()))[torch.cat([places[name] for name in parts]).argsort()]
 
 
 def expected_softmax(logits: Tensor, chances: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Mixtures, which answer each query by a member that they draw: what an attack on all members at once is given."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -53,12 +54,17 @@ def probabilities(members: tuple[Head, ...]) -> Tensor:
     return weights / weights.sum()
 
 
-def stacked(scores: dict[str, Tensor]) -> Tensor:
-    """Scores of each member as one tensor [M, B, K]. Raises UserError where their shapes differ."""
-    if len({tuple(each.shape) for each in scores.values()}) > 1:
+def stacked(scores: Mapping[str, Tensor]) -> Tensor:
+    """Scores of each member as one tensor [M, B, K]. Raises UserError where they tell other classes apart."""
+    check_classes(scores)
+    return torch.stack(list(scores.values()))
+
+
+def check_classes(scores: Mapping[str, Tensor]) -> None:
+    """Refuse members, name -> scores [B, K], of different numbers K of classes. Raises UserError."""
+    if len({tuple(each.shape[1:]) for each in scores.values()}) > 1:
         told = ", ".join(f"{name} {each.shape[-1]}" for name, each in scores.items())
         raise UserError(f"the members tell different numbers of classes apart: {told}; take networks of one data set")
-    return torch.stack(list(scores.values()))
 
 
 def bits(wrong: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certification.noise import Gaussian, Noise
+from harness.errors import UserError
 from harness.rng import Rng
 
 Floats = NDArray[np.float64]
@@ -155,3 +156,12 @@ class Blend:
     robust: nn.Module
     alpha: float
     scale: float = 1.0
+
+
+def check_weight(mechanism: Mixed | Blend) -> None:
+    """Raises UserError where any accurate network could overturn the robust one, so that nothing can be certified."""
+    if mechanism.alpha <= 0.5:
+        raise UserError(
+            f"with weight {mechanism.alpha} of the robust network the accurate one decides alone, and no radius above "
+            "0 can be certified; take defense.alpha, or alpha_low, above 0.5"
+        )

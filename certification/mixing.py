@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from certification.mechanisms import Mixed
+from certification.mechanisms import Mixed, check_weight
 from certification.smoothing import Smoothing
 from certification.stopping import Radius
 from harness.errors import UserError
@@ -49,12 +49,7 @@ class Mixing(Smoothing):
             raise UserError(f"certifier.formula={self.formula!r} is unknown; choose one of {', '.join(FORMULAS)}")
 
     def check(self, victim: Victim, threat: Threat) -> None:
-        least = self._mechanism(victim).alpha
-        if least <= 0.5:
-            raise UserError(
-                f"with weight {least} of the robust network the accurate one decides alone, and the largest radius "
-                "that can be certified is 0; take defense.alpha, or alpha_low, above 0.5"
-            )
+        check_weight(self._mechanism(victim))
         super().check(victim, threat)
 
     def _radius(self, mechanism: Any) -> Radius:

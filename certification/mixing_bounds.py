@@ -8,7 +8,7 @@ from torch import Tensor
 
 from certification.bounding.tracing import trace
 from certification.bounds import Bounds, Claim
-from certification.mechanisms import Blend
+from certification.mechanisms import Blend, check_weight
 from harness.errors import UserError
 from harness.rng import Rng
 from harness.threat import Threat
@@ -31,12 +31,7 @@ class MixingBounds(Bounds):
     method: str = "alpha_crown"
 
     def check(self, victim: Victim, threat: Threat) -> None:
-        blend = _blend(victim)
-        if blend.alpha <= 0.5:
-            raise UserError(
-                f"with weight {blend.alpha} of the robust network the accurate one decides alone and nothing can be "
-                "proven; take defense.alpha, or alpha_low, above 0.5"
-            )
+        check_weight(_blend(victim))
         super().check(victim, threat)
 
     def _claim(self, victim: Victim, x: Tensor, rng: Rng) -> Claim:

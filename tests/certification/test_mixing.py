@@ -110,9 +110,9 @@ def test_an_adaptive_mixture_is_certified_with_the_least_weight_that_fooling_the
     mixed = Mixed(HalfSpace([1.0]), Gaussian(sigma), low)
     radius = float(mixed.radius(np.array([p])))
     assert radius < float(closed(p, 1 - p, high, sigma))
-    for alpha, holds in ((low, True), (high, True)):
-        h = stats.norm.cdf(stats.norm.ppf(p) - radius * 0.999 / sigma)
-        assert (alpha * h > alpha * (1 - h) + 1 - alpha) == holds
+    h = stats.norm.cdf(stats.norm.ppf(p) - radius * 0.999 / sigma)
+    for alpha in (low, high):
+        assert alpha * h > alpha * (1 - h) + 1 - alpha
     h = stats.norm.cdf(stats.norm.ppf(p) - float(closed(p, 1 - p, high, sigma)) * 0.999 / sigma)
     assert low * h < low * (1 - h) + 1 - low  # what the weight at the image would have claimed is false
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from certification.bounding.tracing import trace
 from certification.bounding.verify import Effort, Network
+from harness.rng import Rng
 
 MEMORY = 4.0
 
@@ -110,3 +111,14 @@ def margins(scores, y):
     return torch.stack(
         [own[i] - torch.cat([row[:c], row[c + 1 :]]) for i, (row, c) in enumerate(zip(scores, y, strict=True))]
     )
+
+
+def attacked(module, x, y, threat, starts=3, steps=10):
+    """Images on the way of margin PGD on a network, from random starts."""
+    for start in range(starts):
+        z = threat.random(x, Rng(start, torch.arange(len(x)), "starts"))
+        for _ in range(steps):
+            z.requires_grad_()
+            (slope,) = torch.autograd.grad(margins(module(z), y).amin(1).sum(), z)
+            z = threat.project(z.detach() - 0.3 * threat.budget(x) * slope.sign(), x)
+            yield z

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leaderboard.certificates import Verdict
+from leaderboard.certificates import Claims, Verdict
 from leaderboard.chance import NAMES, TRUE, draws_of
 from leaderboard.entry import Entry
-from leaderboard.manifest import mapping
+from leaderboard.manifest import ThreatKey, mapping
 from leaderboard.naming import percent
 from leaderboard.splits import splits
 
@@ -194,11 +194,17 @@ def _claims(entry: Entry, bare: str, certificates: Sequence[Verdict]) -> Iterato
         claims = verdict.claims
         if (claims.victim, claims.data, claims.norm) != (bare, entry.data, entry.threat.norm) or not claims.counts:
             continue
-        radius = min(entry.threat.radius, claims.eps) if claims.kind == "sound_det" else entry.threat.radius
-        share = percent(claims.total.certified(radius), claims.total.samples)
         doubt = "a proof" if claims.kind == "sound_det" else f"confidence {100 * claims.total.confidence:g} % each"
         against = f"{verdict.samples} contradicted" if verdict.samples else "none contradicted"
-        yield f"{claims.certifier}: {share} % certified at {radius:.4g}, {doubt}, {against}"
+        yield f"{claims.certifier}: {_share(claims, entry.threat)}, {doubt}, {against}"
+
+
+def _share(claims: Claims, threat: ThreatKey) -> str:
+    """What is certified against this threat; on average where it has no eps and radii were sought."""
+    if claims.total.graded and threat.unbounded:
+        return f"average radius {claims.total.average:.4g}"
+    radius = threat.radius if claims.total.graded else min(threat.radius, claims.eps)
+    return f"{percent(claims.total.certified(radius), claims.total.samples)} % certified at {radius:.4g}"
 
 
 def _declared(told: Mapping[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """Certificates on the board, and what happens where an attack contradicts one."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -169,3 +171,17 @@ def test_proofs_for_one_ball_have_no_curve_and_votes_of_bands_have_one_without_d
     proofs, votes = (row for row in page.split("<tr")[1:] if ">never<" in row)
     assert ">2,200<" in votes  # 4,400 forwards in two seconds; of bounds that number would mean nothing
     assert ">2,200<" not in proofs
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "said"),
+    [("sound_prob", NAN, "average radius 0.75, confidence"), ("sound_det", 0.5, "75.0 % certified at 1, a proof")],
+)
+def test_beside_distances_the_card_tells_the_average_radius_or_the_proven_ball(tmp_path, kind, margin, said):
+    runs, site = tmp_path / "runs", tmp_path / "site"
+    certify(runs, [1.0] * 15 + [0.0] * 5, kind=kind, margin=margin)
+    make_run(runs, norm="l2", eps="unbounded", broken=[3], distance=2.0)
+    build(runs, site)
+    (record,) = json.loads((site / "board.json").read_text())["entries"]
+    (line,) = record["card"]["certificate"]
+    assert line.startswith(f"smoothing: {said}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.rng import Rng
+from harness.threat import Threat
 from training.inner import InnerPGD
 from training.objective import Objective
 
@@ -29,9 +30,8 @@ class HalfStartPGD(InnerPGD):
         if self.init != "uniform":
             raise UserError(f"attack.init={self.init}: this attack begins in half the ball; leave init at uniform")
 
-    def _start(self, x: Tensor, threat: object, rng: Rng) -> Tensor:
-        whole = super()._start(x, threat, rng)  # type: ignore[arg-type]
-        return x + (whole - x) / 2
+    def _start(self, x: Tensor, threat: Threat, rng: Rng) -> Tensor:
+        return x + (super()._start(x, threat, rng) - x) / 2
 
 
 @dataclass(frozen=True)

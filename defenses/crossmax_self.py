@@ -12,10 +12,9 @@ from defenses.crossmax import check_bids, crossmax, means
 from harness.errors import UserError
 from harness.rng import Rng
 from harness.victim import Head, Victim
-from models.probed import Probed
+from models.probed import Behind, Probed
 from models.probes import Probes
 from training.resolution_stack import ResolutionStack
-from training.stack_tuning import Behind
 
 LEAST = 20
 """Fewest draws of an honest gradient, those of AutoAttack's random version (arXiv 2411.14834)."""
@@ -77,7 +76,7 @@ class CrossMaxSelf(Defense):
         return Victim(predict, tuple(models.values()), surrogates, randomized=True, draws=self.draws)
 
 
-def _ensemble(models: Mapping[str, nn.Module]) -> Probed | Behind:
+def _ensemble(models: Mapping[str, nn.Module]) -> Behind:
     """The network of all predictors. Raises UserError where it is none."""
     probes = models.get("probes", models.get("model"))
     if "probes" in models and isinstance(probes, Probes):

@@ -25,9 +25,7 @@ class SelfEnsemble(Objective):
     stack: ResolutionStack = field(default_factory=ResolutionStack)
 
     def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
-        logits = model(self.stack(z, rng.stream("stack")))
-        each = F.cross_entropy(logits.flatten(0, 1), y.repeat_interleave(logits.shape[1]), reduction="none")
-        return each.reshape(len(x), -1).sum(1)
+        return summed(model(self.stack(z, rng.stream("stack"))), y)
 
     def classifier(self, model: nn.Module) -> nn.Module:
         return Stacked(model, self.stack)
@@ -46,3 +44,9 @@ class Stacked(nn.Module):
         draws = [self.network(self.stack(x, Rng(0, ids, f"validation/{n}"))) for n in range(DRAWS)]
         mean = torch.stack(draws).mean(0)
         return mean.mean(1) if mean.dim() == 3 else mean
+
+
+def summed(logits: Tensor, y: Tensor) -> Tensor:
+    """The sum over the predictors of the cross-entropy, [B]. logits: [B, M, K]; y: int64 [B]."""
+    each = F.cross_entropy(logits.flatten(0, 1), y.repeat_interleave(logits.shape[1]), reduction="none")
+    return each.reshape(len(y), -1).sum(1)

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.rng import Rng
+from models.probed import Behind
 from models.probes import Probes
 from models.taps import Tapped
 from training.mode import evaluating
 from training.objective import Attack, Objective
 from training.resolution_stack import ResolutionStack
-from training.self_ensemble import Stacked
+from training.self_ensemble import Stacked, summed
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,10 @@ class Probing(Objective):
         tapped = Tapped(self.backbone, _probes(model).taps)
         with torch.no_grad(), evaluating(tapped):
             _, features = tapped(self.stack(z, rng.stream("stack")))
-        logits = model(features)
-        each = F.cross_entropy(logits.flatten(0, 1), y.repeat_interleave(logits.shape[1]), reduction="none")
-        return each.reshape(len(x), -1).sum(1)
+        return summed(model(features), y)
 
     def classifier(self, model: nn.Module) -> nn.Module:
         return Stacked(Behind(self.backbone, _probes(model)), self.stack)
-
-
-class Behind(nn.Module):
-    """Probes behind their backbone: the logits of each predictor, the backbone last, [B, M, K]."""
-
-    def __init__(self, backbone: nn.Module, probes: Probes) -> None:
-        super().__init__()
-        self.tapped, self.probes = Tapped(backbone, probes.taps), probes
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits, features = self.tapped(x)
-        return torch.cat([self.probes(features), logits[:, None]], 1)
 
 
 class _Seen(nn.Module):

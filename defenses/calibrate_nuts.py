@@ -6,31 +6,22 @@ an image that is evaluated.
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
 from torch import Tensor, nn
 
 from attacks.apgd import APGD
 from attacks.losses import margins
+from defenses.calibration import Setting, answer, batches
 from defenses.mixednuts import MixedNUTS, nuts
 from defenses.nuts import Found, mapped, search
-from harness.cli import write
-from harness.cli_errors import one_line, say
-from harness.compose import build, checked
 from harness.data.contract import Batch, Split
 from harness.errors import UserError
 from harness.meter import Counts, MeteredHead
-from harness.prepare import KEYS
 from harness.rng import Rng
 from harness.threat import Threat
 from harness.victim import Head, plain
-
-BATCH = 256
 
 Ranges = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 """Of s, c and p in the grid."""
@@ -49,23 +40,6 @@ class Calibration(NamedTuple):
     split: str = "validation"
     beta: float = 0.985
     digest: str = ""
-
-
-def batches(split: Split, samples: int) -> Iterator[Batch]:
-    """The first images of a split, in order."""
-    count = min(samples, len(split))
-    for start in range(0, count, BATCH):
-        yield split.read(slice(start, min(start + BATCH, count)))
-
-
-def check_disjoint(part: str, split: Split, test: Split, samples: int) -> None:
-    """Refuse calibration images that are evaluated, whatever they are called. Raises UserError."""
-    if part == "test":
-        raise UserError("--part test is what is evaluated: parameters fitted to it prove nothing; take validation")
-    known = {image.numpy().tobytes() for batch in batches(test, len(test)) for image in batch.x}
-    shared = sum(image.numpy().tobytes() in known for batch in batches(split, samples) for image in batch.x)
-    if shared:
-        raise UserError(f"{shared} of the calibration images are test images too; give other data, or fewer --samples")
 
 
 def attacked(network: nn.Module, batch: Batch, threat: Threat, classes: int, steps: int, targets: int) -> Tensor:
@@ -102,8 +76,6 @@ def calibrate(
     """Search on the first images of a split, which must be none of those that are evaluated."""
     g, h, y, held = [], [], [], []
     for batch in batches(split, samples):
-        order = batch.ids.argsort()
-        batch = Batch(*(t[order] for t in batch))
         g.append(accurate(batch.x))
         h.append(robust(batch.x))
         y.append(batch.y)
@@ -152,36 +124,19 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=float, nargs=2, default=bounds, help=f"range of {name} in the grid")
     parser.add_argument("overrides", nargs="*", help="options of run.py: data set, model, threat, parts")
     options = parser.parse_args(arguments)
-    try:
-        if options.samples < 1:
-            raise UserError(f"--samples {options.samples} must be at least 1")
-        write("\n".join(lines(_calibrated(options))))
-    except HydraException as cause:
-        say(f"error: {one_line(cause)}")
-        return 1
-    except UserError as cause:
-        say(f"error: {cause}")
-        return 1
-    return 0
+    return answer(lambda: lines(_calibrated(options)))
 
 
 def _calibrated(options: argparse.Namespace) -> Calibration:
-    with initialize_config_module("conf", version_base=None):
-        named = any(each.startswith("defense=") for each in options.overrides)
-        cfg = checked(compose("run", [*([] if named else ["defense=mixednuts"]), *options.overrides]), KEYS)
-    dataset, threat, runtime = build(cfg.dataset), build(cfg.threat), build(cfg.runtime)
-    torch.set_num_threads(runtime.threads)
-    if options.part not in ("train", "validation", "test"):
-        raise UserError(f"--part {options.part} is unknown; choose validation or train")
-    split = dataset.split(options.part)
-    check_disjoint(options.part, split, dataset.split("test"), options.samples)
-    cache = Path(cfg.runs_dir) / "_trained"
-    defense = build(cfg.defense)
+    if options.samples < 1:
+        raise UserError(f"--samples {options.samples} must be at least 1")
+    setting = Setting.of("mixednuts", options.overrides)
+    defense = setting.defense
     if not isinstance(defense, MixedNUTS):
         raise UserError(f"defense={type(defense).__name__} has no such parameters; take mixednuts or mixednuts_cifar")
-    models = {name: part.load(dataset, cache, progress=runtime.progress).module for name, part in defense.parts.items()}
+    split, models = setting.images(options.part, options.samples), setting.models()
     done = calibrate(
-        models["accurate"], models["robust"], split, threat, dataset.classes,
+        models["accurate"], models["robust"], split, setting.threat, setting.dataset.classes,
         options.samples, options.steps, options.targets, options.beta,
         (options.s, options.c, options.p),
     )  # fmt: skip

@@ -6,31 +6,25 @@ evaluated.
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attacks.arc import ARC
 from attacks.lattice_climber import LatticeClimber
-from defenses.calibrate_nuts import batches, check_disjoint
+from defenses.calibration import Setting, answer, batches
+from defenses.randomized_ensemble import RandomizedEnsemble
 from defenses.sampling import Best, Floats, linear_programme, risk, subgradient
-from harness.cli import write
-from harness.cli_errors import one_line, say
-from harness.compose import build, checked
 from harness.data.contract import Batch, Split
 from harness.errors import UserError
 from harness.member_risks import least, risks
 from harness.meter import Counts, MeteredHead
 from harness.mixture import MEMBERS, bits, mixed
-from harness.prepare import KEYS
 from harness.rng import Rng
 from harness.threat import Threat
 from harness.victim import Head, plain
@@ -104,7 +98,7 @@ def calibrate(
 ) -> Found:
     """Attack at each member alone, along the sub-gradient, and at the solutions of the programme until they hold."""
     count = len(models)
-    sets = Sets(models, list(_ordered(split, samples)), threat, steps)
+    sets = Sets(models, list(batches(split, samples)), threat, steps)
     for number in range(count):
         sets.attack(np.eye(count)[number])
     walked = subgradient(sets.attack, count, rounds)
@@ -121,12 +115,6 @@ def calibrate(
         list(models), len(sets.found), risks(united, count), risk(sets.found, equal),
         Best(walked.chances, risk(sets.found, walked.chances)), best, again,
     )  # fmt: skip
-
-
-def _ordered(split: Split, samples: int) -> Iterator[Batch]:
-    for batch in batches(split, samples):
-        order = batch.ids.argsort()
-        yield Batch(*(t[order] for t in batch))
 
 
 def lines(found: Found) -> list[str]:
@@ -172,38 +160,20 @@ def main(arguments: list[str] | None = None) -> int:
         help="options of run.py: defense (default: randomized_ensemble), data set, model, threat",
     )
     options = parser.parse_args(arguments)
-    try:
-        for name in ("samples", "steps", "rounds"):
-            if getattr(options, name) < 1:
-                raise UserError(f"--{name} {getattr(options, name)} must be at least 1")
-        write("\n".join(lines(_calibrated(options))))
-    except HydraException as cause:
-        say(f"error: {one_line(cause)}")
-        return 1
-    except UserError as cause:
-        say(f"error: {cause}")
-        return 1
-    return 0
+    return answer(lambda: lines(_calibrated(options)))
 
 
 def _calibrated(options: argparse.Namespace) -> Found:
-    with initialize_config_module("conf", version_base=None):
-        cfg = checked(compose("run", ["defense=randomized_ensemble", *options.overrides]), KEYS)
-    dataset, threat, runtime = build(cfg.dataset), build(cfg.threat), build(cfg.runtime)
-    torch.set_num_threads(runtime.threads)
+    for name in ("samples", "steps", "rounds"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)} must be at least 1")
+    setting = Setting.of("randomized_ensemble", options.overrides)
+    defense, threat = setting.defense, setting.threat
     if threat.norm not in ARC.norms or threat.unbounded:
         raise UserError(f"threat={threat.norm} with eps={threat.eps}: ARC needs linf or l2 and a finite eps")
-    if options.part not in ("train", "validation", "test"):
-        raise UserError(f"--part {options.part} is unknown; choose validation or train")
-    split = dataset.split(options.part)
-    check_disjoint(options.part, split, dataset.split("test"), options.samples)
-    defense, cache = build(cfg.defense), Path(cfg.runs_dir) / "_trained"
-    if not hasattr(defense, "chances"):
-        raise UserError(f"defense={cfg.defense['_target_']} draws no members; take randomized_ensemble, barre or bat")
-    models: dict[str, nn.Module] = {}
-    for name, part in defense.parts.items():
-        given = {other: models[other] for other in part.uses}
-        models[name] = part.load(dataset, cache, given=given, progress=runtime.progress).module
+    if not isinstance(defense, RandomizedEnsemble):
+        raise UserError(f"defense={type(defense).__name__} draws no members; take randomized_ensemble, barre or bat")
+    split, models = setting.images(options.part, options.samples), setting.models()
     chosen = {name: models[name] for name in defense.members}
     return calibrate(chosen, split, threat, options.samples, options.steps, options.rounds)
 

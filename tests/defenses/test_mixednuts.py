@@ -7,7 +7,8 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
 from defenses import calibrate_nuts
-from defenses.calibrate_nuts import calibrate, check_disjoint
+from defenses.calibrate_nuts import calibrate
+from defenses.calibration import check_disjoint
 from defenses.mixednuts import MixedNUTS, nuts
 from defenses.nuts import covering, mapped, probability_margins, search, standardised
 from defenses.origin import Origin

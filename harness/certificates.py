@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -143,8 +143,3 @@ def grid(largest: float, norm: str = "") -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(n * power for n in (1, 2, 2.5, 5, 10) if n * power >= rough * (1 - 1e-9))
     return [round(number * step, 12) for number in range(math.floor(largest / step + 1e-9) + 1)]
-
-
-def certificate_rows(columns: dict[str, Any]) -> pa.Table:
-    """A table of `CERTIFICATE_SCHEMA` from columns of equal length."""
-    return pa.table(columns, schema=CERTIFICATE_SCHEMA)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from certification.base import ABSTAIN, Certificates, Certifier, Work
-from harness.certificates import certificate_rows
 from harness.data.contract import Batch
 from harness.deployment import Deployed
 from harness.errors import UserError
+from harness.records import rows
 from harness.rng import Rng
 from harness.sanity import check_images
 from harness.threat import Threat
@@ -78,19 +78,19 @@ class Certification:
 
 def _rows(ids: Tensor, y: Tensor, found: Certificates, certifier: Certifier, error: str | None) -> pa.Table:
     count = len(ids)
-    return certificate_rows(
+    return rows(
         {
-            "sample": ids.numpy(),
-            "label": y.numpy(),
-            "predict": found.predict.numpy(),
-            "radius": found.radius.numpy(),
-            "correct": (found.predict == y).numpy(),
-            "samples_used": found.samples.numpy(),
+            "sample": ids.tolist(),
+            "label": y.tolist(),
+            "predict": found.predict.tolist(),
+            "radius": found.radius.tolist(),
+            "correct": (found.predict == y).tolist(),
+            "samples_used": found.samples.tolist(),
             "kind": [certifier.kind] * count,
             "confidence": [certifier.confidence] * count,
-            "margin": found.margin.numpy(),
-            "forwards": found.forwards.numpy(),
-            "trials": found.trials.numpy(),
+            "margin": found.margin.tolist(),
+            "forwards": found.forwards.tolist(),
+            "trials": found.trials.tolist(),
             "counts": found.counts.tolist(),
             "lower": found.lower.tolist(),
             "stop": list(found.stop),

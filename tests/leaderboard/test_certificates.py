@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from harness.certificates import certificate_rows, grid, summary
-from harness.records import RunFolder
+from harness.certificates import grid, summary
+from harness.records import RunFolder, rows
 from leaderboard.__main__ import main
 from leaderboard.build import build
 from leaderboard.certificates import certified
@@ -34,13 +34,13 @@ def certify(
             "stages": ["certificate"], "chunk": n, "chunks": 1, "device": "cpu",
         }
     )  # fmt: skip
-    rows = {
+    columns = {
         "sample": range(n), "label": [1] * n, "predict": [1 if r else 2 for r in right], "radius": radii,
         "correct": right, "samples_used": [drawn] * n, "kind": [kind] * n, "confidence": [confidence] * n,
         "margin": [margin] * n, "forwards": [1100] * n, "trials": [trials] * n, "counts": [[990]] * n,
         "lower": [[0.97]] * n, "stop": ["budget"] * n, "error": [None] * n,
     }  # fmt: skip
-    run.write_part(0, certificate_rows({name: list(column) for name, column in rows.items()}), {"certificate": 2.0})
+    run.write_part(0, rows({name: list(column) for name, column in columns.items()}), {"certificate": 2.0})
     return run
 
 

@@ -35,8 +35,6 @@ CERTIFICATE_SCHEMA = pa.schema(
 )
 """Version 1. Parts of a run of the kind "certificate"."""
 
-KINDS = ("sound_prob", "sound_det", "estimate")
-
 COUNTED = ("l0", "patch")
 """Norms whose radii are numbers of pixels."""
 

@@ -22,7 +22,7 @@ def head_lines(total: Tally) -> list[str]:
     """One line where there are several heads: what is left by the true head, which a non-adaptive attack would have
     reported, and by all; their difference is the gradient-masking index. With one attack it is exact; in a suite the
     true head of a later attack might have found what another head found before it, so it is a bound."""
-    if total.shares:
+    if total.alone:
         return _expected(total)
     found = beyond(total)
     others = {head: count for head, count in found.items() if head != TRUE}
@@ -39,11 +39,9 @@ def head_lines(total: Tally) -> list[str]:
 
 def _expected(total: Tally) -> list[str]:
     """Of a randomised defense, whose every head attacks every sample: by expected accuracy, hence exact."""
-    shares, added = total.shares, {head: count for head, count in total.won.items() if head != TRUE}
-    if len(shares) < 2 or not total.won or not any(stage.endswith(f"/{TRUE}") for stage in total.standing):
-        return []
-    alone, both = (sum(shares[name]) / len(shares[name]) for name in (TRUE, "all"))
-    best = max(added, key=lambda head: added[head], default="")
+    added = {head: count for head, count in total.won.items() if head != TRUE}
+    alone, both = (sum(shares) / len(shares) for shares in (total.alone, total.correct))
+    best = max(added, key=lambda head: added[head])
     told = f"true {alone:.2%}, all {both:.2%}; gradient-masking index {100 * (alone - both):.2f} points"
-    won = f"; {best} added most, {added[best]}" if best and added[best] else ""
+    won = f"; {best} added most, {added[best]}" if added[best] else ""
     return [f"left by heads     {told}{won}"]

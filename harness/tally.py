@@ -30,6 +30,9 @@ class Tally:
         gradients: per stage, the samples attacked, those whose gradient was once zero, and those where it was once bad.
         correct: of a randomised defense, for each sample the share of right verdicts on its worst candidate, in draws
             that did not choose it; zero for a sample with an error.
+        unattacked: the same of the clean images alone.
+        alone: the same of the candidates of the true head, where other heads are attacked too.
+        won: per head, the samples whose worst candidate is its and worse than those of the true head.
         fooled: of a mixture, for each sample the members that some candidate fooled, as bits; all for one with an
             error.
     """
@@ -43,11 +46,11 @@ class Tally:
     cost: dict[str, Cost] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     gradients: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    correct: list[float] | None = None
-    fooled: list[int] | None = None
-    unattacked: list[float] | None = None
-    shares: dict[str, list[float]] = field(default_factory=dict)
+    correct: list[float] = field(default_factory=list)
+    unattacked: list[float] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
     won: dict[str, int] = field(default_factory=dict)
+    fooled: list[int] = field(default_factory=list)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -65,7 +68,7 @@ class Tally:
         return _mean(self.unattacked)
 
 
-def _mean(shares: list[float] | None) -> tuple[float, float] | None:
+def _mean(shares: list[float]) -> tuple[float, float] | None:
     """Mean and standard error."""
     if not shares:
         return None
@@ -101,12 +104,12 @@ def tally(run: RunFolder, stages: list[str], chunks: Iterable[int] | None = None
             _add(total, stage, part, seconds.get(stage, 0.0))
         total.robust += len(alive)
         if "wrong_share" in table.column_names:
-            total.correct = [*(total.correct or []), *_worst(table)[0]]
-            clean = table.filter(pc.equal(table["stage"], CLEAN_STAGE))
-            total.unattacked = [*(total.unattacked or []), *_worst(clean)[0]]
-            _by_heads(total, table)
+            right_share, worst, row = _worst(table)
+            total.correct += right_share
+            total.unattacked += _worst(table.filter(pc.equal(table["stage"], CLEAN_STAGE)))[0]
+            _by_heads(total, table, worst, row)
         if FOOLED.name in table.column_names:
-            total.fooled = [*(total.fooled or []), *_fooled(table)]
+            total.fooled += _fooled(table)
         for text in table["error"].drop_null().to_pylist():
             total.errors[text] = total.errors.get(text, 0) + 1
     return total
@@ -121,17 +124,15 @@ def _phases(total: Tally, stage: str, part: pa.Table, finds: set[int]) -> None:
             counts[phase] = counts.get(phase, 0) + (sample in finds)
 
 
-def _by_heads(total: Tally, table: pa.Table) -> None:
-    """What the true head finds by itself, and what the others add to it."""
+def _by_heads(total: Tally, table: pa.Table, worst: np.ndarray, row: np.ndarray) -> None:
+    """What the true head finds by itself, and what the others add to it. worst, row: of `_worst(table)`."""
     heads = [stage.rpartition("/")[2] for stage in total.standing if "/" in stage]
     if len(set(heads)) < 2 or TRUE not in heads:
         return
     named = table["stage"].to_pylist()
     deployed = pa.array([stage == CLEAN_STAGE or stage.endswith(f"/{TRUE}") for stage in named])
     alone, most, _ = _worst(table.filter(deployed))
-    every, worst, row = _worst(table)
-    total.shares.setdefault(TRUE, []).extend(alone)
-    total.shares.setdefault("all", []).extend(every)
+    total.alone += alone
     for head in heads:
         total.won.setdefault(head, 0)
     for place in np.flatnonzero(worst > most):

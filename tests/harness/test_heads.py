@@ -34,6 +34,6 @@ def test_one_head_has_no_line():
 
 def test_of_a_randomised_defense_it_is_the_expectation():
     counts = total(clean=190, pgd__true=190, pgd__mean=190)
-    counts.shares, counts.won = {"true": [0.9, 0.7], "all": [0.5, 0.3]}, {"true": 9, "mean": 7, "member": 2}
+    counts.alone, counts.correct, counts.won = [0.9, 0.7], [0.5, 0.3], {"true": 9, "mean": 7, "member": 2}
     (line,) = head_lines(counts)
     assert line == "left by heads     true 80.00%, all 40.00%; gradient-masking index 40.00 points; mean added most, 7"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, MissingConfigException
@@ -37,7 +38,8 @@ def prepared(words: Sequence[str]) -> list[str]:
         *(word for word in words if word.startswith("hydra.searchpath=")),
         *(f"hydra.searchpath=[file://{folder}]" for flag, folder in pairwise(words) if flag in ("--config-dir", "-cd")),
     ]
-    choices = {group: _composed(group, sweep, folders) for group, sweep in swept.items()}
+    needed = set(map(_group, options.values()))
+    choices = {group: _composed(group, sweep, folders, group in needed) for group, sweep in swept.items()}
     for place, one in options.items():
         _look_up(words[place], one.key_or_group, choices[_group(one)])
     return [f"++{word}" if place in options else word for place, word in enumerate(words)]
@@ -59,8 +61,11 @@ def _group(one: Override) -> str:
     return group if dot and not forced else ""
 
 
-def _composed(group: str, sweep: Override, folders: Sequence[str]) -> dict[str, DictConfig]:
+def _composed(group: str, sweep: Override, folders: Sequence[str], needed: bool) -> dict[str, DictConfig]:
     """The nodes of the swept choices, without patterns and those that do not compose: Hydra says that better.
+
+    Args:
+        needed: whether all nodes are; else those that this package brings are left out: they do exist.
 
     Raises:
         UserError: a choice does not exist, or is no name.
@@ -69,6 +74,8 @@ def _composed(group: str, sweep: Override, folders: Sequence[str]) -> dict[str, 
     for choice in () if sweep.value_type == ValueType.GLOB_CHOICE_SWEEP else sweep.sweep_string_iterator():
         try:
             with initialize_config_module("conf", version_base=None):
+                if not needed and choice in GlobalHydra.instance().config_loader().get_group_options(group):
+                    continue
                 node = compose(None, [*folders, f"+{group}={choice}"])[group]
         except MissingConfigException as cause:
             if cause.missing_cfg_file == f"{group}/{choice}":

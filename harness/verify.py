@@ -86,12 +86,13 @@ def _check_chunk(report: Report, run: RunFolder, chunk: int, job: Job, manifest:
     if errors and manifest["status"] == "done":
         report.problems.append(f"chunk {chunk}: {errors} rows have an error, yet the run is called done")
     _check_clean(report, table, place, job)
-    mine, tried = claims(table), attempts(table)
+    mine = claims(table)
+    known = attempts(table) if report.keep.every else mine
     report.claimed += len(mine)
     about = set(report.keep.of_chunk(job.split.ids[positions.start : positions.stop], positions.start).tolist())
     if not about and not run.adversarial_path(chunk).exists():
         return
-    due = [key for key in (tried if report.keep.every else mine) if key[0] in about]
+    due = [key for key in known if key[0] in about]
     try:
         stored = _stored(run, chunk)
         keys = stored_keys(stored, stages, tuple(job.split.read(positions[:1]).x.shape[1:]))
@@ -102,7 +103,6 @@ def _check_chunk(report: Report, run: RunFolder, chunk: int, job: Job, manifest:
     if len(index) < len(keys):
         report.problems.append(f"chunk {chunk}: {len(keys) - len(index)} adversarial examples are stored twice")
     odd = [(key, "no adversarial example is stored") for key in due if key not in index]
-    known = tried if report.keep.every else mine
     odd += [(key, "an adversarial example is stored, but its row does not say broken") for key in set(index) - {*known}]
     report.problems += [f"{_who(key)}: {line}" for key, line in sorted(odd)]
     report.shown += len(mine.keys() & index.keys())

@@ -11,9 +11,9 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -148,9 +148,10 @@ class Announce(Callback):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides([*fixed, *hydra.overrides.task])
         (cells,) = BasicSweeper.split_arguments(overrides, None)
-        announced[:] = [Cell(Path(hydra.sweep.dir) / "cells", hydra.job.name, tuple(words)) for words in cells]
+        cell_of_words = partial(Cell, Path(hydra.sweep.dir) / "cells", hydra.job.name)
+        announced[:] = [cell_of_words(tuple(words)) for words in cells]
         if str(hydra.launcher.get("_target_")).endswith(".SlurmLauncher"):
-            slurm.watch_queue(partial(_lost, Cell(Path(hydra.sweep.dir) / "cells", hydra.job.name, ())))
+            slurm.watch_queue(lambda words, logs: _lost(cell_of_words(tuple(words)), logs))
         for cell in announced:
             try:
                 cell.wait()
@@ -158,9 +159,8 @@ class Announce(Callback):
                 return
 
 
-def _lost(sweep: Cell, words: Sequence[str], logs: list[Path]) -> None:
+def _lost(cell: Cell, logs: list[Path]) -> None:
     """Say of a cell whose job ended before it took the cell up what its log says last."""
-    cell = replace(sweep, words=tuple(words))
     said = next(filter(None, map(_last_line, logs)), "")
     if said and cell.standing().state == "waiting":
         cell.fail(said)

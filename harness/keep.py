@@ -112,9 +112,8 @@ class Room:
         counts = [max(0, min(size, samples - chunk * size)) for chunk in missing]
         about = sum(max(0, min(n, keep.images - chunk * size)) for chunk, n in zip(missing, counts, strict=True))
         attacks = len(manifest["stages"]) - 1
-        each = (
-            attacks if keep.every or manifest.get("coverage") != "standing" else 1
-        )  # a broken one is attacked no more
+        once = manifest.get("coverage", "standing") == "standing"  # a broken sample is attacked no more
+        each = 1 if once and not keep.every else attacks
         rows = sum(counts) * (1 + attacks) * ROW
         return cls(rows + len(counts) * PART, int(about) * each * (2 * 4 * pixels + 10))
 

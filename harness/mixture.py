@@ -1,7 +1,7 @@
 """Mixtures, which answer each query by a member that they draw: what an attack on all members at once is given."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,13 +35,8 @@ def on_members(attack: object) -> bool:
 
 def mixed(door: MeteredHead, members: tuple[Head, ...], twins: dict[str, Head]) -> MixtureHead:
     """The members behind a door to their mixture; twins: name -> the same head over cheaper networks."""
-    together = tuple(
-        MeteredHead(
-            head, door.predict, door.counts, twins[head.name].forward if head.name in twins else None, door.dtype,
-            batch_size=door.batch_size, trials=door.trials, jury=door.jury,
-        )
-        for head in members
-    )  # fmt: skip
+    cheap = {name: twin.forward for name, twin in twins.items()}
+    together = tuple(replace(door, head=head, fast=cheap.get(head.name)) for head in members)
     return MixtureHead(
         door.head, door.predict, door.counts, dtype=door.dtype,
         batch_size=door.batch_size, trials=door.trials, jury=door.jury, together=together,

@@ -43,10 +43,10 @@ def checked(words: Sequence[str]) -> list[str]:
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if here not in known:
         os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, known)])
-    most = slurm.largest_array() if shutil.which("sbatch") and chosen not in ("local", "joblib", "ray") else None
-    if most is None or most >= CELLS or any(word.startswith(f"{BATCH}=") for word in words):
+    if chosen in ("local", "joblib", "ray") or any(word.startswith(f"{BATCH}=") for word in words):
         return list(words)
-    return [*words, f"{BATCH}={most}"]
+    most = slurm.largest_array()
+    return list(words) if most is None or most >= CELLS else [*words, f"{BATCH}={most}"]
 
 
 def _there(module: str) -> bool:

@@ -4,7 +4,6 @@ submitit waits with sacct, which needs an accounting database, and stops at the 
 asked, which every site has, and a lost job ends no sweep: its cell tells what became of it.
 """
 
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +15,6 @@ DELAY = 30
 
 def largest_array() -> int | None:
     """How many jobs an array may have at this site; None: it does not say."""
-    if shutil.which("scontrol") is None:
-        return None
     try:
         asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

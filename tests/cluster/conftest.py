@@ -60,6 +60,16 @@ class Site:
             if reason == "BeginTime":
                 self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
+    def suspended(self, pid, true):
+        """Keep a process suspended until this is so: Slurm wakes what it ends, for a grace in which it may get done."""
+
+        def so():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+            return true()
+
+        until(so)
+
     def sweep(self, runs, *words):
         """Start a sweep; its terminal is the process that is returned."""
         self.terminals.append(start("-m", *SLURM, *words, f"runs_dir={runs}", env=self.env))

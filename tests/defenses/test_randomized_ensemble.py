@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -136,7 +137,7 @@ def test_records_hold_the_exact_share_and_the_members_that_are_wrong(batch, tmp_
     assert total.expected[0] == pytest.approx(1 - worst.mean())
     clean = rows[rows["stage"] == "clean"]
     assert total.expected_clean[0] == pytest.approx(1 - clean["wrong_share"].mean())
-    united = [int(value) for value in rows.groupby("sample")["fooled"].agg(lambda masks: _union(masks))]
+    united = rows.groupby("sample")["fooled"].agg(np.bitwise_or.reduce).tolist()
     assert total.fooled == united
     assert Worst.of(table).fooled.tolist() == united
     # What the members are worth alone bounds what the mixture is worth, whatever the candidates are.
@@ -145,13 +146,6 @@ def test_records_hold_the_exact_share_and_the_members_that_are_wrong(batch, tmp_
     assert low - 1e-9 <= worst.mean() <= high + 1e-9
     told = bound_lines(united, {"members": [[head.name, head.weight] for head in victim.members]})
     assert f"{1 - least(found)[1]:.2%} to {1 - least(found)[0]:.2%} with the best ones" in told[1]
-
-
-def _union(masks):
-    united = 0
-    for mask in masks:
-        united |= int(mask)
-    return united
 
 
 def test_the_verifier_repeats_the_exact_shares(batch):

@@ -127,6 +127,11 @@ def test_the_self_ensemble_has_the_published_constants(dataset):
     assert (stack["contrast"], stack["colour"]) == ([0.7, 1.5], [0.5, 1.0])
 
 
+def test_the_probes_learn_from_the_stack_that_is_deployed():
+    cfg = configured("crossmax_self_cifar", "defense.parts.backbone.recipe.objective.stack.shift=2").defense
+    assert cfg.parts.probes.recipe.objective.stack.shift == cfg.stack.shift == 2
+
+
 def test_the_layers_are_those_of_the_released_code():
     """It counts the stem as one, then every block: its layer n is what n - 1 of them give."""
     with torch.device("meta"):

@@ -14,10 +14,10 @@ import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ import torch
 from omegaconf import OmegaConf
 
 from attacks.pgd import PGD
+from benchmarks.seeds import Job, work_through
 from benchmarks.training_effects import Few, composed
 from defenses.crossmax import CrossMax
 from harness import checkpoint
 from harness.compose import build
 from harness.evaluate import Evaluation
-from harness.records import write_atomically
 from harness.threat import Threat
 from models.folding import folded
 from training.loop import BEST
@@ -122,32 +122,16 @@ def measure(data: Data, ensemble: str, seed: int, eps: str) -> dict[str, Any]:
     }
 
 
-def jobs(found: dict[str, Data], seeds: int) -> Iterator[tuple[str, str, int, str]]:
+def jobs(found: dict[str, Data], seeds: int) -> Iterator[Job]:
     for ensemble in MEMBERS:
         for seed in range(seeds):
             for name, data in found.items():
-                yield from ((name, ensemble, seed, eps) for eps in data.eps)
+                for eps in data.eps:
+                    yield place(name, ensemble, seed, eps), partial(measure, data, ensemble, seed, eps)
 
 
 def place(name: str, ensemble: str, seed: int, eps: str) -> Path:
     return FOLDER / f"{name}-{ensemble}-{seed}-{eps.replace('/', '_')}.json"
-
-
-def work_through(found: dict[str, Data], seeds: int, minutes: float) -> None:
-    end = time.monotonic() + 60 * minutes
-    for job in jobs(found, seeds):
-        path = place(*job)
-        if path.exists():
-            continue
-        if time.monotonic() > end:
-            out("time is up; the same command goes on\n")
-            return
-        begun = time.process_time()
-        result = measure(found[job[0]], *job[1:])
-        result["seconds"] = round(time.process_time() - begun, 1)
-        write_atomically(path, (json.dumps(result) + "\n").encode())
-        out(f"{path.stem}: {result}\n")
-        sys.stdout.flush()
 
 
 def shares(results: Sequence[dict[str, Any]], head: str) -> list[float]:
@@ -201,7 +185,7 @@ def main() -> None:
     shared = Path(os.environ.get("GAUNTLET_SHARED") or "../shared").resolve()
     found = {name: data for name, data in sets(shared).items() if name in options.data}
     if options.what == "run":
-        work_through(found, options.seeds, options.minutes)
+        work_through(jobs(found, options.seeds), options.minutes, str)
     table(found, options.seeds)
 
 

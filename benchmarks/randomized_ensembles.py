@@ -9,12 +9,11 @@ one seed is attacked by the same stages; accuracies are exact expectations over 
 
 import argparse
 import json
-import math
 import statistics
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from attacks.arc import ARC
 from attacks.cascade import Cascade
 from attacks.expected_pgd import ExpectedPGD
 from attacks.lattice_climber import LatticeClimber
+from benchmarks.seeds import Job, add_options, interval, shares, work_through
 from benchmarks.training_effects import Few, composed
 from defenses.randomized_ensemble import RandomizedEnsemble
 from harness.compose import build
@@ -200,35 +200,18 @@ DEAR = ("AT, cost of BARRE", "BARRE 3")
 """Arms whose training takes longest: they come last."""
 
 
-def jobs(found: dict[str, Data], seeds: int) -> Iterator[tuple[str, str, int]]:
+def jobs(folder: Path, found: dict[str, Data], seeds: int) -> Iterator[Job]:
     for late in (False, True):
         for seed in range(seeds):
             for name, which in found.items():
-                yield from ((name, arm, seed) for arm in which.arms if (arm in DEAR) == late)
+                for arm in which.arms:
+                    if (arm in DEAR) == late:
+                        yield place(folder, name, arm, seed), partial(measure, which, arm, seed, folder / "_trained")
 
 
 def place(folder: Path, name: str, arm: str, seed: int) -> Path:
     word = "".join(letter if letter.isalnum() else "_" for letter in arm.lower())
     return folder / f"{name}-{word}-{seed}.json"
-
-
-def work_through(folder: Path, found: dict[str, Data], seeds: int, minutes: float) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + 60 * minutes
-    for name, arm, seed in jobs(found, seeds):
-        path = place(folder, name, arm, seed)
-        if path.exists():
-            continue
-        if time.monotonic() > end:
-            out("time is up; the same command goes on\n")
-            return
-        result = measure(found[name], arm, seed, folder / "_trained")
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(result) + "\n")
-        scratch.replace(path)
-        words = ", ".join(f"{key} {100 * value:.1f}" for key, value in result.items() if isinstance(value, float))
-        out(f"{name} {arm} seed {seed}: {words}\n")
-        sys.stdout.flush()
 
 
 SHOWN = ("clean", "apgd on softmax", "apgd", "arc_released", "arc_recentred", "arc_exact", "arc",
@@ -244,13 +227,13 @@ def table(folder: Path, found: dict[str, Data], seeds: int) -> None:
         for arm in which.arms:
             runs = _read(folder, name, arm, seeds)
             if runs:
-                cells = [_mean([run[key] for run in runs.values() if key in run]) for key in SHOWN]
+                cells = [interval([run[key] for run in runs.values() if key in run]) for key in SHOWN]
                 if arm in ENSEMBLES:
                     pairs = [(run, plain[seed]) for seed, run in runs.items() if seed in plain]
-                    cells.append(_mean([run["apgd on softmax"] - one["apgd"] for run, one in pairs]))
-                    cells.append(_mean([run["worst"] - one["worst"] for run, one in pairs]))
-                    cells.append(_mean([max(run["members"]) for run in runs.values()]))
-                    cells.append(" to ".join(_mean([run["bound"][end] for run in runs.values()]) for end in (0, 1)))
+                    cells.append(interval([run["apgd on softmax"] - one["apgd"] for run, one in pairs]))
+                    cells.append(interval([run["worst"] - one["worst"] for run, one in pairs]))
+                    cells.append(interval([max(run["members"]) for run in runs.values()]))
+                    cells.append(" to ".join(interval([run["bound"][end] for run in runs.values()]) for end in (0, 1)))
                 passes = statistics.fmean(run["passes"] for run in runs.values())
                 out(f"| {arm} ({len(runs)}) | {passes:.0f} | {' | '.join(cells)} |\n")
 
@@ -261,32 +244,15 @@ def _read(folder: Path, name: str, arm: str, seeds: int) -> dict[int, dict[str, 
     return {seed: json.loads(path.read_text()) for seed, path in paths.items() if path.exists()}
 
 
-def _mean(values: list[float]) -> str:
-    """Mean and half width of the 95 % interval of Student over seeds, in points."""
-    if not values:
-        return ""
-    mean = 100 * statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.1f}"
-    from scipy.stats import t
-
-    half = 100 * statistics.stdev(values) / math.sqrt(len(values)) * float(t.ppf(0.975, len(values) - 1))
-    return f"{mean:.1f} ± {half:.1f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["run", "table"])
-    parser.add_argument("--out", type=Path, default=Path("runs/_randomized"))
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=math.inf)
-    parser.add_argument("--only", nargs="+", default=[])
+    add_options(parser, "runs/_randomized")
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = {k: v for k, v in data(options.shared.resolve()).items() if not options.only or k in options.only}
     if options.what == "run":
-        work_through(options.out, found, options.seeds, options.minutes)
+        work_through(jobs(options.out, found, options.seeds), options.minutes, shares)
     else:
         table(options.out, found, options.seeds)
 

@@ -17,20 +17,19 @@ arms of one seed see the same order of images, the same augmentation and the sam
 """
 
 import argparse
-import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import harness  # noqa: F401  (settings that must stand before torch is imported)
-from benchmarks.training_effects import composed, effects, table, work_through
+from benchmarks.seeds import add_options, work_through
+from benchmarks.training_effects import composed, effects, jobs, short, table
 from harness.rng import Rng
 from models.preact_resnet import PreActResNet
 from training.mode import evaluating, forwarding, frozen
@@ -159,11 +158,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/_effects"))
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=math.inf)
-    parser.add_argument("--only", nargs="+", default=[])
+    add_options(parser, "runs/_effects")
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = {k: v for k, v in effects(options.shared.resolve()).items() if not options.only or k in options.only}
@@ -172,7 +167,7 @@ def main() -> None:
     elif options.what == "ways":
         ways(options.width, options.batch, options.repeats)
     elif options.what == "effects":
-        work_through(options.out, found, options.seeds, options.minutes)
+        work_through(jobs(options.out, found, options.seeds), options.minutes, short)
     else:
         table(options.out, found, options.seeds)
 

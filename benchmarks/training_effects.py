@@ -6,12 +6,10 @@ the same noise. See benchmarks/training.py for the commands.
 """
 
 import json
-import math
-import statistics
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from attacks.pgd import PGD
+from benchmarks.seeds import Job, interval, shares
 from harness import checkpoint
 from harness.compose import build, checked
 from harness.data import Dataset
@@ -228,57 +227,25 @@ def measure(effect: Effect, arm: str, seed: int, cache: Path) -> dict[str, Any]:
     return found | {"alarms": alarms, "passes": passes, "key": part.key(dataset)}  # type: ignore[arg-type]
 
 
-def jobs(found: dict[str, Effect], seeds: int) -> Iterator[tuple[str, str, int]]:
+def jobs(folder: Path, found: dict[str, Effect], seeds: int) -> Iterator[Job]:
+    """Every training and its measurement, the first seed of everything first."""
     for seed in range(seeds):
         for name, effect in found.items():
-            yield from ((name, arm, seed) for arm in effect.arms)
+            for arm in effect.arms:
+                yield place(folder, name, arm, seed), partial(measure, effect, arm, seed, folder / "_trained")
 
 
 def place(folder: Path, name: str, arm: str, seed: int) -> Path:
     return folder / f"{name}-{arm.lower().replace(' ', '_')}-{seed}.json"
 
 
-def work_through(folder: Path, found: dict[str, Effect], seeds: int, minutes: float) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + 60 * minutes
-    for name, arm, seed in jobs(found, seeds):
-        path = place(folder, name, arm, seed)
-        if path.exists():
-            continue
-        if time.monotonic() > end:
-            out("time is up; the same command goes on\n")
-            return
-        result = measure(found[name], arm, seed, folder / "_trained")
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(result) + "\n")
-        scratch.replace(path)
-        out(f"{name:<11} {arm:<10} seed {seed}: {_short(result)}\n")
-        sys.stdout.flush()
-
-
-def _short(result: dict[str, Any]) -> str:
-    words = [
-        f"{key} {100 * value:.1f}" for key, value in result.items() if isinstance(value, float) and key != "passes"
-    ]
-    return ", ".join(words) + (f", alarms in {result['alarms']}" if result["alarms"] else "")
+def short(result: dict[str, Any]) -> str:
+    return shares(result) + (f", alarms in {result['alarms']}" if result["alarms"] else "")
 
 
 def _gap(run: dict[str, Any]) -> float:
     """What is lost between the images of the training and those of the test."""
     return float(run["train_robust"] - run["last_robust"])
-
-
-def interval(values: list[float]) -> str:
-    """Mean and half width of the 95 % interval of Student over seeds, in points; nothing of none."""
-    if not values:
-        return ""
-    mean = 100 * statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.1f}"
-    from scipy.stats import t
-
-    half = 100 * statistics.stdev(values) / math.sqrt(len(values)) * float(t.ppf(0.975, len(values) - 1))
-    return f"{mean:.1f} ± {half:.1f}"
 
 
 def table(folder: Path, found: dict[str, Effect], seeds: int) -> None:

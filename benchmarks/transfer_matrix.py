@@ -3,6 +3,7 @@
 Each defense is a source and a target. Every attack crafts once, for all targets; what is there is not done again.
 """
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ SINGLE = ("pgd", "mi", "vmi", "di", "ti", "apgd")
 TOGETHER = ("ens", "adaea")
 
 
-def main(folder: str = "runs/_transfer_matrix") -> int:
+def main(folder: str) -> int:
     """Make the runs and print the matrix."""
     _run(folder, SINGLE, list(DEFENSES), list(DEFENSES.values()))
     for target in ("plain", "at", "trades"):  # adaptive smoothing has the first two inside
@@ -38,4 +39,6 @@ def _run(folder: str, attacks: Sequence[str], sources: Sequence[str], targets: S
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.transfer_matrix")
+    parser.add_argument("folder", nargs="?", default="runs/_transfer_matrix", help="of the runs")
+    sys.exit(main(parser.parse_args().folder))

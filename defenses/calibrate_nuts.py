@@ -89,8 +89,8 @@ def calibrate(
     return Calibration(found, len(labels), len(wrong), len(still), (clean[0], clean[1], clean[2], clean[3]), beta=beta)
 
 
-def lines(done: Calibration) -> list[str]:
-    """The report: what was found, as options of run.py, and on what."""
+def lines(done: Calibration, defense: str) -> list[str]:
+    """The report: what was found, as options of run.py for the defense of that name, and on what."""
     found, (accurate, robust, alone, mixture) = done.found, done.clean
     knobs = {name: f"{getattr(found, name):.9g}" for name in ("s", "c", "p", "alpha", "blend")}
     origin = {"split": done.split, "images": done.images, "beta": f"{done.beta:g}", "digest": done.digest}
@@ -104,7 +104,7 @@ def lines(done: Calibration) -> list[str]:
         f"weight of the robust network {found.alpha:.5f}   without the map {found.blend:.5f}",
         f"clean: accurate {accurate:.2%}, robust {robust:.2%}, its map {alone:.2%}, mixture {mixture:.2%} "
         "(fitted here: no result)",
-        "defense=mixednuts " + " ".join(f"defense.{name}={value}" for name, value in knobs.items()),
+        f"defense={defense} " + " ".join(f"defense.{name}={value}" for name, value in knobs.items()),
     ]
 
 
@@ -124,10 +124,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=float, nargs=2, default=bounds, help=f"range of {name} in the grid")
     parser.add_argument("overrides", nargs="*", help="options of run.py: data set, model, threat, parts")
     options = parser.parse_args(arguments)
-    return answer(lambda: lines(_calibrated(options)))
+    return answer(lambda: _calibrated(options))
 
 
-def _calibrated(options: argparse.Namespace) -> Calibration:
+def _calibrated(options: argparse.Namespace) -> list[str]:
     if options.samples < 1:
         raise UserError(f"--samples {options.samples} must be at least 1")
     setting = Setting.of("mixednuts", options.overrides)
@@ -140,7 +140,7 @@ def _calibrated(options: argparse.Namespace) -> Calibration:
         options.samples, options.steps, options.targets, options.beta,
         (options.s, options.c, options.p),
     )  # fmt: skip
-    return done._replace(split=options.part, digest=split.digest())
+    return lines(done._replace(split=options.part, digest=split.digest()), setting.name)
 
 
 if __name__ == "__main__":

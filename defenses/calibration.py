@@ -27,6 +27,7 @@ class Setting(NamedTuple):
     dataset: Dataset
     threat: Threat
     defense: Defense
+    name: str  # of the defense, as run.py takes it
     cache: Path  # of trained networks
     progress: bool
 
@@ -38,7 +39,8 @@ class Setting(NamedTuple):
         runtime = build(cfg.runtime)
         torch.set_num_threads(runtime.threads)
         cache = Path(cfg.runs_dir) / "_trained"
-        return cls(build(cfg.dataset), build(cfg.threat), build(cfg.defense), cache, runtime.progress)
+        name = [defense, *(each[len("defense=") :] for each in overrides if each.startswith("defense="))][-1]
+        return cls(build(cfg.dataset), build(cfg.threat), build(cfg.defense), name, cache, runtime.progress)
 
     def images(self, part: str, samples: int) -> Split:
         """The part of the data set to fit on. Raises UserError where one of its first images is evaluated."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from defenses import calibrate_nuts
 from defenses.calibrate_nuts import calibrate
-from defenses.calibration import check_disjoint
+from defenses.calibration import Setting, check_disjoint
 from defenses.mixednuts import MixedNUTS, nuts
 from defenses.nuts import covering, mapped, probability_margins, search, standardised
 from defenses.origin import Origin
@@ -162,8 +162,9 @@ def test_the_calibration_counts_what_it_used():
     assert 0 < done.held <= 34
     assert done.clean[1] == pytest.approx(34 / 40)
     assert done.found.held >= 0.9
-    told = calibrate_nuts.lines(done)
-    assert told[-1].startswith("defense=mixednuts defense.s=")
+    for chosen, name in (([], "mixednuts"), (["defense=mixednuts_cifar"], "mixednuts_cifar")):
+        told = calibrate_nuts.lines(done, Setting.of("mixednuts", chosen).name)
+        assert told[-1].startswith(f"defense={name} defense.s=")
     assert told[-1].endswith(
         "defense.calibration.split=validation defense.calibration.images=40 defense.calibration.beta=0.9"
     )

@@ -169,7 +169,7 @@ def contradictions(claims: Claims, run: Run) -> Iterable[Contradiction]:
         sample, distance = table["sample"].to_numpy(), table["distance"].to_numpy()
         place, there = locate(sample, claims.ids)
         radius = np.where(there, claims.radius[place] if len(claims.ids) else 0.0, 0.0)
-        # A proof holds for all that a threat calls legal; else half of the finds on its rim would contradict nothing.
+        # A proof holds for all that a threat calls legal; else a find on its rim would contradict nothing.
         rim = reach(radius) if claims.kind == "sound_det" else radius * (1 + 1e-9)
         within = there & (radius > 0) & (distance <= rim)
         fallen = (

@@ -1,4 +1,4 @@
-"""What a defense that decides by noisy votes is made of: the description that its certifier reads."""
+"""What defenses that can be certified are made of: the descriptions that their certifiers read."""
 
 import math
 from dataclasses import dataclass

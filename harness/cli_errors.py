@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness import launchers
 from harness.cells import announced, cell_of, verdict
 from harness.errors import UserError
-from harness.sweeps import prepared
+from harness.sweeps import missing_choice, prepared
 
 STOPPED = 130
 """The exit status after Ctrl-C."""
@@ -111,10 +111,8 @@ def one_line(cause: BaseException) -> str:
     """What an exception of Hydra, OmegaConf or the system says, without its hints for programmers."""
     text = str(cause)
     if isinstance(cause, MissingConfigException):
-        group = (cause.missing_cfg_file or "").rpartition("/")[0]
-        options = ", ".join(cause.options or ())
-        found = re.search(r"Could not find '[^']*'", text)
-        return f"{found[0] if found else text.splitlines()[0]}. Available options in '{group}': {options}"
+        group, _, choice = (cause.missing_cfg_file or "").rpartition("/")
+        return missing_choice(group, choice, cause.options or ()) if group else text.splitlines()[0]
     if isinstance(cause, OverrideParseException) and "while evaluating" not in text:  # else Hydra tells the cause
         return (
             f"the argument {cause.override!r} cannot be read; write key=value, close each bracket, and quote a value "

@@ -79,7 +79,7 @@ def _composed(group: str, sweep: Override, folders: Sequence[str], needed: bool)
                 node = compose(None, [*folders, f"+{group}={choice}"])[group]
         except MissingConfigException as cause:
             if cause.missing_cfg_file == f"{group}/{choice}":
-                raise UserError(_missing(group, str(choice), cause.options or ())) from None
+                raise UserError(missing_choice(group, str(choice), cause.options or ())) from None
             continue
         except ValueError as cause:
             if str(cause).startswith("Config group override must be"):
@@ -93,7 +93,8 @@ def _composed(group: str, sweep: Override, folders: Sequence[str], needed: bool)
     return nodes
 
 
-def _missing(group: str, choice: str, options: Sequence[str]) -> str:
+def missing_choice(group: str, choice: str, options: Sequence[str]) -> str:
+    """What to say of a choice that its group does not have."""
     near = difflib.get_close_matches(choice, options, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"there is no {group}={choice}{hint}; the choices are {', '.join(options)}"

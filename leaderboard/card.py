@@ -145,11 +145,14 @@ def _settings(defense: Mapping[str, Any]) -> list[str]:
         for name, value in sorted(defense.items(), key=lambda item: str(item[0]))
         if not str(name).startswith("_") and name not in ("parts", "calibration")
     }
-    return [
-        f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
-        for name, value in plain.items()
-        if isinstance(value, str | int | float | list)
-    ]
+    return [f"{name}: {_words(value)}" for name, value in plain.items() if isinstance(value, str | int | float | list)]
+
+
+def _words(value: object) -> str:
+    """Items with commas between them; lists of lists with semicolons between these."""
+    if not isinstance(value, list):
+        return str(value)
+    return ("; " if any(isinstance(item, list) for item in value) else ", ").join(map(_words, value))
 
 
 def _cost(entry: Entry, told: Mapping[str, Any]) -> list[str]:

@@ -234,7 +234,8 @@ def test_eps_may_be_a_fraction(tmp_path):
 def test_a_wrong_choice_lists_the_right_ones():
     done = call("attack=pgdd")
     assert done.returncode != 0
-    assert "pgd" in done.stderr.split("Available options")[1]
+    assert "did you mean pgd?" in done.stderr
+    assert "pgd" in done.stderr.split("the choices are")[1]
 
 
 def test_help_lists_the_choices():

@@ -41,7 +41,8 @@
       shown += left;
       all += rows;
     }
-    document.getElementById("tally").textContent = shown === all ? `${all} rows` : `${shown} of ${all} rows`;
+    const count = all === 1 ? "1 row" : `${all} rows`;
+    document.getElementById("tally").textContent = shown === all ? count : `${shown} of ${count}`;
     document.getElementById("nothing").hidden = shown > 0;
     remember();
   }

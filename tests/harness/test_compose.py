@@ -211,7 +211,7 @@ def program(monkeypatch, tmp_path):
         ("attack.foo=1", "error: unknown option attack.foo"),
         ("attack={path: 1}", "error: unknown option attack.path"),
         ("trusted_packages={a: b}", "error: Error merging override trusted_packages={a: b}: Cannot merge"),
-        ("attack=pgdd", "error: Could not find 'attack/pgdd'. Available options in 'attack': a3, adaea"),
+        ("attack=pgdd", "error: there is no attack=pgdd (did you mean pgd?); the choices are a3, adaea"),
         ("attack=null", "error: attack=null: a choice must be a name"),
         ("atack=pgd", "error: unknown option atack"),
         ("attack.steps=[", "error: "),

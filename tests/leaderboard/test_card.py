@@ -95,11 +95,11 @@ def test_splits_come_from_the_configuration(make: Make, entries: Scored) -> None
 
 def test_lists_and_single_passes_are_told_in_words(make: Make, entries: Scored) -> None:
     change = described(a=None)
-    change["config"]["defense"]["members"] = ["first", "second"]
+    change["config"]["defense"] |= {"members": ["first", "second"], "taps": [["stem", "layer1"], ["stem", "layer2"]]}
     change["card"] = {**change.get("card", {}), "forwards": 1.0}
     make(change=change)
     (entry,) = entries()
-    assert "members: first, second" in told(entry)["settings"]
+    assert {"members: first, second", "taps: stem, layer1; stem, layer2"} <= set(told(entry)["settings"])
     assert told(entry)["cost"][0].startswith("a prediction: 1 forward pass of one network")
 
 

@@ -2,13 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FILES := run.py train.py attacks certification defenses harness leaderboard models training tests benchmarks
+FILES := run.py train.py gauntlet attacks defenses leaderboard tests benchmarks
 
 .PHONY: demo setup test check lint types unit cluster-test chromium clean
 
 demo: $(VENV)/installed
 	$(BIN)/python run.py attack=pma defense=adaptive_smoothing
-	$(BIN)/python -m leaderboard
+	$(BIN)/gauntlet board
 
 setup: $(VENV)/installed-dev
 

@@ -2,19 +2,9 @@
 
 import sys
 
-import hydra
-from omegaconf import DictConfig
+sys.path.append(sys.path.pop(0))  # the folder of this file goes last, so that its folders shadow none of the user's
 
-from harness.cli_errors import entry
-
-
-@hydra.main(version_base=None, config_path="pkg://conf", config_name="run")
-def main(cfg: DictConfig) -> None:
-    """Compose, call, report."""
-    from harness.cli import report, run_job
-
-    run_job(cfg, report)
-
+from gauntlet.commands.run import main
 
 if __name__ == "__main__":
-    sys.exit(entry(main))
+    sys.exit(main())

@@ -2,19 +2,9 @@
 
 import sys
 
-import hydra
-from omegaconf import DictConfig
+sys.path.append(sys.path.pop(0))  # the folder of this file goes last, so that its folders shadow none of the user's
 
-from harness.cli_errors import entry
-
-
-@hydra.main(version_base=None, config_path="pkg://conf", config_name="train")
-def main(cfg: DictConfig) -> None:
-    """Compose, call, report."""
-    from training.cli import run_job
-
-    run_job(cfg)
-
+from gauntlet.commands.train import main
 
 if __name__ == "__main__":
-    sys.exit(entry(main))
+    sys.exit(main())

@@ -1,18 +1,120 @@
 """Adaptive Auto Attack."""
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from attacks.a3_stages import NARROW, OPENING, WIDE, Stage, directions, due, leaning, lengths, ranks
-from attacks.ascent import Best, Step, ascend
-from attacks.losses import along, margin, margins, ranking, runner_up
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.losses import along, margin, margins, ranking, runner_up
+from gauntlet.attacks.projected_ascent import Best, Step, ascend
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+
+
+class Stage(NamedTuple):
+    """One stage.
+
+    Args:
+        share: of the samples that stand, those of least margin, which are attacked.
+        steps: of ascent.
+        turns: steps before them that lead to the start.
+        restarts: how often.
+    """
+
+    share: float
+    steps: int
+    turns: int
+    restarts: int = 1
+
+
+OPENING = (Stage(1.0, 8, 0), Stage(1.0, 15, 7), Stage(1.0, 15, 7))
+
+
+NARROW = (
+    *OPENING,
+    Stage(0.7, 32, 7), Stage(0.6, 37, 7), Stage(0.5, 37, 7), Stage(0.4, 42, 7), Stage(0.3, 47, 7), Stage(0.2, 52, 7),
+    Stage(0.1, 57, 7), Stage(0.1, 57, 7, 4), Stage(0.065, 62, 7, 4), Stage(0.03, 67, 7, 50),
+)  # fmt: skip
+"""More and more steps for fewer and fewer samples."""
+
+
+WIDE = (
+    *OPENING,
+    Stage(1.0, 15, 10, 10), Stage(1.0, 20, 15), Stage(1.0, 25, 15), Stage(1.0, 20, 10), Stage(1.0, 25, 10),
+    Stage(1.0, 28, 10), Stage(1.0, 30, 10), Stage(0.8, 35, 10, 5), Stage(0.5, 45, 10, 5), Stage(0.5, 55, 10, 20),
+)  # fmt: skip
+"""Where the turns alone fool many: longer turns, and almost nobody is left out."""
+
+
+def lengths(steps: int) -> list[float]:
+    """Step sizes of an ascent as multiples of eps: half a cosine from 1 to 0.001, or to 0.1 for at most ten steps."""
+    low = 0.1 if steps <= 10 else 0.001
+    return [low + (1 - low) * (1 + math.cos(math.pi * i / (steps + 1))) / 2 for i in range(steps)]
+
+
+def due(margin: Tensor, broken: Tensor, share: float, least: int) -> Tensor:
+    """Positions, rising, of the share of the standing samples that is nearest to being fooled, at least `least`.
+
+    Args:
+        margin: float [B], the least so far.
+        broken: bool [B].
+    """
+    standing = (~broken).nonzero().squeeze(1)
+    count = min(max(least, int(len(standing) * share)), len(standing))
+    nearest = margin[standing].argsort(stable=True)[:count]
+    return standing[nearest].sort().values
+
+
+class Leaning(NamedTuple):
+    """Weights of two classes, as multiples of a tenth of the number of classes.
+
+    Args:
+        low, high: between which the weight of the true class is drawn.
+        rival: weight of the class that it is this turn's, by rank on the clean image.
+    """
+
+    low: float
+    high: float
+    rival: float
+
+
+def leaning(true: float, fallen: float, wide: bool, final: bool) -> Leaning:
+    """Where starts lean after stage 1.
+
+    Args:
+        true, fallen: sums of the weights of the true class, and of the class they fell into, over the samples that
+            were fooled from unbiased directions.
+        wide: the turns alone fool many.
+        final: one of the last stages.
+    """
+    if wide:
+        return Leaning(0.0, 0.0, 0.8) if final else Leaning(-0.1, 0.5, 0.8)
+    if final:
+        return Leaning(-0.8, 0.1, 0.8)
+    low, high = (-0.1, 0.5) if true > 0 else (-0.5, 0.1)
+    return Leaning(low, high, 0.8 if fallen >= 0 else -0.8)
+
+
+def directions(rng: Rng, classes: int, y: Tensor, rival: Tensor, lean: Leaning | None) -> Tensor:
+    """Weights [b, classes] of the logits: uniform in [-1, 1), but for the true class and its rival where they lean."""
+    weights = rng.uniform((classes,), -1, 1)
+    if lean is None:
+        return weights
+    scale = classes / 10
+    mine = scale * rng.stream("true").uniform((1,), lean.low, lean.high)
+    return weights.scatter(1, y[:, None], mine).scatter(1, rival[:, None], scale * lean.rival)
+
+
+def ranks(classes: int, final: bool) -> int:
+    """How many of the best other classes take turns as the rival."""
+    most = 14 if classes <= 100 else 20
+    if classes <= 10:
+        most = 4 if final else 9
+    return min(most, classes - 1)
 
 
 @dataclass(frozen=True)
@@ -72,7 +174,7 @@ class A3:
             stage = stage._replace(restarts=round(stage.restarts * self.restarts / NARROW[-1].restarts))
         return stage._replace(share=1.0, restarts=stage.restarts + self.extra) if scarce else stage
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         search = _Search(head, x, y, threat, rng)
         if not len(x):
@@ -96,7 +198,7 @@ class A3:
 class _Search:
     """The state of one call: what was found, and what was learnt from all samples together."""
 
-    def __init__(self, head: MeteredHead, x: Tensor, y: Tensor, threat: Threat, rng: Rng) -> None:
+    def __init__(self, head: CountedHead, x: Tensor, y: Tensor, threat: Threat, rng: Rng) -> None:
         self.head, self.x, self.y, self.threat, self.rng = head, x, y, threat, rng
         self.best = Best.start(x)
         self.order = y[:, None]  # the other classes of each sample, best first

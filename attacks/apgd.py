@@ -7,14 +7,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from attacks.apgd_l1 import climb
-from attacks.ascent import Best
-from attacks.losses import fewest_classes, margins, ranking, scored
-from attacks.region import Region
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.apgd_l1 import climb
+from gauntlet.attacks.losses import fewest_classes, margins, ranking, scored
+from gauntlet.attacks.projected_ascent import Best, Region
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class APGD:
     The step starts at 2 eps. At check points, after 22 % of the steps and then ever more often, a sample whose loss
     rose in no more than `rho` of the last steps, or found no new best since a check that kept the step, goes back to
     its best point with half the step. A sample leaves as soon as a candidate fools the victim. For l1 the steps are
-    sparse and the ball shrinks to eps (Croce and Hein 2021, arXiv 2103.01208): see `attacks.apgd_l1`.
+    sparse and the ball shrinks to eps (Croce and Hein 2021, arXiv 2103.01208): see `gauntlet.attacks.apgd_l1`.
 
     Args:
         steps: per run, >= 1.
@@ -76,7 +75,7 @@ class APGD:
             window = max(window - shrink, least)
         return found
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         best = Best.start(x)
         head = head.drawn(self.draws) if self.draws else head
@@ -97,7 +96,7 @@ class APGD:
 
     def _run(
         self,
-        head: MeteredHead,
+        head: CountedHead,
         x: Tensor,
         y: Tensor,
         best: Best,

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks.ascent import Best
-from attacks.losses import Loss, margins
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.losses import Loss, margins
+from gauntlet.attacks.projected_ascent import Best
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 SLOWER, LEAST = 1.5, 0.1
 """A step that does not make the best point sparser is divided by the first, down to the second times the radius."""
@@ -24,7 +24,7 @@ def phases(steps: int) -> list[tuple[float, int]]:
 
 
 def climb(
-    head: MeteredHead,
+    head: CountedHead,
     x: Tensor,
     y: Tensor,
     best: Best,

@@ -7,13 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.losses import ranking
-from attacks.nearest import Nearest, arrived, refine
-from attacks.planes import Plane, nearest_plane, plane_to
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.linearized_boundary import Plane, nearest_plane, plane_to
+from gauntlet.attacks.losses import ranking
+from gauntlet.attacks.minimum_norm.minimum_norm_loop import Nearest, arrived, refine
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class FAB:
             if not good:
                 raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/attacks.md")
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
         best, alive = Nearest.start(x), torch.arange(len(x), device=x.device)
         if not len(x):
@@ -83,7 +83,7 @@ class FAB:
 
     def _run(
         self,
-        head: MeteredHead,
+        head: CountedHead,
         x: Tensor,
         y: Tensor,
         target: Tensor | None,

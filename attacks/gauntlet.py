@@ -7,14 +7,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.ascent import Best, Step, ascend
-from attacks.losses import Cotangent, along, ce, cooled, margin, margins, pm, ranking
-from attacks.square import Square
-from harness.access import narrowed
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.black_box.square import Square
+from gauntlet.attacks.losses import Cotangent, along, ce, cooled, margin, margins, pm, ranking
+from gauntlet.attacks.projected_ascent import Best, Step, ascend
+from gauntlet.errors import UserError
+from gauntlet.threat_model.access import narrowed
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 TRUE, PROBABILITY = cooled(ce), cooled(pm)
 
@@ -98,7 +98,7 @@ class Gauntlet:
         """The largest gap of the samples that attempt `number` (from 0) tries."""
         return self.gap / (1 + number / 2) if number else math.inf
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         search = _Search(head, x, y, threat, rng)
         if len(x):
@@ -152,7 +152,7 @@ class _Search:
 
     BACK = 0.05  # share of the way back to the image over which a slope is tested
 
-    def __init__(self, head: MeteredHead, x: Tensor, y: Tensor, threat: Threat, rng: Rng) -> None:
+    def __init__(self, head: CountedHead, x: Tensor, y: Tensor, threat: Threat, rng: Rng) -> None:
         self.head, self.x, self.y, self.threat, self.rng = head, x, y, threat, rng
         self.best = Best.start(x)
         self.clean = margins(head.scores(x, rng.stream("clean")), y) if len(x) else x.new_zeros(0)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks.losses import margin
-from harness.meter import MeteredHead
-from harness.rng import Rng
+from gauntlet.attacks.losses import margin
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
 
 DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
 
@@ -20,13 +20,13 @@ class Plane(NamedTuple):
     slope: Tensor  # [B, C, H, W]
 
 
-def plane_to(head: MeteredHead, point: Tensor, y: Tensor, target: Tensor, rng: Rng) -> Plane:
+def plane_to(head: CountedHead, point: Tensor, y: Tensor, target: Tensor, rng: Rng) -> Plane:
     """The boundary to a chosen class, for one gradient. y, target: int64 [B]."""
     logits, slope = head.gradient(point, lambda z: margin(z, y, target), rng)
     return Plane(_gap(logits, y, target, point), slope)
 
 
-def nearest_plane(head: MeteredHead, point: Tensor, y: Tensor, norm: str, rng: Rng) -> Plane:
+def nearest_plane(head: CountedHead, point: Tensor, y: Tensor, norm: str, rng: Rng) -> Plane:
     """The boundary that is nearest in the norm, for one forward pass and a backward pass for each other class."""
     logits, pull = head.linearize(point, rng)
     best, least = None, torch.full((len(point),), math.inf, dtype=point.dtype, device=point.device)

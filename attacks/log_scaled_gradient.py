@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from attacks.losses import Cotangent, named, scored
-from harness.errors import UserError
+from gauntlet.attacks.losses import Cotangent, named, scored
+from gauntlet.errors import UserError
 
 
 class Slope(NamedTuple):

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
-from harness.meter import resolved
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import resolved
 
 
 class Cotangent(Protocol):

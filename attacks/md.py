@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attacks.ascent import Best, Step, ascend
-from attacks.losses import Cotangent, along, margin, ranking, rival_logit, true_logit
-from attacks.pma import two_cosines, two_phases
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.losses import Cotangent, along, margin, ranking, rival_logit, true_logit
+from gauntlet.attacks.pma import two_cosines, two_phases
+from gauntlet.attacks.projected_ascent import Best, Step, ascend
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class MD:
         """The steps of a run whose first phase is on `first`, without those that diversify."""
         return two_phases((_away, first, margin), two_cosines(self.steps))[self.diversify :]
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         best = Best.start(x)
         clean = head.scores(x, rng.stream("targets")) if self.targets or self.diversify else None
@@ -78,7 +78,7 @@ class MD:
 
     def _diversify(
         self,
-        head: MeteredHead,
+        head: CountedHead,
         x: Tensor,
         y: Tensor,
         z: Tensor,

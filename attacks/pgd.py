@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attacks.ascent import Best, Step, ascend
-from attacks.losses import fewest_classes, named, ranking
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.losses import fewest_classes, named, ranking
+from gauntlet.attacks.projected_ascent import Best, Step, ascend
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class PGD:
             shape = [1 - i / self.steps for i in range(self.steps)]
         return [Step(named(self.loss), self.step_size * share) for share in shape]
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         best = Best.start(x)
         order = None

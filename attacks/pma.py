@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attacks.ascent import Best, Step, ascend
-from attacks.losses import Cotangent, ce, cooled, pm, rival_probability, true_probability
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.losses import Cotangent, ce, cooled, pm, rival_probability, true_probability
+from gauntlet.attacks.projected_ascent import Best, Step, ascend
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 TRUE, RIVAL, MARGIN = cooled(ce), cooled(rival_probability), cooled(pm)
 """-p_y, whose direction is that of cross-entropy; p_m; p_m - p_y."""
@@ -70,7 +70,7 @@ class PMA:
             return [self.plan(first) for _ in range(self.restarts) for first in (TRUE, RIVAL)]
         return [self.plan((RIVAL, TRUE)[number % 2]) for number in range(self.restarts)]
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         best = Best.start(x)
         for number, plan in enumerate(self.runs()):

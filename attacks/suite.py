@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.access import LEVELS, Door, narrowed
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.errors import UserError
+from gauntlet.threat_model.access import LEVELS, Door, narrowed
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
-class Cascade:
+class Suite:
     """A suite such as AutoAttack (Croce and Hein 2020, arXiv 2003.01690): stages on survivors.
 
     In an evaluation each stage runs on every head and has records of its own; called as an attack, it runs its stages

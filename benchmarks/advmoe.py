@@ -20,25 +20,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from attacks.pgd import PGD
-from defenses.advmoe import AdvMoE
-from harness import checkpoint
-from harness.compose import build, checked
-from harness.data.contract import Batch, Dataset
-from harness.evaluate import Evaluation
-from harness.records import CLEAN_STAGE
-from harness.threat import Threat
-from harness.victim import Victim, plain
-from models.moe import MixtureOfExperts
-from training.cli import KEYS
-from training.loop import LAST
-from training.part import Part
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from gauntlet.attacks.pgd import PGD
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.data.dataset import Batch, Dataset
+from gauntlet.defenses.advmoe import AdvMoE
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evidence.schema import CLEAN_STAGE
+from gauntlet.jobs.training_job import KEYS
+from gauntlet.models import checkpoint
+from gauntlet.models.moe import MixtureOfExperts
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
+from gauntlet.training.loop import LAST
+from gauntlet.training.trained_network import TrainedNetwork
 
 ARMS: dict[str, list[str]] = {
     "AdvMoE": ["recipe=advmoe", "model=moe_small_cnn"],
@@ -86,11 +87,11 @@ class Watch:
 
 def cell(arm: str, seed: int, epochs: int, runs: Path, clock: Clock) -> dict[str, Any]:
     """Train and attack one arm with one seed: the numbers of its line."""
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         cfg = checked(compose("train", [*ARMS[arm], *BRIEF, f"recipe.epochs={epochs}", f"seed={seed}"]), KEYS)
     dataset: Dataset = build(cfg.dataset)
     model, recipe = (OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe))
-    part = Part(model, recipe, seed=seed)  # type: ignore[arg-type]
+    part = TrainedNetwork(model, recipe, seed=seed)  # type: ignore[arg-type]
     folder = part.train(dataset, runs, progress=False, tracker=Watch(clock))  # type: ignore[arg-type]
     module = build(cfg.model)
     checkpoint.load(module, folder / LAST)

@@ -21,16 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
+import gauntlet
 from benchmarks.overhead import bare
 from benchmarks.public import NETWORKS, images_of, network_of
 from benchmarks.relatives import built
-from harness.access import narrowed
-from harness.evaluate import Attack
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Head, plain
+from gauntlet.threat_model.access import narrowed
+from gauntlet.threat_model.attack import Attack
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, plain
 
 OURS, PGD_STEPS, STEP, APGD_STEPS, QUERIES = "gauntlet", 40, 0.1, 100, 500
 
@@ -40,7 +40,7 @@ Find = Callable[[nn.Module, Tensor, Tensor, Threat], Tensor]
 
 def ours(attack: Attack, network: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
     ids = torch.arange(len(x))
-    head = MeteredHead(Head("true", plain(network), exact=True), plain(network), Counts.of(ids))
+    head = CountedHead(Head("true", plain(network), exact=True), plain(network), Counts.of(ids))
     return attack(narrowed(head, attack.needs), x, y, threat=threat, rng=Rng(0, ids))
 
 
@@ -86,7 +86,7 @@ def adv_lib(name: str, network: nn.Module, x: Tensor, y: Tensor, threat: Threat)
     if name == "pgd":
         found = attacks.pgd_linf(**given, ε=threat.radius, steps=PGD_STEPS, relative_step_size=STEP)
     else:
-        found = attacks.apgd(**given, eps=threat.radius, norm=float("inf"), n_iter=APGD_STEPS)
+        found = gauntlet.attacks.apgd(**given, eps=threat.radius, norm=float("inf"), n_iter=APGD_STEPS)
     return torch.as_tensor(found)
 
 

@@ -21,16 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from attacks.hop_skip_jump import HopSkipJump
-from attacks.rays import RayS
-from attacks.square import Square
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.relatives import images, network_of
-from harness.data.contract import Batch
-from harness.evaluate import Attack, Evaluation
-from harness.queries import CLEAN_CHECK, Curve
-from harness.threat import Threat
-from harness.victim import Victim, plain
+from gauntlet.attacks.black_box.hop_skip_jump import HopSkipJump
+from gauntlet.attacks.black_box.rays import RayS
+from gauntlet.attacks.black_box.square import Square
+from gauntlet.data.dataset import Batch
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.metrics.query_curve import CLEAN_CHECK, Curve
+from gauntlet.threat_model.attack import Attack
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 NETWORKS = {"mnist_natural": ("mnist_test", "0.1"), "pgd_convsmall": ("cifar10_jpeg", "2/255")}
 OURS: dict[str, Callable[[int], Attack]] = {

@@ -18,13 +18,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.public import NETWORKS, images_of, network_of
-from certification.bounding.graph import Graph
-from certification.bounding.operators import Affine
-from certification.bounding.region import legal
-from certification.bounding.tracing import trace
-from certification.bounding.verify import METHODS, Effort, Network, prove
+from gauntlet.certification.crown.affine_layers import Affine
+from gauntlet.certification.crown.graph import Graph
+from gauntlet.certification.crown.graph_tracing import trace
+from gauntlet.certification.crown.input_region import legal
+from gauntlet.certification.crown.margin_bounds import METHODS, Effort, Network, prove
 
 PIECE = 10
 """Images that are worked on together."""

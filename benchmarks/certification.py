@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from scipy import special
 
-from certification.base import Work
-from certification.counting import count
-from certification.mechanisms import Smoothed
-from certification.noise import Gaussian
-from certification.stopping import Stopping, floored, looks
-from harness.certificates import summary
-from harness.certification_logs import read
-from harness.records import RunFolder, find_runs
-from harness.rng import Rng
-from models.resnet import ResNet
+from gauntlet.certification.certifiable import Smoothed
+from gauntlet.certification.certifier import Work
+from gauntlet.certification.noise import Gaussian
+from gauntlet.certification.sequential_test import Stopping, floored, looks
+from gauntlet.certification.vote_sampling import count
+from gauntlet.commands.certification_log import read
+from gauntlet.evidence.run_folder import RunFolder, find_runs
+from gauntlet.metrics.certificate_summary import summary
+from gauntlet.models.resnet import ResNet
+from gauntlet.threat_model.rng import Rng
 
 BATCH = 256
 ALPHA, SELECTION, SAMPLES = 0.001, 100, 100_000

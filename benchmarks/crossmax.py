@@ -24,17 +24,17 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from attacks.pgd import PGD
 from benchmarks.seeds import Job, work_through
 from benchmarks.training_effects import Few, composed
-from defenses.crossmax import CrossMax
-from harness import checkpoint
-from harness.compose import build
-from harness.evaluate import Evaluation
-from harness.threat import Threat
-from models.folding import folded
-from training.loop import BEST
-from training.part import Part
+from gauntlet.attacks.pgd import PGD
+from gauntlet.config.validate import build
+from gauntlet.defenses.crossmax import CrossMax
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.models import checkpoint
+from gauntlet.models.batchnorm_folding import folded
+from gauntlet.threat_model.threat import Threat
+from gauntlet.training.loop import BEST
+from gauntlet.training.trained_network import TrainedNetwork
 
 out = sys.stdout.write
 
@@ -89,7 +89,7 @@ def network(data: Data, recipe: str, seed: int) -> torch.nn.Module:
     cfg = composed(f"recipe={recipe}", "model=small_cnn", *data.settings, *data.recipes[recipe], f"seed={seed}")
     dataset: Any = Few(build(cfg.dataset), data.train)
     model, node = (OmegaConf.to_container(cfg[key]) for key in ("model", "recipe"))
-    part = Part(model, node, seed=seed)  # type: ignore[arg-type]
+    part = TrainedNetwork(model, node, seed=seed)  # type: ignore[arg-type]
     folder = part.train(dataset, FOLDER / "_trained", progress=False)
     module: torch.nn.Module = build(model)
     checkpoint.load(module, folder / BEST)

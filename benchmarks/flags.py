@@ -2,7 +2,7 @@
 
     python -m benchmarks.flags [--shared ../shared]
 
-For each model, on the first 64 images: the four numbers of `harness/checks/gradients.py`, accuracy left at an unlimited
+For each model, on the first 64 images: the four numbers of `gauntlet/sanity_checks/gradients.py`, accuracy left at an unlimited
 budget, all flags that a run of `pgd` with 40 steps on the margin gets, and the passes that the checks take per image.
 """
 
@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from attacks.pgd import PGD
-from harness.checks import from_evidence, of_victim
-from harness.checks.gradients import MISMATCH, RESTLESS, SHATTERED, dead_starts, falls, mismatch, unrelated
-from harness.checks.probe import PROBE, Probe
-from harness.data.contract import Batch
-from harness.data.parquet import Parquet
-from harness.evaluate import Evaluation
-from harness.records import RunFolder
-from harness.rng import Rng
-from harness.tally import tally
-from harness.threat import Threat
-from harness.victim import Victim
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from gauntlet.attacks.pgd import PGD
+from gauntlet.data.dataset import Batch
+from gauntlet.data.parquet import Parquet
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.metrics.attack_summary import tally
+from gauntlet.sanity_checks import from_evidence, of_victim
+from gauntlet.sanity_checks.gradients import MISMATCH, RESTLESS, SHATTERED, dead_starts, falls, mismatch, unrelated
+from gauntlet.sanity_checks.probe import PROBE, Probe
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim
 
 THREATS: dict[str, tuple[str, str | float]] = {
     "kw_base_2px": ("linf", "2/255"), "kw_deep_2px": ("linf", "2/255"), "kw_small_8px": ("linf", "8/255"),

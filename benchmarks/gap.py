@@ -11,15 +11,15 @@ import sys
 
 import torch
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from attacks.apgd import APGD
-from attacks.gauntlet import PROBABILITY, TRUE, Gauntlet, _course, _Search
-from attacks.pma import PMA
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.public import NETWORKS, images_of, network_of
-from harness.evaluate import Attack
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.victim import Victim, plain
+from gauntlet.attacks.apgd import APGD
+from gauntlet.attacks.gauntlet import PROBABILITY, TRUE, Gauntlet, _course, _Search
+from gauntlet.attacks.pma import PMA
+from gauntlet.threat_model.attack import Attack
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Victim, plain
 
 LONGER: dict[str, Attack] = {"pma": PMA(), "mm9": APGD(steps=20, loss="margin", targets=9), "gauntlet": Gauntlet()}
 
@@ -31,8 +31,8 @@ def line(name: str, first: int, samples: int) -> str:
     ids, x, y = ids[right], x[right], y[right]
     victim = Victim(plain(network), (network,))
 
-    def door(at: torch.Tensor) -> MeteredHead:
-        return MeteredHead(victim.heads[0], victim.predict, Counts.of(ids[at]))
+    def door(at: torch.Tensor) -> CountedHead:
+        return CountedHead(victim.heads[0], victim.predict, Counts.of(ids[at]))
 
     everyone = torch.arange(len(ids))
     search = _Search(door(everyone), x, y, threat, Rng(0, ids, "screen"))

@@ -18,19 +18,19 @@ import pandas as pd
 import torch
 from torch import nn
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.hidden import Rippled, Rounded, snapped, winners_take_all
 from benchmarks.public import NETWORKS, images_of, network_of
 from benchmarks.relatives import built
 from benchmarks.saturation import Scaled
-from harness import checkpoint
-from harness.data.digits import Digits
-from harness.evaluate import Evaluation
-from harness.threat import Threat
-from harness.victim import Victim, plain
-from models.folding import folded
-from models.preact_resnet import PreActResNet
-from models.small_cnn import SmallCNN
+from gauntlet.data.digits import Digits
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.models import checkpoint
+from gauntlet.models.batchnorm_folding import folded
+from gauntlet.models.preact_resnet import PreActResNet
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 ATTACKS = ("gauntlet", "pma", "autoattack")
 FOUR = Threat("linf", "4/255")

@@ -18,14 +18,17 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from harness.records import CLEAN_STAGE, Manifest, RunFolder, rows, write_atomically
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import CLEAN_STAGE, rows
+from gauntlet.system.atomic_file import write_atomically
 
 CHUNK = 128
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = """
 import resource, sys, time
 start = time.perf_counter()
-from leaderboard.__main__ import main
+from gauntlet.leaderboard.__main__ import main
 status = main(sys.argv[1:])
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)
 sys.exit(status)

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from attacks.arc import ARC
-from attacks.expected_pgd import ExpectedPGD
-from attacks.lattice_climber import LatticeClimber
-from harness.meter import Counts, MeteredHead
-from harness.mixture import mixed
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Forward, Head
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from gauntlet.attacks.randomized_ensemble.arc import ARC
+from gauntlet.attacks.randomized_ensemble.expected_pgd import ExpectedPGD
+from gauntlet.attacks.randomized_ensemble.lattice_climber import LatticeClimber
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.mixture import mixed
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Forward, Head
 
 out = sys.stdout.write
 
@@ -84,7 +84,7 @@ class Problems:
         count, chance = self.away.shape[1], 1 / len(self.way)
         heads = tuple(Head(f"m{m}", self.forward(m), weight=chance) for m in range(len(self.way)))
         ids, y = torch.arange(count), torch.zeros(count, dtype=torch.int64)
-        door = MeteredHead(heads[0], heads[0].forward, Counts.of(ids))
+        door = CountedHead(heads[0], heads[0].forward, Counts.of(ids))
         x, threat = torch.zeros(count, 1, 1, 2, dtype=torch.float64), Threat(self.norm, 1.0, low=-9, high=9)
         z = attack(mixed(door, heads, {}), x, y, threat=threat, rng=Rng(0, ids))
         assert bool(threat.contains(z, x).all())

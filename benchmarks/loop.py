@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.attacks import Find, Row, contestants, measured, say
 from benchmarks.overhead import bare
 from benchmarks.public import NETWORKS, images_of, network_of
-from harness.threat import Threat
-from models.preact_resnet import PreActResNet
+from gauntlet.models.preact_resnet import PreActResNet
+from gauntlet.threat_model.threat import Threat
 
 LARGE = "preact_resnet18/16"
 

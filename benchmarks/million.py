@@ -109,7 +109,7 @@ def bare(folder: Path, images: int) -> None:
     import torch
     from PIL import Image
 
-    import harness  # noqa: F401  (the same settings of the process)
+    import gauntlet  # noqa: F401  (the same settings of the process)
     from benchmarks.public import network_of
 
     torch.set_num_threads(1)
@@ -177,7 +177,8 @@ def _line(costs: list[Costs], shard: int) -> str:
 
 def check(options: argparse.Namespace, state: State) -> None:
     """Count the records, and compare the first with those of an undisturbed run."""
-    from harness.records import CLEAN_STAGE, find_runs
+    from gauntlet.evidence.run_folder import find_runs
+    from gauntlet.evidence.schema import CLEAN_STAGE
 
     few = min(SAMPLE, options.images)
     alone = command(options, "alone", f"dataset.limit={few}")

@@ -20,20 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attacks.apgd import APGD
-from attacks.ddn import DDN
-from attacks.fab import FAB
-from attacks.fmn import FMN
-from attacks.nearest import REFINE
-from attacks.pdpgd import PDPGD
-from attacks.search import Search
-from attacks.sigma_zero import SigmaZero
-from harness.data.parquet import Parquet
-from harness.distances import Spread, area, nearest, optimality
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim, plain
+from gauntlet.attacks.apgd import APGD
+from gauntlet.attacks.fab import FAB
+from gauntlet.attacks.minimum_norm.ddn import DDN
+from gauntlet.attacks.minimum_norm.epsilon_search import Search
+from gauntlet.attacks.minimum_norm.fmn import FMN
+from gauntlet.attacks.minimum_norm.minimum_norm_loop import REFINE
+from gauntlet.attacks.minimum_norm.pdpgd import PDPGD
+from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
+from gauntlet.data.parquet import Parquet
+from gauntlet.metrics.perturbation_size import Spread, area, nearest, optimality
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 CASES = {
     "pgd_convsmall:linf": 2 / 255, "kw_small_36px_l2:l2": 36 / 255, "mnist_natural:linf": 0.1, "mnist_natural:l2": 1.0,
@@ -62,7 +62,7 @@ def ours(attack: Any) -> Attack:
         begun = time.perf_counter()
         for ids in torch.arange(len(x)).split(BATCH):
             counts = Counts.of(ids)
-            head = MeteredHead(victim.heads[0], victim.predict, counts)
+            head = CountedHead(victim.heads[0], victim.predict, counts)
             found.append(attack(head, x[ids], y[ids], threat=threat, rng=Rng(0, ids, "benchmark")))
             spent.append(counts)
         passes = [float(torch.cat([getattr(c, n) for c in spent]).double().mean()) for n in ("forwards", "backwards")]

@@ -12,16 +12,17 @@ import sys
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from attacks.pgd import PGD
-from harness.compose import build, checked
-from harness.data.contract import Batch
-from harness.evaluate import Evaluation
-from harness.prepare import KEYS
-from harness.threat import Threat
-from harness.victim import Victim, plain
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from gauntlet.attacks.pgd import PGD
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.data.dataset import Batch
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.jobs.setup import KEYS
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 out = sys.stdout.write
 
@@ -30,7 +31,7 @@ CACHE = Path("runs/_trained")
 
 def victims() -> tuple[dict[str, Victim], Batch, Threat]:
     """The mixture, and each of its networks alone."""
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         cfg = checked(compose("run", ["defense=mixednuts"]), KEYS)
     dataset, defense, threat = build(cfg.dataset), build(cfg.defense), build(cfg.threat)
     models = {name: part.load(dataset, CACHE, progress=False).module for name, part in defense.parts.items()}

@@ -16,19 +16,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from certification.base import Work
-from certification.counting import count
-from certification.mechanisms import Mixed
-from certification.mixing import closed
-from certification.stopping import Stopping, floored
-from harness.compose import build, checked
-from harness.deployment import deploy
-from harness.prepare import KEYS
-from harness.rng import Rng
-from harness.tracking import NoTracker
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from gauntlet.certification.certifiable import Mixed
+from gauntlet.certification.certifier import Work
+from gauntlet.certification.mixing import closed
+from gauntlet.certification.sequential_test import Stopping, floored
+from gauntlet.certification.vote_sampling import count
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.evaluation.deployment import deploy
+from gauntlet.jobs.setup import KEYS
+from gauntlet.threat_model.rng import Rng
+from gauntlet.tracking import NoTracker
 
 SIGMAS, ALPHAS = (0.25, 0.5, 1.0), (1.0, 0.9, 0.76, 0.6)
 CONFIDENCE, SELECTION = 0.001, 100
@@ -52,7 +53,7 @@ class Curve:
 
 def curves(samples: int, runs: Path) -> Iterator[Curve]:
     for sigma in SIGMAS:
-        with initialize_config_module("conf", version_base=None):
+        with initialize_config_dir(CONF, version_base=None):
             node = ["defense=smoothed_mixing", f"defense.sigma={sigma}", "defense.robust_scale=100"]
             cfg = checked(compose("run", [*node, "attack=pgd"]), KEYS)
         dataset, runtime = build(cfg.dataset), build(cfg.runtime)

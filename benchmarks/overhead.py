@@ -16,15 +16,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from attacks.pgd import PGD
-from attacks.pma import PMA
-from harness.data.contract import Batch
-from harness.evaluate import Evaluation
-from harness.threat import Threat
-from harness.victim import Victim, plain
-from models.folding import folded
-from models.resnet import ResNet
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from gauntlet.attacks.pgd import PGD
+from gauntlet.attacks.pma import PMA
+from gauntlet.data.dataset import Batch
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.models.batchnorm_folding import folded
+from gauntlet.models.resnet import ResNet
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 
 def bare(network: nn.Module, twin: nn.Module, x: Tensor, gradients: int, forwards: int) -> None:

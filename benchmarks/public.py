@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
-from harness.data.contract import Batch
-from harness.data.parquet import Parquet
-from harness.threat import Threat
+from gauntlet.data.dataset import Batch
+from gauntlet.data.parquet import Parquet
+from gauntlet.threat_model.threat import Threat
 
 TWO = Threat("linf", "2/255")
 TENTH = Threat("linf", 0.1)

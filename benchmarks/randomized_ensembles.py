@@ -21,23 +21,23 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from attacks.apgd import APGD
-from attacks.arc import ARC
-from attacks.cascade import Cascade
-from attacks.expected_pgd import ExpectedPGD
-from attacks.lattice_climber import LatticeClimber
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.seeds import Job, add_options, interval, shares, work_through
 from benchmarks.training_effects import Few, composed
-from defenses.randomized_ensemble import RandomizedEnsemble
-from harness.compose import build
-from harness.evaluate import Evaluation
-from harness.ledger import Ledger
-from harness.member_risks import least, risks
-from harness.threat import Threat
-from harness.victim import Victim, plain
-from training import history
-from training.part import Part
+from gauntlet.attacks.apgd import APGD
+from gauntlet.attacks.randomized_ensemble.arc import ARC
+from gauntlet.attacks.randomized_ensemble.expected_pgd import ExpectedPGD
+from gauntlet.attacks.randomized_ensemble.lattice_climber import LatticeClimber
+from gauntlet.attacks.suite import Suite
+from gauntlet.config.validate import build
+from gauntlet.defenses.randomized_ensemble import RandomizedEnsemble
+from gauntlet.evaluation.chunk import ChunkEvaluator
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.metrics.ensemble_bounds import least, risks
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
+from gauntlet.training import history
+from gauntlet.training.trained_network import TrainedNetwork
 
 out = sys.stdout.write
 
@@ -110,7 +110,7 @@ class Networks:
     seed: int
     cache: Path
 
-    def part(self, name: str) -> tuple[Part, dict[str, nn.Module], Any]:
+    def part(self, name: str) -> tuple[TrainedNetwork, dict[str, nn.Module], Any]:
         """The training of a network, what it is given, and its data."""
         recipe, seed, uses, epochs = "pgd_at", self.seed, {}, self.which.epochs
         if name in ("other", "another"):
@@ -126,7 +126,7 @@ class Networks:
         own = (f"recipe.epochs={epochs}", f"recipe.objective.attack.steps={self.which.steps}")
         cfg = composed(f"recipe={recipe}", *self.which.settings, *own)
         model, node = (OmegaConf.to_container(cfg[key]) for key in ("model", "recipe"))
-        part = Part(model, node, seed=seed, uses=list(uses))  # type: ignore[arg-type]
+        part = TrainedNetwork(model, node, seed=seed, uses=list(uses))  # type: ignore[arg-type]
         given = {argument: self.load(source) for argument, source in uses.items()}
         return part, given, Few(build(cfg.dataset), self.which.images)
 
@@ -161,11 +161,11 @@ def measure(which: Data, arm: str, seed: int, cache: Path) -> dict[str, Any]:
 def attacked(victim: Victim, split: Any, which: Data) -> dict[str, Any]:
     """Accuracy [0, 1] on the clean image or the candidate of each stage, whichever is worse, and the worst of all."""
     run = Evaluation(
-        victim, ("suite", Cascade(stages(which.rounds, which.targets))), Threat("linf", which.eps), 10, coverage="all"
+        victim, ("suite", Suite(stages(which.rounds, which.targets))), Threat("linf", which.eps), 10, coverage="all"
     )
     batch = split.read(slice(0, which.tested))
     order = batch.ids.argsort()
-    ledger = Ledger(run, *(t[order] for t in batch))
+    ledger = ChunkEvaluator(run, *(t[order] for t in batch))
     ledger.clean()
     everyone = torch.arange(len(batch.ids))
     for stage in run.stages:

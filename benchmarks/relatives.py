@@ -15,16 +15,18 @@ import time
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import nn
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from harness.data.contract import Batch
-from harness.data.parquet import Parquet
-from harness.evaluate import Attack, Evaluation
-from harness.threat import Threat
-from harness.victim import Victim, plain
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from gauntlet.config.shipped import CONF
+from gauntlet.data.dataset import Batch
+from gauntlet.data.parquet import Parquet
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.threat_model.attack import Attack
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 NETWORKS = {
     "pgd_convsmall": ("cifar10_jpeg", Threat("linf", "2/255")),
@@ -51,7 +53,7 @@ def images(folder: Path, name: str, samples: int) -> Batch:
 
 
 def built(name: str, knobs: list[str]) -> Attack:
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         attack: Attack = instantiate(compose(f"attack/{name}", overrides=knobs).attack, _convert_="all")
     return attack
 

@@ -15,14 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from attacks.pgd import PGD
-from attacks.pma import PMA
-from harness.data.contract import Batch
-from harness.data.parquet import Parquet
-from harness.evaluate import Attack, Evaluation
-from harness.threat import Threat
-from harness.victim import Victim, plain
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from gauntlet.attacks.pgd import PGD
+from gauntlet.attacks.pma import PMA
+from gauntlet.data.dataset import Batch
+from gauntlet.data.parquet import Parquet
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.threat_model.attack import Attack
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 NETWORKS = {"at_resnet2b": "2/255", "pgd_convsmall": "2/255", "kw_small_8px": "8/255"}
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.records import write_atomically
+from gauntlet.system.atomic_file import write_atomically
 
 Result = dict[str, Any]
 

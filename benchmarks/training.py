@@ -27,16 +27,15 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.seeds import add_options, work_through
 from benchmarks.training_effects import composed, effects, jobs, short, table
-from harness.rng import Rng
-from models.preact_resnet import PreActResNet
-from training.mode import evaluating, forwarding, frozen
-from training.part import Part
-from training.precision import lowered
-from training.step import Player
-from training.world import ALONE
+from gauntlet.models.preact_resnet import PreActResNet
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.distributed import ALONE
+from gauntlet.training.model_context import evaluating, forwarding, frozen, lowered
+from gauntlet.training.step import Player
+from gauntlet.training.trained_network import TrainedNetwork
 
 out = sys.stdout.write
 
@@ -145,7 +144,7 @@ def _step(
 def _player(name: str, network: nn.Module, *settings: str) -> Player:
     cfg = composed(f"recipe={name}", "recipe.objective.attack.eps=8/255" if PASSES[name][1] else "seed=0", *settings)
     model, recipe = (OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe))
-    return Player(network, Part(model, recipe)._recipe({}), ALONE, None)  # type: ignore[arg-type]
+    return Player(network, TrainedNetwork(model, recipe)._recipe({}), ALONE, None)  # type: ignore[arg-type]
 
 
 def _bare(network: nn.Module, x: Tensor, passes: tuple[int, int, int]) -> float:

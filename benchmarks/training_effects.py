@@ -13,25 +13,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from attacks.pgd import PGD
 from benchmarks.seeds import Job, interval, shares
-from harness import checkpoint
-from harness.compose import build, checked
-from harness.data import Dataset
-from harness.data.contract import Batch, Split
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Head, plain
-from training import history
-from training.cli import KEYS
-from training.loop import BEST, LAST
-from training.part import Part
+from gauntlet.attacks.pgd import PGD
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.data import Dataset
+from gauntlet.data.dataset import Batch, Split
+from gauntlet.jobs.training_job import KEYS
+from gauntlet.models import checkpoint
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, plain
+from gauntlet.training import history
+from gauntlet.training.loop import BEST, LAST
+from gauntlet.training.trained_network import TrainedNetwork
 
 out = sys.stdout.write
 
@@ -39,7 +40,7 @@ out = sys.stdout.write
 def composed(*overrides: str) -> DictConfig:
     """The configuration of a training."""
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return checked(compose("train", list(overrides)), KEYS)
 
 
@@ -195,7 +196,7 @@ def worst(network: nn.Module, split: Split, effect: Effect) -> tuple[float, floa
         stands = right.clone()
         for loss in ("ce", "margin"):
             rng = Rng(0, ids, f"effects/{loss}")
-            head = MeteredHead(Head("true", plain(network), exact=True), plain(network), Counts.of(ids))
+            head = CountedHead(Head("true", plain(network), exact=True), plain(network), Counts.of(ids))
             z = PGD(steps=effect.steps, loss=loss)(head, x, y, threat=Threat("linf", effect.eps), rng=rng)
             stands &= network(z).argmax(1) == y
         clean, robust = clean + int(right.sum()), robust + int(stands.sum())
@@ -209,7 +210,7 @@ def measure(effect: Effect, arm: str, seed: int, cache: Path) -> dict[str, Any]:
     cfg = composed(recipe, *settings, *own, f"seed={seed}")
     dataset = Few(build(cfg.dataset), effect.images)
     model, node = (OmegaConf.to_container(cfg[key]) for key in ("model", "recipe"))
-    part = Part(model, node, seed=seed)  # type: ignore[arg-type]
+    part = TrainedNetwork(model, node, seed=seed)  # type: ignore[arg-type]
     folder = part.train(dataset, cache, progress=False, channels_last=dataset.channels > 1)  # type: ignore[arg-type]
     done, found = history.read(folder), {}
     for name in (LAST, BEST):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import transfer
+from gauntlet.commands import transfer_matrix
 
 DEFENSES = {"plain": "none", "at": "adversarial_training", "trades": "trades", "smoothing": "adaptive_smoothing"}
 SINGLE = ("pgd", "mi", "vmi", "di", "ti", "apgd")
@@ -22,7 +22,7 @@ def main(folder: str) -> int:
     for target in ("plain", "at", "trades"):  # adaptive smoothing has the first two inside
         others = [name for name in ("plain", "at", "trades") if name != target]
         _run(folder, TOGETHER, others, [DEFENSES[target]])
-    return transfer.main([folder, "--csv", str(Path(folder) / "matrix.csv")])
+    return transfer_matrix.main([folder, "--csv", str(Path(folder) / "matrix.csv")])
 
 
 def _run(folder: str, attacks: Sequence[str], sources: Sequence[str], targets: Sequence[str]) -> None:

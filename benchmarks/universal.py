@@ -19,21 +19,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from attacks.perturbation import Universal
-from attacks.uap import UAP
-from attacks.universal import SGA, SPGD
-from harness import checkpoint
-from harness.data.contract import Dataset
-from harness.data.digits import Digits
-from harness.data.parquet import Parquet
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.universal import TrainImages
-from harness.victim import Victim, plain
-from models.small_cnn import SmallCNN
-from training.zoo import ZOO
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from gauntlet.attacks.universal.spgd import SGA, SPGD
+from gauntlet.attacks.universal.uap import UAP
+from gauntlet.attacks.universal.universal_perturbation import Universal
+from gauntlet.data.dataset import Dataset
+from gauntlet.data.digits import Digits
+from gauntlet.data.parquet import Parquet
+from gauntlet.evaluation.universal_fit import TrainImages
+from gauntlet.models import checkpoint
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
+from gauntlet.training.weights_cache import ZOO
 
 
 def attacks(images: int | None, epochs: int) -> dict[str, Universal]:
@@ -88,7 +88,7 @@ def fits(
     for seed in range(seeds):
         begun = time.process_time()
         images = TrainImages.chosen(train, attack.images, seed, torch.device("cpu"))
-        head = MeteredHead(victim.heads[0], victim.predict, Counts.of(images.ids[:0]))
+        head = CountedHead(victim.heads[0], victim.predict, Counts.of(images.ids[:0]))
         *_, state = attack.fit(head, images, threat=threat, rng=Rng(seed, images.ids, "fit"))
         passes = f"{state.forwards:>9}{state.backwards:>9}"
         yield state.delta, f"{passes}{time.process_time() - begun:>9.0f}"

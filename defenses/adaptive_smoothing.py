@@ -7,16 +7,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from certification.mechanisms import Blend
-from defenses.base import Card, Defense
-from defenses.mixing import check_scales, mixed
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Head, Victim, plain
-from models.taps import Tapped
-from training.mode import evaluating
-from training.objective import Objective
+from gauntlet.certification.certifiable import Blend
+from gauntlet.defenses.base import Card, Defense
+from gauntlet.defenses.mixing import check_scales, mixed
+from gauntlet.errors import UserError
+from gauntlet.models.feature_taps import Tapped
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, Victim, plain
+from gauntlet.training.model_context import evaluating
+from gauntlet.training.objectives.objective import Objective
 
 
 class Composite(nn.Module):
@@ -24,7 +24,7 @@ class Composite(nn.Module):
 
     Args:
         accurate, robust: networks with named children to tap.
-        network: models.mixing_network.MixingNetwork.
+        network: gauntlet.models.mixing_network.MixingNetwork.
         taps: names of the early and the late layer of the accurate and of the robust network.
     """
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from defenses.base import Card, Defense
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.victim import Head, Victim, plain
-from models.moe import MixtureOfExperts
+from gauntlet.defenses.base import Card, Defense
+from gauntlet.errors import UserError
+from gauntlet.models.moe import MixtureOfExperts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Head, Victim, plain
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class AdvMoE(Defense):
     they find counts if it fools the deployed forward, with whatever route it then takes.
 
     Args:
-        parts: "model", a `models.moe.MixtureOfExperts`; the recipe is `advmoe`.
+        parts: "model", a `gauntlet.models.moe.MixtureOfExperts`; the recipe is `advmoe`.
 
     Raises:
         UserError: parts of other names; on deployment, a network of another kind.

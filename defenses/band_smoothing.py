@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from certification.bands import Banded, Bands
-from defenses.base import Card, Defense
-from harness.rng import Rng
-from harness.victim import Head, Victim, plain
+from gauntlet.certification.band_ablation import Banded, Bands
+from gauntlet.defenses.base import Card, Defense
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Head, Victim, plain
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from defenses.base import Card
-from defenses.randomized_ensemble import RandomizedEnsemble
+from gauntlet.defenses.base import Card
+from gauntlet.defenses.randomized_ensemble import RandomizedEnsemble
 
 
 @dataclass(frozen=True)
 class BARRE(RandomizedEnsemble):
-    """A randomised ensemble by boosting (Dbouk and Shanbhag 2023, arXiv 2302.03688): see `training.barre`.
+    """A randomised ensemble by boosting (Dbouk and Shanbhag 2023, arXiv 2302.03688): see `gauntlet.training.objectives.boosting`.
 
     Args:
         parts: "first" to "fifth"; each uses those before it.

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from harness.errors import UserError
-from harness.victim import Victim, plain
-from training.part import Part
+from gauntlet.errors import UserError
+from gauntlet.threat_model.victim import Victim, plain
+from gauntlet.training.trained_network import TrainedNetwork
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Defense:
     card: ClassVar[Card]
     names: ClassVar[tuple[str, ...]] = ("model",)
 
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, TrainedNetwork] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if set(self.parts) != set(self.names):
@@ -65,7 +65,7 @@ class Defense:
         return Victim(plain(model), (model,), mechanism=model)
 
 
-def check_members(members: Sequence[str], parts: Mapping[str, Part], copies: str) -> None:
+def check_members(members: Sequence[str], parts: Mapping[str, TrainedNetwork], copies: str) -> None:
     """Refuse a member of an ensemble that is no part, or is named twice; copies: why so. Raises UserError."""
     for number, name in enumerate(members):
         if name not in parts:

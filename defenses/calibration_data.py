@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 
 @dataclass(frozen=True)
-class Origin:
+class CalibrationData:
     """Where fitted parameters come from.
 
     Args:

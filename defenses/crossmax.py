@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from defenses.base import Card, Defense, check_members
-from harness.errors import UserError
-from harness.mixture import stacked
-from harness.rng import Rng
-from harness.victim import Forward, Head, Victim, plain
+from gauntlet.defenses.base import Card, Defense, check_members
+from gauntlet.errors import UserError
+from gauntlet.threat_model.mixture import stacked
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Forward, Head, Victim, plain
 
 Predictors = Callable[[Tensor, Rng], Tensor]
 """(images [B, C, H, W], randomness) -> logits of each predictor [M, B, K]."""

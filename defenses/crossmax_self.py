@@ -7,14 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from defenses.base import Card, Defense
-from defenses.crossmax import check_bids, crossmax, means
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.victim import Head, Victim
-from models.probed import Behind, Probed
-from models.probes import Probes
-from training.resolution_stack import ResolutionStack
+from gauntlet.defenses.base import Card, Defense
+from gauntlet.defenses.crossmax import check_bids, crossmax, means
+from gauntlet.errors import UserError
+from gauntlet.models.linear_probes import Behind, Probed, Probes
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Head, Victim
+from gauntlet.training.objectives.multi_resolution import ResolutionStack
 
 LEAST = 20
 """Fewest draws of an honest gradient, those of AutoAttack's random version (arXiv 2411.14834)."""
@@ -25,8 +24,8 @@ class CrossMaxSelf(Defense):
     """The multi-resolution self-ensemble: `crossmax` over a backbone and probes on its layers, on one random stack.
 
     Args:
-        parts: "model", a `models.probed.Probed` trained by the recipe `self_ensemble`; or "backbone" and "probes",
-            trained one after the other, the second a `models.probes.Probes`.
+        parts: "model", a `gauntlet.models.linear_probes.Probed` trained by the recipe `self_ensemble`; or "backbone" and "probes",
+            trained one after the other, the second a `gauntlet.models.linear_probes.Probes`.
         stack: how images are stacked, as in training.
         k: the bid that counts; null: the median of the predictors.
         draws: stacks over which a gradient of any head is averaged, >= 20; `draws=n` on the command line raises it.
@@ -83,5 +82,5 @@ def _ensemble(models: Mapping[str, nn.Module]) -> Behind:
         return Behind(models["backbone"], probes)
     if "model" in models and isinstance(probes, Probed):
         return probes
-    wanted = "models.probes.Probes" if "probes" in models else "models.probed.Probed"
+    wanted = "gauntlet.models.linear_probes.Probes" if "probes" in models else "gauntlet.models.linear_probes.Probed"
     raise UserError(f"defense=crossmax_self needs {wanted}, not {type(probes).__name__}")

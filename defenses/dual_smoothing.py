@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from certification.mechanisms import Dual
-from certification.noise import Gaussian
-from defenses.base import Card, Defense
-from defenses.smoothed import check_copies, mean_heads
-from harness.rng import Rng
-from harness.victim import Head, Victim
+from gauntlet.certification.certifiable import Dual
+from gauntlet.certification.noise import Gaussian
+from gauntlet.defenses.base import Card, Defense
+from gauntlet.defenses.smoothing_heads import check_copies, mean_heads
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Head, Victim
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class DualSmoothing(Defense):
     arXiv 2404.09586.
 
     Args:
-        parts: "left" and "right", each a `models.half.Half` trained on noisy images.
+        parts: "left" and "right", each a `gauntlet.models.half_image.Half` trained on noisy images.
         sigma: standard deviation of the noise, in pixels of [0, 1].
         copies: numbers of copies that the heads average over; one head for each.
 

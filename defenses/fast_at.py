@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from defenses.base import Card, Defense
+from gauntlet.defenses.base import Card, Defense
 
 
 @dataclass(frozen=True)

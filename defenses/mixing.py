@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from certification.mechanisms import Blend
-from defenses.base import Card, Defense
-from harness.errors import UserError
-from harness.victim import Head, Victim, plain
+from gauntlet.certification.certifiable import Blend
+from gauntlet.defenses.base import Card, Defense
+from gauntlet.errors import UserError
+from gauntlet.threat_model.victim import Head, Victim, plain
 
 
 def mixed(accurate: Tensor, robust: Tensor, alpha: Tensor | float) -> Tensor:

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from certification.noise import Noise, Uniform
-from defenses.base import Card, Defense
-from defenses.smoothed import check_copies, smoothed
-from harness.victim import Victim
+from gauntlet.certification.noise import Noise, Uniform
+from gauntlet.defenses.base import Card, Defense
+from gauntlet.defenses.smoothing_heads import check_copies, smoothed
+from gauntlet.threat_model.victim import Victim
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import coo_matrix
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 Floats = NDArray[np.float64]
 

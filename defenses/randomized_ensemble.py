@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from defenses.base import Card, Defense, check_members
-from harness.errors import UserError
-from harness.mixture import check_classes, stacked
-from harness.rng import Rng
-from harness.victim import Head, Victim, plain
-from training.part import Part
+from gauntlet.defenses.base import Card, Defense, check_members
+from gauntlet.errors import UserError
+from gauntlet.threat_model.mixture import check_classes, stacked
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Head, Victim, plain
+from gauntlet.training.trained_network import TrainedNetwork
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class RandomizedEnsemble(Defense):
     draw.
 
     The share of right answers is the sum of a_i over the members that are right, without sampling noise. The mean loss
-    that plain attacks climb is no guide to it: see `attacks.arc` (Dbouk and Shanbhag 2022, arXiv 2206.06737).
+    that plain attacks climb is no guide to it: see `gauntlet.attacks.randomized_ensemble.arc` (Dbouk and Shanbhag 2022, arXiv 2206.06737).
 
     Args:
         parts: any networks.
         members: names of the parts that are drawn, two or more; only they, and what they were trained with, are loaded.
-        probabilities: of each member, >= 0, of sum one; null: all alike. `python -m defenses.calibrate_sampling` finds
+        probabilities: of each member, >= 0, of sum one; null: all alike. `gauntlet calibrate ensemble` finds
             the best. A member with 0 is never drawn, and no head.
         draws: members over which a gradient of the true head is averaged, >= 1.
 
@@ -111,7 +111,7 @@ def check_probabilities(chances: list[float], members: int) -> None:
         raise UserError(f"defense.probabilities={chances} sum to {sum(chances):.6g}; they must sum to 1")
 
 
-def needed(parts: dict[str, Part], members: list[str]) -> dict[str, Part]:
+def needed(parts: dict[str, TrainedNetwork], members: list[str]) -> dict[str, TrainedNetwork]:
     """The members and all that they were trained with, in the order of the parts."""
     wanted, waiting = set(), list(members)
     while waiting:

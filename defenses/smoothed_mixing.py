@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from certification.mechanisms import Mixed
-from certification.noise import Gaussian
-from defenses.adaptive_smoothing import AdaptiveSmoothing, Composite
-from defenses.base import Card
-from defenses.mixing import Mixing, mixed
-from defenses.smoothed import check_copies, mean_heads
-from harness.rng import Rng
-from harness.victim import Head, Victim, plain
+from gauntlet.certification.certifiable import Mixed
+from gauntlet.certification.noise import Gaussian
+from gauntlet.defenses.adaptive_smoothing import AdaptiveSmoothing, Composite
+from gauntlet.defenses.base import Card
+from gauntlet.defenses.mixing import Mixing, mixed
+from gauntlet.defenses.smoothing_heads import check_copies, mean_heads
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Head, Victim, plain
 
 Weights = Callable[[Tensor], tuple[Tensor, Tensor | float]]
 """Images -> logits of the accurate network, scaled, and the weight of the robust one."""

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from certification.mechanisms import Smoothed
-from certification.noise import Noise
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.victim import Forward, Head, Victim, plain
+from gauntlet.certification.certifiable import Smoothed
+from gauntlet.certification.noise import Noise
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Forward, Head, Victim, plain
 
 FEW = 8
 """Copies whose activations are kept for the gradient; with more of them each is computed again on the way back."""

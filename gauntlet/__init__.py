@@ -1,3 +1,5 @@
-"""What every evaluation shares: threats, victims, the loop that judges, the evidence."""
+"""Robustness of image classifiers: attacks, defenses, certificates, and evidence for each image."""
 
-import harness.process  # noqa: F401  (settings that must stand before torch is imported)
+import gauntlet.system.process  # noqa: F401  (settings that must stand before torch is imported)
+
+__version__ = "0.2.0.dev0"

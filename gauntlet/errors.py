@@ -1,6 +1,12 @@
 """The one exception that a user's mistake raises: its text is the line that the user reads."""
 
 
+def reason(cause: BaseException) -> str:
+    """What the exception says, without its further lines; its type where it says nothing."""
+    text = getattr(cause, "strerror", None) or str(cause).strip() or type(cause).__name__
+    return str(text).splitlines()[0].rstrip(":. ")
+
+
 class UserError(Exception):
     """A mistake that the user can mend. The message is one line: what is wrong, then the way out."""
 

@@ -1,20 +1,20 @@
-"""`python -m leaderboard [--runs runs] [--out leaderboard/site]`: build the static site from the evidence."""
+"""`gauntlet board [--runs runs] [--out leaderboard/site]`: build the static site from the evidence."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import UserError
-from leaderboard.build import build
-from leaderboard.certificates import Verdict
-from leaderboard.entry import Board
-from leaderboard.naming import percent
+from gauntlet.errors import UserError
+from gauntlet.leaderboard.build import build
+from gauntlet.leaderboard.certificates import Verdict
+from gauntlet.leaderboard.entry import Board
+from gauntlet.leaderboard.formatting import percent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0; 2 after one line about what the user can mend; 1 where attacks contradict certificates."""
-    parser = argparse.ArgumentParser("python -m leaderboard", description="Build the leaderboard from the run folders.")
+    parser = argparse.ArgumentParser("gauntlet board", description="Build the leaderboard from the run folders.")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the evidence (default: runs)")
     parser.add_argument(
         "--out",

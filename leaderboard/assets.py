@@ -4,7 +4,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 _EXPORTS = re.compile(r"export\s*\{([^{}]*)\}\s*;?")
 _DEFAULT = re.compile(r"([\w$]+)\s+as\s+default")

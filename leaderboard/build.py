@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaderboard import certificate_page, render
-from leaderboard.certificates import Verdict, certified, verdicts
-from leaderboard.collect import collect, discover
-from leaderboard.entry import Board, Entry
-from leaderboard.score import boards, pools, score
-from leaderboard.site import Site
+from gauntlet.leaderboard import certificate_page, render
+from gauntlet.leaderboard.certificates import Verdict, certified, verdicts
+from gauntlet.leaderboard.collect import collect, discover
+from gauntlet.leaderboard.entry import Board, Entry
+from gauntlet.leaderboard.score import boards, pools, score
+from gauntlet.leaderboard.site_writer import Site
 
 
 @dataclass(frozen=True)

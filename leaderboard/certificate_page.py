@@ -8,11 +8,11 @@ from typing import Any
 import plotly.graph_objects as go
 from jinja2 import Environment
 
-from harness.certificates import grid
-from leaderboard import naming
-from leaderboard.certificates import Claims, Verdict
-from leaderboard.curves import DASHES
-from leaderboard.site import Site
+from gauntlet.leaderboard import formatting
+from gauntlet.leaderboard.certificates import Claims, Verdict
+from gauntlet.leaderboard.robustness_curve_plot import DASHES
+from gauntlet.leaderboard.site_writer import Site
+from gauntlet.metrics.certificate_summary import grid
 
 PAGE = "certificates.html"
 
@@ -46,14 +46,14 @@ def _table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     graded = [each.claims for each in verdicts if each.claims.total.graded]
     steps = grid(max((float(claims.radius.max(initial=0)) for claims in graded), default=0.0), first.norm)
     radii = sorted({*steps[:: -(-len(steps) // COLUMNS)], *proofs})
-    norm = naming.NORMS.get(first.norm, first.norm)
+    norm = formatting.NORMS.get(first.norm, first.norm)
     heads = ["Defense", "Certifier", *(f"{radius:.4g}" for radius in radii)]
     heads += ["ACR", "Draws", "Draws per image", "Draws/s", "Forwards/s", "Abstained", "Attacks", "May fail"]
     identity = hashlib.sha256(repr((first.data, first.norm)).encode()).hexdigest()[:8]
     return {
         "id": f"certified-{identity}",
         "title": f"{first.data.name} {norm}",
-        "about": f"{naming.samples(first.data, first.total.samples)}. Certified accuracy in percent at each radius, "
+        "about": f"{formatting.samples(first.data, first.total.samples)}. Certified accuracy in percent at each radius, "
         "with 95 % intervals. ACR: average certified radius, zero where wrong; it depends on the draws of each bound. "
         "Attacks: runs on the same model that were compared, and the samples that contradict.",
         "heads": heads,
@@ -70,7 +70,7 @@ def _row(verdict: Verdict, radii: Sequence[float]) -> list[str]:
         if not total.graded and radius not in (0.0, claims.eps):
             return "–"
         low, high = total.interval(radius)
-        return f"{naming.percent(total.certified(radius), n)} [{100 * low:.1f}, {100 * high:.1f}]"
+        return f"{formatting.percent(total.certified(radius), n)} [{100 * low:.1f}, {100 * high:.1f}]"
 
     doubt = 1 - total.confidence
     return [
@@ -82,7 +82,7 @@ def _row(verdict: Verdict, radii: Sequence[float]) -> list[str]:
         f"{total.samples_used / n:,.0f}" if drawn else "–",
         f"{total.samples_used / max(total.seconds, 1e-9):,.0f}" if drawn else "–",
         "–" if total.bounded else f"{total.forwards / max(total.seconds, 1e-9):,.0f}",
-        naming.percent(total.abstained, n),
+        formatting.percent(total.abstained, n),
         f"{verdict.attacks}, {verdict.samples}",
         f"{doubt:.2g}" if doubt else "never",
     ]

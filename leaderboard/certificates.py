@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.binomial import most, tail
-from harness.certificates import Summary, grid, summary
-from harness.distances import reach
-from harness.errors import UserError
-from harness.records import RunFolder, find_runs
-from leaderboard.chunk import Bools, Floats, Ints, locate
-from leaderboard.manifest import DataKey, Run
+from gauntlet.errors import UserError
+from gauntlet.evidence.run_folder import RunFolder, find_runs
+from gauntlet.leaderboard.run_metadata import DataKey, Run
+from gauntlet.leaderboard.sample_verdicts import Bools, Floats, Ints, locate
+from gauntlet.metrics.certificate_summary import Summary, grid, summary
+from gauntlet.metrics.confidence import most, tail
+from gauntlet.metrics.perturbation_size import reach
 
 DOUBT = 1e-3
 """Probability with which honest certificates and honest attacks are called contradictory, per certificate run."""

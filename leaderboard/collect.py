@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness.errors import UserError
-from harness.evidence_digest import adversarial_digest, manifest_digest, records_digest
-from harness.records import find_runs
-from leaderboard.chance import Chance
-from leaderboard.chunk import Bools, Find, Floats, Ints, Stage, Verdicts, judge, merge
-from leaderboard.manifest import Run, read_run
+from gauntlet.errors import UserError
+from gauntlet.evidence.digest import adversarial_digest, manifest_digest, records_digest
+from gauntlet.evidence.run_folder import find_runs
+from gauntlet.leaderboard.randomized_entries import Chance
+from gauntlet.leaderboard.run_metadata import Run, read_run
+from gauntlet.leaderboard.sample_verdicts import Bools, Find, Floats, Ints, Stage, Verdicts, judge, merge
 
 EXAMPLES = 12
 """Finds remembered per run, from which an entry's page draws its examples."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leaderboard.chunk import Bools
-from leaderboard.manifest import GRADIENT, Flag, Run
-from leaderboard.statistics import mcnemar
+from gauntlet.leaderboard.run_metadata import GRADIENT, Flag, Run
+from gauntlet.leaderboard.sample_verdicts import Bools
+from gauntlet.leaderboard.statistics import mcnemar
 
 WEAK = ("noise", "random", "fgsm", "square", "rays", "hop_skip_jump", "uap", "spgd", "sga")
 """Attacks that a stronger one should never lose to: one step, no gradient, or one perturbation for all images."""

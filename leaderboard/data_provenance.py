@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from harness.records import Manifest
-from leaderboard.manifest import mapping
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.leaderboard.run_metadata import mapping
 
 
 def splits(manifest: Manifest, n: int) -> list[str]:

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-from harness.distances import Spread
-from harness.interval import wilson
-from leaderboard.chance import NAMES, Expected
-from leaderboard.chunk import Find, Ints, Stage
-from leaderboard.collect import Passes, Verification
-from leaderboard.curves import Curve
-from leaderboard.manifest import DataKey, Flag, Run, ThreatKey
-from leaderboard.masking import Masking
-from leaderboard.queries import Told
+from gauntlet.leaderboard.collect import Passes, Verification
+from gauntlet.leaderboard.gradient_masking import Masking
+from gauntlet.leaderboard.query_plot import Told
+from gauntlet.leaderboard.randomized_entries import NAMES, Expected
+from gauntlet.leaderboard.robustness_curve_plot import Curve
+from gauntlet.leaderboard.run_metadata import DataKey, Flag, Run, ThreatKey
+from gauntlet.leaderboard.sample_verdicts import Find, Ints, Stage
+from gauntlet.metrics.confidence import wilson
+from gauntlet.metrics.perturbation_size import Spread
 
 
 @dataclass(frozen=True)

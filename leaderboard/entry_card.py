@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leaderboard.certificates import Claims, Verdict
-from leaderboard.chance import NAMES, TRUE, draws_of
-from leaderboard.entry import Entry
-from leaderboard.manifest import ThreatKey, mapping
-from leaderboard.naming import percent
-from leaderboard.splits import splits
+from gauntlet.leaderboard.certificates import Claims, Verdict
+from gauntlet.leaderboard.data_provenance import splits
+from gauntlet.leaderboard.entry import Entry
+from gauntlet.leaderboard.formatting import percent
+from gauntlet.leaderboard.randomized_entries import NAMES, TRUE, draws_of
+from gauntlet.leaderboard.run_metadata import ThreatKey, mapping
 
 NOT_RUN = "not run"
 

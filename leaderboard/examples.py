@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from leaderboard.chunk import Find
-from leaderboard.entry import Entry
-from leaderboard.manifest import Run
+from gauntlet.leaderboard.entry import Entry
+from gauntlet.leaderboard.run_metadata import Run
+from gauntlet.leaderboard.sample_verdicts import Find
 
 LIMIT = 12
 """Examples on one page."""

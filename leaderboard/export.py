@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from leaderboard.card import Line
-from leaderboard.entry import Attack, Board, Entry
-from leaderboard.naming import address
+from gauntlet.leaderboard.entry import Attack, Board, Entry
+from gauntlet.leaderboard.entry_card import Line
+from gauntlet.leaderboard.formatting import address
 
 SCHEMA_VERSION = 1
 

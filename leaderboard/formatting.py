@@ -3,8 +3,8 @@
 import hashlib
 import re
 
-from leaderboard.entry import Attack, Board, Entry, RunLine
-from leaderboard.manifest import DataKey, ThreatKey
+from gauntlet.leaderboard.entry import Attack, Board, Entry, RunLine
+from gauntlet.leaderboard.run_metadata import DataKey, ThreatKey
 
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "patch": "patches"}
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leaderboard.chance import TRUE, Chance
-from leaderboard.chunk import Bools, Stage
+from gauntlet.leaderboard.randomized_entries import TRUE, Chance
+from gauntlet.leaderboard.sample_verdicts import Bools, Stage
 
 
 @dataclass(frozen=True)

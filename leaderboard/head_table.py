@@ -3,8 +3,8 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
-from leaderboard.chunk import Stage
-from leaderboard.entry import Entry
+from gauntlet.leaderboard.entry import Entry
+from gauntlet.leaderboard.sample_verdicts import Stage
 
 
 @dataclass(frozen=True)

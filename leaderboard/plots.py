@@ -9,9 +9,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from leaderboard.entry import Board, Entry
-from leaderboard.labels import positions
-from leaderboard.naming import address
+from gauntlet.leaderboard.entry import Board, Entry
+from gauntlet.leaderboard.formatting import address
+from gauntlet.leaderboard.plot_labels import positions
 
 LABELLED = 16
 """Above this number of entries only the front is labelled; the rest speaks when pointed at."""

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from harness.errors import UserError
-from harness.queries import Curve, curve
-from leaderboard.collect import Evidence
-from leaderboard.curves import DASHES, POINTS, names, plain
+from gauntlet.errors import UserError
+from gauntlet.leaderboard.collect import Evidence
+from gauntlet.leaderboard.robustness_curve_plot import DASHES, POINTS, names, plain
+from gauntlet.metrics.query_curve import Curve, curve
 
 
 class Told(NamedTuple):

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harness.member_risks import least, risks
-from harness.records import CLEAN_STAGE, FOOLED
-from leaderboard.chunk import Floats, Ints
-from leaderboard.manifest import Run
+from gauntlet.evidence.schema import CLEAN_STAGE, FOOLED
+from gauntlet.leaderboard.run_metadata import Run
+from gauntlet.leaderboard.sample_verdicts import Floats, Ints
+from gauntlet.metrics.ensemble_bounds import least, risks
 
 COLUMNS = ("wrong_share", "margin", "fresh_share")
 

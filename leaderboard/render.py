@@ -2,25 +2,25 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from leaderboard import assets, naming
-from leaderboard.card import Line, card
-from leaderboard.certificates import Verdict
-from leaderboard.chance import NAMES, draws_of
-from leaderboard.columns import AFTER, BEFORE, GLOSSARY, READING, READING_DISTANCE, UNBOUNDED
-from leaderboard.curves import curve_figure
-from leaderboard.entry import Board, Entry
-from leaderboard.examples import Example, examples
-from leaderboard.export import as_csv, as_json
-from leaderboard.plots import figure
-from leaderboard.queries import query_figure
-from leaderboard.site import Site
-from leaderboard.stages import heads
+from gauntlet.leaderboard import assets, formatting
+from gauntlet.leaderboard.certificates import Verdict
+from gauntlet.leaderboard.entry import Board, Entry
+from gauntlet.leaderboard.entry_card import Line, card
+from gauntlet.leaderboard.examples import Example, examples
+from gauntlet.leaderboard.export import as_csv, as_json
+from gauntlet.leaderboard.glossary import AFTER, BEFORE, GLOSSARY, READING, READING_DISTANCE, UNBOUNDED
+from gauntlet.leaderboard.head_table import heads
+from gauntlet.leaderboard.plots import figure
+from gauntlet.leaderboard.query_plot import query_figure
+from gauntlet.leaderboard.randomized_entries import NAMES, draws_of
+from gauntlet.leaderboard.robustness_curve_plot import curve_figure
+from gauntlet.leaderboard.site_writer import Site
 
 
 def environment() -> Environment:
@@ -33,10 +33,15 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    env.filters |= {"address": naming.address, "anchor": naming.anchor, "norm": naming.norm, "yaml": yaml}
+    env.filters |= {"address": formatting.address, "anchor": formatting.anchor, "norm": formatting.norm, "yaml": yaml}
     env.filters["breakable"] = breakable
-    env.globals |= {"percent": naming.percent, "per": naming.per, "samples": naming.samples, "reading": READING}
-    env.globals |= {"reading_distance": READING_DISTANCE, "share": naming.share, "left_by": naming.left}
+    env.globals |= {
+        "percent": formatting.percent,
+        "per": formatting.per,
+        "samples": formatting.samples,
+        "reading": READING,
+    }
+    env.globals |= {"reading_distance": READING_DISTANCE, "share": formatting.share, "left_by": formatting.left}
     env.globals |= {"names": NAMES, "draws_of": draws_of}
     return env
 
@@ -55,11 +60,11 @@ def write(
     page = env.get_template("index.html.j2").render(
         boards=boards,
         figures={
-            naming.anchor(board): figure(board)
+            formatting.anchor(board): figure(board)
             for board in boards
             if len(board.entries) > 1 and not board.threat.unbounded
         },
-        attacks={naming.anchor(board): _columns(board) for board in boards},
+        attacks={formatting.anchor(board): _columns(board) for board in boards},
         before={board: UNBOUNDED if board.threat.unbounded else BEFORE for board in boards},
         after=AFTER,
         glossary=GLOSSARY,
@@ -72,7 +77,7 @@ def write(
     site.write("index.html", page)
     site.write("board.json", as_json(boards, damaged, cards))
     site.write("board.csv", as_csv(boards))
-    static = files("leaderboard") / "static"
+    static = Path(__file__).parent / "static"
     for name in ("board.css", "board.js", "plots.js"):
         site.write(f"static/{name}", (static / name).read_bytes())
     site.write("static/datatables.js", assets.datatables())
@@ -88,7 +93,7 @@ def _entry_page(
     damaged: list[str],
     told: Sequence[Line],
 ) -> None:
-    address = naming.address(entry)
+    address = formatting.address(entry)
     pictures = examples(entry, damaged)
     for example in pictures:
         for kind, data in _images(example):
@@ -128,7 +133,7 @@ def _facets(boards: Sequence[Board]) -> list[dict[str, Any]]:
     entries = [entry for board in boards for entry in board.entries]
     values = {
         "dataset": ("Data set", sorted({entry.data.name for entry in entries})),
-        "norm": ("Norm", sorted({naming.norm(entry.threat) for entry in entries})),
+        "norm": ("Norm", sorted({formatting.norm(entry.threat) for entry in entries})),
         "eps": ("ε", [text for _, text in sorted({(b.threat.radius, b.eps) for b in boards})]),
         "defense": ("Defense", sorted({entry.defense for entry in entries})),
         "verified": ("Verified", ["all runs", "some runs", "no run"]),

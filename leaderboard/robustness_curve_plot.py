@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from leaderboard.chunk import Floats, Ints, locate
-from leaderboard.collect import Evidence
+from gauntlet.leaderboard.collect import Evidence
+from gauntlet.leaderboard.sample_verdicts import Floats, Ints, locate
 
 POINTS = 200
 """Steps that a curve keeps at most."""

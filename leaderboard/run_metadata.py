@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.distances import reach
-from harness.errors import UserError
-from harness.records import CLEAN_STAGE, Manifest, RunFolder
+from gauntlet.errors import UserError
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import CLEAN_STAGE
+from gauntlet.metrics.perturbation_size import reach
 
 DECLARED = "declared"
 """Value of `heads` for a run against every head that the defense declares. Only such runs are ranked."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harness.records import ATTACK_SCHEMA
+from gauntlet.evidence.schema import ATTACK_SCHEMA
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

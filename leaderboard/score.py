@@ -11,17 +11,17 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.distances import Spread
-from leaderboard.chance import Chance, Expected, reason
-from leaderboard.chunk import Bools, Ints, locate
-from leaderboard.collect import Evidence
-from leaderboard.curves import curves, nearest
-from leaderboard.entry import Attack, Board, Elsewhere, Entry, RunLine
-from leaderboard.flags import Aligned, across
-from leaderboard.manifest import GRADIENT, DataKey, Flag, Run, ThreatKey
-from leaderboard.masking import Seen, masking
-from leaderboard.queries import queries
-from leaderboard.statistics import rank_intervals
+from gauntlet.leaderboard.collect import Evidence
+from gauntlet.leaderboard.cross_run_flags import Aligned, across
+from gauntlet.leaderboard.entry import Attack, Board, Elsewhere, Entry, RunLine
+from gauntlet.leaderboard.gradient_masking import Seen, masking
+from gauntlet.leaderboard.query_plot import queries
+from gauntlet.leaderboard.randomized_entries import Chance, Expected, reason
+from gauntlet.leaderboard.robustness_curve_plot import curves, nearest
+from gauntlet.leaderboard.run_metadata import GRADIENT, DataKey, Flag, Run, ThreatKey
+from gauntlet.leaderboard.sample_verdicts import Bools, Ints, locate
+from gauntlet.leaderboard.statistics import rank_intervals
+from gauntlet.metrics.perturbation_size import Spread
 
 PoolKey = tuple[str, str, str, float, float, str]
 """Data set, its digest, norm, pixel box, victim: runs with equal keys speak of the same model on the same images."""

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path, PurePosixPath
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 LIST = "files.txt"
 """Names every file of the site; a folder without it is not ours."""

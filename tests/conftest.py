@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 
 
 @pytest.fixture(scope="session")

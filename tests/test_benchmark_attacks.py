@@ -5,13 +5,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from attacks.pgd import PGD
-from attacks.square import Square
 from benchmarks.attacks import Hooks, Row, contestants, measured, ours, targets
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Head, plain
+from gauntlet.attacks.black_box.square import Square
+from gauntlet.attacks.pgd import PGD
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, plain
 
 
 class Slope(nn.Module):
@@ -61,7 +61,7 @@ def test_hooks_and_the_door_count_the_same_for_each_image() -> None:
     network, hooks, ids = Slope(), Hooks(x), torch.arange(len(x))
     network.register_forward_hook(hooks)
     counts = Counts.of(ids)
-    head = MeteredHead(Head("true", plain(network), exact=True), plain(network), counts)
+    head = CountedHead(Head("true", plain(network), exact=True), plain(network), counts)
     PGD(steps=20, restarts=2)(head, x, y, threat=Threat("linf", 0.1), rng=Rng(0, ids))
     assert hooks.forwards.tolist() == counts.forwards.tolist()
     assert hooks.backwards.tolist() == counts.backwards.tolist()

@@ -13,14 +13,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
-from harness.cli_errors import one_line
-from harness.errors import UserError
-from harness.session import evaluate
+from gauntlet.commands.terminal import one_line
+from gauntlet.config.shipped import CONF
+from gauntlet.errors import UserError
+from gauntlet.jobs.attack_job import evaluate
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["attack=pgd", "attack.steps=5", "runtime.progress=false"]
@@ -71,7 +72,7 @@ def test_a_finished_run_is_not_done_again(finished):
 
 def test_verify_reloads_and_confirms(finished):
     folder, _ = finished
-    done = call(str(only_run(folder)), script="-m harness.verify")
+    done = call(str(only_run(folder)), script="-m gauntlet verify")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("verified: ")
     content = json.loads((only_run(folder) / "verification.json").read_text())
@@ -90,7 +91,7 @@ def test_verify_finds_a_forged_example(finished, tmp_path):
     tensors["z"][0] = tensors["x"][0]  # the clean image is no adversarial example
     tensors["z"][1] = (tensors["z"][1] + 0.2).clip(0, 1)  # too far
     save_file(tensors, path, {"stages": json.dumps(["pgd/true"])})
-    done = call(str(copy), script="-m harness.verify")
+    done = call(str(copy), script="-m gauntlet verify")
     assert done.returncode == 1
     assert "predicts the true class" in done.stdout
     assert "exceeds eps" in done.stdout
@@ -98,7 +99,7 @@ def test_verify_finds_a_forged_example(finished, tmp_path):
 
 def test_status_lists_the_run(finished):
     folder, _ = finished
-    done = call(str(folder), script="-m harness.status")
+    done = call(str(folder), script="-m gauntlet status")
     assert done.returncode == 0
     assert done.stdout.startswith("done ")
     assert done.stdout.strip().endswith("1 done")
@@ -178,7 +179,7 @@ def refused(done, *words):
         ("runtime.device=cuda:7", ("runtime.device=cuda:7", "cpu")),
         ("runtime.batch_size=0", ("runtime.batch_size=0",)),
         ("attack._target_=os.system", ("outside gauntlet's packages", "trusted_packages")),
-        ("attack._target_=attacks.pgd.PDG", ("attacks.pgd.PDG", "does not exist")),
+        ("attack._target_=gauntlet.attacks.pgd.PDG", ("gauntlet.attacks.pgd.PDG", "does not exist")),
         ("checkpoint=/nowhere/model.pt", ("/nowhere/model.pt",)),
         ("attack.loss=cw", ("loss=", "ce, margin, dlr, pm")),
         ("runs_dir=/proc/nowhere", ("/proc/nowhere", "runs_dir")),
@@ -195,7 +196,7 @@ def test_bad_input_gets_one_line(override, words, tmp_path):
 def complaint_of(*overrides):
     """What `run.py` would print after `error: `; asked in this process, because a new one takes seconds."""
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None), pytest.raises(UserError) as caught:
+    with initialize_config_dir(CONF, version_base=None), pytest.raises(UserError) as caught:
         evaluate(compose("run", list(overrides)), {}, "python run.py")
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -256,7 +257,7 @@ def test_a_bad_checkpoint_gets_one_line(content, tmp_path):
     elif content == "foreign":
         torch.save({"conv.weight": torch.zeros(3)}, path)
     elif content == "classes":
-        from models.small_cnn import SmallCNN
+        from gauntlet.models.small_cnn import SmallCNN
 
         torch.save(SmallCNN(classes=7, channels=1, size=8).state_dict(), path)
     else:
@@ -301,12 +302,12 @@ def test_two_processes_at_once_on_one_run(tmp_path):
         assert first.poll() is None
         second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         refused(second, "is working on", "runtime.shards")
-        state = call(str(tmp_path), script="-m harness.status")
+        state = call(str(tmp_path), script="-m gauntlet status")
         assert state.stdout.startswith("running ")
     finally:
         first.kill()
         first.wait()
-    assert call(str(tmp_path), script="-m harness.status").stdout.startswith("partial ")
+    assert call(str(tmp_path), script="-m gauntlet status").stdout.startswith("partial ")
 
 
 def test_a_sweep_takes_options_that_all_its_choices_have(tmp_path):
@@ -334,9 +335,9 @@ def test_a_model_and_data_of_the_users_own(shared, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "clean accuracy" in done.stdout
     path = f"{shared}/models"
-    strange = call(str(tmp_path), script="-m harness.verify", PYTHONPATH=path)
+    strange = call(str(tmp_path), script="-m gauntlet verify", PYTHONPATH=path)
     refused(strange, "--trust networks")
-    assert call(str(tmp_path), "--trust", "networks", script="-m harness.verify", PYTHONPATH=path).returncode == 0
+    assert call(str(tmp_path), "--trust", "networks", script="-m gauntlet verify", PYTHONPATH=path).returncode == 0
 
 
 def test_a_mixture_is_attacked_through_every_head_and_verified(tmp_path):
@@ -346,7 +347,7 @@ def test_a_mixture_is_attacked_through_every_head_and_verified(tmp_path):
     for head in ("true", "robust", "least_alpha", "accurate", "gamma"):
         assert f"pma/{head}" in done.stdout
     assert not (tmp_path / "_trained").exists()  # all parts are shipped
-    verified = call(str(tmp_path), script="-m harness.verify")
+    verified = call(str(tmp_path), script="-m gauntlet verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
@@ -365,9 +366,9 @@ def test_a_missing_part_or_missing_examples_are_done_again(finished, tmp_path):
     run = only_run(root)
     (run / "records" / "part-00001.parquet").unlink()
     (run / "adversarial" / "part-00000.safetensors").unlink()
-    assert call(str(root), script="-m harness.status").stdout.startswith("partial ")
+    assert call(str(root), script="-m gauntlet status").stdout.startswith("partial ")
     done = call(*QUICK, f"runs_dir={root}")
     assert done.returncode == 0, done.stderr
-    assert call(str(root), script="-m harness.status").stdout.startswith("done ")
-    assert call(str(root), script="-m harness.verify").returncode == 0
+    assert call(str(root), script="-m gauntlet status").stdout.startswith("done ")
+    assert call(str(root), script="-m gauntlet verify").returncode == 0
     same_evidence(run, only_run(folder))

@@ -5,19 +5,21 @@ import inspect
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-CONF = Path(__file__).parent.parent / "conf"
-CHOICES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/*.yaml"))
+from gauntlet.config.shipped import CONF
+
+FOLDER = Path(CONF)
+CHOICES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
 
 
 def composed(choice):
     group, _, name = choice.partition("/")
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return compose("run", [f"{group}={name}"]) if group in ("certifier", "defense") else compose(choice)
 
 
@@ -54,7 +56,9 @@ def test_every_node_lists_the_fields_of_its_class(choice):
         assert keys == set(fields), f"{choice}: {path}"
 
 
-@pytest.mark.parametrize("choice", [c for c in CHOICES if not (CONF / f"{c}.yaml").read_text().startswith("defaults")])
+@pytest.mark.parametrize(
+    "choice", [c for c in CHOICES if not (FOLDER / f"{c}.yaml").read_text().startswith("defaults")]
+)
 def test_the_base_yaml_of_a_class_prints_its_defaults(choice):
     group, name = choice.split("/")
     node = composed(choice)[group]
@@ -72,8 +76,8 @@ def test_the_base_yaml_of_a_class_prints_its_defaults(choice):
 
 @pytest.mark.parametrize("root", ["run", "train"])
 def test_self_comes_first(root):
-    assert OmegaConf.load(CONF / f"{root}.yaml").defaults[0] == "_self_"
+    assert OmegaConf.load(FOLDER / f"{root}.yaml").defaults[0] == "_self_"
 
 
 def test_no_run_path_holds_the_overrides():
-    assert not [path for path in CONF.rglob("*.yaml") if "override_dirname" in path.read_text()]
+    assert not [path for path in FOLDER.rglob("*.yaml") if "override_dirname" in path.read_text()]

@@ -47,7 +47,7 @@ def test_shards_of_a_sweep_survive_a_kill_and_are_the_whole(whole, tmp_path):
         time.sleep(0.002)
     first.send_signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
-    told = call(str(tmp_path), script="-m harness.status")
+    told = call(str(tmp_path), script="-m gauntlet status")
     assert told.stdout.startswith("partial ")
     assert "runtime.shards=3" in told.stdout
     assert "'runtime.shard=range(3)'" in told.stdout

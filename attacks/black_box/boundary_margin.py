@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from harness.access import DecisionHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.threat_model.access import DecisionHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 CLEARANCE = 1e-3
 """Share of its distance by which a find is moved on: the rounding of another batch composition, such as that of the

@@ -7,12 +7,184 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.clearance import cleared
-from attacks.hop_skip_jump_walk import Pace, Walk
-from harness.access import DecisionHead
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.black_box.boundary_margin import cleared
+from gauntlet.errors import UserError
+from gauntlet.threat_model.access import DecisionHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+
+SEEK, BLEND, BISECT, FEEL, JUMP = range(5)
+"""Phases: look for noise that fools the victim; bisect from it to the image; bisect from a point to the decision
+boundary; ask about small random moves; go along the normal, half as far each time until the victim is fooled."""
+
+
+BLENDED = 1e-3
+"""Share of the noise at which its bisection ends."""
+
+
+FIRST_MOVE = 0.1
+"""Length of the random moves of the first turn, in units of the box."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How far and how often: constants of a walk.
+
+    Args:
+        narrow: width at which a bisection to the boundary ends, as a share of its length.
+        move: length of the random moves, in units of the distance of the point that was bisected from.
+        draws, most: random moves of the first turn, and of any.
+    """
+
+    narrow: float
+    move: float
+    draws: int
+    most: int
+
+    @classmethod
+    def of(cls, threat: Threat, size: int, draws: int, most: int, gamma: float) -> "Pace":
+        """The constants of the paper for images of `size` entries."""
+        narrow = gamma / size ** (1.5 if threat.norm == "l2" else 2)
+        return cls(narrow, narrow * (math.sqrt(size) if threat.norm == "l2" else size), draws, most)
+
+    def wanted(self, turn: Tensor) -> Tensor:
+        """Random moves of a turn, int64 like turn."""
+        return (self.draws * turn.double().sqrt()).long().clamp_max(self.most)
+
+
+class Walk:
+    """The walks of a batch; every tensor has one row for each sample."""
+
+    def __init__(self, x: Tensor, threat: Threat, pace: Pace) -> None:
+        self.threat, self.pace = threat, pace
+        zeros = torch.zeros(len(x), device=x.device, dtype=torch.float64)
+        self.x = x
+        self.phase, self.turn, self.made, self.hits = (zeros.long() for _ in range(4))
+        self.low, self.high, self.narrow = (
+            zeros.clone() for _ in range(3)
+        )  # of a bisection: not fooled, fooled, width
+        self.move, self.jump = zeros.clone(), zeros.clone()  # lengths of the random moves, and of the next jump
+        self.far = x.clone()  # fools the victim: a bisection begins there
+        self.edge = x.clone()  # fools it too, at the boundary
+        self.way = torch.zeros_like(x)  # the normal
+        self.sum, self.signed = torch.zeros_like(x), torch.zeros_like(x)  # of the random moves, and of those times +-1
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with some of the samples; index: positions int64 [b]."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[index])
+
+    def question(self, rng: Rng) -> Tensor:
+        """One candidate for each sample, like x."""
+        z = torch.empty_like(self.x)
+        middles = (self.phase == BLEND) | (self.phase == BISECT)
+        for rows, ask in (
+            (self.phase == SEEK, self._noise), (middles, self._middle), (self.phase == FEEL, self._around),
+            (self.phase == JUMP, self._ahead),
+        ):  # fmt: skip
+            at = rows.nonzero().squeeze(1)
+            if len(at):
+                z[at] = ask(at, rng.select(at)).clamp(self.threat.low, self.threat.high)
+        return z
+
+    def answer(self, z: Tensor, broken: Tensor) -> None:
+        """Enter which of these candidates fooled the victim, bool [B]."""
+        enter = {SEEK: self._sought, BLEND: self._halved, BISECT: self._halved, FEEL: self._felt, JUMP: self._jumped}
+        rows = {phase: (self.phase == phase).nonzero().squeeze(1) for phase in enter}  # before any of them moves on
+        for phase, at in rows.items():
+            if len(at):
+                enter[phase](at, z[at], broken[at])
+
+    def _noise(self, at: Tensor, rng: Rng) -> Tensor:
+        shape = tuple(self.x.shape[1:])
+        return rng.stream("noise").uniform(shape, self.threat.low, self.threat.high, dtype=self.x.dtype)
+
+    def _sought(self, at: Tensor, z: Tensor, broken: Tensor) -> None:
+        at = at[broken]
+        self.far[at], self.high[at], self.narrow[at], self.phase[at] = z[broken], 1.0, BLENDED, BLEND
+
+    def _middle(self, at: Tensor, rng: Rng) -> Tensor:
+        return self._between(at, (self.low[at] + self.high[at]) / 2)
+
+    def _between(self, at: Tensor, place: Tensor) -> Tensor:
+        """From the image towards `far`: along the line, or (linf, at the boundary) inside the cube of that radius."""
+        x, far, place = self.x[at], self.far[at], _wide(place, self.x)
+        line = (x + place * (far - x)).clamp(self.threat.low, self.threat.high)
+        if self.threat.norm == "l2":
+            return line
+        return torch.where(_wide(self.phase[at] == BLEND), line, far.clamp(x - place, x + place))
+
+    def _halved(self, at: Tensor, z: Tensor, broken: Tensor) -> None:
+        middle = (self.low[at] + self.high[at]) / 2
+        self.high[at] = torch.where(broken, middle, self.high[at])
+        self.low[at] = torch.where(broken, self.low[at], middle)
+        at = at[self.high[at] - self.low[at] <= self.narrow[at]]
+        ends = self._between(at, self.high[at])
+        blends = self.phase[at] == BLEND
+        self._bisect(at[blends], ends[blends])
+        self._feel(at[~blends], ends[~blends])
+
+    def _bisect(self, at: Tensor, far: Tensor) -> None:
+        """Begin a turn: go from these points to the boundary."""
+        self.far[at], self.phase[at], self.low[at] = far, BISECT, 0.0
+        self.turn[at] += 1
+        distance = self.threat.distance(far, self.x[at])
+        self.high[at] = torch.ones_like(distance) if self.threat.norm == "l2" else distance
+        self.narrow[at] = self.pace.narrow * self.high[at]
+        first = FIRST_MOVE * (self.threat.high - self.threat.low)
+        self.move[at] = torch.where(self.turn[at] == 1, first, self.pace.move * distance)
+
+    def _feel(self, at: Tensor, edge: Tensor) -> None:
+        self.edge[at], self.phase[at] = edge, FEEL
+        self.made[at], self.hits[at], self.sum[at], self.signed[at] = 0, 0, 0.0, 0.0
+
+    def _around(self, at: Tensor, rng: Rng) -> Tensor:
+        way = _directions(rng.stream("move"), self.edge[at], self.threat.norm == "l2")
+        return self.edge[at] + _wide(self.move[at], way) * way
+
+    def _felt(self, at: Tensor, z: Tensor, broken: Tensor) -> None:
+        way = z - self.edge[at]
+        self.sum[at] += way
+        self.signed[at] += torch.where(_wide(broken), way, -way)
+        self.made[at] += 1
+        self.hits[at] += broken.long()
+        at = at[self.made[at] >= self.pace.wanted(self.turn[at])]
+        if len(at):
+            mean = 2 * self.hits[at] / self.made[at] - 1
+            alike = mean.abs() == 1  # then the baseline would leave nothing
+            self.way[at] = self.threat.steepest(
+                self.signed[at] - _wide(torch.where(alike, 0.0, mean), z) * self.sum[at]
+            )
+            self.jump[at] = self.threat.distance(self.edge[at], self.x[at]) / self.turn[at].double().sqrt()
+            self.phase[at] = JUMP
+
+    def _ahead(self, at: Tensor, rng: Rng) -> Tensor:
+        return self.edge[at] + _wide(self.jump[at], self.x) * self.way[at]
+
+    def _jumped(self, at: Tensor, z: Tensor, broken: Tensor) -> None:
+        self._bisect(at[broken], z[broken])
+        self.jump[at[~broken]] /= 2
+
+
+def _directions(rng: Rng, like: Tensor, normal: bool) -> Tensor:
+    """Random directions of Euclidean length one, of the shape of `like`: entries normal, or uniform in [-1, 1].
+
+    Entries take 256 values, at the middle of as many equal shares: one random word makes four of them.
+    """
+    size = like[0].numel()
+    shares = (torch.arange(256, device=like.device, dtype=torch.float64) + 0.5) / 256
+    values = (torch.special.ndtri(shares) if normal else 2 * shares - 1).to(like.dtype)
+    words = rng.bits((-(-size // 4),))
+    octets = torch.stack([(words >> shift) & 255 for shift in (0, 8, 16, 24)], 2).flatten(1)[:, :size]
+    way = values[octets]
+    length: Tensor = torch.linalg.vector_norm(way, dim=1, keepdim=True)
+    return (way / length).reshape(like.shape)
+
+
+def _wide(values: Tensor, like: Tensor | None = None) -> Tensor:
+    """Values [B] as [B, 1, 1, 1], in the dtype of `like`."""
+    return (values if like is None else values.to(like.dtype)).reshape(-1, 1, 1, 1)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from attacks.clearance import cleared
-from harness.access import DecisionHead
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.black_box.boundary_margin import cleared
+from gauntlet.errors import UserError
+from gauntlet.threat_model.access import DecisionHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)

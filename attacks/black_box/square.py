@@ -2,20 +2,153 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cache
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from attacks.losses import margins
-from attacks.squares import begin, propose
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.losses import margins
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+
+POWER = {"l2": 2, "l1": 1}
+
+DECAY = {"l2": 2, "l1": 4}
+"""A bump falls from its middle like the sum of 1 / k^DECAY."""
+
+
+class Window(NamedTuple):
+    """A square of pixels in each image."""
+
+    top: Tensor  # [B]
+    left: Tensor  # [B]
+    side: int
+    where: Tensor  # int64 [B, side^2], positions in the flattened image, row by row
+
+    @classmethod
+    def place(cls, words: Tensor, side: int, height: int, width: int) -> "Window":
+        """At random; words: random integers in [0, 2^32), int64 [B, 2]."""
+        top, left = (words[:, 0] * (height - side + 1)) >> 32, (words[:, 1] * (width - side + 1)) >> 32
+        return cls(top, left, side, (top * width + left)[:, None] + _inside(side, width, words.device))
+
+    def read(self, image: Tensor) -> Tensor:
+        """What image [B, C, H, W] holds there, [B, C, side^2]."""
+        return image.flatten(2).gather(2, self._of(image))
+
+    def write(self, image: Tensor, value: Tensor) -> None:
+        """Put value [B, C, side^2] there, in place; image must be contiguous."""
+        image.flatten(2).scatter_(2, self._of(image), value)
+
+    def outside(self, other: "Window", width: int) -> Tensor:
+        """Which of the pixels lie outside another window, bool [B, 1, side^2]."""
+        row, column = self.where // width - other.top[:, None], self.where % width - other.left[:, None]
+        return ((row < 0) | (row >= other.side) | (column < 0) | (column >= other.side))[:, None]
+
+    def _of(self, image: Tensor) -> Tensor:
+        return self.where[:, None].expand(-1, image.shape[1], -1)
+
+
+@cache
+def _inside(side: int, width: int, device: torch.device) -> Tensor:
+    """Where the pixels of a square lie from its corner, in an image of that width, row by row: int64 [side^2]."""
+    steps = torch.arange(side, device=device)
+    return (steps[:, None] * width + steps).flatten()
+
+
+def begin(x: Tensor, threat: Threat, rng: Rng) -> Tensor:
+    """The first candidates: for linf one random sign for each column and channel, else a grid of bumps."""
+    if threat.norm == "linf":
+        return threat.project(x + threat.budget(x) * _signs(rng.bits((x.shape[1], 1, x.shape[3]))).to(x.dtype), x)
+    height, width = x.shape[2:]
+    side = max(min(height, width) // 5, 1)
+    cells = (height // side, width // side)
+    signs = _signs(rng.bits((x.shape[1], *cells)))[..., None, None]
+    grid = signs * _bump(side, rng.stream("shape").bits(cells), threat.norm, x)[:, None]
+    grid = grid.permute(0, 1, 2, 4, 3, 5).reshape(*x.shape[:2], cells[0] * side, cells[1] * side)
+    above, before = (height - cells[0] * side) // 2, (width - cells[1] * side) // 2
+    delta = torch.zeros_like(x)
+    delta[:, :, above : above + cells[0] * side, before : before + cells[1] * side] = grid
+    if threat.norm == "l2":
+        delta = threat.budget(x) * delta / _length(delta.flatten(1), "l2").reshape(-1, 1, 1, 1)
+    return threat.project(x + delta, x)
+
+
+def propose(z: Tensor, x: Tensor, threat: Threat, side: int, words: Tensor) -> Tensor:
+    """Candidates that differ from z [B, C, H, W] in a random square of a side.
+
+    For linf each channel of the square goes to one end of the ball. For l2 and l1 the length in a second square, and
+    what was not used, goes to the first, in the shape of two half bumps on top of what was there.
+
+    words: random integers in [0, 2^32), int64 [B, 5 + C].
+    """
+    height, width = x.shape[2:]
+    tried = z.clone()
+    if threat.norm == "linf":
+        window = Window.place(words, side, height, width)
+        eps = threat.budget(x)[:, :, 0]
+        value = window.read(x) + torch.where(words[:, 5:, None] >> 31 > 0, eps, -eps)
+        window.write(tried, value.clamp_(threat.low, threat.high))
+        return tried
+    signs = _signs(words[:, 5:, None])
+    side = min(max(side + 1 - side % 2, 3), height - 1 + height % 2, width - 1 + width % 2)
+    first, second = (Window.place(words[:, at : at + 2], side, height, width) for at in (0, 2))
+    here, there = (window.read(z) - window.read(x) for window in (first, second))
+    new = signs * _bump(side, words[:, 4], threat.norm, x).flatten(1)[:, None] + here / _length(here, threat.norm)
+    power = POWER[threat.norm]
+    mass = _mass(there, power) + _mass(here * first.outside(second, width), power)
+    spare = (threat.budget(x) * (1 - 2e-6)).flatten(1) ** power - _mass((z - x).flatten(1), power)
+    room = (mass + spare.clamp_min(0)[:, :, None] / x.shape[1]) ** (1 / power)
+    if threat.norm == "l1":
+        room = room * x.shape[1]  # more than there is: the projection takes it from all pixels
+    second.write(tried, second.read(x))
+    first.write(tried, first.read(x) + new / _length(new, threat.norm) * room)
+    return tried.clamp_(threat.low, threat.high) if threat.norm == "l2" else threat.project(tried, x)
+
+
+def _bump(side: int, words: Tensor, norm: str, x: Tensor) -> Tensor:
+    """Two bumps of opposite sign that share a square, upright or lying by a bit of words [...]: [..., side, side].
+
+    Its length is one in the norm.
+    """
+    half = side // 2
+    shape = torch.cat([_pyramid(half, side, norm, x), -_pyramid(side - half, side, norm, x)], 0)
+    shape = shape / _length(shape.flatten(), norm)
+    either: Tensor = torch.where((words >> 31).bool()[..., None, None], shape.T, shape)
+    return either
+
+
+def _pyramid(height: int, width: int, norm: str, x: Tensor) -> Tensor:
+    """A bump [height, width] that falls from its middle, of length one in the norm."""
+    n = height // 2
+    rows = (torch.arange(height, device=x.device) - n).abs()
+    columns = (torch.arange(width, device=x.device) - width // 2).abs()
+    rings = max(height // 2, width // 2)
+    level = rings - torch.maximum(rows[:, None], columns)
+    terms = torch.tensor([1 / (rings + 1 - k) ** DECAY[norm] for k in range(rings + 1)], device=x.device, dtype=x.dtype)
+    bump = terms.cumsum(0)[level.clamp_min(0)]
+    return bump / _length(bump.flatten(), norm)
+
+
+def _mass(delta: Tensor, power: int) -> Tensor:
+    return (delta.square() if power == 2 else delta.abs()).sum(-1, keepdim=True)
+
+
+def _length(delta: Tensor, norm: str) -> Tensor:
+    """Length in the norm over the last dimension, which is kept."""
+    length: Tensor = torch.linalg.vector_norm(delta, POWER[norm], dim=-1, keepdim=True)
+    return length.clamp_min(1e-12)
+
+
+def _signs(words: Tensor) -> Tensor:
+    return 2 * (words >> 31) - 1
+
 
 SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, of 10,000, after which the share of changed pixels is halved."""
+
 
 BLOCK = 64
 """Queries whose random numbers are drawn at once; another number would give other draws."""
@@ -54,7 +187,7 @@ class Square:
         share = self.share / 2 ** sum(query > bound for bound in SCHEDULE)
         return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         found = x.clone()
         if not len(x):

@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attacks.apgd import APGD
-from attacks.cascade import norms_of
-from attacks.losses import margin, margins
-from attacks.nearest import Nearest, clearly_broken, farthest, refine, slope
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.apgd import APGD
+from gauntlet.attacks.losses import margin, margins
+from gauntlet.attacks.minimum_norm.minimum_norm_loop import Nearest, clearly_broken, farthest, refine, slope
+from gauntlet.attacks.suite import norms_of
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Search:
         """Those of the inner attack."""
         return norms_of(self.inner)
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
         if not threat.unbounded:
             z: Tensor = self.inner(head, x, y, threat=threat, rng=rng.stream("inner"))
@@ -80,7 +80,7 @@ class Search:
         return best.z
 
     def _round(
-        self, head: MeteredHead, x: Tensor, y: Tensor, best: Nearest, index: Tensor, ball: Threat, rng: Rng
+        self, head: CountedHead, x: Tensor, y: Tensor, best: Nearest, index: Tensor, ball: Threat, rng: Rng
     ) -> Tensor:
         """Run the inner attack on the samples at `index`, each in its own ball; whether it found something, bool."""
         x, y, ball = x[index], y[index], ball.select(index)

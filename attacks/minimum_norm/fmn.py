@@ -7,12 +7,12 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from attacks.losses import margin
-from attacks.nearest import Seen, farthest, slope, unit, walk
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.losses import margin
+from gauntlet.attacks.minimum_norm.minimum_norm_loop import Seen, farthest, slope, unit, walk
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 REACH = {"linf": 10.0, "l2": 1.0, "l1": 10.0, "l0": 1.0}
 """Factor of the step size by norm."""
@@ -57,7 +57,7 @@ class FMN:
             if not good:
                 raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/minimum_norm.md")
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
         first = 1.0 if threat.norm == "l0" else math.inf
         start = _Walk(x, x.new_full((len(x),), first), farthest(x, threat))

@@ -12,10 +12,10 @@ from typing import NamedTuple, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from attacks.losses import Cotangent, margins
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.losses import Cotangent, margins
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 REFINE = 10
 """Forward passes at the end that move each find towards its image."""
@@ -86,7 +86,7 @@ S = TypeVar("S", bound=State)
 
 
 def walk(
-    head: MeteredHead,
+    head: CountedHead,
     x: Tensor,
     y: Tensor,
     state: S,
@@ -130,7 +130,7 @@ def walk(
     return best.within(whole, images)
 
 
-def refine(head: MeteredHead, x: Tensor, y: Tensor, best: Nearest, *, threat: Threat, rng: Rng) -> None:
+def refine(head: CountedHead, x: Tensor, y: Tensor, best: Nearest, *, threat: Threat, rng: Rng) -> None:
     """Move the finds towards their images, in place, as long as they fool the victim. Does nothing for l0.
 
     A step that holds is doubled until one fails; from then on it is halved. What is legal under a finite eps stays.
@@ -160,7 +160,7 @@ def arrived(z: Tensor, x: Tensor, threat: Threat) -> Tensor:
 
 
 def _verdicts(
-    head: MeteredHead, z: Tensor, logits: Tensor, y: Tensor, nearer: Tensor, rng: Rng
+    head: CountedHead, z: Tensor, logits: Tensor, y: Tensor, nearer: Tensor, rng: Rng
 ) -> tuple[Tensor, Tensor]:
     """By which the walk goes on, and which of the points are finds that are nearer than those before, both bool [b].
 
@@ -179,7 +179,7 @@ def _verdicts(
     return broken, found
 
 
-def clearly_broken(head: MeteredHead, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
+def clearly_broken(head: CountedHead, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
     """`head.broken`, where an exact head must in addition be wrong by more than rounding."""
     broken = head.broken(z, logits, y, rng, plain)
     if not head.head.exact:

@@ -7,12 +7,12 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from attacks.losses import margin
-from attacks.nearest import Seen, unit, walk, wide
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.losses import margin
+from gauntlet.attacks.minimum_norm.minimum_norm_loop import Seen, unit, walk, wide
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 MOMENTS = (0.9, 0.999)
 """Decay of the two moments of the gradient, as in Adam (arXiv 1412.6980)."""
@@ -69,7 +69,7 @@ class PDPGD:
             if not good:
                 raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/minimum_norm.md")
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
         none = x.new_zeros(len(x))
         dual = none + FIRST_DUAL

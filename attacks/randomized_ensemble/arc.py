@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.expectation import TIE, Mixture, Walk, Worst, walks
-from attacks.planes import DUAL
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.linearized_boundary import DUAL
+from gauntlet.attacks.randomized_ensemble.expected_error import TIE, Mixture, Walk, Worst, walks
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 BISECTIONS = 40
 
@@ -63,7 +63,7 @@ class ARC:
             if not least <= getattr(self, name) < float("inf"):
                 raise UserError(f"attack.{name}={getattr(self, name)} must be at least {least}")
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         mixture = Mixture.of(head, x)
         if not len(x):
@@ -96,7 +96,7 @@ class ARC:
                     rows = _try(walk, at, walk.threat.select(at).project(base[at] + step, walk.x[at]), draw)
                     local[at[rows]] = step[rows]
 
-    def _step(self, member: MeteredHead, base: Tensor, local: Tensor, threat: Threat, rng: Rng) -> Tensor:
+    def _step(self, member: CountedHead, base: Tensor, local: Tensor, threat: Threat, rng: Rng) -> Tensor:
         """The step from `base`, of full length, in which this member has its part beside the step so far."""
         gap, slope = self._nearest(member, base + local, threat.norm, rng)
         share = self.step_size or (1.0 if threat.norm == "linf" else 0.25)
@@ -112,7 +112,7 @@ class ARC:
         size = torch.linalg.vector_norm(step.flatten(1), math.inf if threat.norm == "linf" else 2, dim=1)
         return step * _wide(radius / size.clamp_min(torch.finfo(size.dtype).tiny), step)
 
-    def _nearest(self, member: MeteredHead, point: Tensor, norm: str, rng: Rng) -> tuple[Tensor, Tensor]:
+    def _nearest(self, member: CountedHead, point: Tensor, norm: str, rng: Rng) -> tuple[Tensor, Tensor]:
         """The gap [b] from the predicted class to that whose linearised boundary is nearest, and its slope."""
         logits, pull = member.linearize(point, rng)
         ranked = logits.argsort(dim=1, descending=True, stable=True)

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks.losses import margins
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.losses import margins
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 TIE = 1e-9
 """Sums of probabilities that are nearer to each other are equal."""
@@ -44,11 +44,11 @@ class Mixture:
         weights: their probabilities, float64 [M], of sum one.
     """
 
-    members: tuple[MeteredHead, ...]
+    members: tuple[CountedHead, ...]
     weights: Tensor
 
     @classmethod
-    def of(cls, head: MeteredHead, x: Tensor) -> "Mixture":
+    def of(cls, head: CountedHead, x: Tensor) -> "Mixture":
         """What is behind a head; the weights are on the device of x."""
         members = head.members
         raw = [member.head.weight for member in members] if len(members) > 1 else [1.0]

@@ -7,14 +7,14 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from attacks.expectation import Mixture, Worst
-from attacks.losses import ce, margin, margins, scored
-from attacks.region import Region
-from attacks.slope import Slope, added
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.log_scaled_gradient import Slope, added
+from gauntlet.attacks.losses import ce, margin, margins, scored
+from gauntlet.attacks.projected_ascent import Region
+from gauntlet.attacks.randomized_ensemble.expected_error import Mixture, Worst
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ExpectedPGD:
         if not 0 < self.step_size < math.inf:
             raise UserError(f"attack.step_size={self.step_size} must be a positive multiple of eps")
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         mixture = Mixture.of(head, x)
         if not len(x):

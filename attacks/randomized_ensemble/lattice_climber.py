@@ -7,14 +7,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.expectation import TIE, Mixture, Walk, Worst, walks
-from attacks.losses import margin, margins
-from attacks.planes import DUAL
-from attacks.region import Region
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.linearized_boundary import DUAL
+from gauntlet.attacks.losses import margin, margins
+from gauntlet.attacks.projected_ascent import Region
+from gauntlet.attacks.randomized_ensemble.expected_error import TIE, Mixture, Walk, Worst, walks
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class LatticeClimber:
         if not 0 < self.step_size < math.inf:
             raise UserError(f"attack.step_size={self.step_size} must be a positive multiple of eps")
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         mixture = Mixture.of(head, x)
         if not len(x):

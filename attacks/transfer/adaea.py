@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from attacks.ensembles import ordered
-from attacks.scene import Look, Members, Scene, Seen
-from attacks.slope import Slope, surprise
-from attacks.views import require
-from harness.errors import UserError
-from harness.rng import Rng
+from gauntlet.attacks.log_scaled_gradient import Slope, surprise
+from gauntlet.attacks.transfer.context import AttackContext, GradientResult, Look, Members
+from gauntlet.attacks.transfer.ensemble_gradient import ordered
+from gauntlet.attacks.transfer.input_transforms import require
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class AdaEA:
         require("ensemble.beta", self.beta, 0 <= self.beta < math.inf)
         require("ensemble.threshold", self.threshold, -1 <= self.threshold <= 1)
 
-    def __call__(self, members: Members, look: Look, scene: Scene, z: Tensor, rng: Rng) -> Seen:
+    def __call__(self, members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
         # The released filter knows a last member; without it the order cannot matter.
         ranked = tuple(m for m, _ in ordered(members)) if self.form == "paper" else members
         shown = [look(member.head.name) for member in ranked]
@@ -58,7 +58,7 @@ class AdaEA:
         way = scene.cotangent(logits)
         pulled = torch.stack([pull(weight[:, None] * way) for (_, pull), weight in zip(parts, weights, strict=True)])
         plain = torch.stack([each.plain for each in shown]).all(0)
-        return Seen(logits, plain, Slope(pulled.sum(0) * self.passes(gradients), scene.log(logits)))
+        return GradientResult(logits, plain, Slope(pulled.sum(0) * self.passes(gradients), scene.log(logits)))
 
     def weights(self, losses: Tensor) -> Tensor:
         """Weights [K, B] from the losses [K, K, B] of member k at the trial step of member i."""
@@ -81,7 +81,7 @@ class AdaEA:
         return (mine[:-1].sum(0) / count >= self.threshold).to(gradients.dtype)[:, None]
 
 
-def _losses(members: Members, trials: list[Tensor], scene: Scene, rng: Rng) -> Tensor:
+def _losses(members: Members, trials: list[Tensor], scene: AttackContext, rng: Rng) -> Tensor:
     """Cross-entropy [K, K, B] of member k at trial point i."""
     return torch.stack([
         torch.stack([

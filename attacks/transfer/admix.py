@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from attacks.scene import Scene, Shown
-from attacks.views import require
-from harness.errors import UserError
-from harness.rng import Rng
+from gauntlet.attacks.transfer.context import AttackContext, TransformedInput
+from gauntlet.attacks.transfer.input_transforms import require
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Admix:
         """The same with a pool."""
         return replace(self, pool=(images, labels))
 
-    def draw(self, copy: int, scene: Scene, rng: Rng) -> Shown:
+    def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
         plain = torch.full_like(scene.y, self.strength == 0, dtype=torch.bool)
         if self.strength == 0:
-            return Shown(None, plain)
+            return TransformedInput(None, plain)
         if self.pool is None:
             raise UserError(
                 "admix mixes in images of other classes, and this kind of run hands over none; leave it out"
@@ -53,4 +53,4 @@ class Admix:
             raise UserError("admix found no image of another class in its pool; raise its field images")
         chosen = rng.uniform((len(labels),)).masked_fill(~fit, -1.0).argmax(1)
         other = self.strength * images[chosen.to(images.device)].to(scene.x)
-        return Shown(lambda z: z + other, plain)
+        return TransformedInput(lambda z: z + other, plain)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.scene import Scene, Shown
-from attacks.views import require, side
-from harness.rng import Rng
+from gauntlet.attacks.transfer.context import AttackContext, TransformedInput
+from gauntlet.attacks.transfer.input_transforms import require, side
+from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ShuffledRotations:
         require("blocks", self.blocks, self.blocks >= 1)
         require("degrees", self.degrees, 0 <= self.degrees <= 180)
 
-    def draw(self, copy: int, scene: Scene, rng: Rng) -> Shown:
+    def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
         here, count = side(scene.x), self.blocks
         upright = (rng.stream("axis").uniform((1,)) < 0.5)[:, :, None, None]
         strip, first, length, local = _shuffled(here, count, 1, rng.stream("strips"))
@@ -55,7 +55,7 @@ class ShuffledRotations:
             out = out.reshape(z.shape)
             return torch.where(upright, out, out.mT)
 
-        return Shown(view, torch.zeros_like(scene.y, dtype=torch.bool))
+        return TransformedInput(view, torch.zeros_like(scene.y, dtype=torch.bool))
 
 
 def _shuffled(here: int, count: int, sets: int, rng: Rng) -> tuple[Tensor, Tensor, Tensor, Tensor]:

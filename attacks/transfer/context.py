@@ -7,16 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks.slope import Measured, Slope
-from harness.meter import MeteredHead, View
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.log_scaled_gradient import Measured, Slope
+from gauntlet.threat_model.counted_head import CountedHead, View
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
-Members = tuple[MeteredHead, ...]
+Members = tuple[CountedHead, ...]
 
 
 @dataclass(frozen=True)
-class Scene:
+class AttackContext:
     """The samples that still stand.
 
     Args:
@@ -39,7 +39,7 @@ class Scene:
         """The class whose probability the loss is about: the target, else the label, [B]."""
         return self.y if self.target is None else self.target
 
-    def select(self, index: Tensor) -> "Scene":
+    def select(self, index: Tensor) -> "AttackContext":
         """The same for some of the samples; positions int64 [b]."""
         target = None if self.target is None else self.target[index]
         return replace(self, x=self.x[index], y=self.y[index], threat=self.threat.select(index), target=target)
@@ -87,18 +87,18 @@ class Scene:
         return length
 
 
-class Shown(NamedTuple):
+class TransformedInput(NamedTuple):
     """What a head is shown instead of the images; None: the images themselves."""
 
     view: View | None
     plain: Tensor  # bool [B], where the view changes nothing
 
 
-Look = Callable[[str], Shown]
+Look = Callable[[str], TransformedInput]
 """Draws a view; different names give independent draws."""
 
 
-class Seen(NamedTuple):
+class GradientResult(NamedTuple):
     """What a look at some points gave."""
 
     logits: Tensor  # [B, K]

@@ -7,26 +7,26 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from attacks.scene import Look, Members, Scene, Seen
-from attacks.slope import Slope, added
-from attacks.views import require
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
+from gauntlet.attacks.log_scaled_gradient import Slope, added
+from gauntlet.attacks.transfer.context import AttackContext, GradientResult, Look, Members
+from gauntlet.attacks.transfer.input_transforms import require
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
 
 
 class Combination(Protocol):
     """How the gradients of several networks become one."""
 
-    def __call__(self, members: Members, look: Look, scene: Scene, z: Tensor, rng: Rng) -> Seen:
+    def __call__(self, members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
         """The gradient at z [B, C, H, W] of what the members see."""
 
 
-def alone(members: Members, look: Look, scene: Scene, z: Tensor, rng: Rng) -> Seen:
+def alone(members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
     """The gradient of the only member."""
     shown = look("")
     logits, way = members[0].gradient(z, scene.cotangent, rng, shown.view)
-    return Seen(logits, shown.plain, Slope(way, scene.log(logits)))
+    return GradientResult(logits, shown.plain, Slope(way, scene.log(logits)))
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Ensemble:
             raise UserError(f"attack.ensemble.kind={self.kind!r} is unknown; choose logits, probabilities or losses")
         require("ensemble.weights", self.weights, all(0 < w < math.inf for w in self.weights))
 
-    def __call__(self, members: Members, look: Look, scene: Scene, z: Tensor, rng: Rng) -> Seen:
+    def __call__(self, members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
         ranked = ordered(members, self.weights)
         shown = look("")
         parts = [member.linearize(z, rng.stream(member.head.name), shown.view) for member, _ in ranked]
@@ -64,10 +64,10 @@ class Ensemble:
         slopes = [
             (1.0, Slope(pull(way), log)) for (_, pull), way, log in zip(parts, cotangents / scale, logs, strict=True)
         ]
-        return Seen((weight[:, None, None] * logits).sum(0), shown.plain, added(*slopes))
+        return GradientResult((weight[:, None, None] * logits).sum(0), shown.plain, added(*slopes))
 
 
-def ordered(members: Members, weights: tuple[float, ...] = ()) -> list[tuple[MeteredHead, float]]:
+def ordered(members: Members, weights: tuple[float, ...] = ()) -> list[tuple[CountedHead, float]]:
     """The members in the order of their names, with weights that sum to one.
 
     Raises:
@@ -83,7 +83,7 @@ def ordered(members: Members, weights: tuple[float, ...] = ()) -> list[tuple[Met
     return sorted(pairs, key=lambda pair: pair[0].head.name)
 
 
-def _split(kind: str, logits: Tensor, weight: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
+def _split(kind: str, logits: Tensor, weight: Tensor, scene: AttackContext) -> tuple[Tensor, Tensor]:
     """The cotangent [M, B, K] of each member and the logarithm [M, B] of its length."""
     if kind == "logits":
         mean = (weight[:, None, None] * logits).sum(0)

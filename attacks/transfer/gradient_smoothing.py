@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from attacks.scene import Scene
-from attacks.slope import Slope, added
-from attacks.views import require
-from harness.rng import Rng
+from gauntlet.attacks.log_scaled_gradient import Slope, added
+from gauntlet.attacks.transfer.context import AttackContext
+from gauntlet.attacks.transfer.input_transforms import require
+from gauntlet.threat_model.rng import Rng
 
 At = Callable[[Tensor, Rng], Slope]
 """The gradient at some points, under draws of its own."""
@@ -24,7 +24,7 @@ class Smoothing(Protocol):
     """Whether the gradient at the point itself is wanted."""
 
     def __call__(
-        self, at: At, z: Tensor, center: Slope | None, memory: Slope | None, scene: Scene, rng: Rng, last: bool
+        self, at: At, z: Tensor, center: Slope | None, memory: Slope | None, scene: AttackContext, rng: Rng, last: bool
     ) -> tuple[Slope, Slope | None]:
         """The gradient to follow, and what to remember for the next step.
 
@@ -57,7 +57,7 @@ class Variance:
         require("reach", self.reach, 0 < self.reach < float("inf"))
 
     def __call__(
-        self, at: At, z: Tensor, center: Slope | None, memory: Slope | None, scene: Scene, rng: Rng, last: bool
+        self, at: At, z: Tensor, center: Slope | None, memory: Slope | None, scene: AttackContext, rng: Rng, last: bool
     ) -> tuple[Slope, Slope | None]:
         assert center is not None
         tuned = center if memory is None else added((1.0, center), (1.0, memory))
@@ -94,7 +94,7 @@ class Flatness:
         require("balance", self.balance, 0 <= self.balance <= 1)
 
     def __call__(
-        self, at: At, z: Tensor, center: Slope | None, memory: Slope | None, scene: Scene, rng: Rng, last: bool
+        self, at: At, z: Tensor, center: Slope | None, memory: Slope | None, scene: AttackContext, rng: Rng, last: bool
     ) -> tuple[Slope, Slope | None]:
         total: list[tuple[float, Slope]] = []
         for number in range(self.neighbours):

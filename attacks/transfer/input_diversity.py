@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.scene import Scene, Shown
-from attacks.views import require, side
-from harness.rng import Rng
+from gauntlet.attacks.transfer.context import AttackContext, TransformedInput
+from gauntlet.attacks.transfer.input_transforms import require, side
+from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Diversity:
         require("rate", self.rate, 0 < self.rate < 10 and self.rate != 1)
         require("copies", self.copies, self.copies >= 1)
 
-    def draw(self, copy: int, scene: Scene, rng: Rng) -> Shown:
+    def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
         here = side(scene.x)
         other = max(1, int(here * self.rate))
         low, high = min(here, other), max(here, other)
@@ -48,7 +48,7 @@ class Diversity:
             moved = rows[:, None] @ z @ columns[:, None].mT
             return torch.where(chosen[:, None, None, None], moved, z)
 
-        return Shown(view, ~chosen)
+        return TransformedInput(view, ~chosen)
 
 
 def _interpolating(source: Tensor, count: int) -> Tensor:

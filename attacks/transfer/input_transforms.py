@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from attacks.scene import Scene, Shown
-from harness.errors import UserError
-from harness.meter import View
-from harness.rng import Rng
+from gauntlet.attacks.transfer.context import AttackContext, TransformedInput
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import View
+from gauntlet.threat_model.rng import Rng
 
 
 class Piece(Protocol):
@@ -21,7 +21,7 @@ class Piece(Protocol):
     def copies(self) -> int:
         """Views over which a gradient is averaged."""
 
-    def draw(self, copy: int, scene: Scene, rng: Rng) -> Shown:
+    def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
         """View number `copy` for the samples of the scene.
 
         Raises:
@@ -42,21 +42,21 @@ class Scales:
     def __post_init__(self) -> None:
         require("copies", self.copies, self.copies >= 1)
 
-    def draw(self, copy: int, scene: Scene, rng: Rng) -> Shown:
+    def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
         same = torch.full_like(scene.y, copy == 0, dtype=torch.bool)
-        return Shown(None if copy == 0 else lambda z: z / 2**copy, same)
+        return TransformedInput(None if copy == 0 else lambda z: z / 2**copy, same)
 
 
-class Gallery:
+class TransformGrid:
     """The views at one point of an attack: every combination of the copies of the pieces, each piece applied to what
     the one before shows. A copy of a piece is drawn once: the scales of an admixed image share what was mixed in."""
 
-    def __init__(self, pieces: Mapping[str, Piece], scene: Scene, rng: Rng) -> None:
+    def __init__(self, pieces: Mapping[str, Piece], scene: AttackContext, rng: Rng) -> None:
         self.pieces, self.scene, self.rng = pieces, scene, rng
         self.count = math.prod(piece.copies for piece in pieces.values())
-        self._drawn: dict[str, tuple[int, Shown]] = {}
+        self._drawn: dict[str, tuple[int, TransformedInput]] = {}
 
-    def shown(self, copy: int, name: str) -> Shown:
+    def shown(self, copy: int, name: str) -> TransformedInput:
         """Combination number `copy`; other names give independent draws."""
         views: list[View] = []
         plain = torch.ones_like(self.scene.y, dtype=torch.bool)
@@ -67,9 +67,9 @@ class Gallery:
             plain = plain & shown.plain
             if shown.view is not None:
                 views.append(shown.view)
-        return Shown(_chain(views) if views else None, plain)
+        return TransformedInput(_chain(views) if views else None, plain)
 
-    def _draw(self, stream: str, piece: Piece, copy: int) -> Shown:
+    def _draw(self, stream: str, piece: Piece, copy: int) -> TransformedInput:
         """The view of a piece: the last one is kept, for the pieces after it turn over faster."""
         if stream not in self._drawn or self._drawn[stream][0] != copy:
             self._drawn[stream] = copy, piece.draw(copy, self.scene, self.rng.stream(stream).stream(copy))

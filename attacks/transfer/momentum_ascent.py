@@ -8,19 +8,19 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from attacks.adaea import AdaEA
-from attacks.admix import Admix
-from attacks.ascent import Best
-from attacks.ensembles import Combination, Ensemble, alone
-from attacks.losses import margins, ranking
-from attacks.scene import Members, Scene, Seen
-from attacks.slope import Slope, added, measured
-from attacks.smoothing import Kernel, Smoothing
-from attacks.views import Gallery, Piece
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.log_scaled_gradient import Slope, added, measured
+from gauntlet.attacks.losses import margins, ranking
+from gauntlet.attacks.projected_ascent import Best
+from gauntlet.attacks.transfer.adaea import AdaEA
+from gauntlet.attacks.transfer.admix import Admix
+from gauntlet.attacks.transfer.context import AttackContext, GradientResult, Members
+from gauntlet.attacks.transfer.ensemble_gradient import Combination, Ensemble, alone
+from gauntlet.attacks.transfer.gradient_smoothing import Kernel, Smoothing
+from gauntlet.attacks.transfer.input_transforms import Piece, TransformGrid
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ class Transfer:
         views = self.views.items()
         return replace(self, views={k: v.stocked(images, labels) if isinstance(v, Admix) else v for k, v in views})
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         members = self._members(head)
-        scene = Scene(x, y, threat, measured(self.loss), self.step_size)
+        scene = AttackContext(x, y, threat, measured(self.loss), self.step_size)
         if not self.targets:
             return self._run(head, members, scene, rng)[0]
         best, order = Best.start(x), ranking(head.scores(x, rng.stream("targets")), y)
@@ -117,7 +117,7 @@ class Transfer:
             best.note(at, z, margin, broken)
         return best.z
 
-    def _run(self, head: MeteredHead, members: Members, scene: Scene, rng: Rng) -> tuple[Tensor, Tensor]:
+    def _run(self, head: CountedHead, members: Members, scene: AttackContext, rng: Rng) -> tuple[Tensor, Tensor]:
         """Candidates of one run, and which of them fooled the victim on the way, bool [B]."""
         z = self._start(scene, rng.stream("start"))
         walk = _Walk(torch.arange(len(z), device=z.device), scene, z, torch.zeros_like(z), None, rng)
@@ -138,7 +138,7 @@ class Transfer:
         best[walk.at] = walk.z
         return best, done
 
-    def _members(self, head: MeteredHead) -> Members:
+    def _members(self, head: CountedHead) -> Members:
         count = len(head.members)
         if self.ensemble is not None and count < 2:
             raise UserError("attack.ensemble needs two or more surrogates, there is one; add some or use attack=mi")
@@ -146,7 +146,7 @@ class Transfer:
             raise UserError(f"this attack takes one network, there are {count}; use attack=ens, svre or adaea")
         return head.members
 
-    def _start(self, scene: Scene, rng: Rng) -> Tensor:
+    def _start(self, scene: AttackContext, rng: Rng) -> Tensor:
         z = scene.threat.random(scene.x, rng) if self.random_start else scene.x
         if self.noise == 0:
             return z
@@ -156,10 +156,10 @@ class Transfer:
     def _ahead(self, walk: "_Walk") -> Tensor:
         return walk.z + walk.scene.shift(self.decay * walk.momentum) if self.nesterov else walk.z
 
-    def _look(self, members: Members, scene: Scene, z: Tensor, rng: Rng) -> Seen:
+    def _look(self, members: Members, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
         """The mean gradient at z over all views. The logits are those of the first view that changes nothing."""
-        ask, views = self.ensemble or alone, Gallery(self.views, scene, rng)
-        found: Seen | None = None
+        ask, views = self.ensemble or alone, TransformGrid(self.views, scene, rng)
+        found: GradientResult | None = None
         for copy in range(views.count):
             seen = ask(members, partial(views.shown, copy), scene, z, rng.stream(copy))
             share = added((1 / views.count, seen.slope))
@@ -167,7 +167,7 @@ class Transfer:
                 found = seen._replace(slope=share)
                 continue
             logits = torch.where(found.plain[:, None], found.logits, seen.logits)
-            found = Seen(logits, found.plain | seen.plain, added((1.0, found.slope), (1.0, share)))
+            found = GradientResult(logits, found.plain | seen.plain, added((1.0, found.slope), (1.0, share)))
         assert found is not None
         return found
 
@@ -190,7 +190,7 @@ class _Walk(NamedTuple):
     """The samples that still stand, and where they are."""
 
     at: Tensor  # positions in the batch, int64 [b]
-    scene: Scene
+    scene: AttackContext
     z: Tensor
     momentum: Tensor
     memory: Slope | None
@@ -203,7 +203,7 @@ class _Walk(NamedTuple):
         )
 
 
-def _broken(head: MeteredHead, walk: _Walk, shown: Tensor, seen: Seen | None, rng: Rng) -> Tensor:
+def _broken(head: CountedHead, walk: _Walk, shown: Tensor, seen: GradientResult | None, rng: Rng) -> Tensor:
     """Which points fool the victim, bool [b]. Where the logits of a gradient pass are not those of the point itself,
     that costs one more forward; surrogates, which could only say no, are not asked."""
     broken = torch.zeros_like(walk.at, dtype=torch.bool)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.scene import Scene, Shown
-from attacks.views import require, side
-from harness.errors import UserError
-from harness.rng import Rng
+from gauntlet.attacks.transfer.context import AttackContext, TransformedInput
+from gauntlet.attacks.transfer.input_transforms import require, side
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
 
 OPERATIONS = ("vertical shift", "horizontal shift", "vertical flip", "horizontal flip", "half turn", "scale", "noise")
 
@@ -33,7 +33,7 @@ class BlockTransforms:
         require("blocks", self.blocks, self.blocks >= 1)
         require("noise", self.noise, self.noise >= 0)
 
-    def draw(self, copy: int, scene: Scene, rng: Rng) -> Shown:
+    def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
         here, threat = side(scene.x), scene.threat
         if here < self.blocks:
             raise UserError(f"blocks={self.blocks} of sia is too many for images of {here} pixels")
@@ -59,7 +59,7 @@ class BlockTransforms:
             moved = z.flatten(2).gather(2, source.expand(-1, z.shape[1], -1)).reshape(z.shape) * scale
             return torch.where(noisy, (moved + noise).clamp(threat.low, threat.high), moved)
 
-        return Shown(view, torch.zeros_like(scene.y, dtype=torch.bool))
+        return TransformedInput(view, torch.zeros_like(scene.y, dtype=torch.bool))
 
 
 @dataclass(frozen=True)

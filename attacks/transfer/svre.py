@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attacks.ensembles import ordered
-from attacks.scene import Look, Members, Scene, Seen
-from attacks.slope import Slope, added
-from attacks.views import require
-from harness.rng import Rng
+from gauntlet.attacks.log_scaled_gradient import Slope, added
+from gauntlet.attacks.transfer.context import AttackContext, GradientResult, Look, Members
+from gauntlet.attacks.transfer.ensemble_gradient import ordered
+from gauntlet.attacks.transfer.input_transforms import require
+from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SVRE:
         require("ensemble.inner_steps", self.inner_steps, self.inner_steps >= 0)
         require("ensemble.decay", self.decay, 0 <= self.decay < float("inf"))
 
-    def __call__(self, members: Members, look: Look, scene: Scene, z: Tensor, rng: Rng) -> Seen:
+    def __call__(self, members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
         ranked = [member for member, _ in ordered(members)]
         shown = look("")
         parts = [member.linearize(z, rng.stream(member.head.name), shown.view) for member in ranked]
@@ -52,4 +52,4 @@ class SVRE:
             here = Slope(gradient, scene.log(logits))
             momentum = self.decay * momentum + scene.scaled(added((1.0, here), (-1.0, own[k]), (1.0, outer)).way)
             inner = scene.stepped(inner, momentum)
-        return Seen(mean, shown.plain, Slope(momentum, torch.zeros_like(outer.log)))
+        return GradientResult(mean, shown.plain, Slope(momentum, torch.zeros_like(outer.log)))

@@ -10,12 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from attacks.losses import Cotangent, ce, scored
-from attacks.perturbation import Images, State, Universal, classes_of, metered, moved, shuffled
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.losses import Cotangent, ce, scored
+from gauntlet.attacks.universal.universal_perturbation import (
+    Images,
+    State,
+    Universal,
+    classes_of,
+    metered,
+    moved,
+    shuffled,
+)
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 def logit(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
@@ -92,7 +100,7 @@ class SPGD(Universal):
         return self.epochs * -(-count // self.batch)
 
     def fit(
-        self, head: MeteredHead, images: Images, *, threat: Threat, rng: Rng, state: State | None = None
+        self, head: CountedHead, images: Images, *, threat: Threat, rng: Rng, state: State | None = None
     ) -> Iterator[State]:
         count = len(images.ids)
         state = State.start(images) if state is None else state
@@ -104,7 +112,7 @@ class SPGD(Universal):
                 state = self._step(head, images, at, state, threat, rng.select(at).stream(epoch))
                 yield state
 
-    def _step(self, head: MeteredHead, images: Images, at: Tensor, state: State, threat: Threat, rng: Rng) -> State:
+    def _step(self, head: CountedHead, images: Images, at: Tensor, state: State, threat: Threat, rng: Rng) -> State:
         """One step on the images at these positions."""
         x, y = images.read(at)
         head, labels = metered(head, rng.ids), state.labels
@@ -120,11 +128,11 @@ class SPGD(Universal):
         """The direction of the step, from that of the batch before."""
         return slope
 
-    def _slope(self, head: MeteredHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
+    def _slope(self, head: CountedHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
         """The slope along which the step of a batch goes."""
         return self._mean(head, x, y, delta, threat, rng.stream(0))
 
-    def _mean(self, head: MeteredHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
+    def _mean(self, head: CountedHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
         """Gradient of the mean loss at the perturbed images with respect to the perturbation.
 
         The gradient of a sample is its unit cotangent pulled back, times a weight: so are confident samples, whose
@@ -183,7 +191,7 @@ class SGA(SPGD):
             if not good:
                 raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/universal.md")
 
-    def _slope(self, head: MeteredHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
+    def _slope(self, head: CountedHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
         total, ahead = Slope(torch.zeros_like(delta)), delta
         for number, size in enumerate(self._sizes(len(x))):
             draw = rng.stream(number)

@@ -7,13 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.fab import reach
-from attacks.losses import margin
-from attacks.perturbation import Images, State, Universal, classes_of, metered, moved, shuffled
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.fab import reach
+from gauntlet.attacks.losses import margin
+from gauntlet.attacks.universal.universal_perturbation import (
+    Images,
+    State,
+    Universal,
+    classes_of,
+    metered,
+    moved,
+    shuffled,
+)
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 BATCH = 64
 """Images that are read, and clean predictions that are asked for, at a time; changes no result."""
@@ -63,7 +71,7 @@ class UAP(Universal):
         return self.epochs * -(-count // BATCH)
 
     def fit(
-        self, head: MeteredHead, images: Images, *, threat: Threat, rng: Rng, state: State | None = None
+        self, head: CountedHead, images: Images, *, threat: Threat, rng: Rng, state: State | None = None
     ) -> Iterator[State]:
         count = len(images.ids)
         state = State.start(images) if state is None else state
@@ -77,7 +85,7 @@ class UAP(Universal):
                     state = self._judged(head, images, state, threat, rng.stream("end").stream(epoch))
                 yield state
 
-    def _pass(self, head: MeteredHead, images: Images, at: Tensor, state: State, threat: Threat, rng: Rng) -> State:
+    def _pass(self, head: CountedHead, images: Images, at: Tensor, state: State, threat: Threat, rng: Rng) -> State:
         """Visit the images at these positions, one after the other."""
         x, _ = images.read(at)
         delta, labels = state.delta, state.labels
@@ -94,7 +102,7 @@ class UAP(Universal):
         return state._replace(delta=delta, labels=labels, step=state.step + 1)
 
     def _deepfool(
-        self, head: MeteredHead, start: Tensor, y: Tensor, threat: Threat, rng: Rng, state: State
+        self, head: CountedHead, start: Tensor, y: Tensor, threat: Threat, rng: Rng, state: State
     ) -> tuple[Tensor | None, State]:
         """The move [C, H, W] from an image [1, C, H, W] over the boundary of its label y [1], and what it cost.
 
@@ -129,7 +137,7 @@ class UAP(Universal):
         best = length.argmin()
         return step[best][None] if length[best] < math.inf else None
 
-    def _judged(self, head: MeteredHead, images: Images, state: State, threat: Threat, rng: Rng) -> State:
+    def _judged(self, head: CountedHead, images: Images, state: State, threat: Threat, rng: Rng) -> State:
         """The state at the end of an epoch, moved to the end of the fit where enough images are fooled."""
         fooled = 0
         for at in torch.arange(len(images.ids), device=images.ids.device).split(BATCH):  # type: ignore[no-untyped-call]

@@ -7,10 +7,10 @@ from typing import ClassVar, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 class Images(Protocol):
@@ -46,7 +46,7 @@ class State(NamedTuple):
         blank = torch.zeros_like(images.read(torch.zeros(1, dtype=torch.int64))[0][0])
         return cls(blank, torch.full_like(images.ids, -1), blank)
 
-    def paid(self, head: MeteredHead) -> Self:
+    def paid(self, head: CountedHead) -> Self:
         """The state with the passes added that this head has counted."""
         counts = head.counts
         forwards, backwards = int(counts.forwards.sum()), int(counts.backwards.sum())
@@ -81,7 +81,7 @@ class Universal:
         raise NotImplementedError
 
     def fit(
-        self, head: MeteredHead, images: Images, *, threat: Threat, rng: Rng, state: State | None = None
+        self, head: CountedHead, images: Images, *, threat: Threat, rng: Rng, state: State | None = None
     ) -> Iterator[State]:
         """Fit the perturbation, or go on from a state; yields the state after each step until `length` is reached.
 
@@ -93,20 +93,20 @@ class Universal:
         """This attack with its perturbation."""
         return replace(self, delta=delta)
 
-    def __call__(self, head: MeteredHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]: the image plus the perturbation, inside the box."""
         if self.delta is None:
             raise ValueError("a universal attack has to be fitted before it is applied")
         return threat.project(x + self.delta.to(x), x)
 
 
-def metered(head: MeteredHead, ids: Tensor) -> MeteredHead:
+def metered(head: CountedHead, ids: Tensor) -> CountedHead:
     """The head with a count of its own for these samples."""
     return replace(head, counts=type(head.counts).of(ids))
 
 
 @torch.no_grad()
-def classes_of(head: MeteredHead, z: Tensor, rng: Rng) -> Tensor:
+def classes_of(head: CountedHead, z: Tensor, rng: Rng) -> Tensor:
     """What the deployed defense says, int64 [B], at the price of one forward for each sample."""
     head.counts.add(head.counts.forwards, rng.ids)
     pieces = head.batches(torch.arange(len(z), device=z.device))

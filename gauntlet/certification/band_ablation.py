@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from harness.rng import Rng
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)

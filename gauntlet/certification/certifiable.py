@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from certification.noise import Gaussian, Noise
-from harness.errors import UserError
-from harness.rng import Rng
+from gauntlet.certification.noise import Gaussian, Noise
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
 
 Floats = NDArray[np.float64]
 
@@ -76,7 +76,7 @@ class Dual:
     gives the radius sigma (u + v) / sqrt 2, also where one of u and v is negative.
 
     Args:
-        left, right: networks on disjoint pixels, such as `models.half.Half`.
+        left, right: networks on disjoint pixels, such as `gauntlet.models.half_image.Half`.
         noise: on every pixel, so that the halves of one copy are independent.
     """
 

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim
 
 Kind = Literal["sound_prob", "sound_det", "estimate"]
 """A proof up to the stated confidence; a proof; a number that is neither, which no table of certificates counts."""

@@ -7,16 +7,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from certification.base import Certificates, Kind, Work
-from certification.bounding.graph import Graph
-from certification.bounding.intervals import intervals
-from certification.bounding.region import NORMS, Region, legal
-from certification.bounding.tracing import trace
-from certification.bounding.verify import METHODS, Effort, Network, prove
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim
+from gauntlet.certification.certifier import Certificates, Kind, Work
+from gauntlet.certification.crown.graph import Graph
+from gauntlet.certification.crown.graph_tracing import trace
+from gauntlet.certification.crown.ibp import intervals
+from gauntlet.certification.crown.input_region import NORMS, Region, legal
+from gauntlet.certification.crown.margin_bounds import METHODS, Effort, Network, prove
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim
 
 IMAGES = 32
 """Images that are worked on together."""

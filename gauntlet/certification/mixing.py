@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from certification.mechanisms import Mixed, check_weight
-from certification.smoothing import Smoothing
-from certification.stopping import Radius
-from harness.errors import UserError
-from harness.threat import Threat
-from harness.victim import Victim
+from gauntlet.certification.certifiable import Mixed, check_weight
+from gauntlet.certification.sequential_test import Radius
+from gauntlet.certification.smoothing import Smoothing
+from gauntlet.errors import UserError
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim
 
 Floats = NDArray[np.float64]
 

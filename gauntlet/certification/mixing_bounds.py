@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certification.bounding.tracing import trace
-from certification.bounds import Bounds, Claim
-from certification.mechanisms import Blend, check_weight
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim
+from gauntlet.certification.certifiable import Blend, check_weight
+from gauntlet.certification.crown.graph_tracing import trace
+from gauntlet.certification.linear_bounds import Bounds, Claim
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim
 
 
 @dataclass(frozen=True)

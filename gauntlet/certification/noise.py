@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor
 
-from harness.errors import UserError
-from harness.rng import Rng
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
 
 Floats = NDArray[np.float64]
 

@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from certification.bands import Banded
-from certification.base import Certificates, Kind, Work
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim
+from gauntlet.certification.band_ablation import Banded
+from gauntlet.certification.certifier import Certificates, Kind, Work
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.binomial import lower, upper
+from gauntlet.metrics.confidence import lower, upper
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

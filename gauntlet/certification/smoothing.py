@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certification.base import Certificates, Kind, Work
-from certification.counting import Counted, count
-from certification.mechanisms import Dual, Mechanism, Smoothed
-from certification.stopping import Radius, Stopping, floored, looks
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim
+from gauntlet.certification.certifiable import Dual, Mechanism, Smoothed
+from gauntlet.certification.certifier import Certificates, Kind, Work
+from gauntlet.certification.sequential_test import Radius, Stopping, floored, looks
+from gauntlet.certification.vote_sampling import Counted, count
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim
 
 RULES = ("fixed", "single_phase", "decide", "grid")
 

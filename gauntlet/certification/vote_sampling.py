@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from certification.base import Work
-from certification.mechanisms import Mechanism
-from harness.rng import Rng
+from gauntlet.certification.certifiable import Mechanism
+from gauntlet.certification.certifier import Work
+from gauntlet.threat_model.rng import Rng
 
 Ints = NDArray[np.int64]
 

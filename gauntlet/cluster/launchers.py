@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import slurm
-from harness.errors import UserError
-from harness.sweeps import MULTIRUN
+from gauntlet.cluster import slurm
+from gauntlet.cluster.sweep_overrides import MULTIRUN
+from gauntlet.errors import UserError
 
 PLUGINS = {"joblib": "hydra-joblib-launcher", "slurm": "hydra-submitit-launcher", "ray": "hydra-ray-launcher"}
 """Launcher -> the distribution that brings it."""
@@ -39,10 +39,12 @@ def checked(words: Sequence[str]) -> list[str]:
         raise UserError(f"hydra/launcher={chosen} is not installed; pip install {PLUGINS[chosen]} ({extra})")
     if chosen == "slurm" and shutil.which("sbatch") is None:
         raise UserError("there is no Slurm here (no sbatch on PATH); submit from a login node, or take joblib or local")
-    here = str(Path(__file__).resolve().parent.parent)  # workers start elsewhere, and find this code too
+    here = str(Path(__file__).resolve().parents[2])  # workers start elsewhere, and find this code too
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if here not in known:
-        os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, known)])
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            [*filter(None, known), here]
+        )  # last: it shadows nothing of the user's
     if chosen in ("local", "joblib", "ray") or any(word.startswith(f"{BATCH}=") for word in words):
         return list(words)
     most = slurm.largest_array()

@@ -1,7 +1,7 @@
 """What becomes of the cells of a sweep, told by files: the processes that work on them may be on any machine.
 
     runs/_sweep/cells/<key>.json    one cell: its command, its state, what it said last, where its log is
-    runs/_sweep/cells/<key>.lock    held by the process at work, and by none once it is dead (see `harness.ownership`)
+    runs/_sweep/cells/<key>.lock    held by the process at work, and by none once it is dead (see `gauntlet.system.lock`)
 
 The process that starts a sweep writes that each cell waits; the cell itself writes the rest. Imports no torch.
 """
@@ -25,14 +25,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from harness import slurm
-from harness.errors import UserError
-from harness.ownership import Owner, holder, sole_owner, whoami
+from gauntlet.cluster import slurm
+from gauntlet.errors import UserError
+from gauntlet.system.lock import Owner, holder, sole_owner, whoami
 
 STATES = ("done", "running", "partial", "waiting", "failed")
 _TAIL = 4096
 
-announced: list["Cell"] = []
+announced: list["SweepJob"] = []
 """The cells of the sweep that this process has started."""
 
 
@@ -46,7 +46,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepJob:
     """One cell: a program (run, train) and its options, in a folder of cells."""
 
     folder: Path
@@ -115,24 +115,24 @@ class Cell:
         return record if isinstance(record, dict) else {}
 
     def _write(self, state: str, **more: str) -> None:
-        from harness.records import write_atomically  # whose import takes long, and --help needs none of it
+        from gauntlet.system.atomic_file import write_atomically  # whose import takes long, and --help needs none of it
 
         record = {"program": self.program, "words": self.words, "state": state} | more
         write_atomically(self.path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def cell_of(hydra: HydraConf | DictConfig) -> Cell:
+def cell_of(hydra: HydraConf | DictConfig) -> SweepJob:
     """The cell that this process works on, from Hydra's configuration."""
-    return Cell(Path(hydra.sweep.dir) / "cells", hydra.job.name, tuple(hydra.overrides.task))
+    return SweepJob(Path(hydra.sweep.dir) / "cells", hydra.job.name, tuple(hydra.overrides.task))
 
 
-def find_cells(root: Path) -> list[Cell]:
+def find_cells(root: Path) -> list[SweepJob]:
     """Every cell of the sweeps whose runs are in `root`."""
     found = []
     for path in sorted((root / "_sweep" / "cells").glob("*.json")):
         try:
             record = json.loads(path.read_text())
-            found.append(Cell(path.parent, record["program"], tuple(record["words"])))
+            found.append(SweepJob(path.parent, record["program"], tuple(record["words"])))
         except (OSError, ValueError, KeyError, TypeError):  # being replaced, or damaged: the sweep writes it anew
             continue
     return found
@@ -148,7 +148,7 @@ class Announce(Callback):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides([*fixed, *hydra.overrides.task])
         (cells,) = BasicSweeper.split_arguments(overrides, None)
-        cell_of_words = partial(Cell, Path(hydra.sweep.dir) / "cells", hydra.job.name)
+        cell_of_words = partial(SweepJob, Path(hydra.sweep.dir) / "cells", hydra.job.name)
         announced[:] = [cell_of_words(tuple(words)) for words in cells]
         if str(hydra.launcher.get("_target_")).endswith(".SlurmLauncher"):
             slurm.watch_queue(lambda words, logs: _lost(cell_of_words(tuple(words)), logs))
@@ -159,14 +159,14 @@ class Announce(Callback):
                 return
 
 
-def _lost(cell: Cell, logs: list[Path]) -> None:
+def _lost(cell: SweepJob, logs: list[Path]) -> None:
     """Say of a cell whose job ended before it took the cell up what its log says last."""
     said = next(filter(None, map(_last_line, logs)), "")
     if said and cell.standing().state == "waiting":
         cell.fail(said)
 
 
-def verdict(cells: Iterable[Cell], stopped: bool = False) -> tuple[list[str], bool]:
+def verdict(cells: Iterable[SweepJob], stopped: bool = False) -> tuple[list[str], bool]:
     """What to say of a sweep that has ended, or that the user has stopped, and whether every cell is done."""
     stand = [(cell, cell.standing()) for cell in cells]
     counts = [f"{number} {state}" for state in STATES if (number := sum(one.state == state for _, one in stand))]

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
@@ -17,7 +17,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.errors import UserError
+from gauntlet.config.shipped import CONF
+from gauntlet.errors import UserError
 
 MULTIRUN = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
 
@@ -73,7 +74,7 @@ def _composed(group: str, sweep: Override, folders: Sequence[str], needed: bool)
     nodes = {}
     for choice in () if sweep.value_type == ValueType.GLOB_CHOICE_SWEEP else sweep.sweep_string_iterator():
         try:
-            with initialize_config_module("conf", version_base=None):
+            with initialize_config_dir(CONF, version_base=None):
                 if not needed and choice in GlobalHydra.instance().config_loader().get_group_options(group):
                     continue
                 node = compose(None, [*folders, f"+{group}={choice}"])[group]

@@ -1,11 +1,10 @@
-"""Find the probabilities of a randomised ensemble: `python -m defenses.calibrate_sampling [OVERRIDE ...]`.
+"""Find the probabilities of a randomised ensemble: `gauntlet calibrate ensemble [OVERRIDE ...]`.
 
 ARC and the lattice climber tell which members an attacker makes wrong at once; none of the images may be one that is
 evaluated.
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,19 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attacks.arc import ARC
-from attacks.lattice_climber import LatticeClimber
-from defenses.calibration import Setting, answer, batches
-from defenses.randomized_ensemble import RandomizedEnsemble
-from defenses.sampling import Best, Floats, linear_programme, risk, subgradient
-from harness.data.contract import Batch, Split
-from harness.errors import UserError
-from harness.member_risks import least, risks
-from harness.meter import Counts, MeteredHead
-from harness.mixture import MEMBERS, bits, mixed
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Head, plain
+from gauntlet.attacks.randomized_ensemble.arc import ARC
+from gauntlet.attacks.randomized_ensemble.lattice_climber import LatticeClimber
+from gauntlet.commands.calibration import Setting, answer, batches
+from gauntlet.data.dataset import Batch, Split
+from gauntlet.defenses.optimal_sampling import Best, Floats, linear_programme, risk, subgradient
+from gauntlet.defenses.randomized_ensemble import RandomizedEnsemble
+from gauntlet.errors import UserError
+from gauntlet.metrics.ensemble_bounds import least, risks
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.mixture import MEMBERS, bits, mixed
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, plain
 
 NEAR = 1e-3
 """Difference of risks below which another round of attacks at the best probabilities is not worth its price."""
@@ -77,7 +76,7 @@ class Sets:
         """Which members the candidates of an attack make wrong, bool [M, B] for each batch."""
         wrong = []
         for ids, x, y in self.parts:
-            door = MeteredHead(Head(MEMBERS, heads[0].forward), heads[0].forward, Counts.of(ids))
+            door = CountedHead(Head(MEMBERS, heads[0].forward), heads[0].forward, Counts.of(ids))
             rng = Rng(0, ids, f"sampling/{self.attacks}")
             z = attack(mixed(door, heads, {}), x, y, threat=self.threat, rng=rng)
             wrong.append(self._wrong(z, y))
@@ -149,7 +148,7 @@ def _rounded(chances: Floats) -> Floats:
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser(prog="python -m defenses.calibrate_sampling", description=__doc__)
+    parser = argparse.ArgumentParser(prog="gauntlet calibrate ensemble", description=__doc__)
     parser.add_argument("--part", default="validation", help="of the data set: validation or train")
     parser.add_argument("--samples", type=int, default=1000, help="the first so many images")
     parser.add_argument("--steps", type=int, default=10, help="rounds of ARC")
@@ -176,7 +175,3 @@ def _calibrated(options: argparse.Namespace) -> Found:
     split, models = setting.images(options.part, options.samples), setting.models()
     chosen = {name: models[name] for name in defense.members}
     return calibrate(chosen, split, threat, options.samples, options.steps, options.rounds)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,27 +1,25 @@
-"""Find the parameters of MixedNUTS for two networks: `python -m defenses.calibrate_nuts [OVERRIDE ...]`.
+"""Find the parameters of MixedNUTS for two networks: `gauntlet calibrate mixednuts [OVERRIDE ...]`.
 
 On clean images that the robust network gets wrong, and on attacked ones that it still gets right; none of them may be
 an image that is evaluated.
 """
 
 import argparse
-import sys
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from attacks.apgd import APGD
-from attacks.losses import margins
-from defenses.calibration import Setting, answer, batches
-from defenses.mixednuts import MixedNUTS, nuts
-from defenses.nuts import Found, mapped, search
-from harness.data.contract import Batch, Split
-from harness.errors import UserError
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Head, plain
+from gauntlet.attacks.apgd import APGD
+from gauntlet.attacks.losses import margins
+from gauntlet.commands.calibration import Setting, answer, batches
+from gauntlet.data.dataset import Batch, Split
+from gauntlet.defenses.mixednuts import Found, MixedNUTS, mapped, nuts, search
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, plain
 
 Ranges = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 """Of s, c and p in the grid."""
@@ -51,7 +49,7 @@ def attacked(network: nn.Module, batch: Batch, threat: Threat, classes: int, ste
     for attack in (APGD(steps=steps), APGD(steps=steps, loss=loss, targets=min(targets, classes - 1))):
         right = (least.argmax(1) == y).nonzero().squeeze(1)
         if len(right):
-            door = MeteredHead(head, head.forward, Counts.of(ids[right]))
+            door = CountedHead(head, head.forward, Counts.of(ids[right]))
             rng = Rng(0, ids[right], f"calibration/{attack.loss}")
             z = attack(door, x[right], y[right], threat=threat, rng=rng)
             logits = network(z)
@@ -114,7 +112,7 @@ def _margins(what: str, gap: tuple[float, float]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser(prog="python -m defenses.calibrate_nuts", description=__doc__)
+    parser = argparse.ArgumentParser(prog="gauntlet calibrate mixednuts", description=__doc__)
     parser.add_argument("--part", default="validation", help="of the data set: validation or train")
     parser.add_argument("--samples", type=int, default=1000, help="the first so many images")
     parser.add_argument("--beta", type=float, default=0.985, help="share of right answers under attack to keep")
@@ -141,7 +139,3 @@ def _calibrated(options: argparse.Namespace) -> list[str]:
         (options.s, options.c, options.p),
     )  # fmt: skip
     return lines(done._replace(split=options.part, digest=split.digest()), setting.name)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

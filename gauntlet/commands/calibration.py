@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from torch import nn
 
-from defenses.base import Defense
-from harness.cli import write
-from harness.cli_errors import one_line, say
-from harness.compose import build, checked
-from harness.data.contract import Batch, Dataset, Split
-from harness.errors import UserError
-from harness.prepare import KEYS
-from harness.threat import Threat
+from gauntlet.commands.terminal import one_line, say, write
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.data.dataset import Batch, Dataset, Split
+from gauntlet.defenses.base import Defense
+from gauntlet.errors import UserError
+from gauntlet.jobs.setup import KEYS
+from gauntlet.threat_model.threat import Threat
 
 BATCH = 256
 
@@ -34,7 +34,7 @@ class Setting(NamedTuple):
     @classmethod
     def of(cls, defense: str, overrides: Sequence[str]) -> "Setting":
         """The defense unless the overrides choose another; the number of threads is set. Raises UserError."""
-        with initialize_config_module("conf", version_base=None):
+        with initialize_config_dir(CONF, version_base=None):
             cfg = checked(compose("run", [f"defense={defense}", *overrides]), KEYS)
         runtime = build(cfg.runtime)
         torch.set_num_threads(runtime.threads)

@@ -1,7 +1,7 @@
 """Public certification logs: read them, write them, and find out how they were made.
 
-    python -m harness.certification_logs FILE ... --sigma 0.5
-    python -m harness.certification_logs RUN --write FILE
+    gauntlet audit FILE ... --sigma 0.5
+    gauntlet audit RUN --write FILE
 
 The format is that of Cohen et al. 2019: tab-separated idx, label, predict, radius, correct, time; -1 abstains. The
 largest radii of a log form a ladder: with N draws of which 0, 1, 2, ... missed the class, sigma Phi^-1 of the
@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from harness.binomial import lower
-from harness.errors import UserError
-from harness.records import RunFolder
+from gauntlet.errors import UserError
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.metrics.confidence import lower
 
 Floats = NDArray[np.float64]
 
@@ -226,7 +226,7 @@ def _fits(found: Floats, unit: Floats, floored: bool) -> Iterator[tuple[int, boo
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what each log holds and how it was made; 1 where one has a problem."""
-    parser = argparse.ArgumentParser(prog="python -m harness.certification_logs", description="Audit public logs.")
+    parser = argparse.ArgumentParser(prog="gauntlet audit", description="Audit public logs.")
     parser.add_argument("logs", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--sigma", type=float, default=math.nan, help="standard deviation of the noise")
     parser.add_argument("--alpha", type=float, help="that is said to have been used")
@@ -271,7 +271,3 @@ def _lines(path: Path, log: Log, told: Audit, radii: Sequence[float]) -> Iterato
             f" x {told.scale}" if told.scale > 1 else ""
         )
     yield from (f"  problem: {problem}" for problem in told.problems)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

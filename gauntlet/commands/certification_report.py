@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness.certificates import Summary, grid
-from harness.certify import Certified
+from gauntlet.jobs.certification_job import Certified
+from gauntlet.metrics.certificate_summary import Summary, grid
 
 KINDS = {
     "sound_prob": "each certificate fails with probability at most {:.3g}, whatever the network",

@@ -1,4 +1,4 @@
-"""Robustness curves: `python -m harness.curves runs/...`. Accuracy at every eps, median distances and optimality.
+"""Robustness curves: `gauntlet curves runs/...`. Accuracy at every eps, median distances and optimality.
 
 Runs without a bound (`threat.eps=unbounded`) say how far the attacker must go. Runs of one victim, data set and norm
 are laid side by side; the last row is the AND rule at each eps: a sample stands where no run found anything within it.
@@ -10,65 +10,18 @@ import csv
 import io
 import math
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from harness.distances import Distances, Floats, accuracy, area, nearest, optimality, read
-from harness.errors import OtherKind, UserError, left_out
-from harness.records import find_runs, write_atomically
-
-MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
-"""The grid, in units of the reference eps."""
-
-QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Of the nearest finds over all runs: more points of the grid."""
+from gauntlet.errors import OtherKind, UserError, left_out
+from gauntlet.evidence.run_folder import find_runs
+from gauntlet.metrics.perturbation_size import Distances, Floats, accuracy, area, nearest, optimality, read
+from gauntlet.metrics.robustness_curve import grid, groups, names, reference
+from gauntlet.system.atomic_file import write_atomically
 
 BEST = "all runs"
-
-
-def groups(answers: Sequence[Distances]) -> list[list[Distances]]:
-    """Runs that may be compared: same victim, data, samples, norm and box."""
-    found: dict[tuple[object, ...], list[Distances]] = defaultdict(list)
-    for answer in answers:
-        m = answer.manifest
-        box = m["threat"]["norm"], m["threat"]["low"], m["threat"]["high"]
-        found[m["victim"], m["dataset"]["digest"], answer.ids.tobytes(), *box].append(answer)
-    return list(found.values())
-
-
-def reference(group: Sequence[Distances]) -> float | None:
-    """The reference eps: that of the data set in this norm, else the largest finite one of the runs."""
-    norm = group[0].manifest["threat"]["norm"]
-    for answer in group:
-        budget = (answer.manifest["config"].get("dataset", {}).get("budgets") or {}).get(norm)
-        if budget is not None:
-            return float(Fraction(str(budget)))
-    radii = [radius for answer in group if (radius := answer.manifest["threat"]["radius"]) is not None]
-    return max(radii, default=None)
-
-
-def grid(best: Floats, eps: float | None) -> list[float]:
-    """The values of eps that a table shows, rising."""
-    finite = best[np.isfinite(best) & (best > 0)]
-    points = {each * eps for each in MULTIPLES} if eps else {0.0}
-    return sorted(points | {float(np.quantile(finite, q)) for q in QUANTILES if len(finite)})
-
-
-def names(group: Sequence[Distances]) -> list[str]:
-    """The attacks, told apart by their folders where they have one name; a star marks those with a finite eps."""
-    plain = [answer.manifest["name"]["attack"] for answer in group]
-    told = [
-        name if plain.count(name) == 1 else f"{name} {answer.run.path.name}"
-        for name, answer in zip(plain, group, strict=True)
-    ]
-    return [
-        f"{name} *" if answer.manifest["threat"]["radius"] is not None else name
-        for name, answer in zip(told, group, strict=True)
-    ]
 
 
 def lines(group: Sequence[Distances]) -> Iterator[str]:
@@ -140,7 +93,7 @@ def _answers(folders: Sequence[Path]) -> Iterator[Distances | UserError | None]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the curves of the runs below the given folders; 1 where there is none, or one that cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m harness.curves", description="Robustness curves of finished runs.")
+    parser = argparse.ArgumentParser(prog="gauntlet curves", description="Robustness curves of finished runs.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the curves as data")
     options = parser.parse_args(arguments)
@@ -158,7 +111,3 @@ def main(arguments: list[str] | None = None) -> int:
     sys.stderr.write(left_out(found.count(None), "" if together else "; name runs of attacks"))
     sys.stdout.write("\n\n".join("\n".join(lines(group)) for group in together) + ("\n" if together else ""))
     return 1 if unfit or not together else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,20 +1,20 @@
 """How mistakes reach the user: one line that starts with `error:`, and a status that is not 0. No torch here."""
 
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import launchers
-from harness.cells import announced, cell_of, verdict
-from harness.errors import UserError
-from harness.sweeps import missing_choice, prepared
+from gauntlet.cluster import launchers
+from gauntlet.cluster.sweep_jobs import announced, cell_of, verdict
+from gauntlet.cluster.sweep_overrides import prepared
+from gauntlet.commands.terminal import one_line, say
+from gauntlet.errors import UserError
 
 STOPPED = 130
 """The exit status after Ctrl-C."""
@@ -105,35 +105,3 @@ def _attempt(work: Callable[[], bool], stopped: str) -> str:
         text = f"unexpected {type(cause).__name__}: {one_line(cause)}"
         say(f"{traceback.format_exc()}error: {text}")
         return text
-
-
-def one_line(cause: BaseException) -> str:
-    """What an exception of Hydra, OmegaConf or the system says, without its hints for programmers."""
-    text = str(cause)
-    if isinstance(cause, MissingConfigException):
-        group, _, choice = (cause.missing_cfg_file or "").rpartition("/")
-        return missing_choice(group, choice, cause.options or ()) if group else text.splitlines()[0]
-    if isinstance(cause, OverrideParseException) and "while evaluating" not in text:  # else Hydra tells the cause
-        return (
-            f"the argument {cause.override!r} cannot be read; write key=value, close each bracket, and quote a value "
-            "with spaces or signs twice: \"runtime.keep='first 5'\""
-        )
-    if isinstance(cause, OSError) and cause.strerror:
-        return f"{cause.filename}: {cause.strerror}; choose another runs_dir, or make room there"
-    if overridden := re.search(r"Could not override '([^']*)'", text):
-        key = getattr(cause.__cause__, "full_key", None) or overridden[1]
-        return f"unknown option {key}; --cfg job shows the options that there are"
-    if text.startswith("Config group override must be"):
-        empty = [word for word in sys.argv[1:] if re.fullmatch(r"[\w/@]+=(null|\{.*\})?", word)]
-        return f"{' '.join(empty)}: a choice must be a name; --help lists them"
-    if isinstance(cause.__cause__, OmegaConfBaseException):
-        text = f"{text}: {cause.__cause__}"
-    lines = (line.strip() for line in text.splitlines())
-    kept = [line for line in lines if line and not re.match(r"(See https:|full_key:|object_type=|Set the env)", line)]
-    return " ".join(kept) or type(cause).__name__
-
-
-def say(text: str) -> None:
-    """To standard error."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

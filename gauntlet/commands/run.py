@@ -1,40 +1,25 @@
-"""What the command line says: one clear line for a mistake, a short table for a result."""
+"""`gauntlet run`, or `python run.py`: evaluate a defense by an attack or a certifier. Torch is imported once it runs."""
 
 import shlex
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from harness.access import TRANSFER
-from harness.certificate_report import certificate_lines
-from harness.certify import certify
-from harness.cli_errors import cell
-from harness.distances import spread_lines
-from harness.fooling import fooling_lines, fooling_of
-from harness.heads import head_lines
-from harness.member_risks import bound_lines
-from harness.pairs import lines as pair_lines
-from harness.pairs import pairs_of
-from harness.records import Manifest
-from harness.session import Outcome, evaluate
-from harness.tally import Tally
-
-ACCURACIES = {"expected": "expected accuracy", "vote": "vote accuracy", "fixed": "fixed-seed accuracy"}
-"""Rule of a protocol -> name of the number under attack; three numbers that must not be mixed up."""
-
-PROTOCOLS = {
-    "expected": "expected: share of {} fresh draws that are right, on the worst candidate of each image",
-    "exact": "expected: probability of a right answer, exact over the members, on the worst candidate of each image",
-    "vote": "vote: majority of {} fresh draws, on the worst candidate of each image",
-    "fixed": "fixed: one frozen draw for each image, known to the attacker",
-}
+from gauntlet.commands.entry import cell, entry
+from gauntlet.commands.terminal import write
+from gauntlet.config.shipped import CONF
 
 
-def run_job(cfg: DictConfig, report: Callable[[Outcome], None]) -> None:
-    """Evaluate one cell and report it; see `harness.cli_errors.cell` for what becomes of mistakes."""
+def job(cfg: DictConfig) -> None:
+    """Evaluate one job and report it; see `gauntlet.commands.entry.cell` for what becomes of mistakes."""
+    from gauntlet.commands.attack_report import lines
+    from gauntlet.commands.certification_report import certificate_lines
+    from gauntlet.jobs.attack_job import evaluate
+    from gauntlet.jobs.certification_job import certify
+
     hydra = HydraConfig.get()
     choices = {
         group: name for group, name in hydra.runtime.choices.items() if name and "/" not in group and "@" not in group
@@ -47,7 +32,7 @@ def run_job(cfg: DictConfig, report: Callable[[Outcome], None]) -> None:
             write("\n".join(certificate_lines(certified)))
             return certified.manifest["status"] != "failed"
         outcome = evaluate(cfg, choices, command)
-        report(outcome)
+        write("\n".join(lines(outcome)))
         if outcome.manifest["status"] != "running":
             outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.tally)
         return outcome.manifest["status"] != "failed"
@@ -55,84 +40,11 @@ def run_job(cfg: DictConfig, report: Callable[[Outcome], None]) -> None:
     cell(work, "stopped; the same command goes on from here")
 
 
-def report(outcome: Outcome) -> None:
-    """Print what the evidence says."""
-    write("\n".join(lines(outcome)))
+compose_and_run = hydra.main(version_base=None, config_path=CONF, config_name="run")(job)
 
 
-def lines(outcome: Outcome) -> list[str]:
-    """The report of a run."""
-    manifest, total = outcome.manifest, outcome.tally
-    name, threat = manifest["name"], manifest["threat"]
-    access = manifest.get("access", "gradient")
-    told = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["attack"]]
-    out = ["", " · ".join([*told, *([] if access == "gradient" else [f"access={access}"])])]
-    if total.samples:
-        out += [*_accuracies(outcome), ""]
-    out += _stages(manifest, total)
-    out.append(f"(forwards and backwards: {'of the surrogates, ' if access == TRANSFER else ''}per attacked sample)")
-    out += head_lines(total) if threat["radius"] is not None else []
-    out += pair_lines(pairs_of(outcome.run, manifest))
-    out += fooling_lines(fooling_of(outcome.run, manifest), manifest)
-    flags = manifest.get("flags", [])
-    out += [f"red flag: {flag['name']}: {flag['detail']}" for flag in flags] or ["red flags: none"]
-    out += [f"not ranked: {count} samples with error: {text}" for text, count in total.errors.items()]
-    if manifest["heads"] == "true":
-        out.append("not ranked: heads=true attacks the deployed forward only")
-    if access != "gradient":
-        out.append(f"not ranked: access={access}, the attacker had no gradients")
-    if manifest["status"] == "running":
-        out.append(
-            f"this shard alone; {len(outcome.run.present())} of {manifest['chunks']} chunks are there; "
-            "the other shards have the rest"
-        )
-    out.append(f"evidence: {outcome.run.path}")
-    return out
-
-
-def _accuracies(outcome: Outcome) -> list[str]:
-    """Of a run with records: the numbers to quote, and how they are counted."""
-    manifest, total = outcome.manifest, outcome.tally
-    protocol: dict[str, Any] = manifest.get("protocol", {})
-    low, high = total.interval
-    robust = f"{total.robust / total.samples:7.2%}   95 % interval {low:.2%} to {high:.2%}"
-    named = ACCURACIES.get(protocol.get("rule", ""), "robust accuracy")
-    clean = f"clean accuracy   {total.clean / total.samples:7.2%}   ({total.clean} of {total.samples})"
-    if expected := total.expected_clean:
-        clean = f"clean accuracy   {expected[0]:7.2%}   standard error {expected[1]:.2%}"
-    if manifest["threat"]["radius"] is None:
-        told = spread_lines(outcome.run, manifest["threat"]["norm"])
-    elif total.expected is None:
-        told = [f"{named:<17}{robust}"]
-    else:
-        mean, error = total.expected
-        told = [f"{named:<17}{mean:7.2%}   standard error {error:.2%}", f"mostly right     {robust}"]
-    if protocol:
-        unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
-        counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])
-        told.append(f"protocol         {counted}{unsure}")
-    if manifest["threat"]["radius"] is not None:
-        told += bound_lines(total.fooled, manifest)
-    return [clean, *told]
-
-
-def _stages(manifest: Manifest, total: Tally) -> list[str]:
-    """A line for each stage, with the draws of its gradients where its head is random."""
-    draws, random = manifest.get("draws", {}), bool(manifest.get("draws"))
-    columns = f"{'forwards':>10}{'backwards':>10}{'seconds':>9}{'draws' * random:>{7 * random}}"
-    out = [f"{'stage':<24}{'attacked':>9}{'standing':>9}{columns}"] if total.samples else []
-    for stage, cost in total.cost.items():
-        used, each = draws.get(stage.rpartition("/")[2], {}).get("draws", ""), max(cost["attacked"], 1)
-        out.append(
-            f"{stage:<24}{cost['attacked']:>9}{total.standing[stage]:>9}{cost['forwards'] / each:>10.1f}"
-            f"{cost['backwards'] / each:>10.1f}{cost['seconds']:>9.1f}{used:>{7 * random}}".rstrip()
-        )
-        if finds := total.phases.get(stage):
-            out.append(f"  broken by its parts: {', '.join(f'{part} {count}' for part, count in finds.items())}")
-    return out
-
-
-def write(text: str) -> None:
-    """To standard output."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+def main(words: Sequence[str] | None = None) -> int:
+    """Compose, run, report; return the exit status."""
+    if words is not None:  # Hydra reads them from there
+        sys.argv[1:] = words
+    return entry(compose_and_run)

@@ -1,18 +1,18 @@
-"""Put the weights of a finished training into the zoo: `python -m training.ship FOLDER NAME`."""
+"""Put the weights of a finished training into the zoo: `gauntlet ship FOLDER NAME`."""
 
 import json
-import sys
 from pathlib import Path
 
-from harness import checkpoint, environment
-from harness.cli import write
-from harness.cli_errors import say
-from harness.compose import build
-from harness.errors import UserError
-from training import history
-from training.loop import BEST
-from training.part import PART
-from training.zoo import ZOO
+from gauntlet.commands.terminal import say, write
+from gauntlet.config.validate import build
+from gauntlet.errors import UserError
+from gauntlet.evidence.stable_names import from_record
+from gauntlet.models import checkpoint
+from gauntlet.system import provenance
+from gauntlet.training import history
+from gauntlet.training.loop import BEST
+from gauntlet.training.trained_network import PART
+from gauntlet.training.weights_cache import ZOO
 
 
 def ship(folder: Path, name: str, zoo: Path = ZOO) -> dict[str, str]:
@@ -28,7 +28,7 @@ def ship(folder: Path, name: str, zoo: Path = ZOO) -> dict[str, str]:
         raise UserError(f"{folder} holds no finished training; make one with train.py, which prints its folder")
     part, done = json.loads((folder / PART).read_bytes()), history.read(folder)
     assert done.best is not None
-    module = build(part["model"])
+    module = build(from_record(part["model"]))
     checkpoint.load(module, folder / BEST)
     metadata = {
         "key": part["key"],
@@ -38,14 +38,14 @@ def ship(folder: Path, name: str, zoo: Path = ZOO) -> dict[str, str]:
         "robust": f"{done.best.pgd:.4f}",
         "passes": f"{sum(epoch.forwards + epoch.backwards for epoch in done.epochs):.0f}",
         "seconds": f"{done.seconds:.0f}",
-        "torch": environment.versions()["torch"],
+        "torch": provenance.versions()["torch"],
     }
     checkpoint.save(module, zoo / f"{name}.safetensors", metadata)
     return metadata
 
 
 def row(name: str, metadata: dict[str, str]) -> str:
-    """The line of a shipped file in the table of `models/zoo/README.md`."""
+    """The line of a shipped file in the table of `gauntlet/models/zoo/README.md`."""
     clean, robust = (f"{float(metadata[column]):.1%}" for column in ("clean", "robust"))
     cost = f"{metadata['passes']} | {metadata['seconds']} s"
     return f"| `{name}` | `{metadata['command']}` | {clean} | {robust} | {cost} |"
@@ -54,7 +54,7 @@ def row(name: str, metadata: dict[str, str]) -> str:
 def main(arguments: list[str]) -> int:
     """The exit status."""
     if len(arguments) != 2:
-        say("usage: python -m training.ship FOLDER NAME")
+        say("usage: gauntlet ship FOLDER NAME")
         return 2
     try:
         metadata = ship(Path(arguments[0]), arguments[1])
@@ -62,10 +62,6 @@ def main(arguments: list[str]) -> int:
         say(f"error: {cause}")
         return 1
     write(
-        f"{ZOO / arguments[1]}.safetensors is there; its line in models/zoo/README.md:\n{row(arguments[1], metadata)}"
+        f"{ZOO / arguments[1]}.safetensors is there; its line in gauntlet/models/zoo/README.md:\n{row(arguments[1], metadata)}"
     )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

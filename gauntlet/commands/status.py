@@ -1,4 +1,4 @@
-"""List runs: `python -m harness.status [runs]`. What is done, running, failed or partial, from the evidence alone.
+"""List runs: `gauntlet status [runs]`. What is done, running, failed or partial, from the evidence alone.
 
 Cells of sweeps that have left no run yet, because they wait, train or failed before they made one, are listed too.
 What a process is doing, its rate and the time left stand in files beside the run: any machine that sees them can tell.
@@ -12,11 +12,12 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.cells import Cell, Standing, find_cells
-from harness.errors import UserError
-from harness.ownership import Owner, holder
-from harness.progress import duration
-from harness.records import Manifest, RunFolder, find_runs
+from gauntlet.cluster.sweep_jobs import Standing, SweepJob, find_cells
+from gauntlet.errors import UserError
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder, find_runs
+from gauntlet.system.lock import Owner, holder
+from gauntlet.system.progress import duration
 
 WINDOW = 20
 """The rate is that of so many newest chunks."""
@@ -96,7 +97,7 @@ def _with_cell(run: Line, cell: Standing) -> Line:
     return run
 
 
-def _without_run(cell: Cell, standing: Standing) -> Line:
+def _without_run(cell: SweepJob, standing: Standing) -> Line:
     if standing.state == "running":
         return Line("running", 0, 0, Path(), f"{cell.command}: {standing.said or 'starting'}")
     forget = f"forget it: rm {cell.path}" if standing.state == "failed" else ""
@@ -148,7 +149,7 @@ def _shown(found: list[Line]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a line for each run; 1 where one is failed or damaged."""
-    parser = argparse.ArgumentParser(prog="python -m harness.status", description="List runs and what is left to do.")
+    parser = argparse.ArgumentParser(prog="gauntlet status", description="List runs and what is left to do.")
     parser.add_argument("runs", nargs="?", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     parser.add_argument(
         "--watch", nargs="?", type=float, const=10.0, metavar="SECONDS", help="again and again, until nothing runs"
@@ -173,7 +174,3 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return int(any(entry.state in ("failed", "damaged") for entry in found))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

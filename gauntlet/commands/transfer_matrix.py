@@ -1,4 +1,4 @@
-"""Who fools whom: `python -m harness.transfer runs` lays transfer runs side by side, sources against targets.
+"""Who fools whom: `gauntlet transfer runs` lays transfer runs side by side, sources against targets.
 
 A row is a pair, one set of candidates; a column is a target. Runs of other kinds are left out.
 """
@@ -7,59 +7,23 @@ import argparse
 import csv
 import io
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UserError
-from harness.pairs import Pair, metrics, pairs_of, share
-from harness.records import Manifest, find_runs, write_atomically
+from gauntlet.errors import UserError
+from gauntlet.metrics.transfer_matrix import Key, Target, collect
+from gauntlet.metrics.transfer_rates import Pair, metrics, share
+from gauntlet.system.atomic_file import write_atomically
 
 NOTE = """* crafted on the target, or on a network inside it; not in the metrics.
 Success rate: flipped, of what the target has right as it is.
 The attacker knows the surrogates and the attacks, never the target: gradients of the target find far more."""
 
-Key = tuple[str, str, str, str]
-"""Data set, its digest, the selection, the threat: only runs with equal keys are compared."""
 
 HEADER = (
     "dataset", "selection", "threat", "target", "target_victim", "attack", "source", "group", "source_victim", "set",
     "kin", "samples", "right", "broken", "accuracy", "asr", "asr_both_right", "mean_l2",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Target:
-    """One defended model under several pairs. pairs: identity of the set -> pair."""
-
-    name: str
-    victim: str
-    pairs: dict[str, Pair]
-
-
-def collect(folders: Sequence[Path]) -> dict[Key, list[Target]]:
-    """The targets of the finished transfer runs below these folders.
-
-    Raises:
-        UserError: there is no such run, or one is damaged.
-    """
-    found: dict[Key, dict[str, Target]] = defaultdict(dict)
-    for run in dict.fromkeys(run for folder in folders for run in find_runs(folder)):
-        manifest = run.manifest()
-        if not manifest.get("sets") or manifest["status"] != "done":
-            continue
-        data, victim = manifest["dataset"], manifest["victim"]
-        key = str(data["name"]), str(data["digest"]), str(data["selection"]), str(manifest["name"]["threat"])
-        target = found[key].setdefault(victim, Target(_named(manifest), victim, {}))
-        target.pairs.update({pair.identity: pair for pair in pairs_of(run, manifest)})
-    if not found:
-        places = ", ".join(map(str, folders))
-        raise UserError(
-            f"there is no finished transfer run below {places}; make one: "
-            "python run.py attack=pgd defense=trades +defense@surrogates.plain=none"
-        )
-    return {key: _distinct(list(targets.values())) for key, targets in sorted(found.items())}
 
 
 def matrix(targets: Sequence[Target]) -> Iterator[str]:
@@ -117,17 +81,6 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6f}"
 
 
-def _named(manifest: Manifest) -> str:
-    return f"{manifest['name']['defense']}"
-
-
-def _distinct(targets: list[Target]) -> list[Target]:
-    """Targets of the same name told apart by their hash."""
-    names = [target.name for target in targets]
-    told = [t if names.count(t.name) == 1 else Target(f"{t.name} {t.victim[:6]}", t.victim, t.pairs) for t in targets]
-    return sorted(told, key=lambda target: target.name)
-
-
 def _labels(rows: dict[str, Pair]) -> dict[str, str]:
     told = [pair.label for pair in rows.values()]
     return {i: pair.label if told.count(pair.label) == 1 else f"{pair.label} {i[-6:]}" for i, pair in rows.items()}
@@ -135,7 +88,7 @@ def _labels(rows: dict[str, Pair]) -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a matrix for each data set and threat; 0 unless a mistake was made."""
-    parser = argparse.ArgumentParser(prog="python -m harness.transfer", description="Lay transfer runs side by side.")
+    parser = argparse.ArgumentParser(prog="gauntlet transfer", description="Lay transfer runs side by side.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every cell there, too")
     options = parser.parse_args(arguments)
@@ -153,7 +106,3 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {cause}\n")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

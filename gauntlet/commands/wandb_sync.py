@@ -1,4 +1,4 @@
-"""Send to Weights & Biases what workers without a network kept offline: `python -m harness.sync [runs] [--dry-run]`.
+"""Send to Weights & Biases what workers without a network kept offline: `gauntlet sync [runs] [--dry-run]`.
 
 To be called where there is a network, such as on a login node. Runs that were sent before are left out, so the same
 command may be given while a sweep is at work and again when it has ended.
@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import UserError
-from harness.tracking.connection import wandb
+from gauntlet.errors import UserError
+from gauntlet.tracking.wandb_connection import wandb
 
 SENT = ".synced"
 """What W&B adds to the name of a file once it was sent."""
@@ -41,7 +41,7 @@ def command(folders: Sequence[Path]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: that of W&B; 0 where nothing waits; 1 after one line about what the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m harness.sync", description="Send offline runs to W&B.")
+    parser = argparse.ArgumentParser(prog="gauntlet sync", description="Send offline runs to W&B.")
     parser.add_argument("runs", nargs="?", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     parser.add_argument("--dry-run", action="store_true", help="only print W&B's command")
     options = parser.parse_args(arguments)
@@ -61,7 +61,3 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {cause}\n")
         return 1
     return subprocess.run([sys.executable, "-m", *command(folders)]).returncode
-
-
-if __name__ == "__main__":
-    sys.exit(main())

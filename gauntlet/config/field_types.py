@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 PRIMITIVES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 """Hints whose values are written as they are, in words."""

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import torch
 
-from harness.errors import UserError
-from harness.keep import Keep
+from gauntlet.errors import UserError
+from gauntlet.evidence.example_storage import StoragePolicy
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Runtime:
             raise UserError(f"runtime.workers={self.workers} must lie in 0 to {self.MOST_THREADS}")
         if self.gradients not in self.GRADIENTS:
             raise UserError(f"runtime.gradients={self.gradients} is unknown; choose {' or '.join(self.GRADIENTS)}")
-        Keep.of(self.keep)
+        StoragePolicy.of(self.keep)
 
     def torch_device(self) -> torch.device:
         """Raises UserError where there is no such device."""

@@ -7,11 +7,14 @@ wrong type are refused with their full key, and numbers take the type of their f
 
 import dataclasses
 import difflib
-import importlib
+import functools
+import importlib.util
 import inspect
+import logging
 import math
 import typing
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -19,12 +22,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.errors import UserError
-from harness.fields import typed
-from harness.threat import Threat
+import gauntlet
+from gauntlet.config.field_types import typed
+from gauntlet.errors import UserError
+from gauntlet.evidence.stable_names import ROOTS as OLD_PACKAGES
+from gauntlet.evidence.stable_names import place_of
+from gauntlet.threat_model.threat import Threat
 
-PACKAGES = ("attacks", "certification", "defenses", "harness", "models", "training")
-"""Packages whose code a configuration may call; users name theirs in `trusted_packages`."""
+PACKAGE = "gauntlet"
+"""The package whose code a configuration may call; users name theirs in `trusted_packages`."""
+
+log = logging.getLogger(__name__)
+
+_PACKAGE_FOLDER = Path(gauntlet.__file__).resolve().parent
+CHECKOUT = _PACKAGE_FOLDER.parent if (_PACKAGE_FOLDER / "attacks").is_symlink() else None
+"""The checkout that the package is in; None where it is installed."""
 
 ROOT: dict[str, Any] = {
     "seed": int, "heads": str, "access": str, "draws": int | None, "checkpoint": str | None, "runs_dir": str,
@@ -61,7 +73,7 @@ def checked(cfg: DictConfig, known: Sequence[str]) -> DictConfig:
         raise UserError(f"{cause.full_key!s}: {_first_line(cause)}" if cause.full_key else _first_line(cause)) from None
     assert isinstance(resolved, DictConfig)
     _check_root(resolved, known)
-    trusted = (*PACKAGES, *resolved.get("trusted_packages", []))
+    trusted = (PACKAGE, *resolved.get("trusted_packages", []))
     for path, node in list(_targets(resolved, "")):
         _check_node(path, node, trusted)
     _check_finite(resolved, "")
@@ -135,12 +147,8 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
 
 
 def _check_node(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
-    name = str(node["_target_"])
+    name = node["_target_"] = _place(path, str(node["_target_"]), trusted)
     package = name.split(".")[0]
-    if package not in trusted:
-        raise UserError(
-            f"{path}._target_={name} is outside gauntlet's packages; if you trust it, add trusted_packages=[{package}]"
-        )
     target = _locate(name, path)
     home = str(getattr(target, "__module__", None) or "nothing").split(".")[0]
     if not callable(target) or home not in trusted:
@@ -157,6 +165,45 @@ def _check_node(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
             new = typed(f"{path}.{key}", given[key], hint)
             if not isinstance(new, DictConfig | ListConfig):  # those are converted in place, and assigning copies them
                 node[key] = new
+
+
+def _place(path: str, name: str, trusted: Sequence[str]) -> str:
+    """Return where the code of a `_target_` stands today; refuse what is outside the trusted packages."""
+    package = name.split(".")[0]
+    if package in trusted:
+        return name
+    if package not in OLD_PACKAGES:
+        raise UserError(
+            f"{path}._target_={name} is outside gauntlet's packages; if you trust it, add trusted_packages=[{package}]"
+        )
+    place, own = place_of(name), _users_own(package)
+    if own:
+        raise UserError(
+            f"{path}._target_={name}: there is a package {package} of yours ({own}), and {name} is also the old name of "
+            f"{place}; for yours add trusted_packages=[{package}], for ours write {place}"
+        )
+    _warn_of_old_name(name, place)
+    return place
+
+
+def _users_own(package: str) -> str:
+    """Return where a package of that name would be imported from; empty: nowhere, or from this checkout."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return ""
+    places = [*(spec.submodule_search_locations or ()), spec.origin or ""] if spec else []
+    return next((place for place in places if place and not _ours(place)), "")
+
+
+def _ours(place: str) -> bool:
+    """Whether a file or folder belongs to this package, or to the checkout that it is in."""
+    return Path(place).resolve().is_relative_to(CHECKOUT) if CHECKOUT else False
+
+
+@functools.cache
+def _warn_of_old_name(name: str, place: str) -> None:
+    log.warning("%s is an old name of %s; it goes on working", name, place)
 
 
 def _locate(name: str, path: str) -> Any:

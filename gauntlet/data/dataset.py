@@ -40,7 +40,7 @@ class Split(Protocol):
         """
 
     def digest(self) -> str:
-        """`sha256:<hex>` of all that can be read from the whole part, whatever is selected (see `harness.data.digest`).
+        """`sha256:<hex>` of all that can be read from the whole part, whatever is selected (see `gauntlet.data.digest`).
 
         It covers the stored content and how it becomes images and labels: `channels`, `size`, `resize`, the names of
         the columns. Up to 8 GiB, two splits with one digest and one selection give the same batches, so runs and

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from harness.data.reason import reason
-from harness.errors import UserError
+from gauntlet.errors import UserError, reason
 
 Pixels = NDArray[np.uint8]
 

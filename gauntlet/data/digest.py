@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.reason import reason
-from harness.errors import UserError
+from gauntlet.errors import UserError, reason
 
 WHOLE = 8 * 2**30
 """Most bytes that are read for a digest."""

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data.arrays import Arrays
-from harness.data.contract import PARTS
-from harness.data.selection import Ids, hash_order
-from harness.data.source import ImageSet, Part
-from harness.errors import UserError
+from gauntlet.data.dataset import PARTS
+from gauntlet.data.image_dataset import ImageSet, Part
+from gauntlet.data.in_memory import Arrays
+from gauntlet.data.selection import Ids, hash_order
+from gauntlet.errors import UserError
 
 TEST, VALIDATION = 0.2, 0.2
 """Shares of each class; the rest is for training."""

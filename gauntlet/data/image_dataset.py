@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.data.contract import PARTS, Batch, Split, Spread
-from harness.data.digest import Reading, canonical, derive
-from harness.data.images import MODES, Pixels
-from harness.data.selection import Ids, select, selection_name
-from harness.errors import UserError
+from gauntlet.data.dataset import PARTS, Batch, Split, Spread
+from gauntlet.data.decoding import MODES, Pixels
+from gauntlet.data.digest import Reading, canonical, derive
+from gauntlet.data.selection import Ids, select, selection_name
+from gauntlet.errors import UserError
 
 
 class Source(Protocol):

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.contract import Spread
-from harness.data.digest import Reading, digest_files
-from harness.data.images import Form, Pixels, decode
-from harness.data.reason import reason
-from harness.data.selection import Ids, hash_order, hold_out
-from harness.data.source import ImageSet, Part
-from harness.errors import UserError
+from gauntlet.data.dataset import Spread
+from gauntlet.data.decoding import Form, Pixels, decode
+from gauntlet.data.digest import Reading, digest_files
+from gauntlet.data.image_dataset import ImageSet, Part
+from gauntlet.data.selection import Ids, hash_order, hold_out
+from gauntlet.errors import UserError, reason
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 

@@ -7,13 +7,12 @@ the validation part. The archives are not free to download: the user brings them
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.data.download import staged
-from harness.data.imagefolder import check_resize, folder_part
-from harness.data.images import Form
-from harness.data.reason import reason
-from harness.data.source import ImageSet, Part
-from harness.data.torchvision_sets import DAMAGE
-from harness.errors import UserError
+from gauntlet.data.decoding import Form
+from gauntlet.data.download import staged
+from gauntlet.data.image_dataset import ImageSet, Part
+from gauntlet.data.imagefolder import check_resize, folder_part
+from gauntlet.data.torchvision_datasets import DAMAGE
+from gauntlet.errors import UserError, reason
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}

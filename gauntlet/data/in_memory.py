@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.contract import Spread
-from harness.data.digest import Reading, digest_arrays
-from harness.data.images import Pixels
-from harness.data.selection import Ids
+from gauntlet.data.dataset import Spread
+from gauntlet.data.decoding import Pixels
+from gauntlet.data.digest import Reading, digest_arrays
+from gauntlet.data.selection import Ids
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data.imagefolder import check_resize
-from harness.data.images import Form
-from harness.data.parquet_rows import ParquetRows
-from harness.data.selection import hold_out
-from harness.data.source import ImageSet, Part
-from harness.errors import UserError
+from gauntlet.data.decoding import Form
+from gauntlet.data.image_dataset import ImageSet, Part
+from gauntlet.data.imagefolder import check_resize
+from gauntlet.data.parquet_rows import ParquetRows
+from gauntlet.data.selection import hold_out
+from gauntlet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from harness.data.reason import reason
-from harness.errors import UserError
+from gauntlet.errors import UserError, reason
 
 BLOCK = 8 << 20
 """Most bytes that are decoded at a time."""

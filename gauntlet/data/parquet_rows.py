@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from harness.data.contract import Spread
-from harness.data.digest import Reading, digest_files
-from harness.data.images import Form, Pixels, decode
-from harness.data.parquet_file import (
+from gauntlet.data.dataset import Spread
+from gauntlet.data.decoding import Form, Pixels, decode
+from gauntlet.data.digest import Reading, digest_files
+from gauntlet.data.parquet_file import (
     Group,
     Stamp,
     bytes_column,
@@ -32,8 +32,8 @@ from harness.data.parquet_file import (
     row_groups,
     stamp,
 )
-from harness.data.selection import Ids
-from harness.errors import UserError
+from gauntlet.data.selection import Ids
+from gauntlet.errors import UserError
 
 CACHE = 64 << 20
 """Most bytes of encoded images that are kept where reading jumps about."""

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from harness.data.contract import Batch, Split, Spread
+from gauntlet.data.dataset import Batch, Split, Spread
 
 PIECES = 4
 """Pieces that each thread gets of a batch: more even out their lengths, and cost more."""

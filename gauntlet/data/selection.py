@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.reason import reason
-from harness.errors import UserError
+from gauntlet.errors import UserError, reason
 
 Ids = NDArray[np.int64]
 

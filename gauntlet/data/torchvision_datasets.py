@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.arrays import Arrays
-from harness.data.download import impatient, staged
-from harness.data.reason import reason
-from harness.data.selection import hold_out
-from harness.data.source import ImageSet, Part
-from harness.errors import UserError
+from gauntlet.data.download import impatient, staged
+from gauntlet.data.image_dataset import ImageSet, Part
+from gauntlet.data.in_memory import Arrays
+from gauntlet.data.selection import hold_out
+from gauntlet.errors import UserError, reason
 
 DAMAGE: tuple[type[Exception], ...] = (
     *(RuntimeError, OSError, ValueError, TypeError, KeyError, IndexError, EOFError, AssertionError),

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 
 def check_images(ids: Tensor, x: Tensor, y: Tensor, classes: int, box: tuple[float, float] = (0.0, 1.0)) -> None:

@@ -8,14 +8,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from certification.base import ABSTAIN, Certificates, Certifier, Work
-from harness.data.contract import Batch
-from harness.deployment import Deployed
-from harness.errors import UserError
-from harness.records import rows
-from harness.rng import Rng
-from harness.sanity import check_images
-from harness.threat import Threat
+from gauntlet.certification.certifier import ABSTAIN, Certificates, Certifier, Work
+from gauntlet.data.dataset import Batch
+from gauntlet.data.validation import check_images
+from gauntlet.errors import UserError
+from gauntlet.evaluation.deployment import Deployed
+from gauntlet.evidence.schema import rows
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 log = logging.getLogger(__name__)
 

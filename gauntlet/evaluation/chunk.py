@@ -10,18 +10,20 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from harness.access import narrowed
-from harness.errors import UserError
-from harness.meter import Counts
-from harness.mixture import bits, probabilities, stacked
-from harness.protocol import REPORT, SELECT, expectation
-from harness.records import CLEAN_STAGE, rows
-from harness.rng import Rng
-from harness.sanity import check_scores
-from harness.victim import Forward
+from gauntlet.data.validation import check_scores
+from gauntlet.errors import UserError
+from gauntlet.evaluation.judge import Judged, _margin
+from gauntlet.evaluation.randomized_protocol import REPORT, SELECT, expectation
+from gauntlet.evidence.schema import CLEAN_STAGE, rows
+from gauntlet.threat_model.access import narrowed
+from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.mixture import bits, probabilities, stacked
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Forward
 
 if TYPE_CHECKING:
-    from harness.evaluate import Evaluation, Stage
+    from gauntlet.evaluation.evaluation import Evaluation, Stage
+
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class Chunk:
     seconds: dict[str, float]
 
 
-class Ledger:
+class ChunkEvaluator:
     """The rows of one chunk while it is being evaluated. All tensors of samples are on the host."""
 
     def __init__(self, run: "Evaluation", ids: Tensor, x: Tensor, y: Tensor) -> None:
@@ -209,33 +211,6 @@ class Ledger:
         if self.run.exact:
             values["fooled"] = [None] * len(at) if judged is None or judged.fooled is None else judged.fooled.numpy()
         self.tables.append(rows(values))
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What the deployed defense says of some images: scores [B, K] and the predicted class [B].
-
-    Where it is randomised the scores are means, `wrong` is the share of wrong draws [B], both over the draws that
-    choose the worst candidate, and `fresh` is the share of wrong verdicts [B] in the draws that are reported. Of a
-    mixture both are the exact expectation, and `fooled` tells the members that are wrong, int64 [B] (see `bits`).
-    """
-
-    scores: Tensor
-    pred: Tensor
-    wrong: Tensor | None = None
-    fresh: Tensor | None = None
-    fooled: Tensor | None = None
-
-    def select(self, mask: Tensor) -> "Judged":
-        """Of some of the images; mask: bool [B]."""
-        each = (self.scores, self.pred, self.wrong, self.fresh, self.fooled)
-        return Judged(*(None if value is None else value[mask] for value in each))  # type: ignore[arg-type]
-
-
-def _margin(scores: Tensor, label: Tensor) -> np.ndarray:
-    other = scores.scatter(1, label[:, None], -torch.inf).amax(1)
-    margin: np.ndarray = (scores.gather(1, label[:, None]).squeeze(1) - other).float().numpy()
-    return margin
 
 
 class timed:

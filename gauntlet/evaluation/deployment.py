@@ -1,7 +1,5 @@
 """A defense from its configuration to what can be attacked: weights loaded or trained, deployed, known by a hash."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from harness.compose import build
-from harness.data.contract import Dataset
-from harness.runtime import Runtime
-from harness.tracking import Tracker
-from harness.victim import Victim
-from models.folding import folded
+from gauntlet.config.runtime import Runtime
+from gauntlet.config.validate import build
+from gauntlet.data.dataset import Dataset
+from gauntlet.evidence.digest import digest_of
+from gauntlet.evidence.stable_names import to_record
+from gauntlet.models.batchnorm_folding import folded
+from gauntlet.threat_model.victim import Victim
+from gauntlet.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def deploy(
         given = {other: models[other] for other in part.uses}
         trained = part.load(dataset, cache, given=given, device=str(device), progress=runtime.progress, tracker=tracker)
         models[name], weights[name] = trained.module.to(device), trained.digest
-    config: Any = OmegaConf.to_container(node)
+    config: Any = to_record(OmegaConf.to_container(node))
     told = config.get("parts", {})  # a defense may leave some of them out
     parts = {name: {"model": part["model"], "weights": weights[name]} for name, part in told.items() if name in weights}
     return Deployed(
@@ -77,8 +77,3 @@ def _deployed(defense: Any, models: dict[str, nn.Module]) -> Victim:
     for module in victim.modules:
         module.eval().requires_grad_(False)
     return victim
-
-
-def digest_of(value: Any) -> str:
-    """A short hash of plain values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -7,44 +7,21 @@ or writes files.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
-from typing import Protocol as Interface
 
 import torch
-from torch import Tensor
 
-from harness.access import GRADIENT, TRANSFER, admit, weaker
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.ledger import Chunk, Ledger, timed
-from harness.meter import TRIALS, Counts, MeteredHead
-from harness.mixture import MEMBERS, mixed, on_members
-from harness.protocol import Protocol
-from harness.records import CLEAN_STAGE
-from harness.rng import Rng
-from harness.sanity import check_images
-from harness.threat import Threat
-from harness.victim import Head, Victim
-
-Coverage = Literal["standing", "correct", "all"]
-"""Which samples a stage attacks: those that still stand (a suite: each stage sees what the ones before left), those
-that are right as they are (exhaustive: each pair of source and attack is measured by itself), or all."""
-
-
-class Attack(Interface):
-    """What an attack is: knobs bound by value, and a call that returns candidates only.
-
-    A call has at most `batch_size` samples, and what becomes of one must not depend on the others. An attack that does
-    compare samples has `cross_sample = True`: it is called once per chunk, with all that stands there, and cuts its
-    passes itself with `head.batches`. One with `mixture = True` is called once on all `members` of a mixture, in place
-    of once on each head; on another defense `members` is the head itself.
-
-    The head is the narrowest door that serves what the attack needs: see `harness.access`.
-    """
-
-    needs: ClassVar[str]
-
-    def __call__(self, head: Any, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor: ...
+from gauntlet.data.dataset import Batch
+from gauntlet.data.validation import check_images
+from gauntlet.errors import UserError
+from gauntlet.evaluation.chunk import Chunk, ChunkEvaluator, timed
+from gauntlet.evaluation.randomized_protocol import Protocol
+from gauntlet.evidence.schema import CLEAN_STAGE
+from gauntlet.threat_model.access import GRADIENT, TRANSFER, admit, weaker
+from gauntlet.threat_model.attack import Attack, Coverage, compares
+from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
+from gauntlet.threat_model.mixture import MEMBERS, mixed, on_members
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, Victim
 
 
 @dataclass(frozen=True)
@@ -75,7 +52,7 @@ class Evaluation:
         every: whether candidates that fooled nobody are handed out too, as adversarial examples to be stored.
         access: what the attacker is given: gradient, score or decision; the victim may give less.
         protocol: how the predictions of a randomised victim are counted; without effect on a deterministic one.
-        fitted: stage -> its attack after it has learned from training images; see `harness.universal`.
+        fitted: stage -> its attack after it has learned from training images; see `gauntlet.evaluation.universal_fit`.
 
     Raises:
         UserError: a stage needs more than that.
@@ -144,12 +121,12 @@ class Evaluation:
             stage = f"{name}/{head.name}"
             yield Stage(stage, self.fitted.get(stage, attack), head, twins.get(head.name))
 
-    def door(self, stage: Stage, counts: Counts) -> MeteredHead:
+    def door(self, stage: Stage, counts: Counts) -> CountedHead:
         """The head of a stage as its attack sees it; passes are booked in `counts`."""
         fast = stage.fast.forward if stage.fast else None
         trials, members = TRIALS if self.rule else 1, self.victim.members
         jury = tuple(head.forward for head in members) if self.exact else ()
-        door = MeteredHead(
+        door = CountedHead(
             stage.head, self.victim.predict, counts, fast, self.gradients,
             batch_size=self.batch_size, trials=trials, jury=jury,
         )  # fmt: skip
@@ -166,7 +143,7 @@ class Evaluation:
         order = batch.ids.argsort()
         ids, x, y = (t[order] for t in batch)
         check_images(ids, x, y, self.classes, (self.threat.low, self.threat.high))
-        ledger = Ledger(self, ids, x, y)
+        ledger = ChunkEvaluator(self, ids, x, y)
         with timed(ledger.seconds, CLEAN_STAGE):
             ledger.clean()
         advance(CLEAN_STAGE, len(ids))
@@ -179,19 +156,3 @@ class Evaluation:
                     ledger.attack(stage, positions)
                     advance(stage.name, len(positions))
         return ledger.close()
-
-
-def chunk_positions(samples: int, size: int, index: int) -> slice:
-    """Positions of chunk `index` of a split."""
-    return slice(index * size, min((index + 1) * size, samples))
-
-
-def chunks_of(samples: int, size: int, shards: int, shard: int) -> Iterator[int]:
-    """The chunks that a shard takes: index = shard modulo shards."""
-    return iter(range(shard, -(-samples // size), shards))
-
-
-def compares(attack: object) -> bool:
-    """Whether an attack, or a stage of a suite, compares samples, so that its finds depend on the cut into chunks."""
-    parts = getattr(attack, "stages", {"": attack}).values()
-    return any(getattr(part, "cross_sample", False) for part in parts)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.victim import Victim
+from gauntlet.data.dataset import Batch
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Victim
 
 PROBE = 8
 """Images on which draws are counted."""
@@ -56,7 +56,7 @@ def measure(
     ids, x, y = (t[few] for t in batch)
     found: dict[str, dict[str, Any]] = {}
     for head in victim.heads:
-        door = MeteredHead(replace(head, draws=1), head.forward, Counts.of(ids))
+        door = CountedHead(replace(head, draws=1), head.forward, Counts.of(ids))
         rng = Rng(seed, ids, f"draws/{head.name}")
         if _still(door, x, y, rng, gradients):
             found[head.name] = {"draws": 1}
@@ -79,7 +79,7 @@ def settled(victim: Victim, found: dict[str, dict[str, Any]]) -> Victim:
     return replace(victim, surrogates=surrogates, draws=heads[victim.heads[0].name].draws)
 
 
-def _still(door: MeteredHead, x: Tensor, y: Tensor, rng: Rng, gradients: bool) -> bool:
+def _still(door: CountedHead, x: Tensor, y: Tensor, rng: Rng, gradients: bool) -> bool:
     """Whether two draws give the same, bit for bit."""
     if not gradients:
         return torch.equal(*(door.scores(x, rng.stream(k)) for k in range(2)))
@@ -87,7 +87,7 @@ def _still(door: MeteredHead, x: Tensor, y: Tensor, rng: Rng, gradients: bool) -
     return torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
 
 
-def _enough(door: MeteredHead, x: Tensor, y: Tensor, rng: Rng) -> tuple[int, float]:
+def _enough(door: CountedHead, x: Tensor, y: Tensor, rng: Rng) -> tuple[int, float]:
     """The draws at which the search ends, and the agreement there."""
     sums, known, n = _sums(door, x, y, rng), [torch.zeros_like(x)], 2
     while True:
@@ -99,7 +99,7 @@ def _enough(door: MeteredHead, x: Tensor, y: Tensor, rng: Rng) -> tuple[int, flo
         n *= 2
 
 
-def _sums(door: MeteredHead, x: Tensor, y: Tensor, rng: Rng) -> Iterator[Tensor]:
+def _sums(door: CountedHead, x: Tensor, y: Tensor, rng: Rng) -> Iterator[Tensor]:
     """The sum of the gradients of the margin over the first 1, 2, 3, ... draws."""
     total, number = torch.zeros_like(x), 0
     while True:

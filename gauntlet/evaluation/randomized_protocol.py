@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from harness.binomial import even
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.victim import Forward, Victim
+from gauntlet.errors import UserError
+from gauntlet.metrics.confidence import even
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Forward, Victim
 
 SELECT, REPORT = "judge", "report"
 """Streams of the draws that choose the worst candidate of a sample, and of those that say how bad it is. The least of

@@ -18,16 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attacks.perturbation import State, Universal
-from harness import weights_file
-from harness.data.contract import Dataset, Split
-from harness.errors import UserError
-from harness.evaluate import Attack, Evaluation, Stage
-from harness.meter import Counts
-from harness.ownership import sole_owner
-from harness.progress import Bar
-from harness.records import write_atomically
-from harness.rng import Rng
+from gauntlet.attacks.universal.universal_perturbation import State, Universal
+from gauntlet.data.dataset import Dataset, Split
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation, Stage
+from gauntlet.models import checkpoint_file
+from gauntlet.system.atomic_file import write_atomically
+from gauntlet.system.lock import sole_owner
+from gauntlet.system.progress import Bar
+from gauntlet.threat_model.attack import Attack
+from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.rng import Rng
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def _kept(path: Path) -> tuple[Tensor, dict[str, Any]] | None:
     if not path.exists():
         return None
     try:
-        return weights_file.read(path)["delta"], json.loads(weights_file.metadata(path)["fit"])
+        return checkpoint_file.read(path)["delta"], json.loads(checkpoint_file.metadata(path)["fit"])
     except (UserError, KeyError, ValueError) as cause:
         log.warning("%s; fitting the perturbation anew", cause)
         return None
@@ -160,7 +161,7 @@ def _standing(path: Path, device: torch.device) -> tuple[State, float] | None:
     if not path.exists():
         return None
     try:
-        tensors, words = weights_file.read(path), weights_file.metadata(path)
+        tensors, words = checkpoint_file.read(path), checkpoint_file.metadata(path)
         delta, labels, velocity = (tensors[name].to(device) for name in ("delta", "labels", "velocity"))
         step, forwards, backwards = (int(words[name]) for name in ("step", "forwards", "backwards"))
         return State(delta, labels, velocity, step, forwards, backwards), float(words["seconds"])

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from harness.errors import UserError
-from harness.records import write_atomically
+from gauntlet.errors import UserError
+from gauntlet.system.atomic_file import write_atomically
 
 SET_VERSION = 1
 

@@ -1,10 +1,12 @@
 """Digests over the evidence of a run, so that a verdict about it cannot outlive it. Imports no torch."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from harness.records import RunFolder
+from gauntlet.evidence.run_folder import RunFolder
 
 
 def records_digest(run: RunFolder) -> str:
@@ -36,3 +38,8 @@ def _digest(paths: Iterable[Path]) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return f"sha256:{digest.hexdigest()}"
+
+
+def digest_of(value: Any) -> str:
+    """Return a short hash of plain values; components in it go by their stable names."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]

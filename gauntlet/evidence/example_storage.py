@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from harness.errors import UserError
-from harness.records import CLEAN_STAGE, Manifest, RunFolder
+from gauntlet.errors import UserError
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import CLEAN_STAGE
 
 ROW = 64
 """Bytes of one row of the records, at most (benchmarks/cluster/million.md has those of a real run)."""
@@ -29,7 +31,7 @@ _FIRST = re.compile(r"first ([1-9][0-9]{0,17})")
 
 
 @dataclass(frozen=True)
-class Keep:
+class StoragePolicy:
     """A policy for adversarial examples. Every one that is stored has a row, and is stored as it was judged.
 
     Attributes:
@@ -42,7 +44,7 @@ class Keep:
     images: float
 
     @classmethod
-    def of(cls, text: str) -> "Keep":
+    def of(cls, text: str) -> "StoragePolicy":
         """Raises UserError for anything else."""
         if text in ("all", "broken"):
             return cls(text, math.inf)
@@ -54,7 +56,7 @@ class Keep:
         return cls(text, int(found[1]))
 
     @classmethod
-    def standing(cls, manifest: Manifest) -> "Keep":
+    def standing(cls, manifest: Manifest) -> "StoragePolicy":
         """That of a run as its manifest tells."""
         return cls.of(manifest.get("keep") or manifest["config"]["runtime"].get("keep", "broken"))
 
@@ -63,7 +65,7 @@ class Keep:
         """Whether candidates that fooled nobody are stored too."""
         return self.text == "all"
 
-    def covers(self, other: "Keep") -> bool:
+    def covers(self, other: "StoragePolicy") -> bool:
         """Whether it stores all that the other one does."""
         return (self.images, self.every) >= (other.images, other.every)
 
@@ -87,7 +89,7 @@ class Keep:
 
 
 def stored(run: RunFolder, chunk: int, due: NDArray[np.int64]) -> bool:
-    """Whether a chunk's file can be read and has these examples. due: by `Keep.due`; without any it may be absent."""
+    """Whether a chunk's file can be read and has these examples. due: by `StoragePolicy.due`; without any it may be absent."""
     if not len(due) and not run.adversarial_path(chunk).exists():
         return True
     try:
@@ -99,14 +101,14 @@ def stored(run: RunFolder, chunk: int, due: NDArray[np.int64]) -> bool:
 
 
 @dataclass(frozen=True)
-class Room:
+class DiskEstimate:
     """What a run may still write, in bytes, at most."""
 
     records: int
     examples: int
 
     @classmethod
-    def of(cls, keep: Keep, manifest: Manifest, missing: Sequence[int], pixels: int) -> "Room":
+    def of(cls, keep: StoragePolicy, manifest: Manifest, missing: Sequence[int], pixels: int) -> "DiskEstimate":
         """Args: missing: chunks that are not there yet; pixels: numbers in one image."""
         size, samples = manifest["chunk"], manifest["dataset"]["samples"]
         counts = [max(0, min(size, samples - chunk * size)) for chunk in missing]
@@ -121,7 +123,7 @@ class Room:
     def total(self) -> int:
         return self.records + self.examples
 
-    def check(self, folder: Path, keep: Keep) -> str | None:
+    def check(self, folder: Path, keep: StoragePolicy) -> str | None:
         """What to say before the run, if it is worth saying.
 
         Raises:

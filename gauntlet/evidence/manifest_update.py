@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from harness.ownership import sole_owner
-from harness.records import Manifest, RunFolder
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.system.lock import sole_owner
 
 
 def amend(run: RunFolder, change: Callable[[Manifest], None]) -> Manifest:

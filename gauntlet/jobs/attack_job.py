@@ -9,25 +9,29 @@ import numpy as np
 from omegaconf import DictConfig
 from safetensors.numpy import save as encode_tensors
 
-from harness import environment, expectation
-from harness.access import GRADIENT, TRANSFER
-from harness.checks import PROBE, Flag, blunter, from_evidence, noisy, of_victim
-from harness.data.ahead import batches
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.evaluate import Evaluation, chunk_positions, chunks_of
-from harness.expectation import settled
-from harness.fidelity import fidelity
-from harness.keep import Keep, Room, stored
-from harness.manifests import amend, reopen
-from harness.ownership import sole_owner
-from harness.prepare import Job, prepare
-from harness.process import give_back
-from harness.progress import Bar
-from harness.records import Manifest, RunFolder, write_atomically
-from harness.tally import Tally, tally
-from harness.tracking import Tracker
-from harness.universal import fitted
+from gauntlet.data.chunks import chunk_positions, chunks_of
+from gauntlet.data.dataset import Batch
+from gauntlet.data.prefetch import batches
+from gauntlet.errors import UserError
+from gauntlet.evaluation import gradient_draws
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.gradient_draws import settled
+from gauntlet.evaluation.universal_fit import fitted
+from gauntlet.evidence.example_storage import DiskEstimate, StoragePolicy, stored
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.manifest_update import amend, reopen
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.jobs.setup import Job, prepare
+from gauntlet.metrics.attack_summary import AttackSummary, tally
+from gauntlet.sanity_checks import PROBE, Flag, blunter, from_evidence, noisy, of_victim
+from gauntlet.sanity_checks.probe import fidelity
+from gauntlet.system import provenance
+from gauntlet.system.atomic_file import write_atomically
+from gauntlet.system.lock import sole_owner
+from gauntlet.system.process import give_back
+from gauntlet.system.progress import Bar
+from gauntlet.threat_model.access import GRADIENT, TRANSFER
+from gauntlet.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +42,7 @@ class Outcome:
 
     run: RunFolder
     manifest: Manifest
-    tally: Tally
+    tally: AttackSummary
     tracker: Tracker
 
 
@@ -73,10 +77,10 @@ def _with_draws(job: Job) -> Manifest:
     if job.run.manifest_path.exists():
         return job.manifest
     evaluation = job.evaluation
-    probe = job.split.read(slice(0, min(len(job.split), expectation.PROBE)))
+    probe = job.split.read(slice(0, min(len(job.split), gradient_draws.PROBE)))
     batch = Batch(*(t.to(evaluation.device) for t in probe))
     asked, gradients = job.manifest["config"]["draws"], evaluation.given == GRADIENT
-    draws = expectation.measure(evaluation.victim, batch, evaluation.seed, asked, gradients)
+    draws = gradient_draws.measure(evaluation.victim, batch, evaluation.seed, asked, gradients)
     return job.manifest | Manifest(draws=draws) if draws else job.manifest
 
 
@@ -134,13 +138,13 @@ def _mine(job: Job, manifest: Manifest) -> list[int]:
     return list(chunks_of(samples, size, job.runtime.shards, job.runtime.shard))
 
 
-def _policy(job: Job, manifest: Manifest) -> Keep:
+def _policy(job: Job, manifest: Manifest) -> StoragePolicy:
     """What is stored: what the run began with, or more where this process is to store more."""
-    mine, keep = Keep.of(job.runtime.keep), Keep.standing(manifest)
+    mine, keep = StoragePolicy.of(job.runtime.keep), StoragePolicy.standing(manifest)
     if not keep.covers(mine):
 
         def widen(manifest: Manifest) -> None:
-            if not Keep.standing(manifest).covers(mine):
+            if not StoragePolicy.standing(manifest).covers(mine):
                 manifest["keep"] = mine.text
 
         amend(job.run, widen)
@@ -150,10 +154,10 @@ def _policy(job: Job, manifest: Manifest) -> Keep:
     return keep
 
 
-def _look_for_room(job: Job, manifest: Manifest, keep: Keep, missing: set[int]) -> None:
+def _look_for_room(job: Job, manifest: Manifest, keep: StoragePolicy, missing: set[int]) -> None:
     """Refuse to begin what the disk cannot hold. missing: chunks that this process or another has still to do."""
     pixels = job.split.read(slice(0, 1)).x.numel()
-    said = Room.of(keep, manifest, sorted(missing), pixels).check(job.run.path, keep)
+    said = DiskEstimate.of(keep, manifest, sorted(missing), pixels).check(job.run.path, keep)
     if said:
         log.info("%s", said)
 
@@ -178,7 +182,7 @@ def _fitted(job: Job, manifest: Manifest) -> Evaluation:
     return evaluation
 
 
-def _sound(job: Job, manifest: Manifest, chunk: int, keep: Keep) -> bool:
+def _sound(job: Job, manifest: Manifest, chunk: int, keep: StoragePolicy) -> bool:
     """Whether a part can be read, holds no error and has its examples; else it is set aside and done again."""
     run, at = job.run, chunk_positions(manifest["dataset"]["samples"], manifest["chunk"], chunk)
     try:
@@ -193,7 +197,7 @@ def _sound(job: Job, manifest: Manifest, chunk: int, keep: Keep) -> bool:
     return False
 
 
-def _settle(job: Job, manifest: Manifest, total: Tally) -> Manifest:
+def _settle(job: Job, manifest: Manifest, total: AttackSummary) -> Manifest:
     """Write the totals and the flags of a run whose chunks are all there."""
     probe = job.split.read(slice(0, min(len(job.split), PROBE)))
     codes = {(made["commit"], made["dirty"], made["versions"].get("torch")) for made in manifest.get("made_by", [])}
@@ -207,7 +211,7 @@ def _settle(job: Job, manifest: Manifest, total: Tally) -> Manifest:
     ]
     settled = Manifest(
         status="failed" if total.errors else "done",
-        finished=environment.now(),
+        finished=provenance.now(),
         cost=total.cost,
         flags=[flag.as_dict() for flag in flags],
         failures=sorted(total.errors),

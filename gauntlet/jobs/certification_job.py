@@ -10,24 +10,28 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from harness import environment
-from harness.certificates import Summary, summary
-from harness.certification import STAGE, Certification
-from harness.compose import build, checked
-from harness.data.ahead import batches
-from harness.data.contract import Dataset, Split
-from harness.deployment import deploy, digest_of
-from harness.errors import UserError
-from harness.evaluate import chunk_positions, chunks_of
-from harness.manifests import amend, reopen
-from harness.ownership import sole_owner
-from harness.prepare import KEYS
-from harness.process import give_back
-from harness.progress import Bar
-from harness.records import SCHEMA_VERSION, Manifest, RunFolder
-from harness.runtime import Runtime
-from harness.threat import Threat
-from harness.tracking import Tracker
+from gauntlet.config.runtime import Runtime
+from gauntlet.config.validate import build, checked
+from gauntlet.data.chunks import chunk_positions, chunks_of
+from gauntlet.data.dataset import Dataset, Split
+from gauntlet.data.prefetch import batches
+from gauntlet.errors import UserError
+from gauntlet.evaluation.certification import STAGE, Certification
+from gauntlet.evaluation.deployment import deploy
+from gauntlet.evidence.digest import digest_of
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.manifest_update import amend, reopen
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import SCHEMA_VERSION
+from gauntlet.evidence.stable_names import first_name, to_record
+from gauntlet.jobs.setup import KEYS
+from gauntlet.metrics.certificate_summary import Summary, summary
+from gauntlet.system import provenance
+from gauntlet.system.lock import sole_owner
+from gauntlet.system.process import give_back
+from gauntlet.system.progress import Bar
+from gauntlet.threat_model.threat import Threat
+from gauntlet.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +88,7 @@ def certify(composed: DictConfig, choices: dict[str, str], command: str) -> Cert
         if whole and (worked or manifest["status"] != "done"):
             settled = Manifest(
                 status="failed" if total.errors else "done",
-                finished=environment.now(),
+                finished=provenance.now(),
                 cost={
                     STAGE: {
                         "attacked": total.samples,
@@ -117,7 +121,9 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
         raise UserError("surrogates are for transfer attacks; leave them out of a certification")
     runtime, threat, certifier, tracker = (build(cfg[key]) for key in ("runtime", "threat", "certifier", "logger"))
     if not isinstance(threat, Threat) or not isinstance(runtime, Runtime):
-        raise UserError("threat and runtime must be harness.threat.Threat and harness.runtime.Runtime")
+        raise UserError(
+            "threat and runtime must be gauntlet.threat_model.threat.Threat and gauntlet.config.runtime.Runtime"
+        )
     name = choices.get("certifier", _target(cfg.certifier))
     if threat.norm not in certifier.norms:
         raise UserError(
@@ -155,7 +161,7 @@ def _manifest(
     runtime: Runtime,
     command: str,
 ) -> Manifest:
-    config: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    config: dict[str, Any] = to_record(OmegaConf.to_container(cfg))
     (name, certifier), threat, deployed = work.certifier, work.threat, work.deployed
     data = {"digest": split.digest(), "selection": split.selection()}
     answer = {
@@ -166,7 +172,7 @@ def _manifest(
         "seed": cfg.seed,
         "schema": SCHEMA_VERSION,
     }
-    commit, dirty = environment.commit()
+    commit, dirty = provenance.commit()
     return Manifest(
         schema_version=SCHEMA_VERSION,
         status="running",
@@ -204,9 +210,9 @@ def _manifest(
         seed=cfg.seed,
         commit=commit,
         dirty=dirty,
-        versions=environment.versions(),
-        device=environment.describe(work.device),
-        started=environment.now(),
+        versions=provenance.versions(),
+        device=provenance.describe(work.device),
+        started=provenance.now(),
         flags=[],
         failures=[],
     )
@@ -261,4 +267,4 @@ def _sound(run: RunFolder, chunk: int) -> bool:
 
 
 def _target(node: DictConfig) -> str:
-    return str(node["_target_"]).split(".")[-1].lower()
+    return first_name(str(node["_target_"])).split(".")[-1].lower()

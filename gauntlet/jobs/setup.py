@@ -1,6 +1,6 @@
 """From a composed configuration to everything that an evaluation needs, built, and the manifest that describes it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,27 +8,45 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from harness import environment
-from harness.access import GRADIENT, TRANSFER, admit, known
-from harness.compose import build, checked
-from harness.craft import Workshop
-from harness.data.contract import Dataset, Split
-from harness.deployment import Deployed, deploy, digest_of
-from harness.errors import UserError
-from harness.evaluate import Coverage, Evaluation, compares
-from harness.expectation import check_draws
-from harness.mixing import stocked
-from harness.protocol import Protocol
-from harness.records import CLEAN_STAGE, SCHEMA_VERSION, Manifest, RunFolder
-from harness.runtime import Runtime
-from harness.sanity import check_images
-from harness.stored import Transfer, stored_suite
-from harness.surrogates import owned
-from harness.threat import Threat
-from harness.tracking import Tracker
-from harness.transfer_plan import crafted, planned
-from harness.universal import train_part
-from harness.victim import Victim
+from gauntlet.config.runtime import Runtime
+from gauntlet.config.validate import build, checked
+from gauntlet.data.dataset import Dataset, Split
+from gauntlet.data.validation import check_images
+from gauntlet.errors import UserError
+from gauntlet.evaluation.deployment import Deployed, deploy
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.gradient_draws import check_draws
+from gauntlet.evaluation.randomized_protocol import Protocol
+from gauntlet.evaluation.universal_fit import train_part
+from gauntlet.evidence.digest import digest_of
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import CLEAN_STAGE, SCHEMA_VERSION
+from gauntlet.evidence.stable_names import first_name, to_record
+from gauntlet.system import provenance
+from gauntlet.threat_model.access import GRADIENT, TRANSFER, admit, known
+from gauntlet.threat_model.attack import Coverage, compares
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim
+from gauntlet.tracking import Tracker
+from gauntlet.transfer.crafting import SetCrafter
+from gauntlet.transfer.plan import crafted, planned
+from gauntlet.transfer.precomputed import Transfer, stored_suite
+from gauntlet.transfer.surrogates import owned
+
+
+def stocked(attack: Any, split: Split) -> Any:
+    """The attack, or suite, with the images that it asks for in `pool`: spread evenly over the split, so that a sorted
+    one gives several classes too. They depend on the split alone, never on the batch, the chunk or the shard."""
+    stages: dict[str, Any] | None = getattr(attack, "stages", None)
+    if stages:
+        return replace(attack, stages={name: stocked(part, split) for name, part in stages.items()})
+    count = min(getattr(attack, "pool", 0), len(split))
+    if not count:
+        return attack
+    batch = split.read([number * len(split) // count for number in range(count)])
+    return attack.stocked(batch.x, batch.y)
+
 
 KEYS = (
     "dataset", "model", "threat", "defense", "attack", "certifier", "runtime", "logger",
@@ -47,7 +65,7 @@ class Job:
     tracker: Tracker
     run: RunFolder
     manifest: Manifest
-    workshops: tuple[Workshop, ...] = ()  # that craft the adversarial sets of a transfer run
+    workshops: tuple[SetCrafter, ...] = ()  # that craft the adversarial sets of a transfer run
     train: Split | None = None  # what universal perturbations are fitted to
 
 
@@ -71,8 +89,8 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
     protocol = build(cfg.protocol)
     if not isinstance(threat, Threat) or not isinstance(runtime, Runtime) or not isinstance(protocol, Protocol):
         raise UserError(
-            "threat, runtime and protocol must be harness.threat.Threat, harness.runtime.Runtime and "
-            "harness.protocol.Protocol"
+            "threat, runtime and protocol must be gauntlet.threat_model.threat.Threat, gauntlet.config.runtime.Runtime and "
+            "gauntlet.evaluation.randomized_protocol.Protocol"
         )
     norms = getattr(attack, "norms", Threat.NORMS)
     if threat.norm not in norms:
@@ -147,7 +165,7 @@ def _manifest(
     protocol: Protocol | None,
     train: Split | None,
 ) -> Manifest:
-    config: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    config: dict[str, Any] = to_record(OmegaConf.to_container(cfg))
     deployed = dict(target.content)
     if protocol is not None:  # with another protocol it is another victim
         deployed["protocol"] = protocol.identity()
@@ -176,7 +194,7 @@ def _manifest(
         answer["protocol"] = protocol.told(evaluation.exact)
     if cfg.draws is not None:
         answer["draws"] = cfg.draws
-    commit, dirty = environment.commit()
+    commit, dirty = provenance.commit()
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         status="running",
@@ -212,9 +230,9 @@ def _manifest(
         seed=cfg.seed,
         commit=commit,
         dirty=dirty,
-        versions=environment.versions(),
-        device=environment.describe(evaluation.device),
-        started=environment.now(),
+        versions=provenance.versions(),
+        device=provenance.describe(evaluation.device),
+        started=provenance.now(),
         flags=[],
         failures=[],
     )
@@ -228,7 +246,7 @@ def _manifest(
 
 
 def _target_name(node: DictConfig) -> str:
-    return str(node["_target_"]).split(".")[-1].lower()
+    return first_name(str(node["_target_"])).split(".")[-1].lower()
 
 
 def _parameters(victim: Victim) -> int:

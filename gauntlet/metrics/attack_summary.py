@@ -8,15 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.interval import wilson
-from harness.records import CLEAN_STAGE, FOOLED, PHASE, Cost, RunFolder
+from gauntlet.evidence.manifest import Cost
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import CLEAN_STAGE, FOOLED, PHASE
+from gauntlet.metrics.confidence import wilson
 
 TRUE = "true"
 """The head that is the deployed forward."""
 
 
 @dataclass
-class Tally:
+class AttackSummary:
     """Counts over all chunks of a run.
 
     Attributes:
@@ -77,9 +79,9 @@ def _mean(shares: list[float]) -> tuple[float, float] | None:
     return float(found.mean()), spread / math.sqrt(len(found))
 
 
-def tally(run: RunFolder, stages: list[str], chunks: Iterable[int] | None = None) -> Tally:
+def tally(run: RunFolder, stages: list[str], chunks: Iterable[int] | None = None) -> AttackSummary:
     """Add up the records of a run, one chunk at a time. chunks: of these alone; None: of all."""
-    total = Tally(standing=dict.fromkeys(stages, 0), broken=dict.fromkeys(stages[1:], 0))
+    total = AttackSummary(standing=dict.fromkeys(stages, 0), broken=dict.fromkeys(stages[1:], 0))
     present = run.present()
     for chunk in sorted(present if chunks is None else present.intersection(chunks)):
         table = run.read_part(chunk)
@@ -115,7 +117,7 @@ def tally(run: RunFolder, stages: list[str], chunks: Iterable[int] | None = None
     return total
 
 
-def _phases(total: Tally, stage: str, part: pa.Table, finds: set[int]) -> None:
+def _phases(total: AttackSummary, stage: str, part: pa.Table, finds: set[int]) -> None:
     if PHASE.name not in part.column_names:
         return
     counts = total.phases.setdefault(stage, {})
@@ -124,7 +126,7 @@ def _phases(total: Tally, stage: str, part: pa.Table, finds: set[int]) -> None:
             counts[phase] = counts.get(phase, 0) + (sample in finds)
 
 
-def _by_heads(total: Tally, table: pa.Table, worst: np.ndarray, row: np.ndarray) -> None:
+def _by_heads(total: AttackSummary, table: pa.Table, worst: np.ndarray, row: np.ndarray) -> None:
     """What the true head finds by itself, and what the others add to it. worst, row: of `_worst(table)`."""
     heads = [stage.rpartition("/")[2] for stage in total.standing if "/" in stage]
     if len(set(heads)) < 2 or TRUE not in heads:
@@ -160,7 +162,7 @@ def _fooled(table: pa.Table) -> list[int]:
     return united
 
 
-def _add(total: Tally, stage: str, part: pa.Table, seconds: float) -> None:
+def _add(total: AttackSummary, stage: str, part: pa.Table, seconds: float) -> None:
     def column(name: str) -> np.ndarray:
         values: np.ndarray = part[name].to_numpy()
         return values

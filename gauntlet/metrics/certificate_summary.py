@@ -5,38 +5,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from harness.binomial import most
-from harness.interval import wilson
+from gauntlet.metrics.confidence import most, wilson
 
 if TYPE_CHECKING:
-    from harness.records import RunFolder
+    from gauntlet.evidence.run_folder import RunFolder
 
-CERTIFICATE_SCHEMA = pa.schema(
-    [
-        pa.field("sample", pa.int64(), nullable=False),  # stable id of the image in its split
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("predict", pa.int32(), nullable=False),  # -1: abstains, which counts as wrong
-        pa.field("radius", pa.float64(), nullable=False),  # rounded down; 0 where it abstains or nothing is certified
-        pa.field("correct", pa.bool_(), nullable=False),
-        pa.field("samples_used", pa.int64(), nullable=False),  # random draws, those of the selection among them
-        pa.field("kind", pa.string(), nullable=False),  # sound_prob | sound_det | estimate
-        pa.field("confidence", pa.float64(), nullable=False),  # of this certificate by itself
-        pa.field("margin", pa.float64(), nullable=False),  # least margin over the ball; NaN: not what was bounded
-        pa.field("forwards", pa.int64(), nullable=False),  # passes of one network; of bounds 1, the prediction
-        pa.field("trials", pa.int64(), nullable=False),  # draws behind the bound; bands that vote
-        pa.field("counts", pa.list_(pa.int64()), nullable=False),  # of these for `predict`, per network that votes
-        pa.field("lower", pa.list_(pa.float64()), nullable=False),  # lower bounds of these shares
-        pa.field("stop", pa.string(), nullable=False),  # why sampling ended: budget | certified | futility | ""
-        pa.field("error", pa.string()),  # null, or why this is no certificate; such a run never counts
-    ]
-)
-"""Version 1. Parts of a run of the kind "certificate"."""
 
 COUNTED = ("l0", "patch")
 """Norms whose radii are numbers of pixels."""
+
 
 STEPS = 8
 """Radii of the curve that is shown: eighths of the largest, in round numbers."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 
 def risks(fooled: Sequence[int] | NDArray[np.int64], members: int) -> NDArray[np.float64]:

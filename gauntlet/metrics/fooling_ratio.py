@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from harness.interval import wilson
-from harness.records import Manifest, RunFolder
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.metrics.confidence import wilson
 
 
 @dataclass

@@ -2,10 +2,10 @@
 
 from itertools import pairwise
 
-from harness.tally import TRUE, Tally
+from gauntlet.metrics.attack_summary import TRUE, AttackSummary
 
 
-def beyond(total: Tally) -> dict[str, int]:
+def beyond(total: AttackSummary) -> dict[str, int]:
     """Head -> samples that it was the first to break, in the order of the stages, for stages called ATTACK/HEAD.
 
     A head meets what those before it left standing: a count says what a head adds, not what it would break alone.
@@ -18,7 +18,7 @@ def beyond(total: Tally) -> dict[str, int]:
     return found
 
 
-def head_lines(total: Tally) -> list[str]:
+def head_lines(total: AttackSummary) -> list[str]:
     """One line where there are several heads: what is left by the true head, which a non-adaptive attack would have
     reported, and by all; their difference is the gradient-masking index. With one attack it is exact; in a suite the
     true head of a later attack might have found what another head found before it, so it is a bound."""
@@ -37,7 +37,7 @@ def head_lines(total: Tally) -> list[str]:
     return [f"left by heads     {told}{100 * (alone - both):.2f} points{won}"]
 
 
-def _expected(total: Tally) -> list[str]:
+def _expected(total: AttackSummary) -> list[str]:
     """Of a randomised defense, whose every head attacks every sample: by expected accuracy, hence exact."""
     added = {head: count for head, count in total.won.items() if head != TRUE}
     alone, both = (sum(shares) / len(shares) for shares in (total.alone, total.correct))

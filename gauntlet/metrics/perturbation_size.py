@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import OtherKind, UserError
-from harness.records import CLEAN_STAGE, Manifest, RunFolder
+from gauntlet.errors import OtherKind, UserError
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import CLEAN_STAGE
 
 Floats = NDArray[np.float64]
 

@@ -1,32 +1,29 @@
-"""Success against queries: `python -m harness.queries runs/...`, for attacks that take no gradient. Imports no torch.
+"""Success against queries, for attacks that take no gradient. Imports no torch.
 
 What is counted: every forward pass of the defended pipeline for a sample until it is broken, the search for a start
 included, and one for the clean prediction, so that the first question of an attack is the second query. Rates are over
 the samples that are right as they are, and a failure counts at every budget. Means and medians are over successes only.
 """
 
-import argparse
-import csv
-import io
 import math
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harness.errors import OtherKind, UserError, left_out
-from harness.records import CLEAN_STAGE, Manifest, RunFolder, find_runs, write_atomically
+from gauntlet.errors import OtherKind, UserError
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import CLEAN_STAGE
 
 BUDGETS = (100, 1_000, 2_500, 5_000, 10_000)
 """Queries at which rates are told."""
 
+
 CLEAN_CHECK = 1
 """Queries for the clean prediction."""
+
 
 DIRECT = ("gradient", "score", "decision")
 """Values of `access` with which forward passes are questions to the model itself."""
@@ -135,104 +132,3 @@ def _check(run: RunFolder, manifest: Manifest) -> None:
         raise OtherKind(f"{run.path} measures distances, so nothing in it fails; name runs with a finite threat.eps")
     if manifest.get("coverage", "standing") != "standing" and len(manifest["stages"]) > 2:
         raise OtherKind(f"{run.path} attacks each sample in every stage; name runs whose stages meet what still stands")
-
-
-HEAD = (
-    "run", "dataset", "threat", "defense", "attack", "access", "samples", "misclassified", "errors", "budget", "known",
-    "success", "failure", "mean", "median", "area", "area_to",
-)  # fmt: skip
-
-
-def rows(run: RunFolder, found: Curve) -> list[list[Any]]:
-    """One row of `HEAD` for each budget; an unknown number is an empty text."""
-    manifest = run.manifest()
-    name = manifest["name"]
-    who = [str(run.path), name["dataset"], name["threat"], name["defense"], name["attack"]]
-    count = [manifest.get("access", "gradient"), len(found.queries), found.wrong, found.errors]
-    levels = [found.at(budget) for budget in BUDGETS]
-    return [
-        [*who, *count, at.budget, at.known, *map(_told, (at.success, 1 - at.success, at.mean, at.median, found.area)),
-         _told(found.end)]
-        for at in levels
-    ]  # fmt: skip
-
-
-def lines(run: RunFolder, found: Curve) -> list[str]:
-    """The table of a run, for people."""
-    manifest = run.manifest()
-    name, n, last = manifest["name"], len(found.queries), found.at(math.inf)
-    failures = n - int(found.broken.sum())
-    out = [
-        f"{name['defense']} · {name['dataset']} · {name['threat']} · {name['attack']}   {run.path}",
-        f"{n} samples; {found.wrong} more are misclassified as they are"
-        + (f"; {found.errors} of the failures are errors" if found.errors else ""),
-        f"{'queries':>9}{'success':>10}{'failure':>10}{'mean':>10}{'median':>10}",
-    ]
-    for at in map(found.at, BUDGETS):
-        low, high = ("", "") if at.known else ("≥ ", "≤ ")
-        success, failure = (_share(sign, share) for sign, share in ((low, at.success), (high, 1 - at.success)))
-        out.append(f"{at.budget:>9,}{success:>10}{failure:>10}{_short(at.mean):>10}{_short(at.median):>10}")
-    out.append(
-        f"{n - failures} successes with {_short(last.mean)} queries on average, median {_short(last.median)}; "
-        f"{failures} failures" + (f" after {found.spent:,.0f} queries or more" if failures else "")
-    )
-    out.append(f"area under success over log queries, from 1 to {found.end:,.0f}: {found.area:.3f}")
-    return out
-
-
-def _share(sign: str, value: float) -> str:
-    return "–" if math.isnan(value) else f"{sign}{value:.1%}"
-
-
-def _short(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:,.1f}"
-
-
-def _told(value: float) -> float | str:
-    return "" if math.isnan(value) else round(value, 6)
-
-
-def as_csv(table: Sequence[Sequence[Any]]) -> str:
-    """The rows under `HEAD`."""
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerows([HEAD, *table])
-    return sink.getvalue()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Print the curve of each run below the given folders; 1 where there is none, or one that cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m harness.queries", description="Success against queries.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
-    options = parser.parse_args(arguments)
-    failed, others, table = False, 0, []
-    for folder in options.folders:
-        runs = find_runs(folder)
-        if not runs:
-            failed = True
-            sys.stderr.write(f"error: there is no run.json below {folder}; name a run folder\n")
-        for run in runs:
-            try:
-                found = curve(run)
-                sys.stdout.write("\n".join(lines(run, found)) + "\n\n")
-                table += rows(run, found)
-            except UserError as cause:
-                if isinstance(cause, OtherKind) and run.path not in options.folders:
-                    others += 1
-                    continue
-                failed = True
-                sys.stderr.write(f"error: {cause}\n")
-    sys.stderr.write(left_out(others, "" if table else "; name runs of attacks that ask the model itself"))
-    try:
-        if options.csv is not None:
-            write_atomically(options.csv, as_csv(table).encode())
-    except UserError as cause:
-        sys.stderr.write(f"error: {cause}\n")
-        return 1
-    sys.stdout.write("A query is a forward pass for one sample; the clean prediction is the first.\n" if table else "")
-    return int(failed or not table)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.errors import UserError
-from harness.records import CLEAN_STAGE, Manifest, RunFolder
-from harness.sets import AdversarialSet, Lookup
+from gauntlet.errors import UserError
+from gauntlet.evidence.adversarial_set import AdversarialSet, Lookup
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import CLEAN_STAGE
 
 
 @dataclass

@@ -9,10 +9,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from harness import weights_file
-from harness.errors import UserError
-from harness.records import write_atomically
-from harness.weights_file import some
+from gauntlet.errors import UserError
+from gauntlet.models import checkpoint_file
+from gauntlet.models.checkpoint_file import some
+from gauntlet.system.atomic_file import write_atomically
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What data parallelism, compilation and training frameworks put before every name."""
@@ -26,7 +26,7 @@ def load(model: nn.Module, path: str | Path) -> str:
 
     Args:
         model: changed in place; keeps its device and dtypes.
-        path: a file as `harness.weights_file.read` takes it. Prefixes that every name shares do not matter, neither
+        path: a file as `gauntlet.models.checkpoint_file.read` takes it. Prefixes that every name shares do not matter, neither
             in the file nor in the model.
 
     Returns:
@@ -37,7 +37,7 @@ def load(model: nn.Module, path: str | Path) -> str:
             weights are not finite.
     """
     path = Path(path).expanduser()
-    found = _bare(weights_file.read(path))
+    found = _bare(checkpoint_file.read(path))
     state = _tensors(model)
     expected = _bare(state)
     for name, value in expected.items():
@@ -81,7 +81,7 @@ def digest(model: nn.Module) -> str:
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """What `save` was given; empty for a file that has none. Raises UserError for a missing or damaged file."""
-    return weights_file.metadata(Path(path).expanduser())
+    return checkpoint_file.metadata(Path(path).expanduser())
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

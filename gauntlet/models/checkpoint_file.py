@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")
 """Where training scripts keep the state dict in their files; the first that is there counts."""

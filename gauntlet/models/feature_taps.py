@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 
 class Tapped(nn.Module):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 SIDES = ("left", "right")
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2471, 0.2435, 0.2616)

@@ -2,20 +2,19 @@
 
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from models.layers import CIFAR_MEAN, CIFAR_STD, positive, start
-from models.layers import activation as named_activation
-from models.moe import Gate, MixtureOfExperts, MoEConv2d, Routed, scaled
-from models.normalize import Normalize
-from models.resnet import shortcut, stem
-from models.router import make_router
+from gauntlet.errors import UserError
+from gauntlet.models.layers import CIFAR_MEAN, CIFAR_STD, positive, start
+from gauntlet.models.layers import activation as named_activation
+from gauntlet.models.moe import Gate, MixtureOfExperts, MoEConv2d, Routed, make_router, scaled
+from gauntlet.models.normalize import Normalize
+from gauntlet.models.resnet import shortcut, stem
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Depth -> blocks in each of the four stages."""
 
 
 class MoEBlock(nn.Module):
-    """`models.resnet.BasicBlock` with two convolutions of experts; the projection on the shortcut is shared."""
+    """`gauntlet.models.resnet.BasicBlock` with two convolutions of experts; the projection on the shortcut is shared."""
 
     def __init__(self, inside: int, outside: int, stride: int, act: str, experts: int) -> None:
         super().__init__()
@@ -35,7 +34,7 @@ class MoEBlock(nn.Module):
 
 
 class MoEResNet(MixtureOfExperts):
-    """`models.resnet.ResNet` of basic blocks whose 3x3 convolutions are experts of `scale` times its width.
+    """`gauntlet.models.resnet.ResNet` of basic blocks whose 3x3 convolutions are experts of `scale` times its width.
 
     From AdvMoE (arXiv 2308.10110): the stem keeps its width; batch norms, projections and head are shared. ResNet-18
     with the defaults takes 151.7 million multiply-adds on a pathway and 40.6 million in the router for an image of 32
@@ -49,7 +48,7 @@ class MoEResNet(MixtureOfExperts):
         experts: how many pathways, >= 1.
         scale: width of a pathway as a share of the dense network, in (0, 1].
         router: resnet20, small or constant (every image takes the first pathway).
-        standardise: scores of mean 0 and spread 1 in each batch; see models.router.
+        standardise: scores of mean 0 and spread 1 in each batch; see gauntlet.models.moe.
         activation: relu, silu or softplus.
         mean, std: of the pixels, one value for each channel or one for all; the defaults are those of CIFAR-10.
 

@@ -2,11 +2,10 @@
 
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from models.layers import convolution, positive
-from models.moe import Gate, MixtureOfExperts, MoEConv2d, Routed, scaled
-from models.router import make_router
-from models.small_cnn import DEPTHS
+from gauntlet.errors import UserError
+from gauntlet.models.layers import convolution, positive
+from gauntlet.models.moe import Gate, MixtureOfExperts, MoEConv2d, Routed, make_router, scaled
+from gauntlet.models.small_cnn import DEPTHS
 
 
 class Unit(nn.Module):
@@ -24,7 +23,7 @@ class Unit(nn.Module):
 
 
 class MoESmallCNN(MixtureOfExperts):
-    """`models.small_cnn.SmallCNN` whose convolutions but the first are experts of `scale` times its width.
+    """`gauntlet.models.small_cnn.SmallCNN` whose convolutions but the first are experts of `scale` times its width.
 
     One digit (8x8, 10 classes, the defaults) takes 31,232 multiply-adds on its pathway and 5,792 in the router; the
     dense network takes 97,024. Children: normalize (nothing), router, stem, layers, head.
@@ -37,7 +36,7 @@ class MoESmallCNN(MixtureOfExperts):
         experts: how many pathways, >= 1.
         scale: width of a pathway as a share of the dense network, in (0, 1].
         router: small, resnet20 or constant (every image takes the first pathway).
-        standardise: scores of mean 0 and spread 1 in each batch; see models.router.
+        standardise: scores of mean 0 and spread 1 in each batch; see gauntlet.models.moe.
 
     Raises:
         UserError: another size or router, or numbers out of range.

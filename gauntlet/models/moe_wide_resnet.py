@@ -2,16 +2,15 @@
 
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from models.layers import CIFAR_MEAN, CIFAR_STD, convolution, positive, start
-from models.layers import activation as named_activation
-from models.moe import Gate, MixtureOfExperts, MoEConv2d, Routed, scaled
-from models.normalize import Normalize
-from models.router import make_router
+from gauntlet.errors import UserError
+from gauntlet.models.layers import CIFAR_MEAN, CIFAR_STD, convolution, positive, start
+from gauntlet.models.layers import activation as named_activation
+from gauntlet.models.moe import Gate, MixtureOfExperts, MoEConv2d, Routed, make_router, scaled
+from gauntlet.models.normalize import Normalize
 
 
 class MoEPreActBlock(nn.Module):
-    """`models.preact_resnet.PreActBlock` whose convolutions, the projected shortcut included, are experts."""
+    """`gauntlet.models.preact_resnet.PreActBlock` whose convolutions, the projected shortcut included, are experts."""
 
     def __init__(self, inside: int, outside: int, stride: int, act: str, experts: int) -> None:
         super().__init__()
@@ -32,7 +31,7 @@ class MoEPreActBlock(nn.Module):
 
 
 class MoEWideResNet(MixtureOfExperts):
-    """`models.wide_resnet.WideResNet` whose convolutions but the first are experts of `scale` times its width.
+    """`gauntlet.models.wide_resnet.WideResNet` whose convolutions but the first are experts of `scale` times its width.
 
     As in AdvMoE (arXiv 2308.10110) the stem is scaled too, and the shortcuts are experts. WRN-28-10 with the defaults
     takes 1.311 billion multiply-adds on a pathway and 0.041 in the router for an image of 32 pixels, 26% of the 5.243
@@ -46,7 +45,7 @@ class MoEWideResNet(MixtureOfExperts):
         experts: how many pathways, >= 1.
         scale: width of a pathway as a share of the dense network, in (0, 1].
         router: resnet20, small or constant (every image takes the first pathway).
-        standardise: scores of mean 0 and spread 1 in each batch; see models.router.
+        standardise: scores of mean 0 and spread 1 in each batch; see gauntlet.models.moe.
         activation: relu, silu or softplus.
         mean, std: of the pixels, one value for each channel or one for all; the defaults are those of CIFAR-10.
 

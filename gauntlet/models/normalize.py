@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 
 class Normalize(nn.Module):

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from models.layers import CIFAR_MEAN, CIFAR_STD, convolution, positive, stage, start
-from models.layers import activation as named_activation
-from models.normalize import Normalize
+from gauntlet.errors import UserError
+from gauntlet.models.layers import CIFAR_MEAN, CIFAR_STD, convolution, positive, stage, start
+from gauntlet.models.layers import activation as named_activation
+from gauntlet.models.normalize import Normalize
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Depth -> blocks in each of the four stages."""

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from models.layers import CIFAR_MEAN, CIFAR_STD, Block, activation, convolution, positive, stage, start
-from models.normalize import Normalize
+from gauntlet.errors import UserError
+from gauntlet.models.layers import CIFAR_MEAN, CIFAR_STD, Block, activation, convolution, positive, stage, start
+from gauntlet.models.normalize import Normalize
 
 
 class BasicBlock(nn.Module):

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from models.layers import convolution, positive
+from gauntlet.errors import UserError
+from gauntlet.models.layers import convolution, positive
 
 DEPTHS = {8: 3, 28: 4, 32: 4}
 """Size of the images -> number of convolutions."""

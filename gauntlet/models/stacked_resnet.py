@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from models.layers import positive
-from models.normalize import Normalize
-from models.torchvision_models import IMAGENET_MEAN, IMAGENET_STD, pretrained, untrained
+from gauntlet.errors import UserError
+from gauntlet.models.layers import positive
+from gauntlet.models.normalize import Normalize
+from gauntlet.models.torchvision_models import IMAGENET_MEAN, IMAGENET_STD, pretrained, untrained
 
 TRAINED_FOR = 1000
 """Classes of the published weights."""

@@ -11,9 +11,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 
-from harness.errors import UserError
-from models.layers import positive
-from models.normalize import Normalize
+from gauntlet.errors import UserError
+from gauntlet.models.layers import positive
+from gauntlet.models.normalize import Normalize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from models.layers import CIFAR_MEAN, CIFAR_STD, convolution, positive, stage, start
-from models.layers import activation as named_activation
-from models.normalize import Normalize
-from models.preact_resnet import PreActBlock
+from gauntlet.errors import UserError
+from gauntlet.models.layers import CIFAR_MEAN, CIFAR_STD, convolution, positive, stage, start
+from gauntlet.models.layers import activation as named_activation
+from gauntlet.models.normalize import Normalize
+from gauntlet.models.preact_resnet import PreActBlock
 
 
 class WideResNet(nn.Module):

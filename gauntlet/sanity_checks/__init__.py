@@ -8,15 +8,22 @@ onto the board. The ideas follow the checks that come with AutoAttack (Croce and
 import logging
 from collections.abc import Callable
 
-from harness.access import GRADIENT
-from harness.checks.evidence import blunter, from_evidence, noisy
-from harness.checks.flag import Flag
-from harness.checks.gradients import dead_start, mismatched, restless, shattered
-from harness.checks.model import batch_mates, dynamic, probabilities, randomness, reduced_precision, training_mode
-from harness.checks.probe import PROBE, Probe
-from harness.checks.yardstick import few_classes, one_step, unlimited
-from harness.data.contract import Batch
-from harness.evaluate import Evaluation
+from gauntlet.data.dataset import Batch
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.sanity_checks.flag import Flag
+from gauntlet.sanity_checks.from_records import blunter, from_evidence, noisy
+from gauntlet.sanity_checks.gradients import dead_start, mismatched, restless, shattered
+from gauntlet.sanity_checks.model import (
+    batch_mates,
+    dynamic,
+    probabilities,
+    randomness,
+    reduced_precision,
+    training_mode,
+)
+from gauntlet.sanity_checks.probe import PROBE, Probe
+from gauntlet.sanity_checks.reference_attacks import few_classes, one_step, unlimited
+from gauntlet.threat_model.access import GRADIENT
 
 __all__ = ["PROBE", "Flag", "blunter", "from_evidence", "noisy", "of_victim"]
 

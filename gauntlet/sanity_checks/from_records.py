@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from harness.checks.flag import Flag
-from harness.expectation import AGREEMENT
-from harness.tally import Tally
+from gauntlet.evaluation.gradient_draws import AGREEMENT
+from gauntlet.metrics.attack_summary import AttackSummary
+from gauntlet.sanity_checks.flag import Flag
 
 
-def from_evidence(total: Tally, compare: bool = True) -> list[Flag]:
+def from_evidence(total: AttackSummary, compare: bool = True) -> list[Flag]:
     """Flags that the records of a run show.
 
     compare: whether its stages are attacks on the victim itself, so that what one finds and another does not says
@@ -32,7 +32,7 @@ def noisy(draws: dict[str, dict[str, Any]]) -> Iterator[Flag]:
             yield Flag("noisy-gradients", detail)
 
 
-def blunter(total: Tally, needs: Mapping[str, str]) -> Iterator[Flag]:
+def blunter(total: AttackSummary, needs: Mapping[str, str]) -> Iterator[Flag]:
     """Samples that decisions broke where scores did not: a sign that the scores mislead. needs: of each stage."""
     stages = [stage for stage in total.standing if stage in needs]
     for before, stage in pairwise(stages):
@@ -42,7 +42,7 @@ def blunter(total: Tally, needs: Mapping[str, str]) -> Iterator[Flag]:
             yield Flag("decision-beats-scores", f"{stage}, given decisions, broke {found} samples that scores did not")
 
 
-def _surprises(total: Tally) -> Iterator[Flag]:
+def _surprises(total: AttackSummary) -> Iterator[Flag]:
     """Samples that only a weaker kind of stage broke: a sign that the gradients of the stages before are hidden."""
     stages = [stage for stage in total.standing if "/" in stage]
     few = max(0.002 * total.samples, 2)

@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from attacks.losses import ce, dlr, margin, pm
-from harness.checks.flag import Flag
-from harness.checks.probe import Probe
-from harness.checks.slope import Slope
+from gauntlet.attacks.losses import ce, dlr, margin, pm
+from gauntlet.sanity_checks.flag import Flag
+from gauntlet.sanity_checks.local_linearity import Slope
+from gauntlet.sanity_checks.probe import Probe
 
 MISMATCH = 0.25
 SHATTERED = 0.5

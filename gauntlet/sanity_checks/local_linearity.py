@@ -7,10 +7,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim
 
 STEPS = 10
 """Of the climb; each goes a tenth of the budget."""
@@ -33,7 +33,7 @@ class Slope:
     def __init__(self, victim: Victim, threat: Threat, x: Tensor, y: Tensor, scores: Tensor, rng: Rng) -> None:
         self.x, self.y, self.rng = x, y, rng
         self.target = scores.scatter(1, y[:, None], -torch.inf).argmax(1)
-        self.door = MeteredHead(replace(victim.heads[0], draws=1), victim.predict, Counts.of(rng.ids))
+        self.door = CountedHead(replace(victim.heads[0], draws=1), victim.predict, Counts.of(rng.ids))
         self.threat = threat
         if threat.norm == "l0" or threat.unbounded:  # neither says what is near
             self.threat = Threat("linf", 8 / 255 * (threat.high - threat.low), threat.low, threat.high)

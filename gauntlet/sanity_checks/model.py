@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.checks.flag import Flag
-from harness.checks.probe import Probe, relative
+from gauntlet.sanity_checks.flag import Flag
+from gauntlet.sanity_checks.probe import Probe, relative
 
 REDUCED = (torch.float16, torch.bfloat16)
 

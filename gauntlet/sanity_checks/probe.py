@@ -5,12 +5,35 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from harness.checks.slope import Slope
-from harness.data.contract import Batch
-from harness.evaluate import Attack, Evaluation
-from harness.meter import TRIALS, Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.data.dataset import Batch
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.sanity_checks.local_linearity import Slope
+from gauntlet.threat_model.attack import Attack
+from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+
+
+@torch.no_grad()
+def fidelity(run: Evaluation, batch: Batch) -> dict[str, dict[str, int]]:
+    """Head -> on how many `of` the first images, at most 64, its class `agrees` with the deployed one and is `right`.
+
+    One draw of each, the same for all heads. Costs one forward pass of each image for each head.
+    """
+    order = batch.ids.argsort()[:PROBE]
+    ids, x, y = (t[order].to(run.device) for t in batch)
+    rng = Rng(run.seed, ids, "fidelity")
+    deployed = run.victim.predict(x, rng).argmax(1)
+    found = {}
+    for head in run.victim.surrogates:
+        said = head.forward(x, rng).argmax(1)
+        found[head.name] = {
+            "agrees": int((said == deployed).sum()),
+            "right": int((said == y).sum()),
+            "of": len(ids),
+        }
+    return found
+
 
 PROBE = 64
 """Images that the checks of a victim look at."""
@@ -44,7 +67,7 @@ class Probe:
         ids, x, y = self.ids[right], self.x[right], self.y[right]
         fast = run.twin.heads[0].forward if run.twin else None
         trials = TRIALS if run.victim.randomized else 1
-        head = MeteredHead(run.victim.heads[0], run.victim.predict, Counts.of(ids), fast, trials=trials)
+        head = CountedHead(run.victim.heads[0], run.victim.predict, Counts.of(ids), fast, trials=trials)
         z = attack(head, x, y, threat=threat, rng=Rng(run.seed, ids, "probe")).detach()
         wins = torch.stack([self.predict(z, ids, f"judge/{k}").argmax(1) == y for k in range(trials)]).sum(0)
         return float((2 * wins >= trials).sum()) / len(self.y)

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from attacks.fgsm import FGSM
-from attacks.pgd import PGD
-from harness.checks.flag import Flag
-from harness.checks.probe import Probe
+from gauntlet.attacks.fgsm import FGSM
+from gauntlet.attacks.pgd import PGD
+from gauntlet.sanity_checks.flag import Flag
+from gauntlet.sanity_checks.probe import Probe
 
 
 def unlimited(probe: Probe) -> Flag | None:

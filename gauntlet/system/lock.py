@@ -23,8 +23,8 @@ from pathlib import Path
 
 import filelock
 
-from harness import progress
-from harness.errors import UserError
+from gauntlet.errors import UserError
+from gauntlet.system import progress
 
 log = logging.getLogger(__name__)
 

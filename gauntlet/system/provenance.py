@@ -8,12 +8,14 @@ from pathlib import Path
 
 import torch
 
-_LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "pandas", "pyarrow", "gauntlet")
+import gauntlet
+
+_LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "pandas", "pyarrow")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that a result can depend on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "gauntlet": gauntlet.__version__}
     for name in _LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -24,7 +26,9 @@ def versions() -> dict[str, str]:
 
 def commit() -> tuple[str, bool]:
     """Commit of the checkout that this code runs from and whether it has changes; ("", False) outside a checkout."""
-    here = Path(__file__).parent.parent
+    here = Path(gauntlet.__file__).resolve().parent.parent
+    if not (here / ".git").exists():  # installed, perhaps within somebody else's checkout
+        return "", False
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
         changed = subprocess.run(

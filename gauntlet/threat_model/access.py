@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
 
 GRADIENT = "gradient"
 
@@ -45,7 +45,7 @@ class DecisionHead:
     def broken(self, z: Tensor, y: Tensor, rng: Rng) -> Tensor:
         """Which candidates fool the deployed forward, bool [B], at the same price.
 
-        A randomised defense is asked again where it was wrong: see `MeteredHead.fooled`.
+        A randomised defense is asked again where it was wrong: see `CountedHead.fooled`.
         """
         return self._fooled(z, y, rng)
 
@@ -61,7 +61,7 @@ class ScoreHead:
         self._scores, self._broken, self._blunt = scores, broken, blunt
 
     def scores(self, z: Tensor, rng: Rng) -> Tensor:
-        """Scores [B, K], as `MeteredHead.scores` gives them."""
+        """Scores [B, K], as `CountedHead.scores` gives them."""
         return self._scores(z, rng)
 
     def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = True) -> Tensor:
@@ -93,7 +93,7 @@ class CandidatesOnly:
             self._counts.add(getattr(self._counts, name), ids, amount)
 
 
-Door = MeteredHead | ScoreHead | DecisionHead
+Door = CountedHead | ScoreHead | DecisionHead
 
 
 def narrowed(door: Door, needs: str) -> Any:
@@ -101,15 +101,15 @@ def narrowed(door: Door, needs: str) -> Any:
 
     What is no level of access, such as "training-set", is taken to need gradients.
     """
-    if needs == TRANSFER and isinstance(door, MeteredHead):
+    if needs == TRANSFER and isinstance(door, CountedHead):
         return CandidatesOnly(door.counts)
     if needs not in ("score", "decision"):
         return door
-    head = _without_gradients(door) if isinstance(door, MeteredHead) else door
+    head = _without_gradients(door) if isinstance(door, CountedHead) else door
     return head.blunted() if needs == "decision" and isinstance(head, ScoreHead) else head
 
 
-def _without_gradients(head: MeteredHead) -> ScoreHead:
+def _without_gradients(head: CountedHead) -> ScoreHead:
     @torch.no_grad()
     def decide(z: Tensor, rng: Rng) -> Tensor:
         head.counts.add(head.counts.forwards, rng.ids)

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from harness.rng import Rng
-from harness.victim import Forward, Head
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Forward, Head
 
 View = Callable[[Tensor], Tensor]
 """A differentiable change of the images [B, C, H, W] that a head is shown instead of them."""
@@ -65,7 +65,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class MeteredHead:
+class CountedHead:
     """A head as an attack sees it.
 
     Args:
@@ -100,7 +100,7 @@ class MeteredHead:
         random = self.trials > 1 and (self.head.exact or self.head.draws > 1)
         return max(self.head.draws, self.trials) if random else self.head.draws
 
-    def drawn(self, draws: int) -> "MeteredHead":
+    def drawn(self, draws: int) -> "CountedHead":
         """The same head; where it is random, its gradients are means over that many draws at least."""
         random = self.head.draws > 1 or (self.trials > 1 and self.head.exact)
         return replace(self, head=replace(self.head, draws=max(draws, self.head.draws))) if random else self
@@ -111,7 +111,7 @@ class MeteredHead:
         return pieces if len(index) else ()
 
     @property
-    def members(self) -> "tuple[MeteredHead, ...]":
+    def members(self) -> "tuple[CountedHead, ...]":
         """The heads that this one is made of: itself, where it is no ensemble."""
         return (self,)
 

@@ -6,25 +6,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
-from harness.meter import MeteredHead
-from harness.victim import Head
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.victim import Head
 
 MEMBERS = "members"
 """Name of the head that is all members of a mixture at once; a stage on it is called ATTACK/members."""
 
 
 @dataclass(frozen=True)
-class MixtureHead(MeteredHead):
+class MixtureHead(CountedHead):
     """All members of a mixture, for an attack on the expectation over them; `head` is the deployed forward.
 
     Each of `members` has the probability `head.weight`. A pass of one of them is booked as one pass.
     """
 
-    together: tuple[MeteredHead, ...] = ()
+    together: tuple[CountedHead, ...] = ()
 
     @property
-    def members(self) -> tuple[MeteredHead, ...]:
+    def members(self) -> tuple[CountedHead, ...]:
         return self.together
 
 
@@ -33,7 +33,7 @@ def on_members(attack: object) -> bool:
     return bool(getattr(attack, "mixture", False))
 
 
-def mixed(door: MeteredHead, members: tuple[Head, ...], twins: dict[str, Head]) -> MixtureHead:
+def mixed(door: CountedHead, members: tuple[Head, ...], twins: dict[str, Head]) -> MixtureHead:
     """The members behind a door to their mixture; twins: name -> the same head over cheaper networks."""
     cheap = {name: twin.forward for name, twin in twins.items()}
     together = tuple(replace(door, head=head, fast=cheap.get(head.name)) for head in members)

@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
-from harness.rng import Rng
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
 
 UNBOUNDED = "unbounded"
 """The eps of a run that measures distances: only the box limits."""

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 from safetensors import safe_open
 
-from harness.records import RunFolder
+from gauntlet.evidence.run_folder import RunFolder
 
 SHOWN = 96
 """Smaller images are enlarged to at least so many pixels in height."""

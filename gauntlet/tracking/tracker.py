@@ -5,8 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.records import Manifest, RunFolder
-from harness.tally import Tally
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.metrics.attack_summary import AttackSummary
 
 
 class Log(Protocol):
@@ -19,7 +20,7 @@ class Log(Protocol):
 class Tracker(Protocol):
     """Shows runs elsewhere. It reads what is on disk and changes nothing of it."""
 
-    def evaluation(self, run: RunFolder, manifest: Manifest, total: Tally) -> None:
+    def evaluation(self, run: RunFolder, manifest: Manifest, total: AttackSummary) -> None:
         """Show an evaluation whose evidence is complete. Raises no Exception."""
 
     def training(self, name: str, key: str, config: Mapping[str, Any]) -> AbstractContextManager[Log | None]:
@@ -36,7 +37,7 @@ class Tracker(Protocol):
 class NoTracker:
     """Shows nothing."""
 
-    def evaluation(self, run: RunFolder, manifest: Manifest, total: Tally) -> None:
+    def evaluation(self, run: RunFolder, manifest: Manifest, total: AttackSummary) -> None:
         """Does nothing."""
 
     def training(self, name: str, key: str, config: Mapping[str, Any]) -> AbstractContextManager[Log | None]:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from harness.records import Manifest
-from harness.tally import Tally
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.metrics.attack_summary import AttackSummary
 
 STAGE_COLUMNS = ("stage", "attacked", "standing", "accuracy", "forwards", "backwards", "seconds")
 
@@ -19,7 +19,7 @@ def config(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def summary(manifest: Manifest, total: Tally) -> dict[str, Any]:
+def summary(manifest: Manifest, total: AttackSummary) -> dict[str, Any]:
     """Accuracies in [0, 1] (NaN without a sample), the 95 % interval, the stages, red flags and errors."""
     low, high = total.interval
     return {
@@ -36,7 +36,7 @@ def summary(manifest: Manifest, total: Tally) -> dict[str, Any]:
     }
 
 
-def stages(total: Tally) -> list[tuple[Any, ...]]:
+def stages(total: AttackSummary) -> list[tuple[Any, ...]]:
     """A row of `STAGE_COLUMNS` per stage; forwards and backwards are per attacked sample."""
     return [
         (

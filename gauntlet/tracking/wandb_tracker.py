@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
-from harness.records import Manifest, RunFolder
-from harness.tally import Tally
-from harness.tracking import content
-from harness.tracking.connection import Run, opened, wandb
-from harness.tracking.pictures import Example, examples
-from harness.tracking.sweep import sweep
+from gauntlet.errors import UserError
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.metrics.attack_summary import AttackSummary
+from gauntlet.tracking import wandb_summary
+from gauntlet.tracking.example_images import Example, examples
+from gauntlet.tracking.sweep_name import sweep
+from gauntlet.tracking.wandb_connection import Run, opened, wandb
 
 PICTURES = ("clean", "adversarial", "difference")
 
@@ -55,14 +56,16 @@ class Wandb:
         if self.images < 0:
             raise UserError(f"logger.images={self.images} must be at least 0")
 
-    def evaluation(self, run: RunFolder, manifest: Manifest, total: Tally) -> None:
+    def evaluation(self, run: RunFolder, manifest: Manifest, total: AttackSummary) -> None:
         """Show an evaluation: configuration, summary, stages, pictures, and its records as an artifact."""
         key, failed = manifest["config_hash"], manifest["status"] != "done"
         try:
             shown = examples(run, manifest["stages"], self.images)
-            with self._opened(key, content.title(manifest), "attack", content.config(manifest), failed) as tracked:
+            with self._opened(
+                key, wandb_summary.title(manifest), "attack", wandb_summary.config(manifest), failed
+            ) as tracked:
                 tracked.log(_tables(total, shown))
-                tracked.summary.update(content.summary(manifest, total))
+                tracked.summary.update(wandb_summary.summary(manifest, total))
                 tracked.log_artifact(_artifact(run, key))
         except Exception as cause:
             log.warning("W&B lacks this run, whose evidence is complete: %s", _first_line(cause))
@@ -120,9 +123,9 @@ class _History:
             self.warned = True
 
 
-def _tables(total: Tally, shown: list[Example]) -> dict[str, Any]:
-    stages = [list(row) for row in content.stages(total)]
-    tables = {"stages": wandb().Table(columns=list(content.STAGE_COLUMNS), data=stages)}
+def _tables(total: AttackSummary, shown: list[Example]) -> dict[str, Any]:
+    stages = [list(row) for row in wandb_summary.stages(total)]
+    tables = {"stages": wandb().Table(columns=list(wandb_summary.STAGE_COLUMNS), data=stages)}
     if shown:
         rows = [asdict(example) for example in shown]
         data = [[wandb().Image(value) if name in PICTURES else value for name, value in row.items()] for row in rows]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from harness.errors import UserError
-from training.objective import Objective
+from gauntlet.errors import UserError
+from gauntlet.training.objectives.objective import Objective
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.rng import Rng
+from gauntlet.threat_model.rng import Rng
 
 
 def augment(x: Tensor, rng: Rng, *, crop: int, flip: bool) -> Tensor:

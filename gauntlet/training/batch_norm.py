@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.mode import forwarding
-from training.world import World
+from gauntlet.training.distributed import ProcessGroup
+from gauntlet.training.model_context import forwarding
 
 
 class _Sum(torch.autograd.Function):
@@ -31,7 +31,7 @@ class _Sum(torch.autograd.Function):
 
 
 @contextmanager
-def synced(model: nn.Module, world: World) -> Iterator[None]:
+def synced(model: nn.Module, world: ProcessGroup) -> Iterator[None]:
     """Inside, batch norms in train mode take the statistics of the batches of all processes together.
 
     As torch.nn.SyncBatchNorm, which needs a GPU, but the module stays what it is.

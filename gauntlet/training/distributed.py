@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """rank: number of this process; size: how many there are; every method needs all of them."""
 
     rank: int = 0
@@ -61,10 +61,10 @@ class World:
             dist.barrier()
 
 
-ALONE = World()
+ALONE = ProcessGroup()
 
 
-def join() -> World:
+def join() -> ProcessGroup:
     """The world that `torchrun` made, or a world of one process. Raises UserError where the processes do not meet."""
     if not dist.is_available() or "WORLD_SIZE" not in os.environ:
         return ALONE
@@ -76,7 +76,7 @@ def join() -> World:
         except (RuntimeError, ValueError) as cause:
             reason = str(cause).splitlines()[0]
             raise UserError(f"the processes do not meet ({reason}); start them by torchrun") from None
-    return World(dist.get_rank(), dist.get_world_size())
+    return ProcessGroup(dist.get_rank(), dist.get_world_size())
 
 
 def _device() -> torch.device:

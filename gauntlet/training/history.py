@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
-from harness.records import write_atomically
+from gauntlet.errors import UserError
+from gauntlet.system.atomic_file import write_atomically
 
 HISTORY = "history.json"
 

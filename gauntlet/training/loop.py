@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from harness import checkpoint
-from harness.data import Dataset
-from harness.errors import UserError
-from harness.progress import Bar
-from harness.tracking import Log
-from training import state
-from training.history import Epoch, History
-from training.recipe import Recipe
-from training.run import Run
-from training.step import NotFinite
-from training.world import ALONE, World
+from gauntlet.data import Dataset
+from gauntlet.errors import UserError
+from gauntlet.models import checkpoint
+from gauntlet.system.progress import Bar
+from gauntlet.tracking import Log
+from gauntlet.training import resume_state
+from gauntlet.training.distributed import ALONE, ProcessGroup
+from gauntlet.training.history import Epoch, History
+from gauntlet.training.recipe import Recipe
+from gauntlet.training.step import NotFinite
+from gauntlet.training.trainer import Run
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 
@@ -35,7 +35,7 @@ def fit(
     log: Log | None = None,
     progress: bool = True,
     save_seconds: float = 30.0,
-    world: World = ALONE,
+    world: ProcessGroup = ALONE,
     channels_last: bool = False,
     compiled: bool = False,
 ) -> History:
@@ -61,7 +61,7 @@ def fit(
             written (the state that was there is kept), or its state is another's.
     """
     run = Run(model, dataset, recipe, seed, torch.device(device), world, channels_last, compiled)
-    saved = state.load(folder, identity)
+    saved = resume_state.load(folder, identity)
     if saved is not None:
         run.restore(saved)
     try:
@@ -73,7 +73,7 @@ def fit(
         checkpoint.save(run.kept, folder / LAST, {})
         history.write(folder)
         checkpoint.save(run.best(), folder / BEST, {})
-        state.clear(folder)
+        resume_state.clear(folder)
     world.wait()
     return history
 
@@ -96,7 +96,7 @@ def _finish(run: Run, folder: Path, identity: str, log: Log | None, progress: bo
                 if log:
                     log.log(_tracked(run.history.epochs[-1]), step=run.epoch)
             if finished or time.monotonic() >= due:
-                state.save(folder, identity, run.state())
+                resume_state.save(folder, identity, run.state())
                 due = time.monotonic() + save_seconds
 
 
@@ -105,7 +105,7 @@ def _inspectable(cause: NotFinite, run: Run, folder: Path) -> str:
     place = ""
     if cause.batch:
         path = folder / (f"diverged-{run.world.rank}.pt" if run.world.rank else "diverged.pt")
-        state.keep(path, cause.batch)
+        resume_state.keep(path, cause.batch)
         place = f"; the batch lies in {path}"
     return (
         f"training went to NaN or infinity in epoch {run.epoch + 1} ({cause}); "

@@ -4,7 +4,77 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from gauntlet.threat_model.rng import Rng
+
+
+class Passes:
+    """Counts what goes through networks between `with Passes(model, ...) as passes` and the end of the block."""
+
+    def __init__(self, *networks: nn.Module) -> None:
+        self._networks = networks
+        self.forwards = 0
+        self.backwards = 0
+
+    def __enter__(self) -> "Passes":
+        self._handles = [network.register_forward_hook(self._forward) for network in self._networks]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _forward(self, module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            self.forwards += len(output)
+            if output.requires_grad:
+                output.register_hook(self._backward)  # type: ignore[no-untyped-call]
+
+    def _backward(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+FORMATS = {"bfloat16": torch.bfloat16}
+
+
+@contextmanager
+def lowered(model: nn.Module, name: str | None, device: torch.device) -> Iterator[None]:
+    """Inside, convolutions and products of the network are taken in that format; its output is float32; None: as ever.
+
+    The network keeps its float32 weights, and losses, gradients of weights and the optimizer are float32 too.
+    """
+    if name is None:
+        yield
+        return
+    plain = model.forward
+
+    def forward(*inputs: Tensor, **options: Tensor) -> object:
+        with torch.autocast(device.type, FORMATS[name]):
+            output = plain(*inputs, **options)
+        return output.float() if isinstance(output, Tensor) else output
+
+    with forwarding(model, forward):
+        yield
+
+
+def shuffle(ids: Tensor, seed: int, epoch: int) -> Tensor:
+    """Positions [n] in the order of the epoch: a function of the sample ids, the seed and the epoch."""
+    return Rng(seed, ids, f"order/{epoch}").bits((1,)).squeeze(1).argsort(stable=True)
+
+
+@contextmanager
+def seeded(seed: int, name: str, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Torch's global generator is a function of (seed, name) inside, and is as before afterwards.
+
+    For draws that no Rng reaches: the initial weights of a network, dropout.
+    """
+    word = int(Rng(seed, torch.zeros(1, dtype=torch.int64), name).bits((1,)))
+    place = torch.device(device)
+    with torch.random.fork_rng([place] if place.type == "cuda" else []):
+        torch.manual_seed(word)
+        yield
 
 
 @contextmanager

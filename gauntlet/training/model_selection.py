@@ -7,16 +7,16 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attacks.pgd import PGD
-from harness.data import Split
-from harness.errors import UserError
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Head, plain
-from training.inner import bounded
-from training.mode import evaluating, frozen
-from training.world import ALONE, World
+from gauntlet.attacks.pgd import PGD
+from gauntlet.data import Split
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, plain
+from gauntlet.training.distributed import ALONE, ProcessGroup
+from gauntlet.training.inner_attack import bounded
+from gauntlet.training.model_context import evaluating, frozen
 
 CHUNK = 256
 
@@ -68,20 +68,27 @@ class Selection:
         return (new.pgd, new.clean) >= (old.pgd, old.clean)
 
     def measure(
-        self, model: nn.Module, split: Split, seed: int, device: torch.device, *, attack: bool, world: World = ALONE
+        self,
+        model: nn.Module,
+        split: Split,
+        seed: int,
+        device: torch.device,
+        *,
+        attack: bool,
+        world: ProcessGroup = ALONE,
     ) -> Scores:
         """Accuracy in eval mode, with the same attack noise at every call; the network is left as it was."""
         pgd = PGD(steps=self.steps, step_size=self.step_size) if attack else None
         return self._measure(model, split, seed, device, pgd, world)
 
     def single_step(
-        self, model: nn.Module, split: Split, seed: int, device: torch.device, world: World = ALONE
+        self, model: nn.Module, split: Split, seed: int, device: torch.device, world: ProcessGroup = ALONE
     ) -> float:
         """The share that stands one step of full length (FGSM); far above PGD, it tells of catastrophic overfitting."""
         return self._measure(model, split, seed, device, PGD(steps=1, step_size=1.0, random_start=False), world).pgd
 
     def _measure(
-        self, model: nn.Module, split: Split, seed: int, device: torch.device, attack: PGD | None, world: World
+        self, model: nn.Module, split: Split, seed: int, device: torch.device, attack: PGD | None, world: ProcessGroup
     ) -> Scores:
         ids = torch.as_tensor(split.ids)[: self.limit]
         order = ids.argsort()  # the meter wants ascending ids
@@ -101,7 +108,7 @@ class Selection:
             right = model(x).argmax(1) == y
         if attack is None:
             return right, right
-        head = MeteredHead(Head("true", plain(model), exact=True), plain(model), Counts.of(rng.ids))
+        head = CountedHead(Head("true", plain(model), exact=True), plain(model), Counts.of(rng.ids))
         z = attack(head, x, y, threat=Threat(self.norm, self.eps), rng=rng)
         with torch.no_grad():
             return right, right & (model(z).argmax(1) == y)

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from harness.data import Dataset
-from harness.errors import UserError
-from training.mode import evaluating
+from gauntlet.data import Dataset
+from gauntlet.errors import UserError
+from gauntlet.training.model_context import evaluating
 
 
 def check_output(model: nn.Module, dataset: Dataset) -> None:

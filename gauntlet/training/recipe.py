@@ -1,21 +1,43 @@
 """How a network is trained, apart from the network, the data and the seed."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import nn
 
-from harness.errors import UserError
-from training import schedule
-from training.alternation import Alternation, Phase
-from training.averaging import SWA
-from training.objective import Objective
-from training.selection import Selection
-from training.weight_perturbation import WeightPerturbation
-from training.weighting import Weighting
+from gauntlet.errors import UserError
+from gauntlet.training.alternating_updates import Alternation, Phase
+from gauntlet.training.model_selection import Selection
+from gauntlet.training.objectives.objective import Objective
+from gauntlet.training.sample_weighting import Weighting
+from gauntlet.training.weight_averaging import SWA
+from gauntlet.training.weight_perturbation import WeightPerturbation
+
+SHAPES = ("cosine", "step", "linear", "constant")
+
+
+def factor(shape: str, progress: float, *, milestones: Sequence[float] = (), warmup: float = 0.0) -> float:
+    """The multiple of the learning rate for the step that begins at `progress`.
+
+    Args:
+        shape: cosine or linear (from 1 to 0 after the warm-up), step (a tenth at each milestone) or constant. The
+            cyclic rate of fast adversarial training (arXiv 2001.03994) is linear with a warm-up of a half.
+        progress: share of all steps that are done, in [0, 1).
+        milestones: shares in (0, 1).
+        warmup: share of the steps over which the rate rises linearly, in [0, 1).
+    """
+    if progress < warmup:
+        return progress / warmup
+    if shape == "cosine":
+        return (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
+    if shape == "linear":
+        return (1 - progress) / (1 - warmup)
+    if shape == "step":
+        return 0.1 ** sum(progress >= milestone for milestone in milestones)
+    return 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +95,7 @@ class Recipe:
     selection: Selection
 
     def __post_init__(self) -> None:
-        for name, choices in (("optimizer", self.OPTIMIZERS), ("schedule", schedule.SHAPES)):
+        for name, choices in (("optimizer", self.OPTIMIZERS), ("schedule", SHAPES)):
             if getattr(self, name) not in choices:
                 raise UserError(f"recipe.{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
         for name, good, wanted in self._ranges():
@@ -118,7 +140,7 @@ class Recipe:
 
     def share(self, step: int, total: int) -> float:
         """The share of the peak learning rate at step number `step` of `total`."""
-        return schedule.factor(self.schedule, step / total, milestones=self.milestones, warmup=self.warmup)
+        return factor(self.schedule, step / total, milestones=self.milestones, warmup=self.warmup)
 
     def rate(self, step: int, total: int) -> float:
         """The learning rate of step number `step` of `total`."""

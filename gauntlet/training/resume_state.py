@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from harness.errors import UserError
-from harness.records import write_atomically
+from gauntlet.errors import UserError
+from gauntlet.system.atomic_file import write_atomically
 
 STATE = "state.pt"
 FORMAT = 2

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.runtime import Runtime
+from gauntlet.config.runtime import Runtime
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 
 class Weighting(Protocol):

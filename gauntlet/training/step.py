@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from harness.rng import Rng
-from training.alternation import Phase
-from training.mode import frozen
-from training.recipe import Recipe
-from training.world import World
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.alternating_updates import Phase
+from gauntlet.training.distributed import ProcessGroup
+from gauntlet.training.model_context import frozen
+from gauntlet.training.recipe import Recipe
 
 Closure = Callable[[], Tensor]
 
@@ -26,7 +26,7 @@ class NotFinite(UserError):
 
 
 class Player:
-    """Moves some weights of a network by one objective; see `training.alternation.Alternation` for several.
+    """Moves some weights of a network by one objective; see `gauntlet.training.alternating_updates.Alternation` for several.
 
     Args:
         phase: the move of an alternation and its weights; None: the whole network moves as the recipe says.
@@ -36,7 +36,7 @@ class Player:
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, world: World, phase: tuple[Phase, list[nn.Parameter]] | None
+        self, model: nn.Module, recipe: Recipe, world: ProcessGroup, phase: tuple[Phase, list[nn.Parameter]] | None
     ) -> None:
         self.model, self.recipe, self.world = model, recipe, world
         move, weights = phase or (Phase(group="", perturbed=True), list(model.parameters()))

@@ -13,27 +13,28 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from harness import checkpoint
-from harness.compose import build
-from harness.data import Dataset
-from harness.errors import UserError
-from harness.ownership import sole_owner
-from harness.records import write_atomically
-from harness.tracking import NoTracker, Tracker
-from training import zoo
-from training.draws import seeded
-from training.key import training_key
-from training.loop import BEST, fit
-from training.probe import check_output
-from training.recipe import Recipe
-from training.world import join
+from gauntlet.config.validate import build
+from gauntlet.data import Dataset
+from gauntlet.errors import UserError
+from gauntlet.evidence.stable_names import first_name, to_record
+from gauntlet.models import checkpoint
+from gauntlet.system.atomic_file import write_atomically
+from gauntlet.system.lock import sole_owner
+from gauntlet.tracking import NoTracker, Tracker
+from gauntlet.training import weights_cache
+from gauntlet.training.distributed import join
+from gauntlet.training.loop import BEST, fit
+from gauntlet.training.model_context import seeded
+from gauntlet.training.output_check import check_output
+from gauntlet.training.recipe import Recipe
+from gauntlet.training.weights_cache import training_key
 
 PART = "part.json"
 NOTHING: Mapping[str, nn.Module] = MappingProxyType({})
 UNTRACKED = NoTracker()
 
 
-class Trained(NamedTuple):
+class LoadedNetwork(NamedTuple):
     """A network that is ready for use."""
 
     module: nn.Module  # eval mode, no gradients to its weights
@@ -42,12 +43,12 @@ class Trained(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
+class TrainedNetwork:
     """One network of a defense. In a configuration it has `_recursive_: false`, so that its nodes stay configurations.
 
     Args:
         model: configuration of the network.
-        recipe: configuration of the `training.recipe.Recipe` that trains it.
+        recipe: configuration of the `gauntlet.training.recipe.Recipe` that trains it.
         weights: null: those of the recipe, shipped or trained once and kept; "included": those that the network has
             when it is built; else a file.
         seed: of initial weights, data order, augmentation and noise.
@@ -75,7 +76,7 @@ class Part:
         progress: bool = True,
         tracker: Tracker = UNTRACKED,
         train: bool = True,
-    ) -> Trained:
+    ) -> LoadedNetwork:
         """The network, trained first where that has to be.
 
         Args:
@@ -94,7 +95,7 @@ class Part:
         elif self.weights is not None:
             digest, source = checkpoint.load(module, self.weights), f"file {self.weights}"
         else:
-            path = zoo.find(self.key(dataset, given))
+            path = weights_cache.find(self.key(dataset, given))
             source = f"zoo {path.stem}" if path else "trained"
             if path is None:
                 folder = cache / self._name(dataset, self.key(dataset, given))
@@ -105,7 +106,7 @@ class Part:
             digest = checkpoint.load(module, path)
         module.eval().requires_grad_(False)
         check_output(recipe.objective.classifier(module), dataset)
-        return Trained(module, digest, source)
+        return LoadedNetwork(module, digest, source)
 
     def train(
         self,
@@ -121,7 +122,7 @@ class Part:
     ) -> Path:
         """The folder with the weights of the recipe in the cache, trained once, by one process at a time.
 
-        Arguments as for `load` and for `training.loop.fit`. Processes that torchrun started train together.
+        Arguments as for `load` and for `gauntlet.training.loop.fit`. Processes that torchrun started train together.
         """
         key, world = self.key(dataset, given), join()
         folder = cache / self._name(dataset, key)
@@ -134,7 +135,8 @@ class Part:
             world.wait()  # until the first process holds the lock
             if world.all(not (folder / BEST).exists()):
                 command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-                answer = {"key": key, "command": command, "model": self.model, "recipe": self.recipe, "seed": self.seed}
+                config = to_record({"model": self.model, "recipe": self.recipe})
+                answer = {"key": key, "command": command, **config, "seed": self.seed}
                 if first:
                     write_atomically(folder / PART, (json.dumps(answer, indent=1) + "\n").encode())
                 with (tracker if first else UNTRACKED).training(folder.name, key, answer) as listener:
@@ -167,7 +169,7 @@ class Part:
         except TypeError as cause:
             raise UserError(f"recipe cannot be built: {cause}") from cause
         if not isinstance(recipe, Recipe):
-            raise UserError(f"recipe._target_={node.get('_target_')} does not give a training.recipe.Recipe")
+            raise UserError(f"recipe._target_={node.get('_target_')} does not give a gauntlet.training.recipe.Recipe")
         return recipe
 
     def _used(self, given: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -177,5 +179,8 @@ class Part:
         return {name: given[name] for name in self.uses}
 
     def _name(self, dataset: Dataset, key: str) -> str:
-        targets = (node.get("_target_", "").split(".")[-1] for node in (self.model, self.recipe.get("objective", {})))
+        targets = (
+            first_name(node.get("_target_", "")).split(".")[-1]
+            for node in (self.model, self.recipe.get("objective", {}))
+        )
         return "-".join([dataset.name, *targets, key[:12]]).lower()

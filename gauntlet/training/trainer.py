@@ -11,21 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.data import Batch, Dataset
-from harness.errors import UserError
-from harness.rng import Rng
-from training.augment import augment
-from training.averaging import Average, Averaged, Mean
-from training.batch_norm import estimating, synced
-from training.draws import seeded, shuffle
-from training.history import Epoch, History, Kept
-from training.mode import evaluating, forwarding
-from training.passes import Passes
-from training.precision import lowered
-from training.recipe import Recipe
-from training.selection import CHUNK, Scores
-from training.step import NotFinite, Player
-from training.world import ALONE, World
+from gauntlet.data import Batch, Dataset
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.augmentation import augment
+from gauntlet.training.batch_norm import estimating, synced
+from gauntlet.training.distributed import ALONE, ProcessGroup
+from gauntlet.training.history import Epoch, History, Kept
+from gauntlet.training.model_context import Passes, evaluating, forwarding, lowered, seeded, shuffle
+from gauntlet.training.model_selection import CHUNK, Scores
+from gauntlet.training.recipe import Recipe
+from gauntlet.training.step import NotFinite, Player
+from gauntlet.training.weight_averaging import Average, Averaged, Mean
 
 ALARM = 0.2
 """Catastrophic overfitting: accuracy under one step and under many parts by more than this within one epoch."""
@@ -45,7 +42,7 @@ class Run:
         recipe: Recipe,
         seed: int,
         device: torch.device,
-        world: World = ALONE,
+        world: ProcessGroup = ALONE,
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:

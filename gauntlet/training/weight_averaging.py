@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 
 class Averaged(Protocol):

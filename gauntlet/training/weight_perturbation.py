@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UserError
+from gauntlet.errors import UserError
 
 Gradients = Callable[[list[nn.Parameter]], list[Tensor]]
 """Gives the gradients of the mean loss at the weights as they are."""

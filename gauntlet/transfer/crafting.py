@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import environment
-from harness.data.contract import Split
-from harness.errors import UserError
-from harness.evaluate import Attack, chunk_positions, compares
-from harness.meter import Counts
-from harness.ownership import sole_owner
-from harness.rng import Rng
-from harness.sanity import check_images
-from harness.sets import AdversarialSet, Arrays
-from harness.surrogates import Surrogate, head_of
-from harness.threat import Threat
+from gauntlet.data.chunks import chunk_positions
+from gauntlet.data.dataset import Split
+from gauntlet.data.validation import check_images
+from gauntlet.errors import UserError
+from gauntlet.evidence.adversarial_set import AdversarialSet, Arrays
+from gauntlet.system import provenance
+from gauntlet.system.lock import sole_owner
+from gauntlet.threat_model.attack import Attack, compares
+from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.transfer.surrogates import Surrogate, head_of
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Craft:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class SetCrafter:
     """Makes the parts of one set.
 
     Args:
@@ -86,9 +87,9 @@ class Workshop:
             return
         with sole_owner(self.to.path / "locks", "set", None):
             if not (self.to.path / "set.json").exists():
-                commit, dirty = environment.commit()
+                commit, dirty = provenance.commit()
                 made = {"chunk": self.chunk, "samples": len(self.split), "commit": commit, "dirty": dirty}
-                self.to.create(self.key | made | {"versions": environment.versions(), "started": environment.now()})
+                self.to.create(self.key | made | {"versions": provenance.versions(), "started": provenance.now()})
 
     def _sound(self, part: int) -> bool:
         path = self.to.part_path(part)

@@ -7,18 +7,20 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from harness.access import GRADIENT, TRANSFER
-from harness.craft import Craft, Workshop
-from harness.data.contract import Split
-from harness.deployment import Deployed, digest_of
-from harness.errors import UserError
-from harness.evaluate import compares
-from harness.rng import Rng
-from harness.runtime import Runtime
-from harness.sets import SET_VERSION, AdversarialSet
-from harness.stored import Stored, Transfer, threat_key
-from harness.surrogates import ENSEMBLE, Surrogate
-from harness.threat import Threat
+from gauntlet.config.runtime import Runtime
+from gauntlet.data.dataset import Split
+from gauntlet.errors import UserError
+from gauntlet.evaluation.deployment import Deployed
+from gauntlet.evidence.adversarial_set import SET_VERSION, AdversarialSet
+from gauntlet.evidence.digest import digest_of
+from gauntlet.evidence.stable_names import to_record
+from gauntlet.threat_model.access import GRADIENT, TRANSFER
+from gauntlet.threat_model.attack import compares
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.transfer.crafting import Craft, SetCrafter
+from gauntlet.transfer.precomputed import Stored, Transfer, threat_key
+from gauntlet.transfer.surrogates import ENSEMBLE, Surrogate
 
 
 def planned(
@@ -30,7 +32,7 @@ def planned(
     threat: Threat,
     classes: int,
     runtime: Runtime,
-) -> tuple[Workshop, ...]:
+) -> tuple[SetCrafter, ...]:
     """A workshop for each stage of the transfer run that a configuration describes; none where it has no surrogates.
 
     Args:
@@ -118,11 +120,11 @@ def crafts(name: str, attack: Any, config: dict[str, Any], surrogates: tuple[Sur
 
 def _workshop(
     craft: Craft, folder: Path, split: Split, threat: Threat, classes: int, seed: int, runtime: Runtime
-) -> Workshop:
+) -> SetCrafter:
     sources = {one.name: one.model for one in craft.surrogates}
     key: dict[str, Any] = {
         "stage": craft.stage,
-        "attack": craft.config,
+        "attack": to_record(craft.config),
         "threat": threat_key(threat),
         "data": {"digest": split.digest(), "selection": split.selection()},
         "seed": seed,
@@ -141,14 +143,14 @@ def _workshop(
         }
         for name, model in sources.items()
     }
-    return Workshop(
+    return SetCrafter(
         to=AdversarialSet(folder / identity), craft=craft, key=key, split=split, threat=threat, classes=classes,
         seed=seed, chunk=runtime.chunk, batch_size=runtime.batch_size,
         gradients=Runtime.GRADIENTS[runtime.gradients], device=runtime.torch_device(),
     )  # fmt: skip
 
 
-def crafted(workshops: tuple[Workshop, ...]) -> Transfer | None:
+def crafted(workshops: tuple[SetCrafter, ...]) -> Transfer | None:
     """The stages that score what the workshops craft; None where there are none."""
     shops = {shop.craft.stage: shop for shop in workshops}
     return (

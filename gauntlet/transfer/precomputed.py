@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.access import TRANSFER, CandidatesOnly
-from harness.data.contract import Split
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.sets import AdversarialSet, Lookup
-from harness.threat import Threat
+from gauntlet.data.dataset import Split
+from gauntlet.errors import UserError
+from gauntlet.evidence.adversarial_set import AdversarialSet, Lookup
+from gauntlet.threat_model.access import TRANSFER, CandidatesOnly
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)

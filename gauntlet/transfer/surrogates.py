@@ -13,11 +13,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from harness.deployment import Deployed
-from harness.errors import UserError
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.victim import Head
+from gauntlet.errors import UserError
+from gauntlet.evaluation.deployment import Deployed
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Head
 
 OWN = ("model", "checkpoint")
 """Keys of the root of which a surrogate may have its own."""
@@ -34,7 +34,7 @@ class Surrogate:
 
 
 @dataclass(frozen=True)
-class SurrogateHead(MeteredHead):
+class SurrogateHead(CountedHead):
     """A surrogate as an attack sees it."""
 
     answers: ClassVar[bool] = False
@@ -52,7 +52,7 @@ class EnsembleHead(SurrogateHead):
     together: tuple[SurrogateHead, ...] = ()
 
     @property
-    def members(self) -> tuple[MeteredHead, ...]:
+    def members(self) -> tuple[CountedHead, ...]:
         return self.together
 
     def scores(self, z: Tensor, rng: Rng) -> Tensor:

@@ -5,17 +5,19 @@ The rebuilt evaluation, never the record, says what the run should hold: its thr
 
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from harness.compose import build, checked
-from harness.errors import UserError
-from harness.prepare import KEYS, Job, prepare
-from harness.records import Manifest, RunFolder
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.errors import UserError
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.stable_names import from_record, place_of
+from gauntlet.jobs.setup import KEYS, Job, prepare
 
 COMPARED = (
     "schema_version", "kind", "name", "config_hash", "victim", "threat", "heads", "access", "dataset", "weights",
@@ -40,12 +42,12 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> Jo
     Raises:
         UserError: configuration, data or weights are no longer there, or the run needs a package that is not trusted.
     """
-    recorded: Any = OmegaConf.create(manifest["config"])
+    recorded: Any = OmegaConf.create(from_record(manifest["config"]))
     recorded.setdefault("access", DEFAULTS["access"])
     recorded.setdefault("surrogates", {})
     recorded.setdefault("draws", None)
     recorded.setdefault("certifier", None)
-    recorded.setdefault("protocol", {"_target_": "harness.protocol.Protocol"})
+    recorded.setdefault("protocol", {"_target_": "gauntlet.evaluation.randomized_protocol.Protocol"})
     lacking = [key for key in KEYS if key not in recorded]
     if lacking:
         raise UserError(f"its config lacks {lacking[0]}; run again")
@@ -54,7 +56,7 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> Jo
         raise UserError(f"the run calls code of {foreign[0]}; if you trust it, add --trust {foreign[0]}")
     above = run.path.resolve().parents
     recorded.runs_dir = str(above[min(4, len(above) - 1)])
-    recorded.logger = {"_target_": "harness.tracking.NoTracker"}
+    recorded.logger = {"_target_": "gauntlet.tracking.NoTracker"}
     device = "cpu" if manifest["device"].startswith("cpu") else "auto"
     recorded.runtime.update(progress=False, fold=False, shards=1, shard=0, device=device)
     cfg = checked(recorded, KEYS)
@@ -84,9 +86,9 @@ def discrepancies(run: RunFolder, manifest: Manifest, job: Job) -> list[str]:
     if list(run.path.resolve().parts[-5:]) != place:
         problems.append(f"the folder is not the one of this run, which is {'/'.join(place)}")
     return problems + [
-        f"run.json: its {group} is called {name[group]}, but is {manifest['config'][group]['_target_']}"
+        f"run.json: its {group} is called {name[group]}, but is {place_of(manifest['config'][group]['_target_'])}"
         for group in ("defense", "attack")
-        if _target(group, name[group]) not in (None, manifest["config"][group]["_target_"])
+        if _target(group, name[group]) not in (None, place_of(manifest["config"][group]["_target_"]))
     ]
 
 
@@ -112,7 +114,7 @@ def _found(node: DictConfig, data: DictConfig, cache: Path, command: str) -> lis
 
 def _target(group: str, name: str) -> str | None:
     """What a choice that comes with the program stands for; None for a choice of the user's own."""
-    path = Path(str(files("conf"))) / group / f"{name}.yaml"
+    path = Path(CONF) / group / f"{name}.yaml"
     if "/" in name or not path.is_file():
         return None
     node = OmegaConf.load(path)

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from harness.keep import Keep
-from harness.records import RunFolder
+from gauntlet.evidence.example_storage import StoragePolicy
+from gauntlet.evidence.run_folder import RunFolder
 
 SHOWN = 20
 """Problems that are printed and kept; all are counted."""
@@ -30,7 +30,7 @@ class Report:
     checked: int = 0
     claimed: int = 0
     shown: int = 0
-    keep: Keep = field(default_factory=lambda: Keep.of("broken"))
+    keep: StoragePolicy = field(default_factory=lambda: StoragePolicy.of("broken"))
     problems: list[str] = field(default_factory=list)
 
     @property

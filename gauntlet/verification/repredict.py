@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from torch import Tensor
 
-from harness.evaluate import Evaluation
-from harness.rng import Rng
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.threat_model.rng import Rng
 
 EDGE = 1e-5
 """Share of the largest score below which the gap of the two largest may be rounding."""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.records import CLEAN_STAGE
+from gauntlet.evidence.schema import CLEAN_STAGE
 
 Key = tuple[int, str]
 """(sample, stage)"""

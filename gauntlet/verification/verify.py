@@ -1,4 +1,4 @@
-"""Re-check finished runs: `python -m harness.verify runs/...`.
+"""Re-check finished runs: `gauntlet verify runs/...`.
 
 The check reads the files, builds data, defense and threat anew from the recorded configuration, and compares what the
 run claims with what that gives. It shares no code with the attacks or their judge: distances are measured in NumPy, and
@@ -19,17 +19,29 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from harness.audit import Key, attempts, claims, distance_of, entries, reach_of, row_problems, stored_keys
-from harness.data.contract import Batch
-from harness.environment import now
-from harness.errors import UserError
-from harness.evidence_digest import adversarial_digest, manifest_digest, records_digest
-from harness.keep import Keep
-from harness.prepare import Job
-from harness.rebuild import discrepancies, rebuild
-from harness.records import CLEAN_STAGE, Manifest, RunFolder, find_runs, write_atomically
-from harness.repeat import repeated
-from harness.verdict import SHOWN, Report, lines
+from gauntlet.data.dataset import Batch
+from gauntlet.errors import UserError
+from gauntlet.evidence.digest import adversarial_digest, manifest_digest, records_digest
+from gauntlet.evidence.example_storage import StoragePolicy
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder, find_runs
+from gauntlet.evidence.schema import CLEAN_STAGE
+from gauntlet.jobs.setup import Job
+from gauntlet.system.atomic_file import write_atomically
+from gauntlet.system.provenance import now
+from gauntlet.verification.rebuild import discrepancies, rebuild
+from gauntlet.verification.report import SHOWN, Report, lines
+from gauntlet.verification.repredict import repeated
+from gauntlet.verification.row_checks import (
+    Key,
+    attempts,
+    claims,
+    distance_of,
+    entries,
+    reach_of,
+    row_problems,
+    stored_keys,
+)
 
 BATCH = 37
 """Images per prediction; not a size that an attack is likely to have used."""
@@ -56,7 +68,7 @@ def verify(run: RunFolder, trust: Sequence[str] = ()) -> Report:
     except (OmegaConfBaseException, KeyError, TypeError, AttributeError) as cause:
         why = (str(cause) or type(cause).__name__).splitlines()[0]
         raise UserError(f"{run.manifest_path} is damaged: its config cannot be used ({why}); run again") from cause
-    report = Report(keep=Keep.standing(manifest))
+    report = Report(keep=StoragePolicy.standing(manifest))
     report.problems += discrepancies(run, manifest, job)
     present, wanted = run.present(), set(range(job.manifest["chunks"]))
     report.problems += [f"chunk {chunk}: its records are missing" for chunk in sorted(wanted - present)]
@@ -180,7 +192,7 @@ def _stored(run: RunFolder, chunk: int) -> dict[str, NDArray[Any]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Verify each run below the given folders; 0 = everything holds."""
-    parser = argparse.ArgumentParser(prog="python -m harness.verify", description="Re-check finished runs.")
+    parser = argparse.ArgumentParser(prog="gauntlet verify", description="Re-check finished runs.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
     parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="a package that runs may call")
     options = parser.parse_args(arguments)
@@ -246,7 +258,3 @@ def _runs_in(folder: Path) -> list[RunFolder]:
     if not runs:
         raise UserError(f"there is no run.json below {folder}; make a run first, for example: python run.py attack=pgd")
     return runs
-
-
-if __name__ == "__main__":
-    sys.exit(main())

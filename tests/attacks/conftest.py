@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.access import narrowed
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Forward, Head, Victim, plain
+from gauntlet.threat_model.access import narrowed
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Forward, Head, Victim, plain
 
 
 class Crooked(nn.Module):
@@ -32,20 +32,20 @@ class Crooked(nn.Module):
 
 
 @dataclass(frozen=True)
-class Ensemble(MeteredHead):
+class Ensemble(CountedHead):
     """Several heads as one; `predict` alone says what is broken."""
 
-    together: tuple[MeteredHead, ...] = ()
+    together: tuple[CountedHead, ...] = ()
 
     @property
-    def members(self) -> tuple[MeteredHead, ...]:
+    def members(self) -> tuple[CountedHead, ...]:
         return self.together
 
 
 def ensemble(networks: Sequence[nn.Module], predict: Forward, counts: Counts) -> Ensemble:
     """Heads on these networks, as one."""
     members = tuple(
-        MeteredHead(Head(f"member{k}", plain(network)), predict, counts) for k, network in enumerate(networks)
+        CountedHead(Head(f"member{k}", plain(network)), predict, counts) for k, network in enumerate(networks)
     )
     return Ensemble(Head("ensemble", predict), predict, counts, together=members)
 
@@ -72,7 +72,7 @@ class Case:
             attack = self.fitted(attack, threat)
         at = torch.arange(len(self.ids)) if index is None else index
         counts = Counts.of(self.ids[at])
-        head = MeteredHead(self.victim.heads[0], self.victim.predict, counts, batch_size=batch_size)
+        head = CountedHead(self.victim.heads[0], self.victim.predict, counts, batch_size=batch_size)
         if getattr(attack, "together", False):
             head = ensemble((self.network, self.other), self.victim.predict, counts)
         if getattr(attack, "pool", 0):
@@ -82,7 +82,7 @@ class Case:
 
     def fitted(self, attack: Any, threat: Threat) -> Any:
         """The attack after it was fitted to all the images."""
-        head = MeteredHead(self.victim.heads[0], self.victim.predict, Counts.of(self.ids[:0]))
+        head = CountedHead(self.victim.heads[0], self.victim.predict, Counts.of(self.ids[:0]))
         *_, last = attack.fit(head, self, threat=threat, rng=Rng(0, self.ids, "fit"))
         return attack.fitted(last.delta)
 

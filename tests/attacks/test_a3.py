@@ -4,14 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.a3 import A3, _Search
-from attacks.a3_stages import NARROW, WIDE, directions, due, leaning, lengths, ranks
-from attacks.losses import margins
-from harness.errors import UserError
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim, plain
+from gauntlet.attacks.a3 import A3, NARROW, WIDE, _Search, directions, due, leaning, lengths, ranks
+from gauntlet.attacks.losses import margins
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 from tests.attacks.conftest import Case, Crooked
 
 TINY = Threat("linf", 1e-6)
@@ -131,7 +130,7 @@ class Linear(nn.Module):
 def search_on(network, x, y, threat):
     victim = Victim(plain(network), (network,))
     ids = torch.arange(len(x))
-    return _Search(MeteredHead(victim.heads[0], victim.predict, Counts.of(ids)), x, y, threat, Rng(0, ids, "a3"))
+    return _Search(CountedHead(victim.heads[0], victim.predict, Counts.of(ids)), x, y, threat, Rng(0, ids, "a3"))
 
 
 def test_the_signs_are_learnt_from_those_who_fell():
@@ -165,7 +164,7 @@ def test_turns_that_fool_many_widen_the_stages(monkeypatch):
         return stage(self, number, wide, scarce)
 
     monkeypatch.setattr(A3, "stage", spy)
-    monkeypatch.setattr("attacks.a3.lengths", lambda steps: [0.0] * steps)  # only turns can fool
+    monkeypatch.setattr("gauntlet.attacks.a3.lengths", lambda steps: [0.0] * steps)  # only turns can fool
     x = torch.full((64, 1, 1, 256), 0.5)
     search = search_on(Walled(), x, torch.zeros(64, dtype=torch.long), Threat("linf", 0.05))
     A3(rounds=5, restarts=1, extra=0)(search.head, x, search.y, threat=search.threat, rng=search.rng)

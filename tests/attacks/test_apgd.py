@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from attacks import losses
-from attacks.apgd import APGD
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks import losses
+from gauntlet.attacks.apgd import APGD
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 def test_the_checks_of_a_hundred_steps():
@@ -53,7 +53,7 @@ def test_bad_knobs(knobs):
 
 
 def test_it_finds_at_least_what_as_many_plain_steps_find(make_case):
-    from attacks.pgd import PGD
+    from gauntlet.attacks.pgd import PGD
 
     case, threat = make_case(), Threat("linf", 0.06)
     auto = case.broken(case.attack(APGD(steps=40), threat)[0]).sum()

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.apgd import APGD
-from attacks.apgd_l1 import _State, phases
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.apgd import APGD
+from gauntlet.attacks.apgd_l1 import _State, phases
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 40, 100])

@@ -5,18 +5,18 @@ import math
 import pytest
 import torch
 
-from attacks.arc import ARC
-from attacks.expected_pgd import ExpectedPGD
-from attacks.lattice_climber import LatticeClimber
-from attacks.pgd import PGD
-from defenses.randomized_ensemble import expected_softmax
-from harness.errors import UserError
-from harness.evaluate import Evaluation
-from harness.meter import Counts, MeteredHead
-from harness.mixture import mixed
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Head, Victim
+from gauntlet.attacks.pgd import PGD
+from gauntlet.attacks.randomized_ensemble.arc import ARC
+from gauntlet.attacks.randomized_ensemble.expected_pgd import ExpectedPGD
+from gauntlet.attacks.randomized_ensemble.lattice_climber import LatticeClimber
+from gauntlet.defenses.randomized_ensemble import expected_softmax
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.mixture import mixed
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, Victim
 
 COUNT = 300
 
@@ -57,7 +57,7 @@ class Linear:
         return (self.weights[:, None, None] * wrong).sum(0).amax(1)
 
     def attacked(self, attack):
-        door = MeteredHead(self.heads[0], self.heads[0].forward, Counts.of(self.ids))
+        door = CountedHead(self.heads[0], self.heads[0].forward, Counts.of(self.ids))
         z = attack(mixed(door, self.heads, {}), self.x, self.y, threat=self.threat, rng=Rng(0, self.ids))
         assert self.threat.contains(z, self.x).all()
         return self.error(z)
@@ -127,7 +127,7 @@ def test_pgd_between_two_members_reports_all_where_half_is_left():
     threat = Threat("linf", 1.5, low=-9, high=9)
 
     def least(attack, head):
-        door = MeteredHead(head, victim.predict, Counts.of(ids), jury=tuple(h.forward for h in heads[1:]), trials=10)
+        door = CountedHead(head, victim.predict, Counts.of(ids), jury=tuple(h.forward for h in heads[1:]), trials=10)
         door = mixed(door, heads[1:], {}) if getattr(attack, "mixture", False) else door
         z = attack(door, x, y, threat=threat, rng=Rng(0, ids))
         return float((between(z, None).argmax(2) == y).double().mean())
@@ -155,7 +155,7 @@ def test_it_runs_once_on_all_members_and_on_each_head_of_another_defense():
 def test_the_passes_of_every_member_are_booked():
     linear = Linear(3)
     counts = Counts.of(linear.ids)
-    door = MeteredHead(linear.heads[0], linear.heads[0].forward, counts)
+    door = CountedHead(linear.heads[0], linear.heads[0].forward, counts)
     ARC(steps=1)(mixed(door, linear.heads, {}), linear.x, linear.y, threat=linear.threat, rng=Rng(0, linear.ids))
     assert (counts.forwards <= 3 + 3 * (1 + 3)).all()  # the image; each member's slope, and all at its candidate
     assert counts.forwards.max() == 15

@@ -2,7 +2,7 @@
 
 import torch
 
-from attacks.ascent import Best
+from gauntlet.attacks.projected_ascent import Best
 
 
 def test_the_best_of_everyone_is_kept_as_the_best_of_some():

@@ -7,16 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.clearance import CLEARANCE
-from attacks.hop_skip_jump import HopSkipJump
-from attacks.hop_skip_jump_walk import Pace
-from attacks.rays import RayS
-from harness.access import narrowed
-from harness.errors import UserError
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim, plain
+from gauntlet.attacks.black_box.boundary_margin import CLEARANCE
+from gauntlet.attacks.black_box.hop_skip_jump import HopSkipJump, Pace
+from gauntlet.attacks.black_box.rays import RayS
+from gauntlet.errors import UserError
+from gauntlet.threat_model.access import narrowed
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 IDS = torch.arange(3)
 
@@ -41,7 +40,7 @@ def attacked(attack, threat, network=None):
     victim = Victim(plain(network), (network,))
     x, y = torch.full((3, 3, 2, 2), 0.5, dtype=torch.float64), torch.zeros(3, dtype=torch.long)
     counts = Counts.of(IDS)
-    door = narrowed(MeteredHead(victim.heads[0], victim.predict, counts), attack.needs)
+    door = narrowed(CountedHead(victim.heads[0], victim.predict, counts), attack.needs)
     z = attack(door, x, y, threat=threat, rng=Rng(0, IDS, "a"))
     broken = network(z).argmax(1) != y
     return threat.distance(z, x), broken, counts.forwards
@@ -133,7 +132,7 @@ def test_rays_asks_about_all_signs_then_blocks_then_pixels():
 
     victim = Victim(decide, ())
     x, ids = torch.full((1, 1, 2, 3), 0.5), torch.arange(1)
-    door = narrowed(MeteredHead(victim.heads[0], victim.predict, Counts.of(ids)), "decision")
+    door = narrowed(CountedHead(victim.heads[0], victim.predict, Counts.of(ids)), "decision")
     RayS(queries=16)(door, x, torch.zeros(1, dtype=torch.long), threat=Threat("linf", 0.1), rng=Rng(0, ids))
     turned = [(signs < 0).nonzero().flatten().tolist() for signs in asked]
     halves, thirds, pixels = [[0, 1, 2], [3, 4, 5]], [[0, 1], [2, 3], [4, 5]], [[i] for i in range(6)]

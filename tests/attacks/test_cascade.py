@@ -2,25 +2,26 @@ import dataclasses
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from attacks.apgd import APGD
-from attacks.cascade import Cascade
-from attacks.pgd import PGD
-from attacks.square import Square
-from harness.errors import UserError
-from harness.evaluate import Evaluation
-from harness.threat import Threat
+from gauntlet.attacks.apgd import APGD
+from gauntlet.attacks.black_box.square import Square
+from gauntlet.attacks.pgd import PGD
+from gauntlet.attacks.suite import Suite
+from gauntlet.config.shipped import CONF
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.threat_model.threat import Threat
 
 
 def suite(name):
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return instantiate(compose(f"attack/{name}").attack, _convert_="all")
 
 
 def test_a_norm_changes_the_stages_that_it_names_and_no_other():
-    cascade = Cascade({"a": APGD(), "b": Square()}, {"l1": {"a": {"restarts": 5, "rho": 0.5}}})
+    cascade = Suite({"a": APGD(), "b": Square()}, {"l1": {"a": {"restarts": 5, "rho": 0.5}}})
     assert cascade.under("linf") == cascade.stages
     assert cascade.under("l1") == {"a": APGD(restarts=5, rho=0.5), "b": Square()}
 
@@ -34,7 +35,7 @@ def test_an_evaluation_runs_the_stages_of_its_norm(case):
 
 
 def test_called_as_an_attack_it_runs_them_too(case):
-    cascade = Cascade({"a": PGD(steps=2)}, {"l1": {"a": {"steps": 5}}})
+    cascade = Suite({"a": PGD(steps=2)}, {"l1": {"a": {"steps": 5}}})
     assert set(case.attack(cascade, Threat("linf", 1e-6))[1].backwards.tolist()) == {2}
     assert set(case.attack(cascade, Threat("l1", 1e-6))[1].backwards.tolist()) == {5}
 
@@ -51,7 +52,7 @@ def test_called_as_an_attack_it_runs_them_too(case):
 )
 def test_bad_changes(by_norm, key):
     with pytest.raises(UserError, match=key.replace(".", r"\.")):
-        Cascade({"a": APGD()}, by_norm)
+        Suite({"a": APGD()}, by_norm)
 
 
 def test_the_cost_of_what_standard_never_fools(make_case):
@@ -102,7 +103,7 @@ def test_plus_is_its_six_stages():
         (APGD(loss="dlr"), 2, "the loss of a/true needs 3 classes, there are 2; use attack.loss=margin"),
         (APGD(loss="dlr", targets=2), 3, "the loss of a/true needs 4 classes, there are 3; use attack.loss=margin"),
         (
-            Cascade({"b": APGD(), "c": PGD(loss="dlr")}),
+            Suite({"b": APGD(), "c": PGD(loss="dlr")}),
             2,
             "the loss of c/true needs 3 classes, there are 2; use attack.stages.c.loss=margin",
         ),

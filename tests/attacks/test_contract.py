@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 
-from attacks.cascade import norms_of
-from harness.evaluate import compares
-from harness.threat import Threat
+from gauntlet.attacks.suite import norms_of
+from gauntlet.config.shipped import CONF
+from gauntlet.threat_model.attack import compares
+from gauntlet.threat_model.threat import Threat
 
 FOLDER = Path(__file__).parents[2] / "conf" / "attack"
 ELSEWHERE = ("stored", "pubdef")  # looks candidates up; is a long suite of attacks that are all here
@@ -28,7 +29,7 @@ def fit(attack):
 
 
 def node(name):
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return compose(f"attack/{name}").attack
 
 

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.adaea import AdaEA
-from attacks.diversity import Diversity
-from attacks.ensembles import Ensemble
-from attacks.smoothing import Kernel
-from attacks.svre import SVRE
-from attacks.transfer import Transfer
-from harness.errors import UserError
-from harness.meter import Counts
-from harness.rng import Rng
-from harness.surrogates import EnsembleHead, SurrogateHead
-from harness.threat import Threat
-from harness.victim import Head, plain
+from gauntlet.attacks.transfer.adaea import AdaEA
+from gauntlet.attacks.transfer.ensemble_gradient import Ensemble
+from gauntlet.attacks.transfer.gradient_smoothing import Kernel
+from gauntlet.attacks.transfer.input_diversity import Diversity
+from gauntlet.attacks.transfer.momentum_ascent import Transfer
+from gauntlet.attacks.transfer.svre import SVRE
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, plain
+from gauntlet.transfer.surrogates import EnsembleHead, SurrogateHead
 
 LINF = Threat("linf", 0.15)
 KINDS = ("logits", "probabilities", "losses")

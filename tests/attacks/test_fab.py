@@ -4,10 +4,10 @@ import pytest
 import torch
 from scipy.optimize import LinearConstraint, minimize
 
-from attacks.fab import FAB, reach
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.fab import FAB, reach
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
 D = 6

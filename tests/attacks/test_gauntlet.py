@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.gauntlet import Gauntlet, _Search
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.evaluate import Evaluation
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim, plain
+from gauntlet.attacks.gauntlet import Gauntlet, _Search
+from gauntlet.data.dataset import Batch
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 EPS = 0.1
 THREAT = Threat("linf", EPS)
@@ -43,9 +43,9 @@ def grey(levels: list[float]) -> tuple[Tensor, Tensor, Tensor]:
     return torch.arange(len(levels)), x, torch.zeros(len(levels), dtype=torch.long)
 
 
-def door(network: nn.Module, ids: Tensor) -> MeteredHead:
+def door(network: nn.Module, ids: Tensor) -> CountedHead:
     victim = Victim(plain(network), (network,))
-    return MeteredHead(victim.heads[0], victim.predict, Counts.of(ids))
+    return CountedHead(victim.heads[0], victim.predict, Counts.of(ids))
 
 
 def test_the_gap_of_a_linear_model_is_the_perturbation_that_is_missing():

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from attacks import losses
-from harness.errors import UserError
-from harness.rng import Rng
+from gauntlet.attacks import losses
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
 
 
 def logits_and_labels(correct):

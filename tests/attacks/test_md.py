@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from attacks.losses import margin, rival_logit, true_logit
-from attacks.md import MD, _away
-from harness.errors import UserError
-from harness.threat import Threat
+from gauntlet.attacks.losses import margin, rival_logit, true_logit
+from gauntlet.attacks.md import MD, _away
+from gauntlet.errors import UserError
+from gauntlet.threat_model.threat import Threat
 
 
 def test_the_plan():

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.apgd import APGD
-from attacks.cascade import Cascade, norms_of
-from attacks.ddn import DDN
-from attacks.fab import FAB
-from attacks.fmn import FMN
-from attacks.nearest import REFINE, slope
-from attacks.pdpgd import PDPGD, shrink
-from attacks.search import Search
-from attacks.sigma_zero import SigmaZero
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim, plain
+from gauntlet.attacks.apgd import APGD
+from gauntlet.attacks.fab import FAB
+from gauntlet.attacks.minimum_norm.ddn import DDN
+from gauntlet.attacks.minimum_norm.epsilon_search import Search
+from gauntlet.attacks.minimum_norm.fmn import FMN
+from gauntlet.attacks.minimum_norm.minimum_norm_loop import REFINE, slope
+from gauntlet.attacks.minimum_norm.pdpgd import PDPGD, shrink
+from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
+from gauntlet.attacks.suite import Suite, norms_of
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 ATTACKS = {
     "fmn": FMN(steps=150), "ddn": DDN(steps=150, step_size=0.1, first=0.1), "pdpgd": PDPGD(steps=300),
@@ -128,17 +128,17 @@ def test_a_budget_for_each_sample_ends_each_walk(name, norm, case):
 @pytest.mark.parametrize("name", ["fmn", "ddn", "pdpgd", "sigma_zero"])
 def test_more_of_the_same_walk_is_never_farther(name, case, monkeypatch):
     """The nearest find falls along a walk: what is noted at each step bounds the answer."""
-    from attacks import nearest
+    from gauntlet.attacks.minimum_norm import minimum_norm_loop
 
     norm = norms_of(QUICK[name])[-1] if name in ("ddn", "sigma_zero") else "l2"
     threat, history = Threat(norm, "unbounded"), []
-    note = nearest.Nearest.note
+    note = minimum_norm_loop.Nearest.note
 
     def watched(self, *arguments):
         note(self, *arguments)
         history.append(self.distance.clone())
 
-    monkeypatch.setattr(nearest.Nearest, "note", watched)
+    monkeypatch.setattr(minimum_norm_loop.Nearest, "note", watched)
     z, _ = case.attack(QUICK[name], threat)
     found = history[-1].isfinite()
     assert found.sum() > len(found) // 2
@@ -163,8 +163,8 @@ def test_the_proximal_operators_minimise(norm):
 
 
 def test_a_suite_is_unbounded_where_all_its_stages_are():
-    assert Cascade({"fmn": FMN(), "fab": FAB()}).unbounded
-    assert not Cascade({"fmn": FMN(), "apgd": APGD()}).unbounded
+    assert Suite({"fmn": FMN(), "fab": FAB()}).unbounded
+    assert not Suite({"fmn": FMN(), "apgd": APGD()}).unbounded
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.fgsm import FGSM
-from attacks.pgd import PGD
-from attacks.pma import PMA
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim, plain
+from gauntlet.attacks.fgsm import FGSM
+from gauntlet.attacks.pgd import PGD
+from gauntlet.attacks.pma import PMA
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
 
@@ -34,7 +34,7 @@ def attacked(attack, norm, eps, offset):
     network = Linear(offset)
     x, y, ids = torch.full((3, 3, 2, 2), 0.5, dtype=torch.float64), torch.zeros(3, dtype=torch.long), torch.arange(3)
     victim = Victim(plain(network), (network,))
-    head = MeteredHead(victim.heads[0], victim.predict, Counts.of(ids))
+    head = CountedHead(victim.heads[0], victim.predict, Counts.of(ids))
     z = attack(head, x, y, threat=Threat(norm, eps), rng=Rng(0, ids, "a"))
     scores = network(z)
     return (scores[:, 0] - scores[:, 1]).tolist()

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from attacks.fgsm import FGSM
-from attacks.pgd import PGD
-from harness.errors import UserError
-from harness.threat import Threat
+from gauntlet.attacks.fgsm import FGSM
+from gauntlet.attacks.pgd import PGD
+from gauntlet.errors import UserError
+from gauntlet.threat_model.threat import Threat
 
 
 def test_one_full_step_from_the_image_is_fgsm(case):

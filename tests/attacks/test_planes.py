@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.fab import FAB
-from attacks.planes import nearest_plane, plane_to
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim, plain
+from gauntlet.attacks.fab import FAB
+from gauntlet.attacks.linearized_boundary import nearest_plane, plane_to
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 
 class Linear(nn.Module):
@@ -23,7 +23,7 @@ class Linear(nn.Module):
 def head():
     network, ids = Linear(), torch.arange(40)
     victim = Victim(plain(network), (network,))
-    return MeteredHead(victim.heads[0], victim.predict, Counts.of(ids))
+    return CountedHead(victim.heads[0], victim.predict, Counts.of(ids))
 
 
 @pytest.fixture

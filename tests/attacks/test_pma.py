@@ -3,10 +3,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from attacks import losses
-from attacks.pma import MARGIN, PMA, RIVAL, TRUE
-from harness.errors import UserError
-from harness.threat import Threat
+from gauntlet.attacks import losses
+from gauntlet.attacks.pma import MARGIN, PMA, RIVAL, TRUE
+from gauntlet.errors import UserError
+from gauntlet.threat_model.threat import Threat
 
 
 def test_the_released_step_sizes():

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from harness.threat import Threat
+from gauntlet.config.shipped import CONF
+from gauntlet.threat_model.threat import Threat
 
 
 def built(name):
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return instantiate(compose(f"attack/{name}").attack, _convert_="all")
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from attacks.region import Region
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.projected_ascent import Region
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 THREATS = [
     Threat("linf", "8/255"),

@@ -1,11 +1,10 @@
 import pytest
 import torch
 
-from attacks.square import Square
-from attacks.squares import Window, _bump, _pyramid, begin, propose
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.black_box.square import Square, Window, _bump, _pyramid, begin, propose
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 def test_the_sides_shrink_on_schedule():

@@ -8,23 +8,23 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import InterpolationMode, rotate
 
-from attacks.admix import Admix
-from attacks.bsr import ShuffledRotations
-from attacks.diversity import Diversity
-from attacks.scene import Scene
-from attacks.sia import BlockTransforms
-from attacks.slope import Slope, added, measured, surprise
-from attacks.smoothing import Flatness, Kernel, Variance
-from attacks.transfer import Transfer
-from attacks.views import Gallery, Scales
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.meter import Counts
-from harness.mixing import stocked
-from harness.rng import Rng
-from harness.surrogates import SurrogateHead
-from harness.threat import Threat
-from harness.victim import Head, plain
+from gauntlet.attacks.log_scaled_gradient import Slope, added, measured, surprise
+from gauntlet.attacks.transfer.admix import Admix
+from gauntlet.attacks.transfer.bsr import ShuffledRotations
+from gauntlet.attacks.transfer.context import AttackContext
+from gauntlet.attacks.transfer.gradient_smoothing import Flatness, Kernel, Variance
+from gauntlet.attacks.transfer.input_diversity import Diversity
+from gauntlet.attacks.transfer.input_transforms import Scales, TransformGrid
+from gauntlet.attacks.transfer.momentum_ascent import Transfer
+from gauntlet.attacks.transfer.sia import BlockTransforms
+from gauntlet.data.dataset import Batch
+from gauntlet.errors import UserError
+from gauntlet.jobs.setup import stocked
+from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, plain
+from gauntlet.transfer.surrogates import SurrogateHead
 
 LINF = Threat("linf", 0.15)
 
@@ -38,7 +38,7 @@ def on_surrogate(attack, case, threat=LINF, dtype=None):
 
 
 def scene_of(x, y=None, threat=LINF):
-    return Scene(x, torch.zeros(len(x), dtype=torch.long) if y is None else y, threat, measured("ce"), 0.1)
+    return AttackContext(x, torch.zeros(len(x), dtype=torch.long) if y is None else y, threat, measured("ce"), 0.1)
 
 
 def shown(piece, x, seed=0):
@@ -246,7 +246,7 @@ def test_admix_takes_other_classes_only():
 def test_scales_share_what_was_mixed_in():
     x = image(count=2)
     pieces = {"admix": Admix(copies=3).stocked(image(count=9), torch.ones(9, dtype=torch.long)), "si": Scales(copies=3)}
-    gallery = Gallery(pieces, scene_of(x), Rng(0, torch.arange(2), "v"))
+    gallery = TransformGrid(pieces, scene_of(x), Rng(0, torch.arange(2), "v"))
     views = [gallery.shown(copy, "").view(x) for copy in range(gallery.count)]
     assert len(views) == 9
     assert torch.allclose(views[0], 2 * views[1])

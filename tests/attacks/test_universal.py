@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.perturbation import State, moved
-from attacks.uap import UAP
-from attacks.universal import SGA, SPGD, Slope
-from harness.errors import UserError
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Head, Victim, plain
+from gauntlet.attacks.universal.spgd import SGA, SPGD, Slope
+from gauntlet.attacks.universal.uap import UAP
+from gauntlet.attacks.universal.universal_perturbation import State, moved
+from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, Victim, plain
 
 SMALL = {"images": None, "epochs": 3, "batch": 8}
 ATTACKS = [SPGD(**SMALL), SGA(**SMALL, inner=4, decay=0.9), UAP(images=None, epochs=2, fooling=1.0)]
@@ -44,7 +44,7 @@ class Linear(nn.Module):
 
 
 def door(victim, index=0):
-    return MeteredHead(victim.heads[index], victim.predict, Counts.of(torch.arange(0)))
+    return CountedHead(victim.heads[index], victim.predict, Counts.of(torch.arange(0)))
 
 
 def grey(count=20, network=None):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from certification.mechanisms import Smoothed
-from certification.noise import Gaussian
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim
+from gauntlet.certification.certifiable import Smoothed
+from gauntlet.certification.noise import Gaussian
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim
 
 
 class HalfSpace(nn.Module):

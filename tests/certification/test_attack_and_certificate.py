@@ -4,29 +4,29 @@ import pytest
 import torch
 from scipy import stats
 
-from attacks.pgd import PGD
-from certification.base import Work
-from certification.counting import count
-from certification.mechanisms import Smoothed
-from certification.noise import Gaussian
-from certification.smoothing import Smoothing
-from certification.stopping import Stopping
-from defenses.smoothed import smoothed
-from harness import checkpoint
-from harness.data.digits import Digits
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from models.small_cnn import SmallCNN
+from gauntlet.attacks.pgd import PGD
+from gauntlet.certification.certifiable import Smoothed
+from gauntlet.certification.certifier import Work
+from gauntlet.certification.noise import Gaussian
+from gauntlet.certification.sequential_test import Stopping
+from gauntlet.certification.smoothing import Smoothing
+from gauntlet.certification.vote_sampling import count
+from gauntlet.data.digits import Digits
+from gauntlet.defenses.smoothing_heads import smoothed
+from gauntlet.models import checkpoint
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.training.weights_cache import ZOO
 from tests.certification.conftest import HalfSpace
-from training.zoo import ZOO
 
 WORK = Work(1024)
 
 
 def attacked(victim, head, x, y, ids, eps, steps=10):
     """PGD on a head, with a radius for each image."""
-    metered = MeteredHead(head, victim.predict, Counts.of(ids), trials=10)
+    metered = CountedHead(head, victim.predict, Counts.of(ids), trials=10)
     threat = Threat("l2", 1.0).scaled(eps)
     return PGD(steps=steps, loss="ce")(metered, x, y, threat=threat, rng=Rng(3, ids, "attack"))
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from certification.base import Work
-from certification.bounds import Bounds
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim, plain
-from tests.certification.bounding.conftest import NETWORKS, attacked, images, margins
+from gauntlet.certification.certifier import Work
+from gauntlet.certification.linear_bounds import Bounds
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
+from tests.certification.crown.conftest import NETWORKS, attacked, images, margins
 
 
 def certify(module, x, y, threat, **fields):

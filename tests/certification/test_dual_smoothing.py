@@ -3,21 +3,22 @@ import math
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from scipy import stats
 from torch import nn
 
-from certification.base import Work
-from certification.dual_smoothing import DualSmoothing
-from certification.mechanisms import Dual
-from certification.noise import Gaussian
-from harness.compose import build, checked
-from harness.errors import UserError
-from harness.prepare import KEYS
-from models.half import Half, filled, kept
-from models.small_cnn import SmallCNN
+from gauntlet.certification.certifiable import Dual
+from gauntlet.certification.certifier import Work
+from gauntlet.certification.dual_smoothing import DualSmoothing
+from gauntlet.certification.noise import Gaussian
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.errors import UserError
+from gauntlet.jobs.setup import KEYS
+from gauntlet.models.half_image import Half, filled, kept
+from gauntlet.models.small_cnn import SmallCNN
 from tests.certification.conftest import HalfSpace, certify, victim_of
 
 
@@ -106,7 +107,7 @@ def test_missing_pixels_are_means_of_their_neighbours():
 def test_each_half_can_be_trained_by_each_recipe_with_the_noise_that_is_deployed(recipe):
     GlobalHydra.instance().clear()
     chosen = [f"recipe@defense.parts.{side}.recipe={recipe}" for side in ("left", "right")]
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         cfg = checked(compose("run", ["defense=dual_smoothing", "defense.sigma=0.3", "attack=pgd", *chosen]), KEYS)
     for side, part in build(cfg.defense).parts.items():
         objective = build(OmegaConf.create(part.recipe)).objective

@@ -5,15 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from certification.base import Work
-from certification.mechanisms import Mixed
-from certification.mixing import Mixing, both, closed, lipschitz, smoothing
-from certification.noise import Gaussian
-from defenses import smoothed_mixing
-from harness.errors import UserError
-from harness.threat import Threat
-from models.mixing_network import MixingNetwork
-from models.small_cnn import SmallCNN
+from gauntlet.certification.certifiable import Mixed
+from gauntlet.certification.certifier import Work
+from gauntlet.certification.mixing import Mixing, both, closed, lipschitz, smoothing
+from gauntlet.certification.noise import Gaussian
+from gauntlet.defenses import smoothed_mixing
+from gauntlet.errors import UserError
+from gauntlet.models.mixing_network import MixingNetwork
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.threat_model.threat import Threat
 from tests.certification.conftest import HalfSpace, certify, victim_of
 
 WORST = {

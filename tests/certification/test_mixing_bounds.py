@@ -8,15 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certification.base import Work
-from certification.bounds import Bounds
-from certification.mixing_bounds import MixingBounds, lead, needed, rounding
-from defenses.mixing import Mixing
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim, plain
-from tests.certification.bounding.conftest import NETWORKS, attacked, images
+from gauntlet.certification.certifier import Work
+from gauntlet.certification.linear_bounds import Bounds
+from gauntlet.certification.mixing_bounds import MixingBounds, lead, needed, rounding
+from gauntlet.defenses.mixing import Mixing
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
+from tests.certification.crown.conftest import NETWORKS, attacked, images
 
 
 def victim_of(accurate, robust, **fields):

@@ -8,12 +8,12 @@ import pytest
 import torch
 from scipy import stats
 
-from certification.base import Work
-from certification.mechanisms import Smoothed
-from certification.noise import Ablation, Gaussian, GridGaussian, Laplace, Uniform, cells
-from certification.smoothing import Smoothing
-from harness.errors import UserError
-from harness.rng import Rng
+from gauntlet.certification.certifiable import Smoothed
+from gauntlet.certification.certifier import Work
+from gauntlet.certification.noise import Ablation, Gaussian, GridGaussian, Laplace, Uniform, cells
+from gauntlet.certification.smoothing import Smoothing
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
 from tests.certification.conftest import HalfSpace, certify, victim_of
 
 IDS = torch.arange(4000)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from certification.bands import Banded, Bands
-from certification.base import Work
-from certification.patches import Patches
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim, plain
+from gauntlet.certification.band_ablation import Banded, Bands
+from gauntlet.certification.certifier import Work
+from gauntlet.certification.patches import Patches
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 SIZE = 6
 

@@ -6,15 +6,15 @@ import torch
 from scipy import stats
 from torch import nn
 
-from certification.base import Work
-from certification.mechanisms import Smoothed
-from certification.noise import Gaussian
-from certification.smoothing import Smoothing
-from certification.stopping import Stopping
-from harness.errors import UserError
-from harness.threat import Threat
-from harness.victim import Victim
-from models.normalize import Normalize
+from gauntlet.certification.certifiable import Smoothed
+from gauntlet.certification.certifier import Work
+from gauntlet.certification.noise import Gaussian
+from gauntlet.certification.sequential_test import Stopping
+from gauntlet.certification.smoothing import Smoothing
+from gauntlet.errors import UserError
+from gauntlet.models.normalize import Normalize
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim
 from tests.certification.conftest import Coins, HalfSpace, certify, victim_of
 
 WORK = Work(512)

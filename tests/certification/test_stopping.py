@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal, stats
 
-from certification.mechanisms import Dual
-from certification.noise import Gaussian
-from certification.stopping import Stopping, floored, looks
-from harness.binomial import even, lower, most, tail, upper
+from gauntlet.certification.certifiable import Dual
+from gauntlet.certification.noise import Gaussian
+from gauntlet.certification.sequential_test import Stopping, floored, looks
+from gauntlet.metrics.confidence import even, lower, most, tail, upper
 
 ALPHA = 0.01
 

@@ -43,7 +43,7 @@ def test_twelve_cells_survive_kills_a_cancel_and_a_drain(site, tools, alone, tmp
     networks = [path.parent.name for path in tmp_path.glob("_trained/*/best.safetensors")]
     trained = sorted(sum(f"training {name}" in log for log in logs) for name in networks)
     assert trained == [1, 2], "by one process each, but for the one that was killed"
-    state = tools.start(str(tmp_path), program="-m harness.status")
+    state = tools.start(str(tmp_path), program="-m gauntlet status")
     assert state.communicate()[0].endswith("12 done\n")
     assert state.returncode == 0
 

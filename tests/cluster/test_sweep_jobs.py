@@ -8,21 +8,21 @@ import sys
 
 import pytest
 
-from harness import launchers
-from harness.cells import Cell, Standing, find_cells, verdict
-from harness.errors import UserError
-from harness.status import whole
+from gauntlet.cluster import launchers
+from gauntlet.cluster.sweep_jobs import Standing, SweepJob, find_cells, verdict
+from gauntlet.commands.status import whole
+from gauntlet.errors import UserError
 
 
 @pytest.fixture
 def cell(tmp_path):
-    return Cell(tmp_path / "_sweep" / "cells", "run", ("attack=pgd", "threat.eps=8/255"))
+    return SweepJob(tmp_path / "_sweep" / "cells", "run", ("attack=pgd", "threat.eps=8/255"))
 
 
 def test_the_order_of_options_makes_no_other_cell(cell):
-    assert Cell(cell.folder, "run", cell.words[::-1]).path == cell.path
-    assert Cell(cell.folder, "train", cell.words).path != cell.path
-    assert Cell(cell.folder, "run", cell.words[:1]).path != cell.path
+    assert SweepJob(cell.folder, "run", cell.words[::-1]).path == cell.path
+    assert SweepJob(cell.folder, "train", cell.words).path != cell.path
+    assert SweepJob(cell.folder, "run", cell.words[:1]).path != cell.path
 
 
 def test_a_cell_that_ends_is_done_or_failed(cell, tmp_path):
@@ -41,7 +41,7 @@ def test_a_cell_that_ends_is_done_or_failed(cell, tmp_path):
 
 
 def test_two_copies_of_a_cell_do_no_harm(cell, monkeypatch):
-    monkeypatch.setattr("harness.ownership.PATIENCE", 0.1)
+    monkeypatch.setattr("gauntlet.system.lock.PATIENCE", 0.1)
     with cell.at_work() as said:
         busy = rf"process {os.getpid()} on .* is working on this cell: python run\.py"
         with pytest.raises(UserError, match=busy), cell.at_work():
@@ -53,7 +53,7 @@ def test_two_copies_of_a_cell_do_no_harm(cell, monkeypatch):
 DIES = """
 import os, signal
 from pathlib import Path
-from harness.cells import Cell
+from gauntlet.cluster.sweep_jobs import Cell
 with Cell(Path({folder!r}), "run", {words!r}).at_work():
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -74,7 +74,7 @@ def test_a_sweep_that_the_user_stops_says_so(cell):
     with pytest.raises(SystemExit), cell.at_work():
         sys.exit(130)
     assert cell.standing() == Standing("partial", "stopped")
-    lines, done = verdict([cell, Cell(cell.folder, "run", ("attack=fgsm",))], stopped=True)
+    lines, done = verdict([cell, SweepJob(cell.folder, "run", ("attack=fgsm",))], stopped=True)
     assert not done
     assert lines[0] == "sweep of 2: 1 partial, 1 waiting"
     assert lines[2:] == ["         stopped", "waiting: not begun", "the same command goes on"]
@@ -91,7 +91,7 @@ def test_a_damaged_record_is_as_none(cell, tmp_path, content):
 
 
 def test_a_sweep_is_whole_once_every_cell_is_done(cell):
-    other = Cell(cell.folder, "run", ("attack=fgsm",))
+    other = SweepJob(cell.folder, "run", ("attack=fgsm",))
     with cell.at_work() as said:
         said.append("")
     assert verdict([cell]) == (["sweep of 1: 1 done"], True)

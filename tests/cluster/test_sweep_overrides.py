@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.errors import UserError
-from harness.sweeps import prepared
+from gauntlet.cluster.sweep_overrides import prepared
+from gauntlet.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from certification.stopping import floored
-from harness.certificates import summary
-from harness.certification_logs import ALPHAS, audit, ladder, main, read
-from harness.errors import UserError
+from gauntlet.certification.sequential_test import floored
+from gauntlet.commands.certification_log import ALPHAS, audit, ladder, main, read
+from gauntlet.errors import UserError
+from gauntlet.metrics.certificate_summary import summary
 from tests.leaderboard.test_certificates import certify
 
 HEAD = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"

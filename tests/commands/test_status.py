@@ -1,4 +1,4 @@
-"""What `harness.status` tells of runs and cells at work, from files alone."""
+"""What `gauntlet.commands.status` tells of runs and cells at work, from files alone."""
 
 import json
 import os
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import ownership, progress
-from harness.cells import Cell
-from harness.ownership import sole_owner
-from harness.progress import Bar, duration
-from harness.records import REQUIRED, RunFolder
-from harness.status import lines, main
+from gauntlet.cluster.sweep_jobs import SweepJob
+from gauntlet.commands.status import lines, main
+from gauntlet.evidence.manifest import REQUIRED
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.system import lock, progress
+from gauntlet.system.lock import sole_owner
+from gauntlet.system.progress import Bar, duration
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_each_shard_at_work_takes_a_line_of_its_own(run, tmp_path, capsys):
 
 
 def test_a_cell_that_trains_before_it_has_a_run_is_told(tmp_path, capsys):
-    cell = Cell(tmp_path / "_sweep" / "cells", "run", ("attack=pgd",))
+    cell = SweepJob(tmp_path / "_sweep" / "cells", "run", ("attack=pgd",))
     with bar("training digits") as done, cell.at_work():
         assert told(capsys, tmp_path)[0] == "running      -/-     python run.py attack=pgd: training digits 0 %"
         done.update(1)
@@ -71,7 +72,9 @@ def test_a_cell_that_trains_before_it_has_a_run_is_told(tmp_path, capsys):
 
 def test_a_shard_that_starts_or_waits_is_not_told_as_partial(run, tmp_path, capsys):
     words = ("attack=pgd", "runtime.shards=2")
-    one, two = (Cell(tmp_path / "_sweep" / "cells", "run", (*words, f"runtime.shard={shard}")) for shard in range(2))
+    one, two = (
+        SweepJob(tmp_path / "_sweep" / "cells", "run", (*words, f"runtime.shard={shard}")) for shard in range(2)
+    )
     assert told(capsys, tmp_path)[-1] == "1 partial"
     two.wait()
     first, way, count = told(capsys, tmp_path)
@@ -83,10 +86,10 @@ def test_a_shard_that_starts_or_waits_is_not_told_as_partial(run, tmp_path, caps
 
 
 def test_what_a_process_waits_for_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(ownership, "PATIENCE", 0.05)
-    monkeypatch.setattr(ownership, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "PATIENCE", 0.05)
+    monkeypatch.setattr(lock, "BEAT", 0.05)
     code = (
-        "import sys, time; from pathlib import Path; from harness.ownership import sole_owner\n"
+        "import sys, time; from pathlib import Path; from gauntlet.system.lock import sole_owner\n"
         "with sole_owner(Path(sys.argv[1]), 'train', None): print(1, flush=True); sys.stdin.read()"
     )
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

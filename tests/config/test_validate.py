@@ -3,17 +3,18 @@ import sys
 
 import hydra
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from attacks.pgd import PGD
-from harness.cli_errors import cell, entry
-from harness.compose import build, checked
-from harness.errors import UserError
-from harness.prepare import KEYS
-from training.cli import KEYS as TRAINING_KEYS
+from gauntlet.attacks.pgd import PGD
+from gauntlet.commands.entry import cell, entry
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.errors import UserError
+from gauntlet.jobs.setup import KEYS
+from gauntlet.jobs.training_job import KEYS as TRAINING_KEYS
 
 
 def check(node, **extra):
@@ -24,12 +25,12 @@ def check(node, **extra):
 def composed(*overrides, name="run"):
     """What run.py makes of its arguments."""
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return checked(compose(name, list(overrides)), KEYS if name == "run" else TRAINING_KEYS)
 
 
 def test_values_take_the_type_of_their_field():
-    node = check({"_target_": "attacks.pgd.PGD", "step_size": 1, "steps": "7", "random_start": "false"}).attack
+    node = check({"_target_": "gauntlet.attacks.pgd.PGD", "step_size": 1, "steps": "7", "random_start": "false"}).attack
     assert (node.step_size, node.steps, node.random_start) == (1.0, 7, False)
     assert type(node.step_size) is float
     assert build(node) == PGD(step_size=1.0, steps=7, random_start=False)
@@ -38,18 +39,18 @@ def test_values_take_the_type_of_their_field():
 @pytest.mark.parametrize(
     ("node", "words"),
     [
-        ({"_target_": "attacks.pgd.PGD", "steps": "abc"}, r"attack\.steps=abc.*whole number"),
-        ({"_target_": "attacks.pgd.PGD", "steps": None}, r"attack\.steps must not be null"),
-        ({"_target_": "attacks.pgd.PGD", "stps": 3}, r"unknown option attack\.stps; did you mean steps"),
+        ({"_target_": "gauntlet.attacks.pgd.PGD", "steps": "abc"}, r"attack\.steps=abc.*whole number"),
+        ({"_target_": "gauntlet.attacks.pgd.PGD", "steps": None}, r"attack\.steps must not be null"),
+        ({"_target_": "gauntlet.attacks.pgd.PGD", "stps": 3}, r"unknown option attack\.stps; did you mean steps"),
         (
-            {"_target_": "attacks.cascade.Cascade", "stages": {"a": {"_target_": "os.getcwd"}}},
+            {"_target_": "gauntlet.attacks.suite.Suite", "stages": {"a": {"_target_": "os.getcwd"}}},
             r"attack\.stages\.a\._target_=os\.getcwd",
         ),
         ({"_target_": "attacks.nope.PGD"}, "does not exist"),
-        ({"_target_": "attacks.pgd.Nope"}, "does not exist"),
+        ({"_target_": "gauntlet.attacks.pgd.Nope"}, "does not exist"),
         ({"_target_": "PGD"}, "outside gauntlet's packages"),
-        ({"_target_": "attacks.pgd.PGD", "steps": "${nothing}"}, "nothing"),
-        ({"_target_": "attacks.pgd.PGD", "steps": "???"}, r"attack\.steps"),
+        ({"_target_": "gauntlet.attacks.pgd.PGD", "steps": "${nothing}"}, "nothing"),
+        ({"_target_": "gauntlet.attacks.pgd.PGD", "steps": "???"}, r"attack\.steps"),
     ],
 )
 def test_a_bad_node_gets_one_line_with_the_full_key(node, words):
@@ -72,13 +73,13 @@ def test_a_package_of_the_users_has_to_be_named():
 
 def test_a_constructors_complaint_comes_through_alone():
     with pytest.raises(UserError, match=r"^attack\.steps=0 is out of range"):
-        build(check({"_target_": "attacks.pgd.PGD", "steps": 0}).attack)
+        build(check({"_target_": "gauntlet.attacks.pgd.PGD", "steps": 0}).attack)
 
 
 def test_internal_fields_are_not_options():
     with pytest.raises(UserError, match=r"unknown option attack\.factors"):
-        check({"_target_": "harness.threat.Threat", "norm": "linf", "eps": 0.1, "factors": 1})
-    assert get_class("harness.threat.Threat")("linf", 0.1).factors is None
+        check({"_target_": "gauntlet.threat_model.threat.Threat", "norm": "linf", "eps": 0.1, "factors": 1})
+    assert get_class("gauntlet.threat_model.threat.Threat")("linf", 0.1).factors is None
 
 
 @pytest.mark.parametrize(
@@ -101,13 +102,13 @@ def test_internal_fields_are_not_options():
         ("attack.random_start=[false]", r"attack\.random_start=.*true or false"),
         ("attack.steps=[3]", r"attack\.steps=\[3\].*whole number"),
         ("attack.steps={a: 3}", r"attack\.steps="),
-        ("attack.loss={_target_: attacks.pgd.PGD}", r"attack\.loss=.*text"),
+        ("attack.loss={_target_: gauntlet.attacks.pgd.PGD}", r"attack\.loss=.*text"),
         ("runtime.fold=[]", r"runtime\.fold=\[\]"),
         ("dataset.limit=[5]", r"dataset\.limit=\[5\]"),
         ("dataset.budgets=3", r"dataset\.budgets` is not a container"),
         ("+dataset.budgets.foo=1", r"unknown option dataset\.budgets\.foo; there are linf"),
         ("dataset.budgets.l2=[1]", r"dataset\.budgets\.l2=\[1\]"),
-        ("attack._target_=defenses.none.Undefended", "unknown option attack"),
+        ("attack._target_=gauntlet.defenses.none.Undefended", "unknown option attack"),
         ("defense.parts.model=3", r"defense\.parts\.model=3.*_target_"),
         ("defense.parts.model=null", r"defense\.parts\.model must not be null"),
         ("defense.parts.model.uses=abc", r"defense\.parts\.model\.uses=abc.*a list"),
@@ -117,10 +118,10 @@ def test_internal_fields_are_not_options():
         ("defense.parts.model.recipe.milestones=[a]", r"recipe\.milestones\[0\]=a.*a number"),
         ("+attack._partial_=true", r"unknown option attack\._partial_"),
         ("+attack._args_=[1]", r"unknown option attack\._args_"),
-        ("attack={_target_: harness.data.imagefolder.os.mkdir, path: /tmp/x}", "is not code of harness but of posix"),
-        ("attack={_target_: harness.data.imagefolder.os}", "is not code of harness"),
-        ("attack={_target_: harness.compose.PACKAGES}", "is not code of harness"),
-        ("attack={_target_: harness.errors.UserError.__class__}", "is not code of harness but of builtins"),
+        ("attack={_target_: gauntlet.data.imagefolder.os.mkdir, path: /tmp/x}", "is not code of gauntlet but of posix"),
+        ("attack={_target_: gauntlet.data.imagefolder.os}", "is not code of gauntlet"),
+        ("attack={_target_: gauntlet.config.validate.PACKAGE}", "is not code of gauntlet"),
+        ("attack={_target_: gauntlet.errors.UserError.__class__}", "is not code of gauntlet but of builtins"),
     ],
 )  # fmt: skip
 def test_each_value_is_checked_before_anything_is_built(override, words):
@@ -191,7 +192,7 @@ def program(monkeypatch, tmp_path):
     def call(task, *arguments):
         standard = [] if any(word.startswith("runs_dir=") for word in arguments) else [f"runs_dir={tmp_path}"]
 
-        @hydra.main(version_base=None, config_path="pkg://conf", config_name="run")
+        @hydra.main(version_base=None, config_path=CONF, config_name="run")
         def main(cfg):
             cell(lambda: task(cfg), "stopped")
 

@@ -5,11 +5,11 @@ import threading
 import pytest
 import torch
 
-from harness.data.ahead import batches
-from harness.data.contract import Batch
-from harness.data.imagefolder import ImageFolder
-from harness.data.parquet import Parquet
-from harness.errors import UserError
+from gauntlet.data.dataset import Batch
+from gauntlet.data.imagefolder import ImageFolder
+from gauntlet.data.parquet import Parquet
+from gauntlet.data.prefetch import batches
+from gauntlet.errors import UserError
 
 PIECES = [slice(0, 7), slice(21, 28), slice(7, 14), slice(28, 30)]
 

@@ -9,9 +9,9 @@ import pytest
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from harness.data.source import ImageSet
+from gauntlet.data.image_dataset import ImageSet
 
-FOLDER = Path(__file__).resolve().parents[3] / "conf" / "dataset"
+FOLDER = Path(__file__).resolve().parents[2] / "conf" / "dataset"
 FILES = sorted(FOLDER.glob("*.yaml"))
 OWN = {"path": "somewhere", "classes": 3, "size": 16}
 """What a user must give where there is no default."""
@@ -23,7 +23,7 @@ def default(field: Field) -> Any:
 
 def _ours(kind: type) -> list[type]:
     """Its subclasses, without those that tests make."""
-    return [below for below in kind.__subclasses__() if below.__module__.startswith("harness.")]
+    return [below for below in kind.__subclasses__() if below.__module__.startswith("gauntlet.")]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -50,8 +50,8 @@ def test_yaml_makes_the_data_set(file):
 
 
 def test_every_data_set_has_a_yaml():
-    for name in ("digits", "imagefolder", "imagenet", "parquet", "torchvision_sets"):
-        import_module(f"harness.data.{name}")
+    for name in ("digits", "imagefolder", "imagenet", "parquet", "torchvision_datasets"):
+        import_module(f"gauntlet.data.{name}")
     targets = {OmegaConf.load(file)["_target_"] for file in FILES}
     made: set[type] = set()
     pending: list[type] = [ImageSet]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from harness.data import digest
-from harness.data.digest import canonical, derive, digest_arrays, digest_files
-from harness.errors import UserError
+from gauntlet.data import digest
+from gauntlet.data.digest import canonical, derive, digest_arrays, digest_files
+from gauntlet.errors import UserError
 
 
 def files(folder, contents):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data.contract import PARTS
-from harness.data.digits import Digits
-from harness.errors import UserError
+from gauntlet.data.dataset import PARTS
+from gauntlet.data.digits import Digits
+from gauntlet.errors import UserError
 
 GOLDEN = {
     "train": (1078, "sha256:ca71239bc08ef3d94e56007b6f362708a3493d5792440846f7633f37446c7871"),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data.imagefolder import ImageFolder
-from harness.data.selection import hash_order
-from harness.errors import UserError
+from gauntlet.data.imagefolder import ImageFolder
+from gauntlet.data.selection import hash_order
+from gauntlet.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from PIL import Image
 from torchvision.datasets import imagenet as reader
 from torchvision.transforms import functional
 
-from harness.data.imagenet import ARCHIVES, DEVKIT, ImageNet
-from harness.errors import UserError
+from gauntlet.data.imagenet import ARCHIVES, DEVKIT, ImageNet
+from gauntlet.errors import UserError
 
 WNIDS = ["n01440764", "n01443537", "n02084071"]
 SMALL = {"classes": 3, "size": 16, "resize": 20}

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from torchvision.transforms import functional
 
-from harness.data.images import Form, decode
-from harness.errors import UserError
+from gauntlet.data.decoding import Form, decode
+from gauntlet.errors import UserError
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data import digest, parquet_file, parquet_rows
-from harness.data.parquet import Parquet
-from harness.errors import UserError
+from gauntlet.data import digest, parquet_file, parquet_rows
+from gauntlet.data.parquet import Parquet
+from gauntlet.errors import UserError
 
 SMALL = {"name": "small", "classes": 4, "channels": 3, "size": 8}
 

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from harness.data.parquet import Parquet
+from gauntlet.data.parquet import Parquet
 
 pytestmark = pytest.mark.shared
 

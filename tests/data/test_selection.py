@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.selection import hash_order, hold_out, select, selection_name
-from harness.errors import UserError
+from gauntlet.data.selection import hash_order, hold_out, select, selection_name
+from gauntlet.errors import UserError
 
 IDS = np.arange(100, 110)
 

@@ -16,9 +16,9 @@ import scipy.io
 import torch
 from torchvision import datasets
 
-from harness.data import torchvision_sets
-from harness.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
-from harness.errors import UserError
+from gauntlet.data import torchvision_datasets
+from gauntlet.data.torchvision_datasets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
+from gauntlet.errors import UserError
 
 TRAIN, TEST = 30, 12
 SETS = {"MNIST": MNIST, "FashionMNIST": FashionMNIST, "SVHN": SVHN, "CIFAR10": CIFAR10, "CIFAR100": CIFAR100}
@@ -26,7 +26,7 @@ SETS = {"MNIST": MNIST, "FashionMNIST": FashionMNIST, "SVHN": SVHN, "CIFAR10": C
 
 @pytest.fixture(autouse=True)
 def _fresh():
-    torchvision_sets._load.cache_clear()
+    torchvision_datasets._load.cache_clear()
 
 
 def md5(data):
@@ -212,7 +212,7 @@ def test_files_are_fetched_on_request(kind, published, tmp_path, server):
     check(published, data)
     asked = len(server.asked)
     assert asked > 0
-    torchvision_sets._load.cache_clear()
+    torchvision_datasets._load.cache_clear()
     check(published, data)
     check(published, replace(data, download=False))
     assert len(server.asked) == asked
@@ -264,7 +264,7 @@ def test_a_folder_that_cannot_be_made_is_named(kind, tmp_path, server):
 
 def test_what_another_process_has_fetched_meanwhile_is_used(kind, published, tmp_path, server):
     published.write(tmp_path)
-    torchvision_sets._fetch(kind, tmp_path, train=False)
+    torchvision_datasets._fetch(kind, tmp_path, train=False)
     assert server.asked == []
 
 

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.pgd import PGD
-from defenses.advmoe import AdvMoE, soft
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.evaluate import Evaluation
-from harness.rng import Rng
-from harness.threat import Threat
-from models.moe_small_cnn import MoESmallCNN
-from models.small_cnn import SmallCNN
+from gauntlet.attacks.pgd import PGD
+from gauntlet.data.dataset import Batch
+from gauntlet.defenses.advmoe import AdvMoE, soft
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.models.moe_small_cnn import MoESmallCNN
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 
 @pytest.fixture

@@ -10,26 +10,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from attacks.pgd import PGD
-from attacks.square import Square
-from certification.mechanisms import Smoothed
-from harness.compose import build, checked
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.evaluate import Evaluation
-from harness.fidelity import fidelity
-from harness.meter import Counts, MeteredHead
-from harness.prepare import KEYS
-from harness.protocol import Protocol
-from harness.rng import Rng
-from harness.threat import Threat
-from models.folding import folded
+from gauntlet.attacks.black_box.square import Square
+from gauntlet.attacks.pgd import PGD
+from gauntlet.certification.certifiable import Smoothed
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.data.dataset import Batch
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.randomized_protocol import Protocol
+from gauntlet.jobs.setup import KEYS
+from gauntlet.models.batchnorm_folding import folded
+from gauntlet.sanity_checks.probe import fidelity
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
-CONF = Path(__file__).parents[2] / "conf" / "defense"
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if not path.stem.endswith("_cifar"))
+DEFENSES = Path(CONF) / "defense"
+NAMES = sorted(path.stem for path in DEFENSES.glob("*.yaml") if not path.stem.endswith("_cifar"))
 
 SHRUNK = {"copies": [2]}
 """Budgets of randomised defenses that are smaller here than by default."""
@@ -40,7 +41,7 @@ DRAWS = 3
 
 def configured(name):
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         cfg = checked(compose("run", [f"defense={name}"]), KEYS)
     for number, part in enumerate(cfg.defense.parts.values()):
         part.weights, part.seed = "included", number  # parts with the same weights would be copies of one network
@@ -156,7 +157,7 @@ def test_the_gradient_of_every_head_is_the_finite_difference(name):
 
 def test_every_head_has_a_gradient(deployed):
     for head in deployed.victim.heads:
-        metered = MeteredHead(head, deployed.victim.predict, Counts.of(deployed.ids))
+        metered = CountedHead(head, deployed.victim.predict, Counts.of(deployed.ids))
         y = deployed.predicted().argmax(1)
         z = PGD(steps=2)(metered, deployed.x, y, threat=Threat("linf", 1e-4), rng=deployed.rng())
         assert Threat("linf", 1e-4).contains(z, deployed.x).all()

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attacks.pgd import PGD
-from defenses.crossmax import CrossMax, columns, crossmax, rows
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.evaluate import Evaluation
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.attacks.pgd import PGD
+from gauntlet.data.dataset import Batch
+from gauntlet.defenses.crossmax import CrossMax, columns, crossmax, rows
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 Z = torch.tensor([[3.0, 1, 0, 2], [2, 4, 0, 1], [5, 0, 1, 1]])[:, None]
 

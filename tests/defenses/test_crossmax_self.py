@@ -4,18 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from defenses.crossmax import crossmax
-from defenses.crossmax_self import CrossMaxSelf
-from harness.errors import UserError
-from harness.rng import Rng
-from models.probed import Probed
-from models.probes import Probes
-from models.small_cnn import SmallCNN
-from models.stacked_resnet import StackedResNet
-from training.inner import InnerPGD
-from training.resolution_stack import ResolutionStack, rolled
-from training.self_ensemble import SelfEnsemble
-from training.stack_tuning import Probing, StackTuning
+from gauntlet.defenses.crossmax import crossmax
+from gauntlet.defenses.crossmax_self import CrossMaxSelf
+from gauntlet.errors import UserError
+from gauntlet.models.linear_probes import Probed, Probes
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.models.stacked_resnet import StackedResNet
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.inner_attack import InnerPGD
+from gauntlet.training.objectives.linear_probing import Probing, StackTuning
+from gauntlet.training.objectives.multi_resolution import ResolutionStack, rolled
+from gauntlet.training.objectives.self_ensemble import SelfEnsemble
 
 STILL = {"shift": 0, "contrast": (1.0, 1.0), "colour": (1.0, 1.0), "down": 0.0, "up": 0.0}
 IDS = torch.arange(6)
@@ -218,5 +217,5 @@ def test_too_few_draws_and_other_parts_are_refused():
             CrossMaxSelf(parts={"model": None}, draws=draws)
     with pytest.raises(UserError, match="backbone and probes, not probes"):
         CrossMaxSelf(parts={"probes": None})
-    with pytest.raises(UserError, match=r"needs models\.probes\.Probes, not SmallCNN"):
+    with pytest.raises(UserError, match=r"needs gauntlet\.models\.linear_probes\.Probes, not SmallCNN"):
         CrossMaxSelf(parts={"backbone": None, "probes": None}).deploy({"backbone": backbone(), "probes": backbone()})

@@ -6,23 +6,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from attacks.pgd import PGD
-from harness.compose import build, checked
-from harness.data.contract import Batch
-from harness.evaluate import Evaluation
-from harness.prepare import KEYS
-from harness.protocol import Protocol
-from harness.rng import Rng
-from harness.threat import Threat
-from models.stacked_resnet import StackedResNet
-from training.run import Run
+from gauntlet.attacks.pgd import PGD
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.data.dataset import Batch
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.randomized_protocol import Protocol
+from gauntlet.jobs.setup import KEYS
+from gauntlet.models.stacked_resnet import StackedResNet
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.training.trainer import Run
 
-CONF = Path(__file__).parents[2] / "conf" / "defense"
-NAMES = sorted(path.stem for path in CONF.glob("*_cifar.yaml"))
+DEFENSES = Path(CONF) / "defense"
+NAMES = sorted(path.stem for path in DEFENSES.glob("*_cifar.yaml"))
 SHARED = Path(os.environ.get("GAUNTLET_SHARED", Path(__file__).parents[2].parent / "shared")) / "data" / "cifar10_jpeg"
 
 SMALL = {
@@ -43,7 +44,7 @@ SMALL = {
 
 def configured(name, *overrides, dataset="cifar10"):
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return checked(compose("run", [f"defense={name}", f"dataset={dataset}", *overrides]), KEYS)
 
 
@@ -51,7 +52,7 @@ def photographs(count):
     """Images of cifar10_jpeg where they are at hand, else noise; ids, pixels, labels."""
     if SHARED.is_dir():
         GlobalHydra.instance().clear()
-        with initialize_config_module("conf", version_base=None):
+        with initialize_config_dir(CONF, version_base=None):
             node = compose("dataset/parquet", [f"dataset.path={SHARED}"]).dataset
         return build(node).split("test").read(slice(0, count))
     ids = torch.arange(count)

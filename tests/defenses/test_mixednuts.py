@@ -2,21 +2,21 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
-from defenses import calibrate_nuts
-from defenses.calibrate_nuts import calibrate
-from defenses.calibration import Setting, check_disjoint
-from defenses.mixednuts import MixedNUTS, nuts
-from defenses.nuts import covering, mapped, probability_margins, search, standardised
-from defenses.origin import Origin
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.prepare import prepare
-from harness.rng import Rng
-from harness.threat import Threat
+from gauntlet.commands import calibrate_mixednuts
+from gauntlet.commands.calibrate_mixednuts import calibrate
+from gauntlet.commands.calibration import Setting, check_disjoint
+from gauntlet.config.shipped import CONF
+from gauntlet.data.dataset import Batch
+from gauntlet.defenses.calibration_data import CalibrationData
+from gauntlet.defenses.mixednuts import MixedNUTS, covering, mapped, nuts, probability_margins, search, standardised
+from gauntlet.errors import UserError
+from gauntlet.jobs.setup import prepare
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
 
 H = torch.tensor([[1, 0.8, 0.1, -0.3, -0.2, 0, 0.1, -0.6, -0.1, 0.2]], dtype=torch.float64)
 PARTS = {"accurate": None, "robust": None}
@@ -163,7 +163,7 @@ def test_the_calibration_counts_what_it_used():
     assert done.clean[1] == pytest.approx(34 / 40)
     assert done.found.held >= 0.9
     for chosen, name in (([], "mixednuts"), (["defense=mixednuts_cifar"], "mixednuts_cifar")):
-        told = calibrate_nuts.lines(done, Setting.of("mixednuts", chosen).name)
+        told = calibrate_mixednuts.lines(done, Setting.of("mixednuts", chosen).name)
         assert told[-1].startswith(f"defense={name} defense.s=")
     assert told[-1].endswith(
         "defense.calibration.split=validation defense.calibration.images=40 defense.calibration.beta=0.9"
@@ -171,28 +171,28 @@ def test_the_calibration_counts_what_it_used():
 
 
 def test_the_command_refuses_the_test_part(capsys):
-    assert calibrate_nuts.main(["--part", "test"]) == 1
+    assert calibrate_mixednuts.main(["--part", "test"]) == 1
     assert capsys.readouterr().err.startswith("error: --part test is what is evaluated")
 
 
 def test_images_that_parameters_were_fitted_to_are_never_evaluated():
-    Origin("validation", 40, 0.9, "sha256:a").check("sha256:b")
+    CalibrationData("validation", 40, 0.9, "sha256:a").check("sha256:b")
     with pytest.raises(UserError, match="fitted to the images that are evaluated"):
-        Origin("train", digest="sha256:a").check("sha256:a")
+        CalibrationData("train", digest="sha256:a").check("sha256:a")
     for split, told in (("test", "what is evaluated"), ("tset", "unknown")):
         with pytest.raises(UserError, match=told):
-            Origin(split)
+            CalibrationData(split)
     with pytest.raises(UserError, match="images"):
-        Origin("train", -1)
+        CalibrationData("train", -1)
 
 
 def test_run_refuses_them_too(tmp_path, capsys, monkeypatch):
-    from harness.data.digits import Digits
+    from gauntlet.data.digits import Digits
 
     digest = Digits().split("test").digest()
     monkeypatch.setattr("sys.argv", ["run.py"])
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         cfg = compose("run", ["defense=mixednuts", f"defense.calibration.digest={digest}", f"runs_dir={tmp_path}"])
     with pytest.raises(UserError, match="fitted to the images that are evaluated"):
         prepare(cfg, {}, "")

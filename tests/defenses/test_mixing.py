@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from defenses.adaptive_smoothing import AdaptiveSmoothing
-from defenses.mixing import Mixing, mixed
-from harness.errors import UserError
-from harness.rng import Rng
+from gauntlet.defenses.adaptive_smoothing import AdaptiveSmoothing
+from gauntlet.defenses.mixing import Mixing, mixed
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
 
 PARTS = {"accurate": None, "robust": None}
 

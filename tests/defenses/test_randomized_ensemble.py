@@ -7,23 +7,24 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.arc import ARC
-from attacks.cascade import Cascade
-from attacks.pgd import PGD
-from defenses.barre import BARRE
-from defenses.randomized_ensemble import RandomizedEnsemble, expected_softmax
-from harness.audit import row_problems
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.evaluate import Evaluation
-from harness.member_risks import at, bound_lines, least, risks
-from harness.protocol import Protocol
-from harness.records import FOOLED, RANDOM_SCHEMA, RunFolder
-from harness.repeat import repeated
-from harness.rng import Rng
-from harness.tally import tally
-from harness.threat import Threat
-from leaderboard.chance import Worst
+from gauntlet.attacks.pgd import PGD
+from gauntlet.attacks.randomized_ensemble.arc import ARC
+from gauntlet.attacks.suite import Suite
+from gauntlet.data.dataset import Batch
+from gauntlet.defenses.barre import BARRE
+from gauntlet.defenses.randomized_ensemble import RandomizedEnsemble, expected_softmax
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.randomized_protocol import Protocol
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import FOOLED, RANDOM_SCHEMA
+from gauntlet.leaderboard.randomized_entries import Worst
+from gauntlet.metrics.attack_summary import tally
+from gauntlet.metrics.ensemble_bounds import at, bound_lines, least, risks
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.verification.repredict import repeated
+from gauntlet.verification.row_checks import row_problems
 
 PARTS = {"a": None, "b": None, "c": None}
 CHANCES = [0.5, 0.3, 0.2]
@@ -116,7 +117,7 @@ def test_the_exact_expectation_is_the_mean_over_many_draws(batch):
 
 def test_records_hold_the_exact_share_and_the_members_that_are_wrong(batch, tmp_path):
     victim, threat = deployed(), Threat("linf", 0.1)
-    suite = Cascade({"arc": ARC(steps=4), "pgd": PGD(steps=5)})
+    suite = Suite({"arc": ARC(steps=4), "pgd": PGD(steps=5)})
     run = Evaluation(victim, ("suite", suite), threat, 5, coverage="all")
     done = run.chunk(batch)
     folder = RunFolder(tmp_path)

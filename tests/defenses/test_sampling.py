@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defenses import calibrate_sampling
-from defenses.calibrate_sampling import calibrate
-from defenses.sampling import largest, linear_programme, members, on_simplex, risk, subgradient
-from harness.errors import UserError
-from harness.member_risks import at, least, risks
-from harness.threat import Threat
+from gauntlet.commands import calibrate_ensemble
+from gauntlet.commands.calibrate_ensemble import calibrate
+from gauntlet.defenses.optimal_sampling import largest, linear_programme, members, on_simplex, risk, subgradient
+from gauntlet.errors import UserError
+from gauntlet.metrics.ensemble_bounds import at, least, risks
+from gauntlet.threat_model.threat import Threat
 
 EQUAL = np.array([0.5, 0.5])
 
@@ -125,7 +125,7 @@ class Images:
 
     def read(self, positions):
         ids = torch.arange(32)[positions]
-        return calibrate_sampling.Batch(ids, torch.full((len(ids), 1, 1, 2), 0.5), torch.zeros_like(ids))
+        return calibrate_ensemble.Batch(ids, torch.full((len(ids), 1, 1, 2), 0.5), torch.zeros_like(ids))
 
 
 def test_a_calibration_finds_that_two_members_never_fall_together():
@@ -136,7 +136,7 @@ def test_a_calibration_finds_that_two_members_never_fall_together():
     assert found.exact.risk == pytest.approx(0.5)
     assert found.exact.chances[1] == pytest.approx(0.5)
     assert found.equal == pytest.approx(2 / 3)
-    told = calibrate_sampling.lines(found)
+    told = calibrate_ensemble.lines(found)
     assert told[2] == "bounds           0.00% to 66.67% with the best probabilities"
     assert told[-1].startswith('"defense.probabilities=[')
 
@@ -152,5 +152,5 @@ def test_a_calibration_finds_that_two_members_never_fall_together():
     ],
 )
 def test_the_command_refuses(arguments, told, capsys):
-    assert calibrate_sampling.main(arguments) == 1
+    assert calibrate_ensemble.main(arguments) == 1
     assert told in capsys.readouterr().err

@@ -8,17 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.cascade import Cascade
-from attacks.pgd import PGD
-from attacks.pma import PMA
-from harness.audit import row_problems
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.evaluate import Evaluation, chunks_of, compares
-from harness.records import ATTACK_SCHEMA
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Head, Victim, plain
+from gauntlet.attacks.pgd import PGD
+from gauntlet.attacks.pma import PMA
+from gauntlet.attacks.suite import Suite
+from gauntlet.data.chunks import chunks_of
+from gauntlet.data.dataset import Batch
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evidence.schema import ATTACK_SCHEMA
+from gauntlet.threat_model.attack import compares
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, Victim, plain
+from gauntlet.verification.row_checks import row_problems
 
 
 class Net(nn.Module):
@@ -249,13 +251,13 @@ def test_an_attack_that_compares_samples_sees_the_chunk_whole_and_cuts_its_passe
         assert attack.seen == [(standing, [7, 7, 7, 7, 7, 1] if size == 7 else [standing])]
     assert rows[0].equals(rows[1])
     assert compares(Comparing())
-    assert compares(Cascade({"pma": PMA(), "comparing": Comparing()}))
-    assert not compares(Cascade({"pma": PMA()}))
+    assert compares(Suite({"pma": PMA(), "comparing": Comparing()}))
+    assert not compares(Suite({"pma": PMA()}))
 
 
 @pytest.mark.parametrize(("coverage", "rows"), [("standing", 36), ("correct", 36), ("all", 40)])
 def test_the_coverage_says_whom_a_stage_attacks(coverage, rows):
-    suite = Cascade({"first": PGD(steps=5), "second": PGD(steps=10)})
+    suite = Suite({"first": PGD(steps=5), "second": PGD(steps=10)})
     done = evaluation(attack=("suite", suite), coverage=coverage).chunk(images())
     table = done.rows.to_pandas()
     first, second = (table[table["stage"] == f"{name}/true"] for name in ("first", "second"))

@@ -9,21 +9,22 @@ import pytest
 import torch
 from scipy.stats import beta
 
-from attacks.cascade import Cascade
-from attacks.pgd import PGD
-from harness.audit import row_problems
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.evaluate import Evaluation
-from harness.expectation import check_draws, measure, settled
-from harness.meter import TRIALS, Counts, MeteredHead
-from harness.protocol import Protocol, frozen
-from harness.records import ATTACK_SCHEMA, RANDOM_SCHEMA, RunFolder
-from harness.repeat import repeated
-from harness.rng import Rng
-from harness.tally import tally
-from harness.threat import Threat
-from harness.victim import Head, Victim
+from gauntlet.attacks.pgd import PGD
+from gauntlet.attacks.suite import Suite
+from gauntlet.data.dataset import Batch
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.gradient_draws import check_draws, measure, settled
+from gauntlet.evaluation.randomized_protocol import Protocol, frozen
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import ATTACK_SCHEMA, RANDOM_SCHEMA
+from gauntlet.metrics.attack_summary import tally
+from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, Victim
+from gauntlet.verification.repredict import repeated
+from gauntlet.verification.row_checks import row_problems
 
 COUNT = 200
 IDS = torch.arange(COUNT)
@@ -143,7 +144,7 @@ def test_the_worst_of_many_is_judged_again_by_draws_that_did_not_choose_it(tmp_p
         chance = (rng.uniform((), dtype=x.dtype) + 1000 * x.flatten(1)[:, 1]) % 1
         return torch.stack([chance - 0.5, 0.5 - chance], 1)
 
-    suite = Cascade({f"move{k}": Jitter(0.00317 * (k + 1)) for k in range(15)})
+    suite = Suite({f"move{k}": Jitter(0.00317 * (k + 1)) for k in range(15)})
     total, rows = run(tmp_path, Victim(lottery, (), randomized=True), suite, protocol=Protocol("expected", 10))
     chosen = 1 - rows.groupby("sample")["wrong_share"].max().mean()
     assert chosen < 0.33  # the mean of the least of sixteen numbers
@@ -154,15 +155,15 @@ def test_the_cost_of_an_attack_on_a_random_head_counts_every_draw():
     attack, threat, rng = PGD(steps=4, loss="margin"), Threat("linf", 0.01), Rng(0, IDS, "attack")
     sure = replace(VICTIM, predict=lambda x, rng: noisy(x, rng) + torch.tensor([9.0, 0.0]))
     counts = Counts.of(IDS)
-    attack(MeteredHead(sure.heads[0], sure.predict, counts, trials=TRIALS), X, Y, threat=threat, rng=rng)
+    attack(CountedHead(sure.heads[0], sure.predict, counts, trials=TRIALS), X, Y, threat=threat, rng=rng)
     assert (counts.forwards == 5 * TRIALS).all()  # four gradients and the end point, the mean over ten draws each
     assert (counts.backwards == 4 * 2).all()
     lost = replace(VICTIM, predict=lambda x, rng: noisy(x, rng) - torch.tensor([9.0, 0.0]))
     counts = Counts.of(IDS)
-    attack(MeteredHead(lost.heads[0], lost.predict, counts, trials=TRIALS), X, Y, threat=threat, rng=rng)
+    attack(CountedHead(lost.heads[0], lost.predict, counts, trials=TRIALS), X, Y, threat=threat, rng=rng)
     assert (counts.forwards == 2 * TRIALS).all()  # one gradient, and ten more draws before it is believed
     counts = Counts.of(IDS)
-    head = MeteredHead(VICTIM.heads[0], VICTIM.predict, counts, trials=TRIALS)
+    head = CountedHead(VICTIM.heads[0], VICTIM.predict, counts, trials=TRIALS)
     assert not head.fooled(X, Y, rng).any()
     assert 1 < counts.forwards.double().mean() < 2  # asking ends with the first draw that is right
     assert counts.forwards.double().mean() == pytest.approx(1 / 0.7, abs=0.1)

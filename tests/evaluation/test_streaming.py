@@ -5,16 +5,18 @@ import os
 from collections import namedtuple
 
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import save_file
 
-from harness import keep, records
-from harness.errors import UserError
-from harness.records import RunFolder, find_runs
-from harness.session import evaluate
-from models.small_cnn import SmallCNN
-from tests.harness.data.conftest import _pictures, _png, _write_parquet
+from gauntlet.config.shipped import CONF
+from gauntlet.errors import UserError
+from gauntlet.evidence import example_storage
+from gauntlet.evidence.run_folder import RunFolder, find_runs
+from gauntlet.jobs.attack_job import evaluate
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.system import atomic_file
+from tests.data.conftest import _pictures, _png, _write_parquet
 
 Usage = namedtuple("Usage", "total used free")
 CHUNK, COUNT = 8, 24
@@ -36,7 +38,7 @@ def attempt(folder, *more, workers=1):
         "dataset.size=8", f"checkpoint={folder / 'network.safetensors'}", f"runtime.chunk={CHUNK}",
         f"runtime.workers={workers}", "runtime.progress=false", f"runs_dir={folder / 'runs'}", *more,
     ]  # fmt: skip
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return evaluate(compose("run", words), {"attack": "pgd", "defense": "none"}, "python run.py")
 
 
@@ -77,25 +79,25 @@ def test_images_that_change_half_way_are_refused(images, tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_up_costs_one_line_and_the_same_command_goes_on(images, tmp_path, monkeypatch):
-    write = records._write_synced
+    write = atomic_file._write_synced
 
     def full(path, data):
         if "part-00001.parquet" in path.name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, data)
 
-    monkeypatch.setattr(records, "_write_synced", full)
+    monkeypatch.setattr(atomic_file, "_write_synced", full)
     refused(tmp_path, "no space left for", "part-00001.parquet", "run the same command to go on")
     assert left(tmp_path) == [0]
-    monkeypatch.setattr(records, "_write_synced", write)
+    monkeypatch.setattr(atomic_file, "_write_synced", write)
     done = attempt(tmp_path)
     assert done.manifest["status"] == "done"
     assert (done.tally.samples, sorted(done.run.present())) == (COUNT, [0, 1, 2])
 
 
 def test_a_disk_without_room_is_refused_before_any_record(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(keep.shutil, "disk_usage", lambda _: Usage(10**9, 0, 50_000))
+    monkeypatch.setattr(example_storage.shutil, "disk_usage", lambda _: Usage(10**9, 0, 50_000))
     refused(tmp_path, "0.1 MB free, this run may write up to", "runtime.keep=broken", "or another runs_dir=DIR")
     assert left(tmp_path) == []
-    monkeypatch.setattr(keep.shutil, "disk_usage", lambda _: Usage(10**9, 0, 10**6))
+    monkeypatch.setattr(example_storage.shutil, "disk_usage", lambda _: Usage(10**9, 0, 10**6))
     assert attempt(tmp_path).manifest["status"] == "done"

@@ -5,20 +5,21 @@ import math
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.numpy import load_file
 
-from harness import verify
-from harness.distances import read
-from harness.errors import UserError
-from harness.session import evaluate
+from gauntlet.config.shipped import CONF
+from gauntlet.errors import UserError
+from gauntlet.jobs.attack_job import evaluate
+from gauntlet.metrics.perturbation_size import read
+from gauntlet.verification import verify
 
 
 def made(folder, *overrides, name=None):
     GlobalHydra.instance().clear()
     small = ["dataset.limit=24", "runtime.chunk=10", "runtime.progress=false", "threat.eps=unbounded"]
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         composed = compose("run", [*small, f"runs_dir={folder}", *overrides])
     name = name or next(o.split("=")[1] for o in overrides if o.startswith("attack="))
     choices = {"attack": name, "defense": "none", "model": "small_cnn"}
@@ -69,9 +70,9 @@ def test_attacks_that_need_an_eps_say_so(tmp_path):
 
 
 def test_every_stage_of_a_suite_walks_and_the_nearest_counts(tmp_path):
-    stages = ["attack._target_=attacks.cascade.Cascade", "~attack.steps", "~attack.step_size", "~attack.rate"]
-    stages += ["~attack.last_rate", "+attack.stages.fmn={_target_: attacks.fmn.FMN, steps: 4}"]
-    stages += ["+attack.stages.pdpgd={_target_: attacks.pdpgd.PDPGD, steps: 30}"]
+    stages = ["attack._target_=gauntlet.attacks.suite.Suite", "~attack.steps", "~attack.step_size", "~attack.rate"]
+    stages += ["~attack.last_rate", "+attack.stages.fmn={_target_: gauntlet.attacks.minimum_norm.fmn.FMN, steps: 4}"]
+    stages += ["+attack.stages.pdpgd={_target_: gauntlet.attacks.minimum_norm.pdpgd.PDPGD, steps: 30}"]
     outcome = made(tmp_path, "attack=fmn", *stages, name="pair")
     answer, clean = read(outcome.run), outcome.tally.clean
     assert outcome.manifest["coverage"] == "correct"

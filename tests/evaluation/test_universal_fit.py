@@ -6,22 +6,24 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from attacks.universal import SGA
-from harness import universal, verify
-from harness.data.digits import Digits
-from harness.errors import UserError
-from harness.evaluate import Evaluation
-from harness.fooling import fooling_of
-from harness.prepare import prepare
-from harness.session import evaluate
-from harness.threat import Threat
-from harness.universal import TrainImages, fitted, train_part
-from harness.victim import Head, Victim, plain
-from leaderboard.collect import collect
-from leaderboard.manifest import read_run
+from gauntlet.attacks.universal.spgd import SGA
+from gauntlet.config.shipped import CONF
+from gauntlet.data.digits import Digits
+from gauntlet.errors import UserError
+from gauntlet.evaluation import universal_fit
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.universal_fit import TrainImages, fitted, train_part
+from gauntlet.jobs.attack_job import evaluate
+from gauntlet.jobs.setup import prepare
+from gauntlet.leaderboard.collect import collect
+from gauntlet.leaderboard.run_metadata import read_run
+from gauntlet.metrics.fooling_ratio import fooling_of
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, Victim, plain
+from gauntlet.verification import verify
 
 CHOICES = {"attack": "sga", "defense": "none", "model": "small_cnn"}
 SMALL = ("attack=sga", "attack.images=40", "attack.batch=20", "attack.epochs=2", "attack.step_size=0.5",
@@ -30,7 +32,7 @@ SMALL = ("attack=sga", "attack.images=40", "attack.batch=20", "attack.epochs=2",
 
 def composed(folder, *overrides):
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return compose("run", [*SMALL, f"runs_dir={folder}", *overrides])
 
 
@@ -119,7 +121,7 @@ def test_shards_and_later_runs_share_the_perturbation(outcome, tmp_path, monkeyp
     assert last.manifest["fit"]["sga/true"]["digest"] == outcome.manifest["fit"]["sga/true"]["digest"]
     for chunk in range(3):
         assert last.run.read_part(chunk).equals(outcome.run.read_part(chunk))
-    monkeypatch.setattr(universal, "_fit", None)  # nothing is fitted again
+    monkeypatch.setattr(universal_fit, "_fit", None)  # nothing is fitted again
     other = made(tmp_path, "dataset.limit=20")
     assert other.manifest["fit"] == last.manifest["fit"]
     assert len(list((tmp_path / "_universal").glob("*.safetensors"))) == 1
@@ -130,7 +132,7 @@ def test_shards_and_later_runs_share_the_perturbation(outcome, tmp_path, monkeyp
 )
 def test_what_decides_the_perturbation_is_in_its_key(outcome, tmp_path, change):
     job = prepare(composed(tmp_path, change), CHOICES, "")
-    key = universal._key(job.evaluation, job.evaluation.stages[0], job.train, job.manifest["victim"])
+    key = universal_fit._key(job.evaluation, job.evaluation.stages[0], job.train, job.manifest["victim"])
     assert f"{key}.safetensors" != outcome.manifest["fit"]["sga/true"]["file"]
 
 
@@ -174,7 +176,7 @@ class Killed(BaseException):
 def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, monkeypatch, after):
     run, data = evaluation(), Digits()
     straight, _ = fitted(run, train_part(run, data), "v", tmp_path / "straight", False)
-    save, saves = universal._save, []
+    save, saves = universal_fit._save, []
 
     def dying(path, state, seconds):
         save(path, state, seconds)
@@ -182,7 +184,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, monkeypatch, after):
         if len(saves) == after:
             raise Killed
 
-    monkeypatch.setattr(universal, "_save", dying)
+    monkeypatch.setattr(universal_fit, "_save", dying)
     with pytest.raises(Killed):
         fitted(run, train_part(run, data), "v", tmp_path / "broken", False, save_seconds=0.0)
     assert saves == list(range(1, after + 1))
@@ -209,7 +211,7 @@ def test_a_damaged_file_is_made_anew(tmp_path, name, caplog):
 def test_the_file_says_what_it_cost(tmp_path):
     run = evaluation()
     _, facts = fitted(run, train_part(run, Digits()), "v", tmp_path, False)
-    words = universal.weights_file.metadata(tmp_path / facts["sga/true"]["file"])
+    words = universal_fit.checkpoint_file.metadata(tmp_path / facts["sga/true"]["file"])
     assert json.loads(words["fit"])["images"] == 40
 
 

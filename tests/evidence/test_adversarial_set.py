@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from harness.errors import UserError
-from harness.sets import SHAPES, AdversarialSet, Lookup
+from gauntlet.errors import UserError
+from gauntlet.evidence.adversarial_set import SHAPES, AdversarialSet, Lookup
 
 TOLD = {"stage": "pgd/plain", "sources": {"plain": {"victim": "v"}}, "threat": ["linf", "linf-0.1", 0.0, 1.0],
         "data": {"digest": "sha256:d", "selection": "all"}, "samples": 6, "chunk": 3}  # fmt: skip

@@ -6,16 +6,17 @@ from collections import namedtuple
 
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.numpy import load_file
 
-from harness import keep as module
-from harness import verify
-from harness.errors import UserError
-from harness.keep import Keep, Room
-from harness.session import evaluate
-from harness.tracking.pictures import examples
+from gauntlet.config.shipped import CONF
+from gauntlet.errors import UserError
+from gauntlet.evidence import example_storage
+from gauntlet.evidence.example_storage import DiskEstimate, StoragePolicy
+from gauntlet.jobs.attack_job import evaluate
+from gauntlet.tracking.example_images import examples
+from gauntlet.verification import verify
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -24,18 +25,18 @@ Usage = namedtuple("Usage", "total used free")
     ("text", "images"), [("all", math.inf), ("broken", math.inf), ("first 12", 12), ("none", 0), ("first 1", 1)]
 )
 def test_a_policy_says_how_many_images_it_is_about(text, images):
-    assert Keep.of(text).images == images
-    assert Keep.of(text).every == (text == "all")
+    assert StoragePolicy.of(text).images == images
+    assert StoragePolicy.of(text).every == (text == "all")
 
 
 @pytest.mark.parametrize("text", ["", "first", "first 0", "first -1", "first 1.5", "first 1 2", "most", "First 3"])
 def test_other_policies_are_refused(text):
     with pytest.raises(UserError, match="choose all, broken, 'first N'"):
-        Keep.of(text)
+        StoragePolicy.of(text)
 
 
 def test_policies_are_ordered_by_what_they_store():
-    order = [Keep.of(text) for text in ("none", "first 3", "first 20", "broken", "all")]
+    order = [StoragePolicy.of(text) for text in ("none", "first 3", "first 20", "broken", "all")]
     for n, one in enumerate(order):
         assert [one.covers(other) for other in order] == [m <= n for m in range(len(order))]
 
@@ -52,8 +53,8 @@ def test_policies_are_ordered_by_what_they_store():
 )
 def test_the_room_is_an_upper_bound_by_hand(text, coverage, examples):
     manifest = {"chunk": 10, "dataset": {"samples": 95}, "stages": ["clean", "a/true", "a/robust"]}
-    room = Room.of(Keep.of(text), manifest | {"coverage": coverage}, [0, *range(2, 10)], 48)
-    assert room == Room(85 * 3 * module.ROW + 9 * module.PART, examples * (2 * 4 * 48 + 10))
+    room = DiskEstimate.of(StoragePolicy.of(text), manifest | {"coverage": coverage}, [0, *range(2, 10)], 48)
+    assert room == DiskEstimate(85 * 3 * example_storage.ROW + 9 * example_storage.PART, examples * (2 * 4 * 48 + 10))
 
 
 @pytest.mark.parametrize(
@@ -68,16 +69,16 @@ def test_the_room_is_an_upper_bound_by_hand(text, coverage, examples):
     ],
 )
 def test_a_disk_without_room_is_refused_before_the_run(tmp_path, monkeypatch, free, words):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(10**12, 0, free))
-    room, folder = Room(10**8, 24 * 10**8), tmp_path / "not" / "yet"
+    monkeypatch.setattr(example_storage.shutil, "disk_usage", lambda _: Usage(10**12, 0, free))
+    room, folder = DiskEstimate(10**8, 24 * 10**8), tmp_path / "not" / "yet"
     if words is None:
-        assert room.check(folder, Keep.of("broken")) == (
+        assert room.check(folder, StoragePolicy.of("broken")) == (
             "this run may write up to 2.5 GB (2.4 GB of adversarial examples, runtime.keep=broken); 3.0 GB are free"
         )
-        assert Room(10**6, 10**6).check(folder, Keep.of("broken")) is None  # not worth a line
+        assert DiskEstimate(10**6, 10**6).check(folder, StoragePolicy.of("broken")) is None  # not worth a line
         return
     with pytest.raises(UserError) as caught:
-        room.check(folder, Keep.of("broken"))
+        room.check(folder, StoragePolicy.of("broken"))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -85,7 +86,7 @@ def test_a_disk_without_room_is_refused_before_the_run(tmp_path, monkeypatch, fr
 def done(folder, keep, *more):
     GlobalHydra.instance().clear()
     words = ["attack=pgd", "attack.steps=3", "dataset.limit=40", "runtime.chunk=16", "runtime.progress=false"]
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         composed = compose("run", [*words, "threat.eps=0.25", f"runs_dir={folder}", f"runtime.keep={keep}", *more])
     return evaluate(composed, {"attack": "pgd", "defense": "none"}, "python run.py attack=pgd").run
 

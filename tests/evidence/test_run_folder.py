@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import records
-from harness.errors import UserError
-from harness.records import ATTACK_SCHEMA, REQUIRED, Manifest, RunFolder, find_runs, rows, write_atomically
-from harness.tally import tally
+from gauntlet.errors import UserError
+from gauntlet.evidence import run_folder
+from gauntlet.evidence.manifest import REQUIRED, Manifest
+from gauntlet.evidence.run_folder import RunFolder, find_runs
+from gauntlet.evidence.schema import ATTACK_SCHEMA, rows
+from gauntlet.metrics.attack_summary import tally
+from gauntlet.system.atomic_file import write_atomically
 
 
 def table(entries):
@@ -142,7 +145,7 @@ def test_a_full_or_read_only_disk_gets_one_line_and_leaves_the_old_file(tmp_path
     def fail(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(records.os, "fsync", fail)
+    monkeypatch.setattr(run_folder.os, "fsync", fail)
     with pytest.raises(UserError, match=words):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

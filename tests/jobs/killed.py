@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pyarrow.dataset  # noqa: F401
 import torch._dynamo
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 
-import harness  # noqa: F401  (settings that must stand before torch is imported)
-from harness.prepare import prepare
-from harness.session import evaluate
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from gauntlet.config.shipped import CONF
+from gauntlet.jobs.attack_job import evaluate
+from gauntlet.jobs.setup import prepare
 
 SHARDS, KILLS = 4, 20
 CELL = ["attack.steps=10", "dataset.limit=300", "runtime.chunk=5", "runtime.progress=false", "threat.eps=0.1"]
@@ -25,7 +26,7 @@ CHOICES = {"defense": "none", "attack": "pgd", "model": "small_cnn"}
 
 
 def configured(runs, shards=1, shard=0):
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return compose("run", [*CELL, f"runs_dir={runs}", f"runtime.shards={shards}", f"runtime.shard={shard}"])
 
 

@@ -11,17 +11,18 @@ from typing import ClassVar
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from certification.base import Certificates, Certifier
-from harness import certify as module
-from harness.certificate_report import certificate_lines
-from harness.certificates import summary
-from harness.certify import certify
-from harness.errors import UserError
-from harness.records import RunFolder
-from harness.status import lines
+from gauntlet.certification.certifier import Certificates, Certifier
+from gauntlet.commands.certification_report import certificate_lines
+from gauntlet.commands.status import lines
+from gauntlet.config.shipped import CONF
+from gauntlet.errors import UserError
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.jobs import certification_job
+from gauntlet.jobs.certification_job import certify
+from gauntlet.metrics.certificate_summary import summary
 
 CHOICES = {"certifier": "smoothing", "defense": "gaussian_smoothing", "model": "small_cnn"}
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ def run(folder, *overrides, choices=CHOICES):
     GlobalHydra.instance().clear()
     names = [f"{group}={name}" for group, name in choices.items()]
     quick = ["certifier.samples=60", "certifier.selection=10", "dataset.limit=12", "runtime.chunk=5"]
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         cfg = compose("run", [*names, *quick, f"runs_dir={folder}", "runtime.progress=false", *overrides])
     return certify(cfg, choices, "python run.py certifier=smoothing")
 
@@ -82,7 +83,7 @@ def test_a_row_says_all_that_the_certificate_rests_on(tmp_path):
 
 
 def test_a_certifier_that_crashes_certifies_nothing_and_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr("certification.smoothing.count", lambda *_: 1 / 0)
+    monkeypatch.setattr("gauntlet.certification.smoothing.count", lambda *_: 1 / 0)
     done = run(tmp_path)
     assert done.manifest["status"] == "failed"
     assert done.manifest["failures"] == ["ZeroDivisionError: division by zero"]
@@ -95,7 +96,7 @@ def test_a_network_that_cannot_be_read_leaves_a_failed_run_that_says_why(tmp_pat
     def refuses(*_):
         raise UserError("bounds do not support stack")
 
-    monkeypatch.setattr("certification.smoothing.count", refuses)
+    monkeypatch.setattr("gauntlet.certification.smoothing.count", refuses)
     with pytest.raises(UserError, match="do not support stack"):
         run(tmp_path)
     (found,) = lines(tmp_path)
@@ -114,7 +115,7 @@ def test_a_refusal_after_the_first_chunk_leaves_a_run_that_goes_on(tmp_path, mon
     def refuses(*_):
         raise UserError("no space left")
 
-    monkeypatch.setattr("certification.smoothing.count", refuses)
+    monkeypatch.setattr("gauntlet.certification.smoothing.count", refuses)
     with pytest.raises(UserError, match="no space"):
         run(tmp_path)
     assert lines(tmp_path)[0].state == "partial"
@@ -141,9 +142,9 @@ class Reads:
 def test_only_a_certifier_that_says_so_sees_labels(tmp_path, monkeypatch):
     for seen in (True, False):
         certifier: Certifier = Reads(seen)
-        build = module.build
+        build = certification_job.build
         monkeypatch.setattr(
-            module,
+            certification_job,
             "build",
             lambda node, c=certifier, b=build: c if "Smoothing" in str(node.get("_target_")) else b(node),
         )
@@ -180,7 +181,7 @@ def test_votes_of_bands_make_a_run_without_draws(tmp_path):
     GlobalHydra.instance().clear()
     choices = {"certifier": "patches", "defense": "band_smoothing"}
     names = [f"{group}={name}" for group, name in choices.items()]
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         cfg = compose("run", [*names, "dataset.limit=6", f"runs_dir={tmp_path}", "runtime.progress=false"])
     done = certify(cfg, choices, "python run.py certifier=patches")
     for row in done.run.read_part(0).to_pylist():
@@ -202,7 +203,7 @@ def test_bounds_tell_no_rate_of_forwards(tmp_path, capsys, eps, proven):
     choices = {"certifier": "ibp", "defense": "none", "model": "small_cnn"}
     GlobalHydra.instance().clear()
     names = [f"{group}={name}" for group, name in choices.items()]
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         cfg = compose("run", [*names, "dataset.limit=6", "threat=linf", f"threat.eps={eps}", f"runs_dir={tmp_path}"])
     told = certify(cfg, choices, "python run.py certifier=ibp")
     bar = capsys.readouterr().err

@@ -1,12 +1,13 @@
 """What belongs to the identity of a run, and what does not."""
 
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import save_file
 
-from harness.prepare import prepare
-from models.small_cnn import SmallCNN
+from gauntlet.config.shipped import CONF
+from gauntlet.jobs.setup import prepare
+from gauntlet.models.small_cnn import SmallCNN
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def weights(tmp_path_factory):
 def test_the_cut_into_chunks_belongs_to_runs_that_compare_samples(attack, compares, weights, tmp_path):
     def hashed(*overrides):
         GlobalHydra.instance().clear()
-        with initialize_config_module("conf", version_base=None):
+        with initialize_config_dir(CONF, version_base=None):
             rest = [f"attack={attack}", f"checkpoint={weights}", f"runs_dir={tmp_path}", *overrides]
             cfg = compose("run", rest)
         names = {"attack": attack, "defense": "none", "model": "small_cnn"}

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from harness.evidence_digest import adversarial_digest, manifest_digest, records_digest
-from harness.records import ATTACK_SCHEMA, CLEAN_STAGE, RANDOM_SCHEMA, Manifest, RunFolder, rows, write_atomically
-from leaderboard.collect import collect, discover
-from leaderboard.entry import Entry
-from leaderboard.score import pools, score
+from gauntlet.evidence.digest import adversarial_digest, manifest_digest, records_digest
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import ATTACK_SCHEMA, CLEAN_STAGE, RANDOM_SCHEMA, rows
+from gauntlet.leaderboard.collect import collect, discover
+from gauntlet.leaderboard.entry import Entry
+from gauntlet.leaderboard.score import pools, score
+from gauntlet.system.atomic_file import write_atomically
 
 Make = Callable[..., RunFolder]
 
@@ -69,7 +72,7 @@ def make_run(
         "kind": "attack",
         "name": name | {"model": model},
         "command": f"python run.py attack={attack} defense={defense} seed={seed}",
-        "config": {"attack": {"steps": 20}, "model": {"_target_": "models.small_cnn.SmallCNN"}, "seed": seed},
+        "config": {"attack": {"steps": 20}, "model": {"_target_": "gauntlet.models.small_cnn.SmallCNN"}, "seed": seed},
         "config_hash": "sha256:" + "0" * 64,
         "victim": victim or f"sha256:{defense}",
         "threat": {"norm": norm, "eps": eps, "radius": radius, "low": 0.0, "high": 1.0},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pytest
 
-from leaderboard.__main__ import main
+from gauntlet.leaderboard.__main__ import main
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -202,7 +202,7 @@ def test_a_link_leads_to_the_evidence_and_back(page: Page) -> None:
     load = "image => { image.loading = 'eager'; return image.decode(); }"
     assert page.evaluate(f"Promise.all([...document.images].map({load})).then(all => all.length)") == 36
     page.locator("details summary").first.click()
-    assert "_target_: models.small_cnn.SmallCNN" in page.inner_text("details[open] pre")
+    assert "_target_: gauntlet.models.small_cnn.SmallCNN" in page.inner_text("details[open] pre")
     page.click("text=Leaderboard")
     assert page.inner_text("h1") == "Robustness leaderboard"
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from harness.records import RunFolder
-from leaderboard.__main__ import main
-from leaderboard.card import Line, card
-from leaderboard.entry import Entry
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.leaderboard.__main__ import main
+from gauntlet.leaderboard.entry import Entry
+from gauntlet.leaderboard.entry_card import Line, card
 
 Make = Callable[..., RunFolder]
 Scored = Callable[[], list[Entry]]
@@ -27,7 +27,7 @@ def told(entry: Entry, *others: Entry) -> dict[str, tuple[str, ...]]:
 
 def described(**parts: Any) -> dict[str, Any]:
     """What a run records of its defense."""
-    recipe = {"objective": {"_target_": "training.objective.PGDAT"}, "selection": {"by": "pgd"}}
+    recipe = {"objective": {"_target_": "gauntlet.training.objectives.objective.PGDAT"}, "selection": {"by": "pgd"}}
     nodes = {name: {"weights": weights, "recipe": recipe} for name, weights in parts.items()}
     return {
         "card": {

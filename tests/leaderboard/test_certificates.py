@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from harness.certificates import grid, summary
-from harness.records import RunFolder, rows
-from leaderboard.__main__ import main
-from leaderboard.build import build
-from leaderboard.certificates import certified
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import rows
+from gauntlet.leaderboard.__main__ import main
+from gauntlet.leaderboard.build import build
+from gauntlet.leaderboard.certificates import certified
+from gauntlet.metrics.certificate_summary import grid, summary
 from tests.leaderboard.conftest import make_run
 
 NAN = float("nan")

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from leaderboard.chance import Chance, Worst, reason
+from gauntlet.leaderboard.randomized_entries import Chance, Worst, reason
 
 
 def table(rows):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import RunFolder
-from leaderboard.build import build
-from leaderboard.curves import curve_figure
-from leaderboard.entry import Entry
-from leaderboard.export import as_csv, as_json
-from leaderboard.score import boards
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.leaderboard.build import build
+from gauntlet.leaderboard.entry import Entry
+from gauntlet.leaderboard.export import as_csv, as_json
+from gauntlet.leaderboard.robustness_curve_plot import curve_figure
+from gauntlet.leaderboard.score import boards
 
 Make = Callable[..., RunFolder]
 Entries = Callable[[], list[Entry]]

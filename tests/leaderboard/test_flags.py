@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.records import RunFolder
-from leaderboard.entry import Entry
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.leaderboard.entry import Entry
 
 Make = Callable[..., RunFolder]
 Entries = Callable[[], list[Entry]]

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Callable
 
-from harness.records import RunFolder
-from leaderboard.entry import Entry
-from leaderboard.labels import positions
-from leaderboard.plots import figure, front
-from leaderboard.score import boards
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.leaderboard.entry import Entry
+from gauntlet.leaderboard.plot_labels import positions
+from gauntlet.leaderboard.plots import figure, front
+from gauntlet.leaderboard.score import boards
 
 Make = Callable[..., RunFolder]
 

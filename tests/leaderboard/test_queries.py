@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import RunFolder
-from leaderboard.build import build
-from leaderboard.entry import Entry
-from leaderboard.queries import query_figure
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.leaderboard.build import build
+from gauntlet.leaderboard.entry import Entry
+from gauntlet.leaderboard.query_plot import query_figure
 
 Make = Callable[..., RunFolder]
 Entries = Callable[[], list[Entry]]

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.records import RunFolder
-from leaderboard.collect import collect, discover
-from leaderboard.entry import Entry
-from leaderboard.score import boards, pools, score
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.leaderboard.collect import collect, discover
+from gauntlet.leaderboard.entry import Entry
+from gauntlet.leaderboard.score import boards, pools, score
 
 Make = Callable[..., RunFolder]
 Entries = Callable[[], list[Entry]]

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.records import RunFolder
-from leaderboard.__main__ import main
-from leaderboard.columns import GLOSSARY
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.leaderboard.__main__ import main
+from gauntlet.leaderboard.glossary import GLOSSARY
 
 Make = Callable[..., RunFolder]
 HOSTILE = "</script><script>alert(1)</script>\"'>&<img src=x onerror=alert(2)>\u202e\U0001f600"
@@ -148,7 +148,7 @@ def test_the_page_of_an_entry_shows_its_evidence(runs: Path, out: Path) -> None:
     text = page.read_text()
     for said in (
         "python run.py attack=pgd defense=trades seed=0",
-        "_target_: models.small_cnn.SmallCNN",
+        "_target_: gauntlet.models.small_cnn.SmallCNN",
         "digits/linf-8_255/trades/pgd/declared-all-0",
         "0123456789abcdef",
         "sha256:" + "1" * 64,
@@ -306,7 +306,7 @@ def test_a_listing_cannot_make_it_delete_other_files(runs: Path, out: Path, tmp_
 @pytest.mark.usefixtures("filled")
 def test_the_board_is_built_without_torch(runs: Path, out: Path) -> None:
     code = (
-        "import sys; from leaderboard.__main__ import main; "
+        "import sys; from gauntlet.leaderboard.__main__ import main; "
         f"assert main(['--runs', {str(runs)!r}, '--out', {str(out)!r}]) == 0; "
         "sys.exit('torch' in sys.modules)"
     )

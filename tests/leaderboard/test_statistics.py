@@ -5,9 +5,9 @@ import doctest
 import numpy as np
 import pytest
 
-from harness.interval import wilson
-from leaderboard import plots, statistics
-from leaderboard.statistics import holm, mcnemar, rank_intervals
+from gauntlet.leaderboard import plots, statistics
+from gauntlet.leaderboard.statistics import holm, mcnemar, rank_intervals
+from gauntlet.metrics.confidence import wilson
 
 
 @pytest.mark.parametrize(

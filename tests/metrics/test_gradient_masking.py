@@ -1,11 +1,11 @@
 """What is told of the heads of a defense."""
 
-from harness.heads import beyond, head_lines
-from harness.tally import Tally
+from gauntlet.metrics.attack_summary import AttackSummary
+from gauntlet.metrics.gradient_masking import beyond, head_lines
 
 
 def total(**standing):
-    return Tally(samples=200, clean=190, standing={name.replace("__", "/"): n for name, n in standing.items()})
+    return AttackSummary(samples=200, clean=190, standing={name.replace("__", "/"): n for name, n in standing.items()})
 
 
 def test_the_difference_is_the_index_and_the_best_head_is_named():

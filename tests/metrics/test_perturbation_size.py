@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.curves import grid, main
-from harness.distances import Spread, accuracy, area, nearest, optimality, read, spread_lines
-from harness.records import RunFolder
+from gauntlet.commands.curves import main
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.metrics.perturbation_size import Spread, accuracy, area, nearest, optimality, read, spread_lines
+from gauntlet.metrics.robustness_curve import grid
 from tests.leaderboard.conftest import make_run
 
 Make = Callable[..., RunFolder]

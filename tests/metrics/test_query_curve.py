@@ -7,11 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from harness import queries
-from harness.errors import UserError
-from harness.queries import BUDGETS, Curve, curve
-from harness.records import Manifest, RunFolder
-from harness.records import rows as records
+from gauntlet.commands import queries
+from gauntlet.errors import UserError
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import rows as records
+from gauntlet.metrics.query_curve import BUDGETS, Curve, curve
 
 MANIFEST = {
     "schema_version": 1, "status": "done", "kind": "attack", "command": "python run.py attack=square", "config": {},

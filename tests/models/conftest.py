@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from models.preact_resnet import PreActResNet
-from models.resnet import ResNet
-from models.small_cnn import SmallCNN
-from models.torchvision_models import TorchvisionModel
-from models.wide_resnet import WideResNet
+from gauntlet.models.preact_resnet import PreActResNet
+from gauntlet.models.resnet import ResNet
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.models.torchvision_models import TorchvisionModel
+from gauntlet.models.wide_resnet import WideResNet
 
 NETWORKS = {
     "small_cnn_8": (lambda: SmallCNN(10, 1, 8), (1, 8)),

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.errors import UserError
-from models.normalize import Normalize
-from models.preact_resnet import PreActResNet
-from models.resnet import ResNet
-from models.small_cnn import SmallCNN
-from models.wide_resnet import WideResNet
+from gauntlet.errors import UserError
+from gauntlet.models.normalize import Normalize
+from gauntlet.models.preact_resnet import PreActResNet
+from gauntlet.models.resnet import ResNet
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.models.wide_resnet import WideResNet
 
 
 def parameters(make):

@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from harness import checkpoint
-from harness.errors import UserError
-from models.preact_resnet import PreActResNet
-from models.small_cnn import SmallCNN
+from gauntlet.errors import UserError
+from gauntlet.models import checkpoint
+from gauntlet.models.preact_resnet import PreActResNet
+from gauntlet.models.small_cnn import SmallCNN
 
 
 def drawn(seed, **changes):

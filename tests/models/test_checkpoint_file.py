@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import checkpoint
-from harness.errors import UserError
-from models.small_cnn import SmallCNN
+from gauntlet.errors import UserError
+from gauntlet.models import checkpoint
+from gauntlet.models.small_cnn import SmallCNN
 
 
 def drawn(seed):
@@ -123,7 +123,7 @@ def test_python_objects(tmp_path, trained):
     torch.save({"state_dict": trained.state_dict(), "args": argparse.Namespace(lr=1)}, tmp_path / "a")
     assert "such as argparse.Namespace" in refusal(tmp_path / "a")
     torch.save(trained, tmp_path / "b")
-    assert "such as models.small_cnn.SmallCNN" in refusal(tmp_path / "b")
+    assert "such as gauntlet.models.small_cnn.SmallCNN" in refusal(tmp_path / "b")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from models.folding import folded
-from models.normalize import Normalize
+from gauntlet.models.batchnorm_folding import folded
+from gauntlet.models.normalize import Normalize
 
 
 def norms(module):

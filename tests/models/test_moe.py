@@ -5,14 +5,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.errors import UserError
-from models.moe import Gate, MoEConv2d
-from models.moe_resnet import MoEResNet
-from models.moe_small_cnn import MoESmallCNN
-from models.moe_wide_resnet import MoEWideResNet
-from models.resnet import ResNet
-from models.small_cnn import SmallCNN
-from models.wide_resnet import WideResNet
+from gauntlet.errors import UserError
+from gauntlet.models.moe import Gate, MoEConv2d
+from gauntlet.models.moe_resnet import MoEResNet
+from gauntlet.models.moe_small_cnn import MoESmallCNN
+from gauntlet.models.moe_wide_resnet import MoEWideResNet
+from gauntlet.models.resnet import ResNet
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.models.wide_resnet import WideResNet
 
 MAKERS = {
     "small_cnn": (lambda **knobs: MoESmallCNN(10, 1, 8, **knobs), (1, 8)),

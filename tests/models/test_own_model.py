@@ -7,8 +7,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from harness.compose import build, checked
-from harness.errors import UserError
+from gauntlet.config.validate import build, checked
+from gauntlet.errors import UserError
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
 
@@ -22,7 +22,7 @@ def cfg(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(block("python"))
     monkeypatch.syspath_prepend(str(tmp_path))
     model = OmegaConf.create(block("yaml"))
-    dataset = {"_target_": "harness.data.digits.Digits", "classes": 10, "size": 8}
+    dataset = {"_target_": "gauntlet.data.digits.Digits", "classes": 10, "size": 8}
     return OmegaConf.create({"dataset": dataset, "model": model, "trusted_packages": ["mine"]})
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torchvision.models import list_models
 
-import models.torchvision_models as ours
-from harness.errors import UserError
-from models.torchvision_models import TorchvisionModel
+import gauntlet.models.torchvision_models as ours
+from gauntlet.errors import UserError
+from gauntlet.models.torchvision_models import TorchvisionModel
 
 
 def refusal(*args, **kwargs):

@@ -3,21 +3,21 @@
 import pytest
 import torch
 
-from attacks.pgd import PGD
 from benchmarks.flags import THREATS, images, load, measured
-from harness.checkpoint import load as load_weights
-from harness.checks import of_victim
-from harness.data.digits import Digits
-from harness.evaluate import Evaluation
-from harness.threat import Threat
-from harness.victim import Victim
-from models.small_cnn import SmallCNN
+from gauntlet.attacks.pgd import PGD
+from gauntlet.data.digits import Digits
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.models.checkpoint import load as load_weights
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.sanity_checks import of_victim
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim
 
 
 @pytest.mark.parametrize("recipe", ["standard", "pgd_at", "trades"])
 def test_the_shipped_networks_have_no_flag(recipe):
     network = SmallCNN(10, 1, 8)
-    load_weights(network, f"models/zoo/digits_small_cnn_{recipe}.safetensors")
+    load_weights(network, f"gauntlet/models/zoo/digits_small_cnn_{recipe}.safetensors")
     network.eval().requires_grad_(False)
     batch = Digits().split("test").read(slice(0, 64))
     for factor in (1, 1000):

@@ -4,21 +4,21 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.cascade import Cascade
-from attacks.pgd import PGD
-from attacks.rays import RayS
-from harness.checks import blunter, from_evidence, of_victim
-from harness.checks import noisy as noisy_heads
-from harness.checks.probe import Probe
-from harness.checks.yardstick import few_classes
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.evaluate import Evaluation
-from harness.rng import Rng
-from harness.tally import Tally
-from harness.threat import Threat
-from harness.victim import Victim, plain
-from models.resnet import ResNet
+from gauntlet.attacks.black_box.rays import RayS
+from gauntlet.attacks.pgd import PGD
+from gauntlet.attacks.suite import Suite
+from gauntlet.data.dataset import Batch
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.metrics.attack_summary import AttackSummary
+from gauntlet.models.resnet import ResNet
+from gauntlet.sanity_checks import blunter, from_evidence, of_victim
+from gauntlet.sanity_checks import noisy as noisy_heads
+from gauntlet.sanity_checks.probe import Probe
+from gauntlet.sanity_checks.reference_attacks import few_classes
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 
 class Net(nn.Module):
@@ -90,14 +90,16 @@ def test_one_step_beats_a_bad_attack():
     [((100, 0, 0), set()), ((100, 5, 0), {"zero-gradients"}), ((100, 0, 1), {"bad-gradients"})],
 )
 def test_gradients_in_the_evidence(gradients, expected):
-    total = Tally(samples=100, robust=50, standing={"clean": 100, "a/true": 50}, gradients={"a/true": gradients})
+    total = AttackSummary(
+        samples=100, robust=50, standing={"clean": 100, "a/true": 50}, gradients={"a/true": gradients}
+    )
     assert {flag.name for flag in from_evidence(total)} == expected
 
 
 @pytest.mark.parametrize(("left", "expected"), [(50, set()), (48, set()), (47, {"masked-gradients"})])
 def test_what_other_heads_find_is_a_sign_of_masking(left, expected):
     standing = {"clean": 100, "a/true": 50, "a/surrogate": left}
-    total = Tally(samples=100, robust=left, standing=standing, cost=dict.fromkeys(standing, cost(1)))
+    total = AttackSummary(samples=100, robust=left, standing=standing, cost=dict.fromkeys(standing, cost(1)))
     assert {flag.name for flag in from_evidence(total)} == expected
 
 
@@ -108,9 +110,11 @@ def cost(backwards):
 @pytest.mark.parametrize(("left", "expected"), [(50, set()), (40, {"black-box-wins"})])
 def test_a_black_box_that_wins_is_a_sign_of_masking(left, expected):
     costs = {"clean": cost(0), "pgd/true": cost(9), "square/true": cost(0)}
-    total = Tally(samples=100, robust=left, standing={"clean": 100, "pgd/true": 50, "square/true": left}, cost=costs)
+    total = AttackSummary(
+        samples=100, robust=left, standing={"clean": 100, "pgd/true": 50, "square/true": left}, cost=costs
+    )
     assert {flag.name for flag in from_evidence(total)} == expected
-    alone = Tally(samples=100, robust=5, standing={"clean": 100, "square/true": 5}, cost=costs)
+    alone = AttackSummary(samples=100, robust=5, standing={"clean": 100, "square/true": 5}, cost=costs)
     assert from_evidence(alone) == []
 
 
@@ -119,7 +123,7 @@ def test_a_black_box_that_wins_is_a_sign_of_masking(left, expected):
     [("score", 40, {"decision-beats-scores"}), ("score", 50, set()), ("gradient", 40, set()), ("decision", 40, set())],
 )
 def test_decisions_that_win_are_a_sign_that_scores_mislead(first, left, expected):
-    total = Tally(samples=100, robust=left, standing={"clean": 100, "one/true": 50, "rays/true": left})
+    total = AttackSummary(samples=100, robust=left, standing={"clean": 100, "one/true": 50, "rays/true": left})
     needs = {"one/true": first, "rays/true": "decision"}
     assert {flag.name for flag in blunter(total, needs)} == expected
 
@@ -217,7 +221,7 @@ def test_constant_scores_are_no_dead_start():
 
 
 def suite(**knobs):
-    return Cascade({"pgd": PGD(steps=1, **knobs)})
+    return Suite({"pgd": PGD(steps=1, **knobs)})
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ from pathlib import Path
 import filelock
 import pytest
 
-from harness import ownership, progress
-from harness.errors import UserError
-from harness.ownership import holder, owner_of, sole_owner, whoami
+from gauntlet.errors import UserError
+from gauntlet.system import lock, progress
+from gauntlet.system.lock import holder, owner_of, sole_owner, whoami
 
 ROOT = Path(__file__).parents[2]
 HOLDS = """
 import sys, time
 from pathlib import Path
-from harness import ownership
+from gauntlet.system import lock as ownership
 ownership.BEAT = 0.05
 with ownership.sole_owner(Path(sys.argv[1]), "it", None):
     print("held", flush=True)
@@ -30,9 +30,9 @@ OTHER = "process 7 on another machine"
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch):
-    monkeypatch.setattr(ownership, "PATIENCE", 0.1)
-    monkeypatch.setattr(ownership, "BEAT", 0.05)
-    monkeypatch.setattr(ownership, "LEASE", 3.0)
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "LEASE", 3.0)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_machine_that_is_gone_holds_nothing_though_the_file_server_keeps_its_l
 
 def test_an_owner_on_a_machine_that_shares_no_locks_is_seen_by_its_lease(tmp_path, monkeypatch):
     path = elsewhere(tmp_path)
-    monkeypatch.setattr(ownership, "BEAT", 10)
+    monkeypatch.setattr(lock, "BEAT", 10)
     assert holder(tmp_path, "it").doing == "its work 45 %"
     renew = subprocess.Popen(["sh", "-c", f"while sleep 0.01; do touch '{path}'; done"])
     try:
@@ -120,7 +120,7 @@ def test_an_owner_on_a_machine_that_shares_no_locks_is_seen_by_its_lease(tmp_pat
     finally:
         renew.kill()
         renew.wait()
-    monkeypatch.setattr(ownership, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "BEAT", 0.05)
     with sole_owner(tmp_path, "it", "; wait"):  # nobody has renewed it while we looked
         assert owner_of(tmp_path, "it").who == whoami()
 

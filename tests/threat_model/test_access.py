@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.cascade import Cascade
-from attacks.hop_skip_jump import HopSkipJump
-from attacks.pgd import PGD
-from attacks.rays import RayS
-from attacks.square import Square
-from harness.access import DecisionHead, ScoreHead, narrowed, weaker
-from harness.data.contract import Batch
-from harness.errors import UserError
-from harness.evaluate import Evaluation
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.threat import Threat
-from harness.victim import Victim, plain
+from gauntlet.attacks.black_box.hop_skip_jump import HopSkipJump
+from gauntlet.attacks.black_box.rays import RayS
+from gauntlet.attacks.black_box.square import Square
+from gauntlet.attacks.pgd import PGD
+from gauntlet.attacks.suite import Suite
+from gauntlet.data.dataset import Batch
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.threat_model.access import DecisionHead, ScoreHead, narrowed, weaker
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
 
 IDS = torch.arange(6)
 X = Rng(0, IDS, "x").uniform((1, 4, 4))
@@ -45,7 +45,7 @@ class Net(nn.Module):
 def metered():
     net = Net()
     victim = Victim(plain(net), (net,))
-    return net, MeteredHead(victim.heads[0], victim.predict, Counts.of(IDS))
+    return net, CountedHead(victim.heads[0], victim.predict, Counts.of(IDS))
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ class Nosy:
 
 
 @pytest.mark.parametrize(
-    ("needs", "door"), [("gradient", MeteredHead), ("score", ScoreHead), ("decision", DecisionHead)]
+    ("needs", "door"), [("gradient", CountedHead), ("score", ScoreHead), ("decision", DecisionHead)]
 )
 @pytest.mark.parametrize("nested", [False, True])
 def test_an_evaluation_opens_the_narrowest_door(needs, door, nested):
     net = Net()
     Nosy.doors.clear()
-    attack = Cascade(stages={"outer": Cascade(stages={"inner": Nosy(needs)})}) if nested else Nosy(needs)
+    attack = Suite(stages={"outer": Suite(stages={"inner": Nosy(needs)})}) if nested else Nosy(needs)
     run = Evaluation(Victim(plain(net), (net,)), ("nosy", attack), Threat("linf", 0.1), 5)
     run.chunk(Batch(IDS, X, net(X).argmax(1)))
     assert Nosy.doors == [door]
@@ -133,7 +133,7 @@ def evaluation(attack, access="gradient", gives="gradient", name="mine"):
     return Evaluation(Victim(plain(net), (net,), access=gives), (name, attack), Threat("linf", 0.1), 5, access=access)
 
 
-NESTED = Cascade(stages={"a": RayS(), "b": Cascade(stages={"c": PGD()})})
+NESTED = Suite(stages={"a": RayS(), "b": Suite(stages={"c": PGD()})})
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_what_needs_more_than_there_is_is_refused(attack, access, needs, has):
     ("attack", "access"),
     [
         (PGD(), "gradient"), (Square(), "score"), (Square(), "gradient"), (RayS(), "score"), (RayS(), "decision"),
-        (HopSkipJump(), "decision"), (Cascade(stages={"square": Square(), "rays": RayS()}), "score"),
+        (HopSkipJump(), "decision"), (Suite(stages={"square": Square(), "rays": RayS()}), "score"),
     ],
 )  # fmt: skip
 def test_what_needs_less_is_welcome(attack, access):
@@ -173,9 +173,9 @@ def test_the_less_counts():
 
 
 def test_a_suite_needs_what_its_stages_need():
-    assert Cascade(stages={"a": RayS(), "b": Square()}).needs == "score"
-    assert Cascade(stages={"a": RayS()}).needs == "decision"
-    assert Cascade(stages={"a": Square(), "b": PGD()}).needs == "gradient"
+    assert Suite(stages={"a": RayS(), "b": Square()}).needs == "score"
+    assert Suite(stages={"a": RayS()}).needs == "decision"
+    assert Suite(stages={"a": Square(), "b": PGD()}).needs == "gradient"
 
 
 def test_square_finds_the_same_whatever_the_attacker_was_given():

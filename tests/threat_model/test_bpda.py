@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.pgd import PGD
-from harness.data.contract import Batch
-from harness.evaluate import Evaluation
-from harness.rng import Rng
-from harness.standin import StandIn, identity, with_stand_ins
-from harness.threat import Threat
-from harness.victim import Head, Victim, plain
+from gauntlet.attacks.pgd import PGD
+from gauntlet.data.dataset import Batch
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.threat_model.bpda import StandIn, identity, with_stand_ins
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head, Victim, plain
 
 
 class Levels(nn.Module):

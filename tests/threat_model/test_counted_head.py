@@ -1,8 +1,8 @@
 import torch
 
-from harness.meter import Counts, MeteredHead
-from harness.rng import Rng
-from harness.victim import Head
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Head
 
 IDS = torch.tensor([2, 3, 5, 7, 11])
 
@@ -24,7 +24,7 @@ def test_gradients_that_are_nothing_or_not_finite_are_booked_and_the_latter_are_
     head = Head("true", lambda x, rng: x.flatten(1) * slope[torch.searchsorted(IDS, rng.ids)][:, None], exact=True)
     for rows in ([0, 1, 2, 3, 4], [1, 2, 4], [3, 4], [0, 4]):
         counts, z = Counts.of(IDS), torch.full((len(rows), 1, 1, 2), 0.5)
-        door = MeteredHead(head, head.forward, counts)
+        door = CountedHead(head, head.forward, counts)
         _, gradient = door.gradient(z, torch.ones_like, Rng(0, IDS[rows]))
         wanted = slope[rows].nan_to_num(0.0, 0.0, 0.0)
         assert torch.equal(gradient, wanted[:, None, None, None].expand_as(z))
@@ -37,7 +37,7 @@ def test_a_gradient_whose_entries_cancel_is_not_nothing():
     slope = torch.tensor([[1.0, -1.0], [3e38, 3e38]])  # the sum of the second leaves float32
     head = Head("true", lambda x, rng: x.flatten(1) * slope, exact=True)
     counts = Counts.of(IDS[:2])
-    door = MeteredHead(head, head.forward, counts)
+    door = CountedHead(head, head.forward, counts)
     _, gradient = door.gradient(torch.full((2, 1, 1, 2), 0.5), torch.ones_like, Rng(0, IDS[:2]))
     assert torch.equal(gradient.flatten(1), slope)
     assert counts.zero_gradients.tolist() == counts.bad_gradients.tolist() == [0, 0]

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.rng import Rng, philox
+from gauntlet.threat_model.rng import Rng, philox
 
 FULL = 0xFFFFFFFF
 

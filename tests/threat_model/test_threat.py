@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat, parse_eps
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat, parse_eps
 
 NORMS = [("linf", 0.1), ("l2", 0.7), ("l1", 1.5), ("l0", 3.0)]
 

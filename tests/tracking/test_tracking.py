@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from harness import sync
-from harness.errors import UserError
-from harness.records import RunFolder, rows, write_atomically
-from harness.tally import tally
-from harness.tracking import Wandb, connection
-from harness.tracking.pictures import examples, picture
-from harness.tracking.sweep import LONGEST, name
+from gauntlet.commands import wandb_sync
+from gauntlet.errors import UserError
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import rows
+from gauntlet.metrics.attack_summary import tally
+from gauntlet.system.atomic_file import write_atomically
+from gauntlet.tracking import Wandb, wandb_connection
+from gauntlet.tracking.example_images import examples, picture
+from gauntlet.tracking.sweep_name import LONGEST, name
 
 STAGES = ["clean", "pma/true", "pma/base"]
 SAMPLES, CHUNK = 12, 6
@@ -34,7 +36,7 @@ def alone(monkeypatch, tmp_path):
     home.mkdir()
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(variable, str(home))
-    connection._answers.cache_clear()
+    wandb_connection._answers.cache_clear()
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def _manifest():
             "model": "small_cnn",
         },
         "command": "python run.py attack=pma defense=mixing",
-        "config": {"attack": {"_target_": "attacks.pma.PMA", "steps": 10}, "seed": 0},
+        "config": {"attack": {"_target_": "gauntlet.attacks.pma.PMA", "steps": 10}, "seed": 0},
         "config_hash": "0123456789ab",
         "card": {"summary": "Two networks."},
         "chunk": 256,
@@ -149,7 +151,7 @@ def _read(folder: Path, *flags):
 
 
 def _warnings(caplog):
-    return [record.getMessage() for record in caplog.records if record.name.startswith("harness")]
+    return [record.getMessage() for record in caplog.records if record.name.startswith("gauntlet")]
 
 
 def _contents(folder: Path):
@@ -226,7 +228,7 @@ def test_a_server_that_cannot_be_had_costs_one_warning(run, tmp_path, caplog, mo
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_BASE_URL", server if answers else "http://127.0.0.1:1")
-    connection.wandb().teardown()  # W&B reads its settings once
+    wandb_connection.wandb().teardown()  # W&B reads its settings once
     _track(Wandb(str(tmp_path / "w")), run)
     (message,) = _warnings(caplog)
     assert cause in message
@@ -273,11 +275,12 @@ def test_a_failed_training_fails_as_it_would_alone(tmp_path, caplog):
 
 def test_nothing_is_imported_without_use():
     code = (
-        "import sys; from harness.tracking import NoTracker, Wandb; Wandb('w')\n"
+        "import sys; from gauntlet.tracking import NoTracker, Wandb; Wandb('w')\n"
         "NoTracker().evaluation(None, {}, None)\n"
         "with NoTracker().training('a', 'b', {}) as log: assert log is None\n"
         "assert not {'wandb', 'torch'} & set(sys.modules)\n"
-        "import harness.cli, training.cli; assert 'torch' in sys.modules and 'wandb' not in sys.modules"
+        "import gauntlet.jobs.attack_job, gauntlet.jobs.training_job\n"
+        "assert 'torch' in sys.modules and 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -290,8 +293,8 @@ def test_a_bad_option_is_refused():
 
 
 def test_a_closed_port_does_not_answer_and_an_error_page_does(server):
-    assert connection._answers(server)
-    assert not connection._answers("http://127.0.0.1:1")
+    assert wandb_connection._answers(server)
+    assert not wandb_connection._answers("http://127.0.0.1:1")
 
 
 def test_pictures_show_what_is_in_the_evidence(run):
@@ -329,34 +332,34 @@ def test_one_command_finds_what_workers_kept_offline(run, tmp_path, capsys, monk
     first, second = sorted(
         path for path in (runs / "_wandb" / "wandb").glob("offline-run-*") if any(path.glob("*.wandb"))
     )
-    assert sync.main([str(runs), "--dry-run"]) == 0
+    assert wandb_sync.main([str(runs), "--dry-run"]) == 0
     assert capsys.readouterr().out == (f"2 offline runs wait in {runs}, 0 were sent\nwandb sync {first} {second}\n")
-    words = [sys.executable, "-m", *sync.command([first, second]), "--dry-run"]
+    words = [sys.executable, "-m", *wandb_sync.command([first, second]), "--dry-run"]
     said = subprocess.run(words, capture_output=True, text=True, check=True)  # W&B takes them, and asks no server
     assert "Would sync 2 run(s)" in said.stdout + said.stderr
     without = {name: value for name, value in os.environ.items() if name != "WANDB_API_KEY"}
-    without |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(sync.__file__).parents[1])}
-    asked = [sys.executable, "-m", "harness.sync", str(runs)]  # in a process that has seen no key
+    without |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(wandb_sync.__file__).parents[2])}
+    asked = [sys.executable, "-m", "gauntlet", "sync", str(runs)]  # in a process that has seen no key
     refused = subprocess.run(asked, env=without, cwd=tmp_path, capture_output=True, text=True, check=False)
     said = "error: no API key here; log in once with `wandb login`, or set WANDB_API_KEY, then try again\n"
     assert (refused.returncode, refused.stderr) == (1, said)
 
     (marked,) = first.glob("*.wandb")
     marked.with_suffix(".wandb.synced").touch()  # as W&B does
-    assert sync.main([str(runs / "_wandb"), "--dry-run"]) == 0
+    assert wandb_sync.main([str(runs / "_wandb"), "--dry-run"]) == 0
     assert f"1 offline run waits in {runs / '_wandb'}, 1 was sent\nwandb sync {second}\n" == capsys.readouterr().out
 
     called = []
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(
-        sync.subprocess, "run", lambda words: called.append(words) or subprocess.CompletedProcess(words, 7)
+        wandb_sync.subprocess, "run", lambda words: called.append(words) or subprocess.CompletedProcess(words, 7)
     )
-    assert sync.main([str(runs)]) == 7
+    assert wandb_sync.main([str(runs)]) == 7
     assert called == [[sys.executable, "-m", "wandb", "sync", str(second)]]
 
 
 def test_nothing_to_send_and_no_folder(tmp_path, capsys):
-    assert sync.main([str(tmp_path)]) == 0
+    assert wandb_sync.main([str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"0 offline runs wait in {tmp_path}, 0 were sent\n"
-    assert sync.main([str(tmp_path / "none")]) == 1
+    assert wandb_sync.main([str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none'} is not a folder")

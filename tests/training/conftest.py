@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.data import Batch
-from harness.data.digits import Digits
-from harness.rng import Rng
-from training.inner import InnerPGD
-from training.objective import PGDAT, Standard
-from training.recipe import Recipe
-from training.selection import Selection
+from gauntlet.data import Batch
+from gauntlet.data.digits import Digits
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.inner_attack import InnerPGD
+from gauntlet.training.model_selection import Selection
+from gauntlet.training.objectives.objective import PGDAT, Standard
+from gauntlet.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import FewDigits, Net
 
-from training.averaging import SWA
-from training.inner import InnerPGD
-from training.loop import fit
-from training.objective import PGDAT
-from training.recipe import Recipe
-from training.selection import Selection
-from training.weight_perturbation import WeightPerturbation
+from gauntlet.training.inner_attack import InnerPGD
+from gauntlet.training.loop import fit
+from gauntlet.training.model_selection import Selection
+from gauntlet.training.objectives.objective import PGDAT
+from gauntlet.training.recipe import Recipe
+from gauntlet.training.weight_averaging import SWA
+from gauntlet.training.weight_perturbation import WeightPerturbation
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from harness.errors import UserError
-from training.alternation import Alternation, Phase
-from training.inner import InnerPGD
-from training.objective import PGDAT, Standard
-from training.run import Run
-from training.weight_perturbation import WeightPerturbation
+from gauntlet.errors import UserError
+from gauntlet.training.alternating_updates import Alternation, Phase
+from gauntlet.training.inner_attack import InnerPGD
+from gauntlet.training.objectives.objective import PGDAT, Standard
+from gauntlet.training.trainer import Run
+from gauntlet.training.weight_perturbation import WeightPerturbation
 
 
 @pytest.fixture

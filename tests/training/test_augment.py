@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from training.augment import augment
+from gauntlet.training.augmentation import augment
 
 
 def test_off_is_nothing(batch, rng):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from harness.errors import UserError
-from training.averaging import SWA, Average, Mean
-from training.batch_norm import estimating
-from training.run import Run
+from gauntlet.errors import UserError
+from gauntlet.training.batch_norm import estimating
+from gauntlet.training.trainer import Run
+from gauntlet.training.weight_averaging import SWA, Average, Mean
 
 
 def _train(net, batch):

@@ -5,21 +5,21 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
 
-from harness.compose import build, checked
-from harness.data import Batch
-from harness.errors import UserError
-from harness.prepare import KEYS
-from harness.rng import Rng
-from training.barre import BARRE, HalfStartPGD, MeanSoftmax, evenness
-from training.boosted import Boosted
-from training.inner import InnerPGD
-from training.objective import PGDAT
-from training.run import Run
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.data import Batch
+from gauntlet.errors import UserError
+from gauntlet.jobs.setup import KEYS
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.inner_attack import InnerPGD
+from gauntlet.training.objectives.boosting import BARRE, Boosted, HalfStartPGD, MeanSoftmax, evenness
+from gauntlet.training.objectives.objective import PGDAT
+from gauntlet.training.trainer import Run
 
 ATTACK = HalfStartPGD(eps=0.15, steps=3)
 
@@ -119,7 +119,7 @@ def test_five_members_in_full_size_make_their_steps(dataset, model):
         "defense=barre", f"dataset={dataset}", f"model={model}", "model.width=4",
         "recipe@defense.parts.first.recipe=barre_cifar", "defense.members=[first,second,third,fourth,fifth]",
     ]  # fmt: skip
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         cfg = checked(compose("run", overrides), KEYS)
     defense, models = build(cfg.defense), {}
     assert list(defense.parts) == ["first", "second", "third", "fourth", "fifth"]

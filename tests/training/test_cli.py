@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from harness.errors import UserError
-from training.cli import lines, train
-from training.history import Epoch, History, Kept
+from gauntlet.commands.training_report import lines
+from gauntlet.config.shipped import CONF
+from gauntlet.errors import UserError
+from gauntlet.jobs.training_job import train
+from gauntlet.training.history import Epoch, History, Kept
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["recipe.epochs=1", "runtime.progress=false", "model.width=4"]
@@ -62,7 +64,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path):
 )
 def test_mistakes_are_found_before_work_starts(arguments, words, tmp_path):
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         cfg = compose("train", [*arguments, f"runs_dir={tmp_path / 'runs'}"])
     with pytest.raises(UserError, match=words):
         train(cfg)

@@ -4,10 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from harness.errors import UserError
-from training.inner import InnerPGD
-from training.mart import MART
-from training.noisy_fgsm import NoisyFGSM
+from gauntlet.errors import UserError
+from gauntlet.training.inner_attack import InnerPGD, NoisyFGSM
+from gauntlet.training.objectives.mart import MART
 
 
 def test_one_step_leaves_the_ball_by_its_noise_at_most_and_never_the_box(make_net, batch, rng):

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from harness.errors import UserError
-from harness.threat import Threat
-from training.inner import InnerPGD
-from training.objective import divergence
+from gauntlet.errors import UserError
+from gauntlet.threat_model.threat import Threat
+from gauntlet.training.inner_attack import InnerPGD
+from gauntlet.training.objectives.objective import divergence
 
 
 def _state(net):
@@ -107,7 +107,7 @@ def test_the_divergence_attack_raises_the_divergence_from_a_normal_start(make_ne
 
 
 def test_the_cotangent_of_the_divergence_is_its_gradient():
-    from training.inner import _divergence
+    from gauntlet.training.inner_attack import _divergence
 
     clean, moved = torch.randn(2, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     moved.requires_grad_()

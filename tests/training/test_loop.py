@@ -10,18 +10,17 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from harness.errors import UserError
-from training import history
-from training.draws import seeded, shuffle
-from training.inner import InnerPGD
-from training.loop import BEST, LAST, fit
-from training.objective import PGDAT, TRADES, Objective
-from training.passes import Passes
-from training.run import Run
-from training.selection import Scores, Selection
-from training.step import Player
-from training.weighting import SoftmaxWeighting
-from training.world import ALONE
+from gauntlet.errors import UserError
+from gauntlet.training import history
+from gauntlet.training.distributed import ALONE
+from gauntlet.training.inner_attack import InnerPGD
+from gauntlet.training.loop import BEST, LAST, fit
+from gauntlet.training.model_context import Passes, seeded, shuffle
+from gauntlet.training.model_selection import Scores, Selection
+from gauntlet.training.objectives.objective import PGDAT, TRADES, Objective
+from gauntlet.training.sample_weighting import SoftmaxWeighting
+from gauntlet.training.step import Player
+from gauntlet.training.trainer import Run
 
 
 def _same(one, other):
@@ -180,15 +179,15 @@ def test_the_batch_of_a_training_that_diverged_is_kept_for_inspection(train, few
 
 
 def test_where_the_disk_is_full_the_state_that_was_there_stays(few, make_net, make_recipe, tmp_path, monkeypatch):
-    from harness import records
-    from training import state
+    from gauntlet.system import atomic_file
+    from gauntlet.training import resume_state as state
 
     def full(path, data):
         path.write_bytes(data[:10])
         raise OSError(errno.ENOSPC, "No space left on device")
 
     state.save(tmp_path, "one", {"a": 1})
-    monkeypatch.setattr(records, "_write_synced", full)
+    monkeypatch.setattr(atomic_file, "_write_synced", full)
     with pytest.raises(UserError, match=r"no space left for .*state.pt; free some"):
         state.save(tmp_path, "one", {"a": 2})
     assert state.load(tmp_path, "one") == {"a": 1}
@@ -313,7 +312,7 @@ def test_nan_in_a_buffer_alone_is_found(few, make_net, make_recipe):
 
 
 def test_the_state_of_another_training_is_refused(few, make_net, make_recipe, tmp_path):
-    from training import state
+    from gauntlet.training import resume_state as state
 
     state.save(tmp_path, "one", {"a": 1})
     assert state.load(tmp_path, "one") == {"a": 1}

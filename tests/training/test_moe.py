@@ -6,25 +6,26 @@ import math
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
-from harness.compose import build, checked
-from harness.data import Batch
-from harness.errors import UserError
-from harness.rng import Rng
-from harness.threat import Threat
-from models.moe_small_cnn import MoESmallCNN
-from models.small_cnn import SmallCNN
-from training.alternation import Alternation, Phase
-from training.cli import KEYS
-from training.inner import InnerPGD
-from training.moe import MoETRADES, RouterPGD, Routing
-from training.objective import TRADES
-from training.recipe import Recipe
-from training.run import Run
-from training.selection import Selection
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.data import Batch
+from gauntlet.errors import UserError
+from gauntlet.jobs.training_job import KEYS
+from gauntlet.models.moe_small_cnn import MoESmallCNN
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.threat import Threat
+from gauntlet.training.alternating_updates import Alternation, Phase
+from gauntlet.training.inner_attack import InnerPGD
+from gauntlet.training.model_selection import Selection
+from gauntlet.training.objectives.mixture_of_experts import MoETRADES, RouterPGD, Routing
+from gauntlet.training.objectives.objective import TRADES
+from gauntlet.training.recipe import Recipe
+from gauntlet.training.trainer import Run
 
 ABLATIONS = {
     "advmoe": [],
@@ -68,7 +69,7 @@ def started(model, few, recipe, seed=0):
 
 def composed(*overrides):
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return checked(compose("train", ["recipe=advmoe", "model=moe_small_cnn", *overrides]), KEYS)
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from harness.errors import UserError
-from training.inner import InnerPGD
-from training.objective import PGDAT, TRADES, Standard, divergence
+from gauntlet.errors import UserError
+from gauntlet.training.inner_attack import InnerPGD
+from gauntlet.training.objectives.objective import PGDAT, TRADES, Standard, divergence
 
 
 def _gradients(net, losses):

@@ -14,36 +14,38 @@ import pytest
 import torch
 from torch import nn
 
-from harness import checkpoint
-from harness.errors import UserError
-from training import loop, zoo
-from training.key import canonical
-from training.loop import BEST
-from training.objective import Objective
-from training.part import Part
-from training.ship import ship
+from gauntlet.commands.ship_weights import ship
+from gauntlet.errors import UserError
+from gauntlet.models import checkpoint
+from gauntlet.training import loop, weights_cache
+from gauntlet.training.loop import BEST
+from gauntlet.training.objectives.objective import Objective
+from gauntlet.training.trained_network import TrainedNetwork
+from gauntlet.training.weights_cache import canonical
 
-MODEL = {"_target_": "models.small_cnn.SmallCNN", "classes": 10, "channels": 1, "size": 8, "width": 4}
-SELECTION = {"_target_": "training.selection.Selection", "by": "clean", "eps": 0.15, "steps": 2}
+MODEL = {"_target_": "gauntlet.models.small_cnn.SmallCNN", "classes": 10, "channels": 1, "size": 8, "width": 4}
+SELECTION = {"_target_": "gauntlet.training.model_selection.Selection", "by": "clean", "eps": 0.15, "steps": 2}
 RECIPE = {
-    "_target_": "training.recipe.Recipe",
-    "objective": {"_target_": "training.objective.Standard"},
+    "_target_": "gauntlet.training.recipe.Recipe",
+    "objective": {"_target_": "gauntlet.training.objectives.objective.Standard"},
     "epochs": 1,
     "selection": SELECTION,
 }
-ATTACK = {"_target_": "training.inner.InnerPGD", "eps": "8/255", "steps": 1}
+ATTACK = {"_target_": "gauntlet.training.inner_attack.InnerPGD", "eps": "8/255", "steps": 1}
 
 
 @pytest.fixture
-def part() -> Part:
-    return Part(MODEL, RECIPE)
+def part() -> TrainedNetwork:
+    return TrainedNetwork(MODEL, RECIPE)
 
 
 @pytest.fixture
 def trainings(monkeypatch):
     """How often a training took place."""
     calls = []
-    monkeypatch.setattr("training.part.fit", lambda *args, **options: calls.append(1) or loop.fit(*args, **options))
+    monkeypatch.setattr(
+        "gauntlet.training.trained_network.fit", lambda *args, **options: calls.append(1) or loop.fit(*args, **options)
+    )
     return calls
 
 
@@ -68,13 +70,13 @@ def test_shipped_weights_come_first(part, few, tmp_path, trainings, monkeypatch)
     metadata = ship(folder, "mine", tmp_path / "zoo")
     assert metadata["key"] == part.key(few)
     assert float(metadata["clean"]) >= float(metadata["robust"])
-    monkeypatch.setattr(zoo.find, "__defaults__", (tmp_path / "zoo",))
+    monkeypatch.setattr(weights_cache.find, "__defaults__", (tmp_path / "zoo",))
     loaded = _load(part, few, tmp_path / "other")
     assert loaded.source == "zoo mine"
     assert loaded.digest == _load(part, few, tmp_path / "cache").digest
     assert trainings == [1]
     assert not (tmp_path / "other").exists()
-    assert zoo.find("0" * 64) is None
+    assert weights_cache.find("0" * 64) is None
 
 
 def test_an_unfinished_training_cannot_be_shipped(tmp_path):
@@ -89,7 +91,11 @@ def test_the_key_changes_with_everything_that_decides_about_the_weights(part, fe
         replace(part, seed=1),
         replace(part, model=MODEL | {"width": 8}),
         replace(part, recipe=RECIPE | {"epochs": 2}),
-        replace(part, recipe=RECIPE | {"objective": {"_target_": "training.objective.PGDAT", "attack": ATTACK}}),
+        replace(
+            part,
+            recipe=RECIPE
+            | {"objective": {"_target_": "gauntlet.training.objectives.objective.PGDAT", "attack": ATTACK}},
+        ),
     ]
     keys = [part.key(few), part.key(replace(few, images=90)), *(other.key(few) for other in others)]
     keys += [using.key(few, {"base": module}), using.key(few, {"base": nn.Linear(1, 1)})]
@@ -140,10 +146,10 @@ class Judge(Objective):
 
 
 def test_an_objective_gets_the_networks_that_the_part_uses(part, few, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.objective.Judge", Judge, raising=False)
+    monkeypatch.setattr("gauntlet.training.objectives.objective.Judge", Judge, raising=False)
     base = _load(replace(part, weights="included"), few, tmp_path).module
     before = checkpoint.digest(base)
-    objective = {"_target_": "training.objective.Judge", "base": None}
+    objective = {"_target_": "gauntlet.training.objectives.objective.Judge", "base": None}
     using = replace(part, recipe=RECIPE | {"objective": objective}, uses=["base"])
     assert using._recipe({"base": base}).objective.base is base
     _load(using, few, tmp_path, given={"base": base, "other": base})
@@ -172,21 +178,24 @@ class Odd(nn.Module):
     [
         (MODEL | {"classes": 100}, "model gives 100 classes, data set few has 10"),
         (MODEL | {"channels": 3}, "cannot take images of shape"),
-        ({"_target_": "models.small_cnn.Odd", "what": "nan"}, "NaN"),
-        ({"_target_": "models.small_cnn.Odd", "what": "rank"}, "must give logits"),
-        ({"_target_": "models.small_cnn.Odd", "what": "dict"}, "gives dict"),
-        ({"_target_": "training.objective.Standard"}, "does not give a torch.nn.Module"),
+        ({"_target_": "gauntlet.models.small_cnn.Odd", "what": "nan"}, "NaN"),
+        ({"_target_": "gauntlet.models.small_cnn.Odd", "what": "rank"}, "must give logits"),
+        ({"_target_": "gauntlet.models.small_cnn.Odd", "what": "dict"}, "gives dict"),
+        ({"_target_": "gauntlet.training.objectives.objective.Standard"}, "does not give a torch.nn.Module"),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused_before_training(model, words, part, few, tmp_path, monkeypatch):
-    monkeypatch.setattr("models.small_cnn.Odd", Odd, raising=False)
+    monkeypatch.setattr("gauntlet.models.small_cnn.Odd", Odd, raising=False)
     with pytest.raises(UserError, match=words):
         _load(replace(part, model=model), few, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_recipe_that_does_not_fit_is_refused_before_training(part, few, tmp_path):
-    for recipe in (RECIPE | {"optimizer": "adam"}, RECIPE | {"_target_": "training.objective.Standard"}):
+    for recipe in (
+        RECIPE | {"optimizer": "adam"},
+        RECIPE | {"_target_": "gauntlet.training.objectives.objective.Standard"},
+    ):
         with pytest.raises(UserError):
             _load(replace(part, recipe=recipe), few, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -199,7 +208,7 @@ def test_a_folder_that_cannot_be_written_is_named(part, few, tmp_path):
 
 
 def test_a_second_process_waits_and_says_for_whom(part, few, tmp_path, trainings, caplog, monkeypatch):
-    monkeypatch.setattr("harness.ownership.BEAT", 0.1)
+    monkeypatch.setattr("gauntlet.system.lock.BEAT", 0.1)
     folder = tmp_path / part._name(few, part.key(few))
     folder.mkdir()
     (folder / "train.owner").write_text("process 42 on elsewhere\n")

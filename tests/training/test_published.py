@@ -5,19 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from harness.compose import build, checked
-from harness.data import Batch, Dataset
-from harness.rng import Rng
-from training.cli import KEYS
-from training.part import Part
-from training.run import Run
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
+from gauntlet.data import Batch, Dataset
+from gauntlet.jobs.training_job import KEYS
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.trained_network import TrainedNetwork
+from gauntlet.training.trainer import Run
 
-CONF = Path(__file__).parents[2] / "conf" / "recipe"
-FULL = sorted(path.stem for path in CONF.glob("*_cifar.yaml") if not path.stem.startswith(("advmoe", "self_ensemble")))
+RECIPES = Path(CONF) / "recipe"
+FULL = sorted(
+    path.stem for path in RECIPES.glob("*_cifar.yaml") if not path.stem.startswith(("advmoe", "self_ensemble"))
+)
 MODELS = {
     "preact_resnet18": ["model.width=4"],
     "resnet18": ["model.width=4"],
@@ -60,12 +63,12 @@ class Photographs:
 
 def _composed(*overrides):
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return checked(compose("train", list(overrides)), KEYS)
 
 
 def _recipe(cfg):
-    return Part(OmegaConf.to_container(cfg.model), OmegaConf.to_container(cfg.recipe))._recipe({})
+    return TrainedNetwork(OmegaConf.to_container(cfg.model), OmegaConf.to_container(cfg.recipe))._recipe({})
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -131,7 +134,7 @@ def test_budgets_and_steps_are_those_of_the_papers():
     for name in FULL:
         attack = getattr(_recipe(_composed(f"recipe={name}")).objective, "attack", None)
         if attack is not None:
-            eps = build({"_target_": "harness.threat.Threat", "norm": "linf", "eps": attack.eps}).radius
+            eps = build({"_target_": "gauntlet.threat_model.threat.Threat", "norm": "linf", "eps": attack.eps}).radius
             sizes[name] = (round(eps, 6), round(eps * attack.step_size, 6))
     full, step = round(8 / 255, 6), round(2 / 255, 6)
     assert sizes == {

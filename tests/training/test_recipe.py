@@ -9,8 +9,8 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from torch import nn
 
-from harness.errors import UserError
-from training.selection import Scores, Selection
+from gauntlet.errors import UserError
+from gauntlet.training.model_selection import Scores, Selection
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from training import history
-from training.loop import BEST, LAST
+from gauntlet.training import history
+from gauntlet.training.loop import BEST, LAST
 
 SCRIPT = Path(__file__).with_name("killable.py")
 ROOT = SCRIPT.parents[2]

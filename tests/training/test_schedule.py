@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.schedule import SHAPES, factor
+from gauntlet.training.recipe import SHAPES, factor
 
 
 def test_cosine_falls_from_one_to_zero():

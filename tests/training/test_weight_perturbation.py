@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.errors import UserError
-from training.inner import InnerPGD
-from training.objective import PGDAT, TRADES
-from training.passes import Passes
-from training.step import Player
-from training.weight_perturbation import WeightPerturbation
-from training.world import ALONE
+from gauntlet.errors import UserError
+from gauntlet.training.distributed import ALONE
+from gauntlet.training.inner_attack import InnerPGD
+from gauntlet.training.model_context import Passes
+from gauntlet.training.objectives.objective import PGDAT, TRADES
+from gauntlet.training.step import Player
+from gauntlet.training.weight_perturbation import WeightPerturbation
 
 AWP = WeightPerturbation(radius=0.01)
 AMP = WeightPerturbation(radius=0.5, relative=False, shape="ball", include="all")

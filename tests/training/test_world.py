@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.errors import UserError
-from training import history
-from training.loop import BEST, LAST
-from training.run import Run
-from training.world import ALONE, World
+from gauntlet.errors import UserError
+from gauntlet.training import history
+from gauntlet.training.distributed import ALONE, ProcessGroup
+from gauntlet.training.loop import BEST, LAST
+from gauntlet.training.trainer import Run
 
 SCRIPT = Path(__file__).with_name("together.py")
 ROOT = SCRIPT.parents[2]
@@ -55,6 +55,6 @@ def test_a_world_of_one_leaves_everything_as_it_is():
 
 
 def test_a_batch_is_shared_out_in_equal_parts(few, make_net, make_recipe):
-    assert [World(rank, 2).share(torch.arange(6)).tolist() for rank in (0, 1)] == [[0, 1, 2], [3, 4, 5]]
+    assert [ProcessGroup(rank, 2).share(torch.arange(6)).tolist() for rank in (0, 1)] == [[0, 1, 2], [3, 4, 5]]
     with pytest.raises(UserError, match="batch_size=25 must be a multiple of the 2 processes"):
-        Run(make_net(), few, make_recipe(batch_size=25), 0, torch.device("cpu"), World(0, 2))
+        Run(make_net(), few, make_recipe(batch_size=25), 0, torch.device("cpu"), ProcessGroup(0, 2))

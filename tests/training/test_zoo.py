@@ -6,28 +6,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from harness import checkpoint
-from harness.compose import build
-from training import history
-from training.key import canonical
-from training.part import Part
-from training.ship import row
-from training.zoo import ZOO
+from gauntlet.commands.ship_weights import row
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build
+from gauntlet.evidence.stable_names import to_record
+from gauntlet.models import checkpoint
+from gauntlet.training import history
+from gauntlet.training.trained_network import TrainedNetwork
+from gauntlet.training.weights_cache import ZOO, canonical
 
 SHIPPED = sorted(ZOO.glob("*.safetensors"))
-DEFENSES = sorted(
-    path.stem for path in (ZOO.parents[1] / "conf" / "defense").glob("*.yaml") if not path.stem.endswith("_cifar")
-)
+DEFENSES = sorted(path.stem for path in (Path(CONF) / "defense").glob("*.yaml") if not path.stem.endswith("_cifar"))
 """Those of which the networks for digits are shipped."""
 
 
 def _composed(root, *overrides):
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         cfg = compose(root, list(overrides))
     OmegaConf.resolve(cfg)
     return cfg
@@ -38,7 +37,7 @@ def no_training(monkeypatch):
     def fit(*args, **options):
         raise AssertionError("a network that should have been shipped is being trained")
 
-    monkeypatch.setattr("training.part.fit", fit)
+    monkeypatch.setattr("gauntlet.training.trained_network.fit", fit)
 
 
 def test_run_takes_the_shipped_networks(no_training, tmp_path):
@@ -71,10 +70,10 @@ def test_a_network_is_as_good_as_it_says_and_its_command_makes_it(path):
     python, script, *overrides = shlex.split(metadata["command"])
     assert (python, script) == ("python", "train.py")
     cfg = _composed("train", *overrides)
-    part = Part(OmegaConf.to_container(cfg.model), OmegaConf.to_container(cfg.recipe), seed=cfg.seed)
+    part = TrainedNetwork(OmegaConf.to_container(cfg.model), OmegaConf.to_container(cfg.recipe), seed=cfg.seed)
     dataset = build(cfg.dataset)
     assert part.key(dataset) == metadata["key"]
-    made = {"model": part.model, "recipe": part.recipe, "seed": part.seed}
+    made = to_record({"model": part.model, "recipe": part.recipe, "seed": part.seed})
     assert canonical(json.loads(metadata["config"])) == canonical(made)
     module = build(cfg.model)
     checkpoint.load(module, path)
@@ -94,7 +93,7 @@ def test_the_shipped_robust_networks_are_robust():
 def test_training_one_again_gives_the_same_accuracy(tmp_path):
     metadata = checkpoint.read_metadata(ZOO / "digits_small_cnn_standard.safetensors")
     cfg = _composed("train", *shlex.split(metadata["command"])[2:])
-    part = Part(OmegaConf.to_container(cfg.model), OmegaConf.to_container(cfg.recipe), seed=cfg.seed)
+    part = TrainedNetwork(OmegaConf.to_container(cfg.model), OmegaConf.to_container(cfg.recipe), seed=cfg.seed)
     folder = part.train(build(cfg.dataset), tmp_path, progress=False)
     best = history.read(folder).best
     assert best.clean == pytest.approx(float(metadata["clean"]), abs=0.015)

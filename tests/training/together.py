@@ -8,14 +8,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import FewDigits, Net
 
-from training.inner import InnerPGD
-from training.loop import fit
-from training.objective import TRADES
-from training.recipe import Recipe
-from training.selection import Selection
-from training.weight_perturbation import WeightPerturbation
-from training.weighting import SoftmaxWeighting
-from training.world import join
+from gauntlet.training.distributed import join
+from gauntlet.training.inner_attack import InnerPGD
+from gauntlet.training.loop import fit
+from gauntlet.training.model_selection import Selection
+from gauntlet.training.objectives.objective import TRADES
+from gauntlet.training.recipe import Recipe
+from gauntlet.training.sample_weighting import SoftmaxWeighting
+from gauntlet.training.weight_perturbation import WeightPerturbation
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

@@ -6,20 +6,23 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
-from attacks.pgd import PGD
-from harness import transfer, verify
-from harness.errors import UserError
-from harness.pairs import metrics, pairs_of
-from harness.prepare import prepare
-from harness.records import RunFolder, rows
-from harness.session import evaluate
-from harness.sets import AdversarialSet
-from models.small_cnn import SmallCNN
+from gauntlet.attacks.pgd import PGD
+from gauntlet.commands import transfer_matrix
+from gauntlet.config.shipped import CONF
+from gauntlet.errors import UserError
+from gauntlet.evidence.adversarial_set import AdversarialSet
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import rows
+from gauntlet.jobs.attack_job import evaluate
+from gauntlet.jobs.setup import prepare
+from gauntlet.metrics.transfer_rates import metrics, pairs_of
+from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.verification import verify
 
 PLAIN, AT = "+defense@surrogates.plain=none", "+defense@surrogates.at=adversarial_training"
 
@@ -27,7 +30,7 @@ PLAIN, AT = "+defense@surrogates.plain=none", "+defense@surrogates.at=adversaria
 def composed(folder, attack, *overrides):
     GlobalHydra.instance().clear()
     small = ["dataset.limit=40", "runtime.chunk=16", "runtime.progress=false", "threat.eps=0.25"]
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         return compose("run", [f"attack={attack}", *small, f"runs_dir={folder}", *overrides])
 
 
@@ -174,14 +177,14 @@ def test_another_attack_seed_or_surrogate_is_another_set_and_another_chunk_is_no
     assert sets("runtime.chunk=7", "runtime.batch_size=3") == same
     for other in ("attack.steps=6", "seed=1", "threat.eps=0.2", "runtime.gradients=bfloat16"):
         assert not set(sets(other).values()) & set(same.values())
-    changed = sets("+surrogates.plain.checkpoint=models/zoo/digits_small_cnn_trades.safetensors")
+    changed = sets("+surrogates.plain.checkpoint=gauntlet/models/zoo/digits_small_cnn_trades.safetensors")
     assert changed["pgd/at"] == same["pgd/at"]
     assert changed["pgd/plain"] != same["pgd/plain"]
 
 
 def test_the_checkpoint_of_the_root_is_the_targets_alone(swept, tmp_path):
     _, outcomes = swept
-    weights = "checkpoint=models/zoo/digits_small_cnn_pgd_at.safetensors"
+    weights = "checkpoint=gauntlet/models/zoo/digits_small_cnn_pgd_at.safetensors"
     cfg = composed(tmp_path, "pgd", "defense=trades", "attack.steps=5", PLAIN, AT, weights)
     manifest = prepare(cfg, choices("trades", "pgd"), "").manifest
     assert manifest["sets"] == outcomes["trades"].manifest["sets"]
@@ -301,8 +304,8 @@ def test_mistakes_are_told_in_one_line(tmp_path, overrides, said):
 
 
 def test_a_surrogate_of_other_classes_is_refused(tmp_path, monkeypatch):
-    from defenses.none import Undefended
-    from harness.victim import Victim
+    from gauntlet.defenses.none import Undefended
+    from gauntlet.threat_model.victim import Victim
 
     def few(self, models):
         return Victim(lambda x, rng: torch.zeros(len(x), 7), ())
@@ -317,7 +320,7 @@ def test_a_surrogate_of_other_classes_is_refused(tmp_path, monkeypatch):
 def test_the_matrix_lays_runs_side_by_side(swept, tmp_path, capsys):
     folder, outcomes = swept
     cells = tmp_path / "cells.csv"
-    assert transfer.main([str(folder), "--csv", str(cells)]) == 0
+    assert transfer_matrix.main([str(folder), "--csv", str(cells)]) == 0
     said = capsys.readouterr().out
     lines = [line for line in said.splitlines() if line.startswith("pgd/")]
     assert [line.split()[0] for line in lines] == ["pgd/at", "pgd/plain"]
@@ -332,7 +335,7 @@ def test_the_matrix_lays_runs_side_by_side(swept, tmp_path, capsys):
         stage = f"{values['attack']}/{values['source']}"
         assert int(values["broken"]) == outcome.tally.broken[stage]
         assert values["kin"] == str(int(values["target_victim"] == values["source_victim"]))
-    assert transfer.main([str(tmp_path)]) == 1
+    assert transfer_matrix.main([str(tmp_path)]) == 1
     assert "there is no finished transfer run below" in capsys.readouterr().err
 
 

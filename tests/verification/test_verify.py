@@ -8,14 +8,17 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.numpy import load_file, save_file
 
-from harness import records, verify
-from harness.errors import UserError
-from harness.records import RunFolder, rows
-from harness.session import evaluate
+from gauntlet.config.shipped import CONF
+from gauntlet.errors import UserError
+from gauntlet.evidence import run_folder
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import rows
+from gauntlet.jobs.attack_job import evaluate
+from gauntlet.verification import verify
 from tests.leaderboard.test_certificates import certify
 
 CHOICES = {"attack": "pgd", "defense": "none", "model": "small_cnn"}
@@ -26,7 +29,7 @@ def made(folder, *overrides):
     attack = [] if any(o.startswith("attack=") for o in overrides) else ["attack=pgd", "attack.steps=3"]
     small = [*attack, "dataset.limit=40", "runtime.chunk=16", "runtime.progress=false",
              "threat.eps=0.25"]  # fmt: skip
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         composed = compose("run", [*small, f"runs_dir={folder}", *overrides])
     return evaluate(composed, CHOICES, "python run.py attack=pgd").run
 
@@ -187,7 +190,7 @@ def test_another_name_does_not_make_another_defense(run):
     assert "the folder is not the one of this run" in problems(run)
     place = run.path.parents[2] / "trades" / "pgd" / run.path.name
     shutil.copytree(run.path, place)
-    assert "its defense is called trades, but is defenses.none.Undefended" in problems(RunFolder(place))
+    assert "its defense is called trades, but is gauntlet.defenses.none.Undefended" in problems(RunFolder(place))
 
 
 def test_the_folder_must_be_that_of_the_run(run):
@@ -248,7 +251,7 @@ def test_a_sample_cannot_be_in_two_chunks(run, rebuilt):
 
 
 def test_a_broken_sample_is_not_attacked_again(run):
-    from harness.audit import row_problems
+    from gauntlet.verification.row_checks import row_problems
 
     table = run.read_part(0).to_pandas()
     ids = table["sample"][table["stage"] == "clean"].tolist()
@@ -344,7 +347,7 @@ def test_a_verdict_that_cannot_be_written_gets_one_line(run, rebuilt, number, mo
     def fail(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(records.os, "fsync", fail)
+    monkeypatch.setattr(run_folder.os, "fsync", fail)
     assert verify.main([str(run.path)]) == 1
     said = capsys.readouterr()
     assert said.out.startswith("verified: ")

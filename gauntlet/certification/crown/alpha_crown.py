@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certification.bounding.backward import Questions, Slopes, lower_bounds
-from certification.bounding.graph import Graph, Relu
-from certification.bounding.intervals import Ranges
-from certification.bounding.region import Region
+from gauntlet.certification.crown.crown import Questions, Slopes, lower_bounds
+from gauntlet.certification.crown.graph import Graph, Relu
+from gauntlet.certification.crown.ibp import Ranges
+from gauntlet.certification.crown.input_region import Region
 
 RATE = 0.1
 DECAY = 0.98

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certification.bounding.graph import Graph, Relu
-from certification.bounding.intervals import Ranges
-from certification.bounding.operators import Affine
-from certification.bounding.region import Region
+from gauntlet.certification.crown.affine_layers import Affine
+from gauntlet.certification.crown.graph import Graph, Relu
+from gauntlet.certification.crown.ibp import Ranges
+from gauntlet.certification.crown.input_region import Region
 
 COPIES = 6
 """Tensors of the size of the widest node that are alive for each question at once."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from certification.bounding.operators import Affine
+from gauntlet.certification.crown.affine_layers import Affine
 
 
 @dataclass(frozen=True)

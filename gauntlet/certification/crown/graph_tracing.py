@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from certification.bounding.graph import Graph, Input, Node, Relu, Sum, pruned
-from certification.bounding.reading import Call, Unsupported
-from harness.errors import UserError
+from gauntlet.certification.crown.graph import Graph, Input, Node, Relu, Sum, pruned
+from gauntlet.certification.crown.layer_parsing import Call, Unsupported
+from gauntlet.errors import UserError
 
 BATCH = 2
 """Images in the run that is watched: more than one, so that a layer that mixes images shows."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certification.bounding.graph import Graph, Node, Relu
-from certification.bounding.operators import HALF_ULP, SLACK, TINY, Affine
-from certification.bounding.region import Region
+from gauntlet.certification.crown.affine_layers import HALF_ULP, SLACK, TINY, Affine
+from gauntlet.certification.crown.graph import Graph, Node, Relu
+from gauntlet.certification.crown.input_region import Region
 
 Tighten = Callable[["Ranges", int], tuple[Tensor, Tensor]]
 """(ranges up to and with a node, that node) -> its lower and upper bounds, no looser than given."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
-from harness.threat import Threat
+from gauntlet.errors import UserError
+from gauntlet.threat_model.threat import Threat
 
 NORMS = ("linf", "l2")
 CLIPS = 4

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certification.bounding.operators import Affine, Convolution, Dense, Pool, Reshape, Scale
+from gauntlet.certification.crown.affine_layers import Affine, Convolution, Dense, Pool, Reshape, Scale
 
 Shape = tuple[int, ...]
 Steps = list[tuple[Affine, Shape]]

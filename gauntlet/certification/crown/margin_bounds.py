@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certification.bounding.backward import Questions, lower_bounds, pieces
-from certification.bounding.graph import Graph
-from certification.bounding.intervals import Ranges, Tighten, intervals
-from certification.bounding.region import Region
-from certification.bounding.slopes import optimised
+from gauntlet.certification.crown.alpha_crown import optimised
+from gauntlet.certification.crown.crown import Questions, lower_bounds, pieces
+from gauntlet.certification.crown.graph import Graph
+from gauntlet.certification.crown.ibp import Ranges, Tighten, intervals
+from gauntlet.certification.crown.input_region import Region
 
 METHODS = ("ibp", "crown_ibp", "crown", "alpha_crown")
 """From the cheapest to the tightest."""

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from harness.rng import Rng
-from training.objective import Attack, Objective
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.objectives.objective import Attack, Objective
 
 COPIES = 4
 """Noisy copies with which a network in training is validated."""
@@ -47,7 +47,7 @@ class Noisy(Objective):
     """Cross-entropy on images with any noise.
 
     Args:
-        noise: such as `certification.noise.Uniform`.
+        noise: such as `gauntlet.certification.noise.Uniform`.
     """
 
     noise: Callable[[Tensor, Rng, int], Tensor]

@@ -6,15 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from harness.rng import Rng
-from models.probed import Behind
-from models.probes import Probes
-from models.taps import Tapped
-from training.mode import evaluating
-from training.objective import Attack, Objective
-from training.resolution_stack import ResolutionStack
-from training.self_ensemble import Stacked, summed
+from gauntlet.errors import UserError
+from gauntlet.models.feature_taps import Tapped
+from gauntlet.models.linear_probes import Behind, Probes
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.model_context import evaluating
+from gauntlet.training.objectives.multi_resolution import ResolutionStack
+from gauntlet.training.objectives.objective import Attack, Objective
+from gauntlet.training.objectives.self_ensemble import Stacked, summed
 
 
 @dataclass(frozen=True)
@@ -86,5 +85,5 @@ class _Seen(nn.Module):
 
 def _probes(model: nn.Module) -> Probes:
     if not isinstance(model, Probes):
-        raise UserError(f"objective=Probing trains models.probes.Probes, not {type(model).__name__}")
+        raise UserError(f"objective=Probing trains gauntlet.models.linear_probes.Probes, not {type(model).__name__}")
     return model

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.losses import runner_up
-from harness.errors import UserError
-from harness.rng import Rng
-from training.objective import Attack, Objective, divergence
+from gauntlet.attacks.losses import runner_up
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.objectives.objective import Attack, Objective, divergence
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from harness.rng import Rng
-from models.moe import MixtureOfExperts
-from training.inner import InnerPGD
-from training.objective import TRADES, Objective, divergence
+from gauntlet.errors import UserError
+from gauntlet.models.moe import MixtureOfExperts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.inner_attack import InnerPGD
+from gauntlet.training.objectives.objective import TRADES, Objective, divergence
 
 
 @dataclass(frozen=True, kw_only=True)

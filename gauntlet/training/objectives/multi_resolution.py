@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.errors import UserError
-from harness.rng import Rng
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from harness.rng import Rng
-from training.inner import InnerPGD
+from gauntlet.errors import UserError
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.inner_attack import InnerPGD
 
 
 class Attack(Protocol):
-    """The attack inside a training step, such as `training.inner.InnerPGD`."""
+    """The attack inside a training step, such as `gauntlet.training.inner_attack.InnerPGD`."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         """Examples like x [B, C, H, W], detached; the network is left as it was. factors: multiples of eps [B]."""

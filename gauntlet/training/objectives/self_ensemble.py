@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.rng import Rng
-from training.objective import Objective
-from training.resolution_stack import ResolutionStack
+from gauntlet.threat_model.rng import Rng
+from gauntlet.training.objectives.multi_resolution import ResolutionStack
+from gauntlet.training.objectives.objective import Objective
 
 DRAWS = 4
 """Stacks of each image with which a network in training is validated."""

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from certification.bounding.tracing import trace
-from certification.bounding.verify import Effort, Network
-from harness.rng import Rng
+from gauntlet.certification.crown.graph_tracing import trace
+from gauntlet.certification.crown.margin_bounds import Effort, Network
+from gauntlet.threat_model.rng import Rng
 
 MEMORY = 4.0
 

@@ -5,10 +5,10 @@ import warnings
 import pytest
 import torch
 
-from certification.bounding.region import legal
-from certification.bounding.verify import prove
-from harness.threat import Threat
-from tests.certification.bounding.conftest import NETWORKS, dense, effort, images, network_of
+from gauntlet.certification.crown.input_region import legal
+from gauntlet.certification.crown.margin_bounds import prove
+from gauntlet.threat_model.threat import Threat
+from tests.certification.crown.conftest import NETWORKS, dense, effort, images, network_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

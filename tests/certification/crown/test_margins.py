@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from torch import nn
 
-from certification.bounding.intervals import intervals
-from certification.bounding.region import legal
-from certification.bounding.verify import METHODS, prove
-from harness.threat import Threat
-from tests.certification.bounding.conftest import NETWORKS, dense, effort, graph_of, images, margins, network_of
+from gauntlet.certification.crown.ibp import intervals
+from gauntlet.certification.crown.input_region import legal
+from gauntlet.certification.crown.margin_bounds import METHODS, prove
+from gauntlet.threat_model.threat import Threat
+from tests.certification.crown.conftest import NETWORKS, dense, effort, graph_of, images, margins, network_of
 
 THREATS = {"linf": Threat("linf", 0.05), "l2": Threat("l2", 0.3), "whole box": Threat("linf", "unbounded")}
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from certification.bounding.graph import Relu, Sum
-from certification.bounding.tracing import trace
-from harness.errors import UserError
-from tests.certification.bounding.conftest import Means, graph_of, images, residual
+from gauntlet.certification.crown.graph import Relu, Sum
+from gauntlet.certification.crown.graph_tracing import trace
+from gauntlet.errors import UserError
+from tests.certification.crown.conftest import Means, graph_of, images, residual
 
 CONSTANT = torch.tensor([0.7, -1.5]).view(-1, 1, 1)
 

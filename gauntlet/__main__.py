@@ -1,0 +1,68 @@
+"""The console command `gauntlet`, or `python -m gauntlet`: one subcommand a file, imported when it is called."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+import gauntlet
+from gauntlet.commands.subcommands import COMMANDS
+
+OTHER_MISTAKE = 2
+"""Exit status of a command line that names no subcommand."""
+
+
+def usage() -> str:
+    """Return the list of subcommands, for the terminal."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.about}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: gauntlet COMMAND ...",
+            "",
+            "How robust is an image classifier really? Attack a defense and keep the evidence.",
+            "",
+            *lines,
+            "",
+            "  gauntlet run attack=pma defense=adaptive_smoothing",
+            "  gauntlet COMMAND --help",
+        ]
+    )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Call the subcommand that the command line names; return the exit status.
+
+    Args:
+        words: of the command line after `gauntlet`; None: those of this process.
+    """
+    given = list(sys.argv[1:] if words is None else words)
+    if not given or given[0] in ("-h", "--help", "help"):
+        sys.stdout.write(f"{usage()}\n")
+        return 0
+    if given[0] in ("-V", "--version"):
+        sys.stdout.write(f"gauntlet {gauntlet.__version__}\n")
+        return 0
+    for count in (2, 1):
+        name = " ".join(given[:count])
+        if name in COMMANDS:
+            status: int = importlib.import_module(COMMANDS[name].module).main(given[count:])
+            return status
+    sys.stderr.write(f"error: {_unknown(given)}\n")
+    return OTHER_MISTAKE
+
+
+def _unknown(given: Sequence[str]) -> str:
+    known = [name for name in COMMANDS if name.startswith(f"{given[0]} ")]
+    if known:
+        return f"gauntlet {given[0]} needs one of: {', '.join(name.partition(' ')[2] for name in known)}"
+    if "=" in given[0]:
+        return f"there is no command {given[0]}; did you mean: gauntlet run {' '.join(given)}"
+    near = difflib.get_close_matches(given[0], COMMANDS, 1)
+    return f"there is no command {given[0]}; " + (
+        f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Report of an attacked run: what the evidence says, in lines for the terminal."""
+
+from typing import Any
+
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.jobs.attack_job import Outcome
+from gauntlet.metrics.attack_summary import AttackSummary
+from gauntlet.metrics.ensemble_bounds import bound_lines
+from gauntlet.metrics.fooling_ratio import fooling_lines, fooling_of
+from gauntlet.metrics.gradient_masking import head_lines
+from gauntlet.metrics.perturbation_size import spread_lines
+from gauntlet.metrics.transfer_rates import lines as pair_lines
+from gauntlet.metrics.transfer_rates import pairs_of
+from gauntlet.threat_model.access import TRANSFER
+
+ACCURACIES = {"expected": "expected accuracy", "vote": "vote accuracy", "fixed": "fixed-seed accuracy"}
+"""Rule of a protocol -> name of the number under attack; three numbers that must not be mixed up."""
+
+
+PROTOCOLS = {
+    "expected": "expected: share of {} fresh draws that are right, on the worst candidate of each image",
+    "exact": "expected: probability of a right answer, exact over the members, on the worst candidate of each image",
+    "vote": "vote: majority of {} fresh draws, on the worst candidate of each image",
+    "fixed": "fixed: one frozen draw for each image, known to the attacker",
+}
+
+
+def lines(outcome: Outcome) -> list[str]:
+    """The report of a run."""
+    manifest, total = outcome.manifest, outcome.tally
+    name, threat = manifest["name"], manifest["threat"]
+    access = manifest.get("access", "gradient")
+    told = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["attack"]]
+    out = ["", " · ".join([*told, *([] if access == "gradient" else [f"access={access}"])])]
+    if total.samples:
+        out += [*_accuracies(outcome), ""]
+    out += _stages(manifest, total)
+    out.append(f"(forwards and backwards: {'of the surrogates, ' if access == TRANSFER else ''}per attacked sample)")
+    out += head_lines(total) if threat["radius"] is not None else []
+    out += pair_lines(pairs_of(outcome.run, manifest))
+    out += fooling_lines(fooling_of(outcome.run, manifest), manifest)
+    flags = manifest.get("flags", [])
+    out += [f"red flag: {flag['name']}: {flag['detail']}" for flag in flags] or ["red flags: none"]
+    out += [f"not ranked: {count} samples with error: {text}" for text, count in total.errors.items()]
+    if manifest["heads"] == "true":
+        out.append("not ranked: heads=true attacks the deployed forward only")
+    if access != "gradient":
+        out.append(f"not ranked: access={access}, the attacker had no gradients")
+    if manifest["status"] == "running":
+        out.append(
+            f"this shard alone; {len(outcome.run.present())} of {manifest['chunks']} chunks are there; "
+            "the other shards have the rest"
+        )
+    out.append(f"evidence: {outcome.run.path}")
+    return out
+
+
+def _accuracies(outcome: Outcome) -> list[str]:
+    """Of a run with records: the numbers to quote, and how they are counted."""
+    manifest, total = outcome.manifest, outcome.tally
+    protocol: dict[str, Any] = manifest.get("protocol", {})
+    low, high = total.interval
+    robust = f"{total.robust / total.samples:7.2%}   95 % interval {low:.2%} to {high:.2%}"
+    named = ACCURACIES.get(protocol.get("rule", ""), "robust accuracy")
+    clean = f"clean accuracy   {total.clean / total.samples:7.2%}   ({total.clean} of {total.samples})"
+    if expected := total.expected_clean:
+        clean = f"clean accuracy   {expected[0]:7.2%}   standard error {expected[1]:.2%}"
+    if manifest["threat"]["radius"] is None:
+        told = spread_lines(outcome.run, manifest["threat"]["norm"])
+    elif total.expected is None:
+        told = [f"{named:<17}{robust}"]
+    else:
+        mean, error = total.expected
+        told = [f"{named:<17}{mean:7.2%}   standard error {error:.2%}", f"mostly right     {robust}"]
+    if protocol:
+        unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
+        counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])
+        told.append(f"protocol         {counted}{unsure}")
+    if manifest["threat"]["radius"] is not None:
+        told += bound_lines(total.fooled, manifest)
+    return [clean, *told]
+
+
+def _stages(manifest: Manifest, total: AttackSummary) -> list[str]:
+    """A line for each stage, with the draws of its gradients where its head is random."""
+    draws, random = manifest.get("draws", {}), bool(manifest.get("draws"))
+    columns = f"{'forwards':>10}{'backwards':>10}{'seconds':>9}{'draws' * random:>{7 * random}}"
+    out = [f"{'stage':<24}{'attacked':>9}{'standing':>9}{columns}"] if total.samples else []
+    for stage, cost in total.cost.items():
+        used, each = draws.get(stage.rpartition("/")[2], {}).get("draws", ""), max(cost["attacked"], 1)
+        out.append(
+            f"{stage:<24}{cost['attacked']:>9}{total.standing[stage]:>9}{cost['forwards'] / each:>10.1f}"
+            f"{cost['backwards'] / each:>10.1f}{cost['seconds']:>9.1f}{used:>{7 * random}}".rstrip()
+        )
+        if finds := total.phases.get(stage):
+            out.append(f"  broken by its parts: {', '.join(f'{part} {count}' for part, count in finds.items())}")
+    return out

@@ -1,0 +1,29 @@
+"""The subcommands of `gauntlet`: where each is, and one line about it. Imports nothing of them."""
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A subcommand: the module whose `main(words)` it calls, and one line about it."""
+
+    module: str
+    about: str
+
+
+COMMANDS = {
+    "run": Command("gauntlet.commands.run", "evaluate a defense by an attack or a certifier (python run.py)"),
+    "train": Command("gauntlet.commands.train", "train a network by a recipe (python train.py)"),
+    "board": Command("gauntlet.leaderboard.__main__", "build the leaderboard from the evidence"),
+    "verify": Command("gauntlet.verification.verify", "re-check records and stored adversarial examples"),
+    "status": Command("gauntlet.commands.status", "list runs and sweep jobs: done, running, failed, partial"),
+    "curves": Command("gauntlet.commands.curves", "print robust accuracy at every eps, from unbounded runs"),
+    "queries": Command("gauntlet.commands.queries", "print success against queries, from black-box runs"),
+    "transfer": Command("gauntlet.commands.transfer_matrix", "print transfer rates, sources against targets"),
+    "sync": Command("gauntlet.commands.wandb_sync", "send runs that were kept offline to Weights & Biases"),
+    "audit": Command("gauntlet.commands.certification_log", "audit a public certification log, or write one"),
+    "calibrate ensemble": Command("gauntlet.commands.calibrate_ensemble", "find the probabilities of a mixture"),
+    "calibrate mixednuts": Command("gauntlet.commands.calibrate_mixednuts", "find the parameters of MixedNUTS"),
+    "ship": Command("gauntlet.commands.ship_weights", "add the weights of a training to the shipped ones"),
+    "completion": Command("gauntlet.commands.completion", "print the completion of bash or zsh"),
+}
+"""Name as it is typed -> subcommand."""

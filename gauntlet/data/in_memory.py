@@ -13,7 +13,14 @@ from gauntlet.data.selection import Ids
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """pixels: uint8 [n, H, W, C]; labels: int64 [n]; origin: where they come from, for messages."""
+    """Images in memory.
+
+    Args:
+        pixels: [n, H, W, C], uint8, or float32 in [0, 1] with levels=1.
+        labels: int64 [n].
+        origin: where they come from, for messages.
+        levels: the stored value that stands for 1.0.
+    """
 
     pixels: Pixels
     labels: NDArray[np.int64]
@@ -33,4 +40,4 @@ class Arrays:
         return self._digest[0]
 
     def reading(self) -> Reading:
-        return {}
+        return {} if self.pixels.dtype == np.uint8 else {"dtype": str(self.pixels.dtype)}

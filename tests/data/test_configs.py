@@ -50,7 +50,7 @@ def test_yaml_makes_the_data_set(file):
 
 
 def test_every_data_set_has_a_yaml():
-    for name in ("digits", "imagefolder", "imagenet", "parquet", "torchvision_datasets"):
+    for name in ("array_files", "digits", "imagefolder", "imagenet", "parquet", "torchvision_datasets"):
         import_module(f"gauntlet.data.{name}")
     targets = {OmegaConf.load(file)["_target_"] for file in FILES}
     made: set[type] = set()

@@ -12,13 +12,16 @@ from omegaconf import OmegaConf
 CONF = Path(__file__).resolve().parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 DATASET = {"classes": 10, "channels": 3, "size": 32}
+SMALL = {"_target_": "gauntlet.models.small_cnn.SmallCNN", **DATASET, "width": 4}
+OWN = {"wrapped": {"network": SMALL, "mean": [0.5], "std": [0.25]}}
+"""What a user must give where there is no default."""
 
 
 def node(name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(f"model/{name}")
     OmegaConf.set_struct(cfg, False)
-    return OmegaConf.merge(cfg, {"dataset": DATASET})
+    return OmegaConf.merge(cfg, {"dataset": DATASET, "model": OWN.get(name, {})})
 
 
 def test_there_are_models():

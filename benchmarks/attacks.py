@@ -25,6 +25,7 @@ import gauntlet
 from benchmarks.overhead import bare
 from benchmarks.public import NETWORKS, images_of, network_of
 from benchmarks.relatives import built
+from gauntlet.errors import described
 from gauntlet.threat_model.access import narrowed
 from gauntlet.threat_model.attack import Attack
 from gauntlet.threat_model.counted_head import CountedHead, Counts
@@ -265,9 +266,7 @@ def main() -> None:
             except Exception as cause:  # a library that is missing or does not run here is a result
                 if library == OURS:
                     raise
-                say(
-                    f"| {attack} | {library} | {type(cause).__name__}: {(str(cause).splitlines() or [''])[0]} |||||||||"
-                )
+                say(f"| {attack} | {library} | {described(cause)} |||||||||")
                 continue
             rows[attack, library] = row
             say(f"| {attack} | {library} | {budget} | {row.told()} |")

@@ -1,10 +1,24 @@
-"""The one exception that a user's mistake raises: its text is the line that the user reads."""
+"""The one-line mistake of a user, and what an exception of somebody else says, in one line."""
+
+
+def printable(text: object) -> str:
+    """Return a text that stays on its line and moves no cursor: white space as a space, other control signs as `?`."""
+    return "".join(sign if sign.isprintable() else " " if sign.isspace() else "?" for sign in str(text))
 
 
 def reason(cause: BaseException) -> str:
-    """What the exception says, without its further lines; its type where it says nothing."""
-    text = getattr(cause, "strerror", None) or str(cause).strip() or type(cause).__name__
-    return str(text).splitlines()[0].rstrip(":. ")
+    """Return the first line of what an exception says, or the name of its type where it says nothing."""
+    try:
+        text = str(getattr(cause, "strerror", None) or str(cause)).strip()
+    except Exception:  # an exception of a user's code may fail to print itself
+        text = ""
+    return printable(text.split("\n")[0]).rstrip(":. ") or type(cause).__name__
+
+
+def described(cause: BaseException) -> str:
+    """Return the type of an exception and the first line of what it says."""
+    kind, said = type(cause).__name__, reason(cause)
+    return kind if said == kind else f"{kind}: {said}"
 
 
 class UserError(Exception):
@@ -15,6 +29,6 @@ class OtherKind(UserError):
     """A run that a program has nothing to say about; passed over where only a folder above it was named."""
 
 
-def left_out(runs: int, way_out: str) -> str:
-    """The line that counts the runs of another kind; empty without any. way_out: where nothing else is there."""
-    return f"left out: {runs} {'run' if runs == 1 else 'runs'} of another kind{way_out}\n" if runs else ""
+def left_out(runs: int, hint: str) -> str:
+    """Return the line that counts the runs of another kind; empty without any. hint: where nothing else is there."""
+    return f"left out: {runs} {'run' if runs == 1 else 'runs'} of another kind{hint}\n" if runs else ""

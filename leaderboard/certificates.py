@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 from gauntlet.evidence.run_folder import RunFolder, find_runs
 from gauntlet.leaderboard.run_metadata import DataKey, Run
 from gauntlet.leaderboard.sample_verdicts import Bools, Floats, Ints, locate
@@ -108,7 +108,7 @@ def certified(root: Path) -> tuple[list[Claims], list[str]]:
             if "certificate" in str(cause) or not folder.manifest_path.exists():
                 damaged.append(str(cause))
         except (KeyError, TypeError, ValueError, AttributeError, OSError, pa.ArrowException) as cause:
-            damaged.append(f"{place}: its certificates cannot be used ({str(cause).splitlines()[0] or cause!r})")
+            damaged.append(f"{place}: its certificates cannot be used ({reason(cause)})")
     return found, damaged
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 from gauntlet.evidence.digest import adversarial_digest, manifest_digest, records_digest
 from gauntlet.evidence.run_folder import find_runs
 from gauntlet.leaderboard.randomized_entries import Chance
@@ -113,7 +113,7 @@ def collect(run: Run, root: Path) -> Evidence:
         try:
             table = run.folder.read_part(chunk)
         except (UserError, OSError, pa.ArrowException, ValueError) as cause:
-            damaged.append(relative(str(cause).splitlines()[0], root))
+            damaged.append(relative(reason(cause), root))
             continue
         verdicts = judge(table, run.stages, run.threat.reach)
         chunks.append(replace(verdicts, counted=verdicts.counted[:0]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import CLEAN_STAGE
@@ -122,8 +122,9 @@ def read_run(folder: RunFolder, root: Path) -> Run | None:
     except KeyError as cause:
         raise UserError(f"{folder.manifest_path} lacks {cause}; run the same command again") from None
     except (OSError, TypeError, ValueError, AttributeError) as cause:
-        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-        raise UserError(f"{folder.manifest_path} cannot be used ({reason}); run the same command again") from None
+        raise UserError(
+            f"{folder.manifest_path} cannot be used ({reason(cause)}); run the same command again"
+        ) from None
 
 
 def _parse(folder: RunFolder, place: str, manifest: Manifest) -> Run:

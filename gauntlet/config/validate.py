@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import gauntlet
 from gauntlet.config.field_types import typed
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 from gauntlet.evidence.stable_names import ROOTS as OLD_PACKAGES
 from gauntlet.evidence.stable_names import place_of
 from gauntlet.threat_model.threat import Threat
@@ -70,7 +70,7 @@ def checked(cfg: DictConfig, known: Sequence[str]) -> DictConfig:
     try:
         resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as cause:
-        raise UserError(f"{cause.full_key!s}: {_first_line(cause)}" if cause.full_key else _first_line(cause)) from None
+        raise UserError(f"{cause.full_key!s}: {reason(cause)}" if cause.full_key else reason(cause)) from None
     assert isinstance(resolved, DictConfig)
     _check_root(resolved, known)
     trusted = (PACKAGE, *resolved.get("trusted_packages", []))
@@ -95,7 +95,7 @@ def build(node: Any, **extra: Any) -> Any:
                 raise inner from None
             inner = inner.__cause__ or inner.__context__
         root = cause.__cause__ or cause
-        raise UserError(f"{node.get('_target_')} cannot be built: {_first_line(root)}") from cause
+        raise UserError(f"{node.get('_target_')} cannot be built: {reason(root)}") from cause
 
 
 def _check_root(cfg: DictConfig, known: Sequence[str]) -> None:
@@ -218,9 +218,7 @@ def _locate(name: str, path: str) -> Any:
                 continue
             raise UserError(f"{path}._target_={name} cannot be imported: {cause}; install what it needs") from None
         except (SyntaxError, ImportError) as cause:
-            raise UserError(
-                f"{path}._target_={name} cannot be imported: {_first_line(cause)}; mend {module}"
-            ) from cause
+            raise UserError(f"{path}._target_={name} cannot be imported: {reason(cause)}; mend {module}") from cause
         try:
             for piece in pieces[cut:]:
                 found = getattr(found, piece)
@@ -254,7 +252,3 @@ def _near(key: str, names: Sequence[str] | dict[str, Any]) -> str:
     if close:
         return f"; did you mean {close[0]}?"
     return f"; there are {', '.join(names)}" if names else ""
-
-
-def _first_line(cause: BaseException) -> str:
-    return (str(cause) or type(cause).__name__).splitlines()[0]

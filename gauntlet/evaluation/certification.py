@@ -11,7 +11,7 @@ from torch import Tensor
 from gauntlet.certification.certifier import ABSTAIN, Certificates, Certifier, Work
 from gauntlet.data.dataset import Batch
 from gauntlet.data.validation import check_images
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, described
 from gauntlet.evaluation.deployment import Deployed
 from gauntlet.evidence.schema import rows
 from gauntlet.threat_model.rng import Rng
@@ -71,8 +71,7 @@ class Certification:
             raise
         except Exception as cause:  # a crash is a record: it certifies nothing and does not stop a sweep
             log.exception("%s failed on %d samples", name, len(ids))
-            why = f"{type(cause).__name__}: {(str(cause) or ' ').splitlines()[0]}"
-            return _rows(ids, y, _nothing(len(ids)), certifier, why)
+            return _rows(ids, y, _nothing(len(ids)), certifier, described(cause))
         return _rows(ids, y, found, certifier, None)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.data.validation import check_scores
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, described, reason
 from gauntlet.evaluation.judge import Judged, _margin
 from gauntlet.evaluation.randomized_protocol import REPORT, SELECT, expectation
 from gauntlet.evidence.schema import CLEAN_STAGE, rows
@@ -66,8 +66,8 @@ class ChunkEvaluator:
             judged = self._judge(self.x, self.ids, self.y)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as cause:
             log.debug("prediction of clean images", exc_info=True)
-            why = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-            raise UserError(f"the defense cannot predict clean images of {list(self.x.shape[1:])}: {why}") from cause
+            shape = list(self.x.shape[1:])
+            raise UserError(f"the defense cannot predict clean images of {shape}: {reason(cause)}") from cause
         check_scores(judged.scores, self.ids, self.run.classes)
         self.clean_pred = judged.pred
         self.down = self.clean_pred != self.y
@@ -84,8 +84,7 @@ class ChunkEvaluator:
             raise
         except Exception as cause:  # a crash is a record: it must neither pass as robust nor stop the sweep
             log.exception("%s failed on %d samples", stage.name, len(positions))
-            first = str(cause).splitlines()[0] if str(cause) else ""
-            self._fail(stage.name, positions, f"{type(cause).__name__}: {first}")
+            self._fail(stage.name, positions, described(cause))
             return
         if not legal.all():
             worst = distance[~legal].nan_to_num(torch.inf).max().item()

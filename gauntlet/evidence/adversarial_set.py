@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 from gauntlet.system.atomic_file import write_atomically
 
 SET_VERSION = 1
@@ -101,7 +101,7 @@ class AdversarialSet:
                 arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
                 digest = (file.metadata() or {}).get("digest")
         except (SafetensorError, OSError, ValueError) as cause:
-            raise _damaged(path, str(cause).splitlines()[0]) from None
+            raise _damaged(path, reason(cause)) from None
         count = len(arrays["sample"]) if "sample" in arrays else 0
         for name, (kind, axes) in SHAPES.items():
             if name not in arrays or str(arrays[name].dtype) != kind or arrays[name].ndim != axes:
@@ -119,7 +119,7 @@ class AdversarialSet:
                 ids: NDArray[np.int64] = file.get_tensor("sample")
                 return ids
         except (SafetensorError, OSError, ValueError) as cause:
-            raise _damaged(self.part_path(part), str(cause).splitlines()[0]) from None
+            raise _damaged(self.part_path(part), reason(cause)) from None
 
     def digest(self) -> str:
         """SHA-256 over description and parts, as `sha256:<hex>`: two sets with the same one score the same."""

@@ -22,7 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 from gauntlet.evidence.manifest import REQUIRED, Manifest
 from gauntlet.evidence.schema import ATTACK_SCHEMA, CERTIFICATE_SCHEMA, SCHEMA_VERSION, _schema
 from gauntlet.system.atomic_file import _scratch, _write_synced, _writing, write_atomically
@@ -115,9 +115,7 @@ class RunFolder:
         try:
             table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)  # a third of read_table
         except (pa.ArrowInvalid, pa.ArrowException, OSError, EOFError) as cause:
-            raise UserError(
-                f"{path} is damaged ({_first_line(cause)}); run the same command again to redo it"
-            ) from None
+            raise UserError(f"{path} is damaged ({reason(cause)}); run the same command again to redo it") from None
         wanted = CERTIFICATE_SCHEMA if "radius" in table.column_names else ATTACK_SCHEMA
         missing = [name for name in wanted.names if name not in table.column_names]
         if missing:
@@ -154,7 +152,3 @@ def find_runs(root: Path) -> list[RunFolder]:
 
 def _encode(manifest: Manifest) -> bytes:
     return (json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _first_line(cause: BaseException) -> str:
-    return (str(cause) or type(cause).__name__).splitlines()[0]

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")
 """Where training scripts keep the state dict in their files; the first that is there counts."""
@@ -114,5 +114,4 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, cause: BaseException) -> UserError:
-    reason = (str(cause) or type(cause).__name__).splitlines()[0]
-    return UserError(f"{path} is cut short or damaged ({reason}); copy or download it again")
+    return UserError(f"{path} is cut short or damaged ({reason(cause)}); copy or download it again")

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 from gauntlet.models.layers import positive
 from gauntlet.models.normalize import Normalize
 
@@ -75,9 +75,9 @@ class TorchvisionModel(nn.Module):
             with torch.no_grad():
                 self(torch.zeros(1, 3, size, size))
         except (RuntimeError, AssertionError, ValueError) as cause:
-            reason = (str(cause) or "refused").splitlines()[0].rstrip(".")
             raise UserError(
-                f"torchvision's {name} cannot take images of {size}x{size} pixels ({reason}); choose another model.name"
+                f"torchvision's {name} cannot take images of {size}x{size} pixels ({reason(cause)}); "
+                "choose another model.name"
             ) from None
         finally:
             self.train()
@@ -108,8 +108,9 @@ def pretrained(name: str, classes: int, weights: str) -> nn.Module:
     try:
         network: nn.Module = get_model(name, weights=entry)
     except Exception as cause:  # a cut download, a damaged file in the cache: torch raises many types
-        reason = (str(cause) or type(cause).__name__).splitlines()[0]
-        raise UserError(f"the weights {weights} of {name} cannot be loaded ({reason}); delete {cached}") from None
+        raise UserError(
+            f"the weights {weights} of {name} cannot be loaded ({reason(cause)}); delete {cached}"
+        ) from None
     return network
 
 

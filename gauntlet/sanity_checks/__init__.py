@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 
 from gauntlet.data.dataset import Batch
+from gauntlet.errors import described
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.sanity_checks.flag import Flag
 from gauntlet.sanity_checks.from_records import blunter, from_evidence, noisy
@@ -53,7 +54,7 @@ def of_victim(run: Evaluation, batch: Batch, standing: set[int]) -> list[Flag]:
             flag = check(probe)
         except Exception as cause:  # the evidence is there; a check that fails must not hide it
             log.exception("a check of the victim failed")
-            flag = Flag("check-failed", f"{check.__name__}: {type(cause).__name__}: {cause}".splitlines()[0])
+            flag = Flag("check-failed", f"{check.__name__}: {described(cause)}")
         if flag is not None:
             flags.append(flag)
     return flags

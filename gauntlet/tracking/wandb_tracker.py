@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.metrics.attack_summary import AttackSummary
@@ -68,7 +68,7 @@ class Wandb:
                 tracked.summary.update(wandb_summary.summary(manifest, total))
                 tracked.log_artifact(_artifact(run, key))
         except Exception as cause:
-            log.warning("W&B lacks this run, whose evidence is complete: %s", _first_line(cause))
+            log.warning("W&B lacks this run, whose evidence is complete: %s", reason(cause))
 
     @contextmanager
     def training(self, name: str, key: str, config: Mapping[str, Any]) -> Iterator["_History"]:
@@ -89,7 +89,7 @@ class Wandb:
         folder = Path(self.dir).absolute()
 
         def missed(cause: Exception) -> None:
-            log.warning("W&B keeps this run offline in %s: %s", folder, _first_line(cause))
+            log.warning("W&B keeps this run offline in %s: %s", folder, reason(cause))
 
         with opened(
             folder, online=online, failed=failed, missed=missed,
@@ -119,7 +119,7 @@ class _History:
         except Exception as cause:
             self.run = None
             if not self.warned:
-                log.warning("W&B lacks the rest of this training, which goes on: %s", _first_line(cause))
+                log.warning("W&B lacks the rest of this training, which goes on: %s", reason(cause))
             self.warned = True
 
 
@@ -140,7 +140,3 @@ def _artifact(run: RunFolder, key: str) -> object:
         path = run.part_path(chunk).absolute()
         artifact.add_file(str(path), name=f"records/{path.name}", policy="immutable")  # sent from its place, not copied
     return artifact
-
-
-def _first_line(cause: BaseException) -> str:
-    return (str(cause) or type(cause).__name__).splitlines()[0][:300]

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ def join() -> ProcessGroup:
         try:
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         except (RuntimeError, ValueError) as cause:
-            reason = str(cause).splitlines()[0]
-            raise UserError(f"the processes do not meet ({reason}); start them by torchrun") from None
+            raise UserError(f"the processes do not meet ({reason(cause)}); start them by torchrun") from None
     return ProcessGroup(dist.get_rank(), dist.get_world_size())
 
 

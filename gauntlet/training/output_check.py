@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gauntlet.data import Dataset
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 from gauntlet.training.model_context import evaluating
 
 
@@ -22,9 +22,8 @@ def check_output(model: nn.Module, dataset: Dataset) -> None:
         try:
             logits = model(x)
         except (RuntimeError, ValueError, TypeError, IndexError) as cause:
-            reason = str(cause).splitlines()[0]
             raise UserError(
-                f"the model cannot take images of shape {shape}, those of {dataset.name}: {reason}; "
+                f"the model cannot take images of shape {shape}, those of {dataset.name}: {reason(cause)}; "
                 "choose another model, or set its channels"
             ) from cause
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2:

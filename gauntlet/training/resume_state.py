@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 from gauntlet.system.atomic_file import write_atomically
 
 STATE = "state.pt"
@@ -40,8 +40,7 @@ def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = state.pop("fingerprint")
     except (OSError, RuntimeError, EOFError, KeyError, AttributeError, ValueError, pickle.UnpicklingError) as cause:
-        reason = (str(cause) or type(cause).__name__).splitlines()[0]
-        raise UserError(f"{path} cannot be read ({reason}); delete it to train anew") from None
+        raise UserError(f"{path} cannot be read ({reason(cause)}); delete it to train anew") from None
     if found != [FORMAT, fingerprint]:
         raise UserError(f"{path} belongs to a training with other settings, data or version; delete it to train anew")
     return state

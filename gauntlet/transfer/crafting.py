@@ -13,7 +13,7 @@ from torch import Tensor
 from gauntlet.data.chunks import chunk_positions
 from gauntlet.data.dataset import Split
 from gauntlet.data.validation import check_images
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, described
 from gauntlet.evidence.adversarial_set import AdversarialSet, Arrays
 from gauntlet.system import provenance
 from gauntlet.system.lock import sole_owner
@@ -125,10 +125,7 @@ class SetCrafter:
             raise
         except Exception as cause:
             log.exception("crafting %s failed on %d samples", craft.stage, len(ids))
-            first = (str(cause) or type(cause).__name__).splitlines()[0]
-            raise UserError(
-                f"crafting {craft.stage} failed ({type(cause).__name__}: {first}); mend the attack"
-            ) from cause
+            raise UserError(f"crafting {craft.stage} failed ({described(cause)}); mend the attack") from cause
         if z.shape != there.shape:
             raise UserError(
                 f"{craft.stage} gave candidates of {list(z.shape)} for images of {list(x.shape)}; mend the attack"

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gauntlet.config.runtime import Runtime
 from gauntlet.data.dataset import Split
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 from gauntlet.evaluation.deployment import Deployed
 from gauntlet.evidence.adversarial_set import SET_VERSION, AdversarialSet
 from gauntlet.evidence.digest import digest_of
@@ -78,8 +78,7 @@ def _surrogate(
     except UserError as cause:
         raise UserError(f"surrogates.{name}: {cause}") from cause
     except (RuntimeError, ValueError, TypeError, IndexError) as cause:
-        why = (str(cause) or type(cause).__name__).splitlines()[0]
-        raise UserError(f"surrogates.{name} cannot predict the images of the data set: {why}") from cause
+        raise UserError(f"surrogates.{name} cannot predict the images of the data set: {reason(cause)}") from cause
     if scores.shape != (1, classes):
         raise UserError(
             f"surrogates.{name} gives scores of shape {list(scores.shape)} for one image; a surrogate needs the "

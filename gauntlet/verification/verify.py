@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from gauntlet.data.dataset import Batch
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, reason
 from gauntlet.evidence.digest import adversarial_digest, manifest_digest, records_digest
 from gauntlet.evidence.example_storage import StoragePolicy
 from gauntlet.evidence.manifest import Manifest
@@ -66,8 +66,9 @@ def verify(run: RunFolder, trust: Sequence[str] = ()) -> Report:
     except UserError as cause:
         raise UserError(f"{run.manifest_path}: {cause}") from cause
     except (OmegaConfBaseException, KeyError, TypeError, AttributeError) as cause:
-        why = (str(cause) or type(cause).__name__).splitlines()[0]
-        raise UserError(f"{run.manifest_path} is damaged: its config cannot be used ({why}); run again") from cause
+        raise UserError(
+            f"{run.manifest_path} is damaged: its config cannot be used ({reason(cause)}); run again"
+        ) from cause
     report = Report(keep=StoragePolicy.standing(manifest))
     report.problems += discrepancies(run, manifest, job)
     present, wanted = run.present(), set(range(job.manifest["chunks"]))
@@ -185,9 +186,7 @@ def _stored(run: RunFolder, chunk: int) -> dict[str, NDArray[Any]]:
         tensors: dict[str, NDArray[Any]] = load_file(path)
         return tensors
     except (SafetensorError, OSError) as cause:
-        raise UserError(
-            f"{path} is damaged ({str(cause).splitlines()[0]}); run the same command again to redo it"
-        ) from None
+        raise UserError(f"{path} is damaged ({reason(cause)}); run the same command again to redo it") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,14 +1,19 @@
 # make demo: install, attack a defense, build the board.  make test: install what tests need, and pass them.
+# make docs: build the documentation as a site in build/docs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FILES := run.py train.py gauntlet attacks defenses leaderboard tests benchmarks
 
-.PHONY: demo setup test check lint types unit cluster-test chromium clean
+.PHONY: demo setup docs test check lint types unit cluster-test chromium clean
 
 demo: $(VENV)/installed
 	$(BIN)/python run.py attack=pma defense=adaptive_smoothing
 	$(BIN)/gauntlet board
+
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --quiet --strict
 
 setup: $(VENV)/installed-dev
 

@@ -23,7 +23,7 @@ from gauntlet.data.dataset import Batch
 from gauntlet.data.parquet import Parquet
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evidence.run_folder import RunFolder
-from gauntlet.metrics.attack_summary import tally
+from gauntlet.metrics.attack_summary import summarize
 from gauntlet.sanity_checks import from_evidence, of_victim
 from gauntlet.sanity_checks.gradients import MISMATCH, RESTLESS, SHATTERED, dead_starts, falls, mismatch, unrelated
 from gauntlet.sanity_checks.probe import PROBE, Probe
@@ -108,7 +108,7 @@ def measured(forward: Any, threat: Threat, batch: Batch) -> tuple[list[float], l
     done = run.chunk(batch)
     with tempfile.TemporaryDirectory() as folder:
         RunFolder(Path(folder)).write_part(0, done.rows, done.seconds)
-        total = tally(RunFolder(Path(folder)), ["clean", "pgd/true"])
+        total = summarize(RunFolder(Path(folder)), ["clean", "pgd/true"])
     rows = done.rows.to_pandas()
     standing = set(rows[(rows["stage"] == "pgd/true") & ~rows["broken"]]["sample"])
     passes[0] = 0

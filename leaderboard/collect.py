@@ -12,9 +12,9 @@ import pyarrow as pa
 from gauntlet.errors import UserError, reason
 from gauntlet.evidence.digest import adversarial_digest, manifest_digest, records_digest
 from gauntlet.evidence.run_folder import find_runs
-from gauntlet.leaderboard.randomized_entries import Chance
 from gauntlet.leaderboard.run_metadata import Run, read_run
 from gauntlet.leaderboard.sample_verdicts import Bools, Find, Floats, Ints, Stage, Verdicts, judge, merge
+from gauntlet.metrics.randomized_result import RandomizedResult
 
 EXAMPLES = 12
 """Finds remembered per run, from which an entry's page draws its examples."""
@@ -60,7 +60,7 @@ class Evidence:
     passes: Passes
     finds: tuple[Find, ...]
     errors: int
-    chance: Chance | None  # of a randomised defense
+    randomized: RandomizedResult | None  # of a randomized defense
     verification: Verification
     problems: tuple[str, ...]  # why the run does not count as whole
     damaged: tuple[str, ...]  # files that could not be read, as lines for the reader
@@ -107,7 +107,7 @@ def collect(run: Run, root: Path) -> Evidence:
     damaged: list[str] = []
     chunks: list[Verdicts] = []
     finds: list[Find] = []
-    chance: list[Chance] = []
+    drawn: list[RandomizedResult] = []
     seen = sorted(run.folder.present())
     for chunk in seen:
         try:
@@ -117,18 +117,17 @@ def collect(run: Run, root: Path) -> Evidence:
             continue
         verdicts = judge(table, run.stages, run.threat.reach)
         chunks.append(replace(verdicts, counted=verdicts.counted[:0]))
-        chance += filter(None, [Chance.of(table)])
+        drawn += filter(None, [RandomizedResult.of(table)])
         finds += verdicts.examples(table, chunk, EXAMPLES - len(finds))
     verification = _verification(run, damaged)
-    whole = Chance.among(chance) if chance else None
-    return _evidence(run, merge(chunks, run.stages), finds, whole, seen, verification, damaged)
+    return _evidence(run, merge(chunks, run.stages), finds, RandomizedResult.among(drawn), seen, verification, damaged)
 
 
 def _evidence(
     run: Run,
     all_: Verdicts,
     finds: list[Find],
-    chance: Chance | None,
+    randomized: RandomizedResult | None,
     seen: list[int],
     verification: Verification,
     damaged: list[str],
@@ -144,7 +143,7 @@ def _evidence(
         passes=Passes(*all_.spent.tolist()),
         finds=tuple(finds),
         errors=all_.errors,
-        chance=chance,
+        randomized=randomized,
         verification=verification,
         problems=tuple(_problems(run, all_, seen, damaged)),
         damaged=tuple(damaged),

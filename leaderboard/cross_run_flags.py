@@ -8,7 +8,7 @@ import numpy as np
 
 from gauntlet.leaderboard.run_metadata import GRADIENT, Flag, Run
 from gauntlet.leaderboard.sample_verdicts import Bools
-from gauntlet.leaderboard.statistics import mcnemar
+from gauntlet.metrics.ranking import mcnemar
 
 WEAK = ("noise", "random", "fgsm", "square", "rays", "hop_skip_jump", "uap", "spgd", "sga")
 """Attacks that a stronger one should never lose to: one step, no gradient, or one perturbation for all images."""

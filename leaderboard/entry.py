@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from gauntlet.leaderboard.collect import Passes, Verification
-from gauntlet.leaderboard.gradient_masking import Masking
 from gauntlet.leaderboard.query_plot import Told
-from gauntlet.leaderboard.randomized_entries import NAMES, Expected
 from gauntlet.leaderboard.robustness_curve_plot import Curve
 from gauntlet.leaderboard.run_metadata import DataKey, Flag, Run, ThreatKey
 from gauntlet.leaderboard.sample_verdicts import Find, Ints, Stage
 from gauntlet.metrics.confidence import wilson
+from gauntlet.metrics.gradient_masking import Masking
 from gauntlet.metrics.perturbation_size import Spread
+from gauntlet.metrics.randomized_result import ACCURACIES, ExpectedAccuracy
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class RunLine:
     open: int  # samples that it neither broke nor recorded to the end
     alone: int  # samples that it broke and no other counted run of the entry
     stages: tuple[Stage, ...]
-    expected: Expected | None  # of a randomised defense: right on its worst candidates
+    expected: ExpectedAccuracy | None  # of a randomized defense: right on its worst candidates
     passes: Passes
     finds: tuple[Find, ...]
     verification: Verification
@@ -39,7 +39,7 @@ class Attack:
     runs: int
     standing: int
     open: int
-    expected: Expected | None
+    expected: ExpectedAccuracy | None
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,10 @@ class Entry:
     curves: tuple[Curve, ...]  # accuracy at every eps, where a run measured distances; the worst case first
     queries: tuple[Told, ...]  # of its runs that took no gradient
     spread: Spread | None  # of the nearest finds, where there is no eps
-    expected: Expected | None  # of a randomised defense, whose counts speak of majorities: its accuracy under attack
-    expected_clean: Expected | None
+    expected: (
+        ExpectedAccuracy | None
+    )  # of a randomized defense, whose counts speak of majorities: its accuracy under attack
+    expected_clean: ExpectedAccuracy | None
     masking: Masking | None
     rank: tuple[int, int] | None = None
 
@@ -99,8 +101,8 @@ class Entry:
 
     @property
     def measure(self) -> str:
-        """What the robust accuracy of a randomised defense is; empty for a deterministic one."""
-        return NAMES.get(self.runs[0].run.rule, "")
+        """What the robust accuracy of a randomized defense is; empty for a deterministic one."""
+        return ACCURACIES.get(self.runs[0].run.rule, "")
 
     @property
     def counted(self) -> tuple[RunLine, ...]:

@@ -11,8 +11,9 @@ from gauntlet.leaderboard.certificates import Claims, Verdict
 from gauntlet.leaderboard.data_provenance import splits
 from gauntlet.leaderboard.entry import Entry
 from gauntlet.leaderboard.formatting import percent
-from gauntlet.leaderboard.randomized_entries import NAMES, TRUE, draws_of
+from gauntlet.leaderboard.randomized_entries import draws_of
 from gauntlet.leaderboard.run_metadata import ThreatKey, mapping
+from gauntlet.metrics.randomized_result import ACCURACIES, TRUE
 
 NOT_RUN = "not run"
 
@@ -179,7 +180,7 @@ def _randomness(entry: Entry, entries: Sequence[Entry]) -> list[str]:
         if other.runs[0].run.manifest.get("bare") == bare and (other.data, other.threat) == (entry.data, entry.threat)
     ]
     lines = []
-    for rule, name in NAMES.items():
+    for rule, name in ACCURACIES.items():
         known = {other.victim: other for other in alike if other.runs[0].run.rule == rule}
         values = [f"{100 * other.accuracy:.1f} % ({draws_of(other.runs[0].run)})" for other in known.values()]
         lines.append(f"{name}: {', '.join(values) or NOT_RUN}{', this entry' * (rule == first.rule)}")

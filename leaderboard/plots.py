@@ -12,30 +12,17 @@ import plotly.graph_objects as go
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.formatting import address
 from gauntlet.leaderboard.plot_labels import positions
+from gauntlet.metrics.ranking import pareto_front
 
 LABELLED = 16
 """Above this number of entries only the front is labelled; the rest speaks when pointed at."""
-
-
-def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Positions of the points that no other point beats in both coordinates, by their first coordinate.
-
-    >>> front([(0.9, 0.1), (0.8, 0.5), (0.7, 0.4)])
-    [1, 0]
-    """
-    best, chosen = -1.0, []
-    for i in sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1], i)):
-        if points[i][1] > best:
-            best = points[i][1]
-            chosen.append(i)
-    return chosen[::-1]
 
 
 def figure(board: Board) -> dict[str, Any]:
     """The figure of a board. The `customdata` of a point is the address of its entry's page."""
     ranked = [entry for entry in board.entries if entry.rank is not None]
     unranked = [entry for entry in board.entries if entry.rank is None]
-    best = [ranked[i] for i in front([_place(entry) for entry in ranked])]
+    best = [ranked[i] for i in pareto_front([_place(entry) for entry in ranked])]
     shown = [entry for entry in board.entries if len(board.entries) <= LABELLED or entry in best]
     layout = _layout(board.entries)
     spans = [layout[name]["range"] for name in ("xaxis", "yaxis")]

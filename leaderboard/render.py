@@ -18,9 +18,10 @@ from gauntlet.leaderboard.glossary import AFTER, BEFORE, GLOSSARY, READING, READ
 from gauntlet.leaderboard.head_table import heads
 from gauntlet.leaderboard.plots import figure
 from gauntlet.leaderboard.query_plot import query_figure
-from gauntlet.leaderboard.randomized_entries import NAMES, draws_of
+from gauntlet.leaderboard.randomized_entries import draws_of
 from gauntlet.leaderboard.robustness_curve_plot import curve_figure
 from gauntlet.leaderboard.site_writer import Site
+from gauntlet.metrics.randomized_result import ACCURACIES
 
 
 def environment() -> Environment:
@@ -42,7 +43,7 @@ def environment() -> Environment:
         "reading": READING,
     }
     env.globals |= {"reading_distance": READING_DISTANCE, "share": formatting.share, "left_by": formatting.left}
-    env.globals |= {"names": NAMES, "draws_of": draws_of}
+    env.globals |= {"names": ACCURACIES, "draws_of": draws_of}
     return env
 
 

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from gauntlet.leaderboard.collect import Evidence
 from gauntlet.leaderboard.cross_run_flags import Aligned, across
 from gauntlet.leaderboard.entry import Attack, Board, Elsewhere, Entry, RunLine
-from gauntlet.leaderboard.gradient_masking import Seen, masking
 from gauntlet.leaderboard.query_plot import queries
-from gauntlet.leaderboard.randomized_entries import Chance, Expected, reason
+from gauntlet.leaderboard.randomized_entries import unranked_because
 from gauntlet.leaderboard.robustness_curve_plot import curves, nearest
 from gauntlet.leaderboard.run_metadata import GRADIENT, DataKey, Flag, Run, ThreatKey
 from gauntlet.leaderboard.sample_verdicts import Bools, Ints, locate
-from gauntlet.leaderboard.statistics import rank_intervals
+from gauntlet.metrics.gradient_masking import MASKED, HeadResults, Masking, masking
 from gauntlet.metrics.perturbation_size import Spread
+from gauntlet.metrics.randomized_result import TRUE, ExpectedAccuracy, RandomizedResult
+from gauntlet.metrics.ranking import rank_intervals
 
 PoolKey = tuple[str, str, str, float, float, str]
 """Data set, its digest, norm, pixel box, victim: runs with equal keys speak of the same model on the same images."""
@@ -80,7 +81,8 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
     n = max(len(ids), *(evidence.run.samples for evidence in own))
     reported = [aligned[evidence.run.place] for evidence in own]
     wrong = np.any([each.clean_wrong for each in reported], axis=0)
-    chance = _chance(own)
+    randomized = _randomized(own)
+    hidden = masking([_head_results(evidence, aligned[evidence.run.place]) for evidence in own], n, randomized)
     return Entry(
         data=first.data,
         threat=first.threat,
@@ -97,14 +99,14 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
         runs=tuple(_line(evidence, aligned[evidence.run.place], beaten, n) for evidence in own),
         attacks=tuple(_attacks(own, reported, n)),
         elsewhere=tuple(each for each in elsewhere if each.lowered),
-        flags=tuple(_flags(own, reported, [aligned[e.run.place] for e in others])),
+        flags=tuple(_flags(own, reported, [aligned[e.run.place] for e in others], hidden)),
         reasons=tuple(_reasons(own, counted, n)),
         curves=curves(pool, first.data.selection, ids),
         queries=queries(own),
         spread=Spread.of(nearest(pool, ids)) if first.threat.unbounded and len(ids) else None,
-        expected=chance.all.accuracy(n) if chance else None,
-        expected_clean=chance.clean.accuracy() if chance else None,
-        masking=masking([_seen(evidence, aligned[evidence.run.place]) for evidence in own], n, chance),
+        expected=randomized.all.accuracy(n) if randomized else None,
+        expected_clean=randomized.clean.accuracy() if randomized else None,
+        masking=hidden,
     )
 
 
@@ -116,10 +118,13 @@ def _union(several: Sequence[Ints]) -> Ints:
     return np.unique(np.concatenate(several))
 
 
-def _seen(evidence: Evidence, view: Aligned) -> Seen:
-    run = evidence.run
-    standing = run.manifest.get("coverage", "standing") == "standing"
-    return Seen(run.declared, evidence.stages, view.broken, view.by_true, standing)
+def _head_results(evidence: Evidence, view: Aligned) -> HeadResults:
+    found: dict[str, int] = defaultdict(int)
+    for stage in evidence.stages[1:]:
+        found[stage.head] += stage.found
+    in_turn = evidence.run.manifest.get("coverage", "standing") == "standing"
+    repeated = in_turn and sum(stage.head == TRUE for stage in evidence.stages) > 1
+    return HeadResults(evidence.run.declared, found, repeated, view.broken, view.by_true)
 
 
 def _align(evidence: Evidence, ids: Ints, reach: float) -> Aligned:
@@ -173,14 +178,13 @@ def _line(evidence: Evidence, view: Aligned, beaten: Ints, n: int) -> RunLine:
     )
 
 
-def _chance(several: Sequence[Evidence]) -> Chance | None:
-    found = [evidence.chance for evidence in several if evidence.chance is not None]
-    return Chance.among(found) if found else None
+def _randomized(several: Sequence[Evidence]) -> RandomizedResult | None:
+    return RandomizedResult.among([evidence.randomized for evidence in several if evidence.randomized is not None])
 
 
-def _expected(several: Sequence[Evidence], n: int) -> Expected | None:
-    chance = _chance(several)
-    return chance.all.accuracy(n) if chance else None
+def _expected(several: Sequence[Evidence], n: int) -> ExpectedAccuracy | None:
+    randomized = _randomized(several)
+    return randomized.all.accuracy(n) if randomized else None
 
 
 def _attacks(own: Sequence[Evidence], reported: Sequence[Aligned], n: int) -> Iterable[Attack]:
@@ -195,10 +199,14 @@ def _attacks(own: Sequence[Evidence], reported: Sequence[Aligned], n: int) -> It
         yield Attack(column, not true, len(views), standing, left, _expected(runs, n))
 
 
-def _flags(own: Sequence[Evidence], reported: Sequence[Aligned], others: Sequence[Aligned]) -> Iterable[Flag]:
+def _flags(
+    own: Sequence[Evidence], reported: Sequence[Aligned], others: Sequence[Aligned], hidden: Masking | None
+) -> Iterable[Flag]:
     told: dict[tuple[str, str], list[str]] = defaultdict(list)
     for evidence in own:
         for flag in evidence.run.flags:
+            if flag.name == MASKED and hidden is not None and hidden.index <= 0:
+                continue  # another run broke through the true head alone what that one broke through others
             told[flag.name, flag.detail].append(flag.source)
         check = evidence.verification
         if check.state == "failed":
@@ -213,7 +221,7 @@ def _reasons(own: Sequence[Evidence], counted: Sequence[Evidence], n: int) -> It
         yield "it has no eps to rank at: its runs measure how far the attacker must go"
     if not counted:
         yield "no run attacks every head that the defense declares with gradients (heads=declared, access=gradient)"
-    yield from reason(own[0].run, [evidence.chance for evidence in counted if evidence.chance is not None])
+    yield from unranked_because(own[0].run, _randomized(counted))
     for evidence in counted:
         for problem in evidence.problems:
             yield f"{evidence.run.place}: {problem}"

@@ -4,18 +4,15 @@ from typing import Any
 
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.jobs.attack_job import Outcome
-from gauntlet.metrics.attack_summary import AttackSummary
+from gauntlet.metrics.attack_summary import AttackSummary, robust_words
 from gauntlet.metrics.ensemble_bounds import bound_lines
 from gauntlet.metrics.fooling_ratio import fooling_lines, fooling_of
 from gauntlet.metrics.gradient_masking import head_lines
 from gauntlet.metrics.perturbation_size import spread_lines
+from gauntlet.metrics.randomized_result import ACCURACIES
 from gauntlet.metrics.transfer_rates import lines as pair_lines
 from gauntlet.metrics.transfer_rates import pairs_of
 from gauntlet.threat_model.access import TRANSFER
-
-ACCURACIES = {"expected": "expected accuracy", "vote": "vote accuracy", "fixed": "fixed-seed accuracy"}
-"""Rule of a protocol -> name of the number under attack; three numbers that must not be mixed up."""
-
 
 PROTOCOLS = {
     "expected": "expected: share of {} fresh draws that are right, on the worst candidate of each image",
@@ -59,25 +56,23 @@ def _accuracies(outcome: Outcome) -> list[str]:
     """Of a run with records: the numbers to quote, and how they are counted."""
     manifest, total = outcome.manifest, outcome.tally
     protocol: dict[str, Any] = manifest.get("protocol", {})
-    low, high = total.interval
-    robust = f"{total.robust / total.samples:7.2%}   95 % interval {low:.2%} to {high:.2%}"
-    named = ACCURACIES.get(protocol.get("rule", ""), "robust accuracy")
+    named = ACCURACIES.get(protocol.get("rule", ""), "robust accuracy").lower()
     clean = f"clean accuracy   {total.clean / total.samples:7.2%}   ({total.clean} of {total.samples})"
     if expected := total.expected_clean:
-        clean = f"clean accuracy   {expected[0]:7.2%}   standard error {expected[1]:.2%}"
+        clean = f"clean accuracy   {expected.mean:7.2%}   standard error {expected.error:.2%}"
     if manifest["threat"]["radius"] is None:
         told = spread_lines(outcome.run, manifest["threat"]["norm"])
-    elif total.expected is None:
-        told = [f"{named:<17}{robust}"]
+    elif total.expected is None or total.unknown:
+        told = [f"{named:<17}{robust_words(total)}"]
     else:
-        mean, error = total.expected
-        told = [f"{named:<17}{mean:7.2%}   standard error {error:.2%}", f"mostly right     {robust}"]
+        mean, error = total.expected.mean, total.expected.error
+        told = [f"{named:<17}{mean:7.2%}   standard error {error:.2%}", f"mostly right     {robust_words(total)}"]
     if protocol:
         unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
         counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])
         told.append(f"protocol         {counted}{unsure}")
     if manifest["threat"]["radius"] is not None:
-        told += bound_lines(total.fooled, manifest)
+        told += bound_lines(total.randomized.all.fooled if total.randomized else None, manifest)
     return [clean, *told]
 
 
@@ -89,7 +84,7 @@ def _stages(manifest: Manifest, total: AttackSummary) -> list[str]:
     for stage, cost in total.cost.items():
         used, each = draws.get(stage.rpartition("/")[2], {}).get("draws", ""), max(cost["attacked"], 1)
         out.append(
-            f"{stage:<24}{cost['attacked']:>9}{total.standing[stage]:>9}{cost['forwards'] / each:>10.1f}"
+            f"{stage:<24}{cost['attacked']:>9}{total.survivors[stage]:>9}{cost['forwards'] / each:>10.1f}"
             f"{cost['backwards'] / each:>10.1f}{cost['seconds']:>9.1f}{used:>{7 * random}}".rstrip()
         )
         if finds := total.phases.get(stage):

@@ -70,7 +70,9 @@ def _certified(total: Summary, radius: float) -> str:
 
 
 def _curve(total: Summary, radii: list[float]) -> Iterator[str]:
-    yield "radius          " + "".join(f"{radius:>8.4g}" for radius in radii)
-    yield "certified       " + "".join(f"{total.certified(radius) / total.samples:>8.2%}" for radius in radii)
+    heads = [f"{radius:.4g}" for radius in radii]
+    width = max(8, *(len(head) + 2 for head in heads))
+    yield "radius          " + "".join(f"{head:>{width}}" for head in heads)
+    yield "certified       " + "".join(f"{total.certified(radius) / total.samples:>{width}.2%}" for radius in radii)
     drawn = f"; at most {total.trials:,} draws per bound" if total.samples_used else ""
     yield f"average radius   {total.average:7.4g}   (zero where wrong{drawn})"

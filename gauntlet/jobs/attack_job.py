@@ -22,7 +22,7 @@ from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.manifest_update import amend, reopen
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs.setup import Job, prepare
-from gauntlet.metrics.attack_summary import AttackSummary, tally
+from gauntlet.metrics.attack_summary import AttackSummary, summarize
 from gauntlet.sanity_checks import PROBE, Flag, blunter, from_evidence, noisy, of_victim
 from gauntlet.sanity_checks.probe import fidelity
 from gauntlet.system import provenance
@@ -66,7 +66,7 @@ def evaluate(composed: DictConfig, choices: dict[str, str], command: str) -> Out
         job = replace(job, evaluation=replace(job.evaluation, victim=victim))
         worked = _work(job, manifest)
         whole = len(job.run.present()) == manifest["chunks"]  # asked before counting: other shards may be at work
-        total = tally(job.run, manifest["stages"], None if whole else _mine(job, manifest))
+        total = summarize(job.run, manifest["stages"], None if whole else _mine(job, manifest))
         if whole and (worked or manifest["status"] != "done"):
             manifest = _settle(job, job.run.manifest(), total)
     return Outcome(job.run, manifest, total, job.tracker)

@@ -37,10 +37,10 @@ def at(risk: Sequence[float], probabilities: Sequence[float]) -> tuple[float, fl
     return max(float(shares.max()), least(risk)[0]), float(shares.sum())
 
 
-def bound_lines(fooled: Sequence[int] | None, manifest: Mapping[str, Any]) -> list[str]:
+def bound_lines(fooled: Sequence[int] | NDArray[np.int64] | None, manifest: Mapping[str, Any]) -> list[str]:
     """Of a mixture, beside its result: the members alone, by the candidates of this run, and the two intervals."""
     members = manifest.get("members", [])
-    if not fooled or not members:
+    if fooled is None or not len(fooled) or not members:
         return []
     found, chances = risks(fooled, len(members)), [float(chance) for _, chance in members]
     alone = ", ".join(

@@ -6,6 +6,7 @@ from typing import Any
 
 from gauntlet.evaluation.gradient_draws import AGREEMENT
 from gauntlet.metrics.attack_summary import AttackSummary
+from gauntlet.metrics.gradient_masking import MASKED, masking_of
 from gauntlet.sanity_checks.flag import Flag
 
 
@@ -21,7 +22,7 @@ def from_evidence(total: AttackSummary, compare: bool = True) -> list[Flag]:
             flags.append(Flag("zero-gradients", f"{stage}: {zero} of {attacked} samples had an input gradient of zero"))
         if bad:
             flags.append(Flag("bad-gradients", f"{stage}: {bad} of {attacked} samples had NaN or infinite gradients"))
-    return [*flags, *(_surprises(total) if compare else ())]
+    return [*flags, *(_weaker_wins(total) if compare else ())]
 
 
 def noisy(draws: dict[str, dict[str, Any]]) -> Iterator[Flag]:
@@ -34,25 +35,23 @@ def noisy(draws: dict[str, dict[str, Any]]) -> Iterator[Flag]:
 
 def blunter(total: AttackSummary, needs: Mapping[str, str]) -> Iterator[Flag]:
     """Samples that decisions broke where scores did not: a sign that the scores mislead. needs: of each stage."""
-    stages = [stage for stage in total.standing if stage in needs]
+    stages = [stage for stage in total.survivors if stage in needs]
     for before, stage in pairwise(stages):
-        found = total.standing[before] - total.standing[stage]
+        found = total.survivors[before] - total.survivors[stage]
         scored = any(needs[other] == "score" for other in stages[: stages.index(stage)])
         if scored and needs[stage] == "decision" and found > 0.002 * total.samples:
             yield Flag("decision-beats-scores", f"{stage}, given decisions, broke {found} samples that scores did not")
 
 
-def _surprises(total: AttackSummary) -> Iterator[Flag]:
-    """Samples that only a weaker kind of stage broke: a sign that the gradients of the stages before are hidden."""
-    stages = [stage for stage in total.standing if "/" in stage]
+def _weaker_wins(total: AttackSummary) -> Iterator[Flag]:
+    """Yield flags of samples that only a weaker kind of stage broke: the gradients of those before are hidden."""
+    found = masking_of(total)
     few = max(0.002 * total.samples, 2)
-    for name in dict.fromkeys(stage.split("/")[0] for stage in stages):
-        mine = [stage for stage in stages if stage.split("/")[0] == name]
-        behind = total.standing[mine[0]] - total.standing[mine[-1]]
-        if behind > few:
-            yield Flag("masked-gradients", f"{name}: heads other than the true one broke {behind} more samples")
+    if found is not None and (behind := (found.true - found.all) * total.samples) > few + 1e-9:
+        yield Flag(MASKED, f"heads other than the true one broke {behind:.0f} more samples")
+    stages = [stage for stage in total.survivors if "/" in stage]
     for before, stage in pairwise(stages):
-        found = total.standing[before] - total.standing[stage]
+        broken = total.survivors[before] - total.survivors[stage]
         white = any(total.cost[other]["backwards"] for other in stages[: stages.index(stage)])
-        if white and not total.cost[stage]["backwards"] and found > 0.002 * total.samples:
-            yield Flag("black-box-wins", f"{stage}, without gradients, broke {found} samples that gradients did not")
+        if white and not total.cost[stage]["backwards"] and broken > 0.002 * total.samples:
+            yield Flag("black-box-wins", f"{stage}, without gradients, broke {broken} samples that gradients did not")

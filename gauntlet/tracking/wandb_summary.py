@@ -42,8 +42,8 @@ def stages(total: AttackSummary) -> list[tuple[Any, ...]]:
         (
             stage,
             cost["attacked"],
-            total.standing[stage],
-            _share(total.standing[stage], total.samples),
+            total.survivors[stage],
+            _share(total.survivors[stage], total.samples),
             _share(cost["forwards"], cost["attacked"]),
             _share(cost["backwards"], cost["attacked"]),
             cost["seconds"],

@@ -11,7 +11,7 @@ from gauntlet.evidence import run_folder
 from gauntlet.evidence.manifest import REQUIRED, Manifest
 from gauntlet.evidence.run_folder import RunFolder, find_runs
 from gauntlet.evidence.schema import ATTACK_SCHEMA, rows
-from gauntlet.metrics.attack_summary import tally
+from gauntlet.metrics.attack_summary import summarize
 from gauntlet.system.atomic_file import write_atomically
 
 
@@ -173,8 +173,8 @@ def test_the_tally_counts_by_hand(tmp_path):
     run.write_part(
         1, table([(5, "clean", False), (5, "a/true", False, "crash")]), {"clean": 1.0}
     )  # an error does not pass either
-    total = tally(run, ["clean", "a/true", "a/other"])
+    total = summarize(run, ["clean", "a/true", "a/other"])
     assert (total.samples, total.clean, total.robust) == (5, 4, 1)
-    assert total.standing == {"clean": 4, "a/true": 2, "a/other": 1}
+    assert total.survivors == {"clean": 4, "a/true": 2, "a/other": 1}
     assert total.cost["a/true"] == {"attacked": 4, "forwards": 20, "backwards": 0, "seconds": 2.0}
     assert total.errors == {"crash": 1}

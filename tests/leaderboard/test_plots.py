@@ -6,16 +6,17 @@ from collections.abc import Callable
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.entry import Entry
 from gauntlet.leaderboard.plot_labels import positions
-from gauntlet.leaderboard.plots import figure, front
+from gauntlet.leaderboard.plots import figure
 from gauntlet.leaderboard.score import boards
+from gauntlet.metrics.ranking import pareto_front
 
 Make = Callable[..., RunFolder]
 
 
 def test_the_front_holds_what_nothing_beats_in_both() -> None:
     points = [(90.0, 10.0), (80.0, 50.0), (70.0, 40.0), (60.0, 60.0), (80.0, 50.0)]
-    assert front(points) == [3, 1, 0]
-    assert front([]) == []
+    assert pareto_front(points) == [3, 1, 0]
+    assert pareto_front([]) == []
 
 
 def test_labels_avoid_points_and_the_edge() -> None:

@@ -1,11 +1,14 @@
 """What is told of the heads of a defense."""
 
+import numpy as np
+
 from gauntlet.metrics.attack_summary import AttackSummary
 from gauntlet.metrics.gradient_masking import beyond, head_lines
+from gauntlet.metrics.randomized_result import RandomizedResult, WorstCandidates
 
 
 def total(**standing):
-    return AttackSummary(samples=200, clean=190, standing={name.replace("__", "/"): n for name, n in standing.items()})
+    return AttackSummary(samples=200, clean=190, survivors={name.replace("__", "/"): n for name, n in standing.items()})
 
 
 def test_the_difference_is_the_index_and_the_best_head_is_named():
@@ -32,8 +35,18 @@ def test_one_head_has_no_line():
     assert head_lines(total(clean=190, fixed=150)) == []
 
 
-def test_of_a_randomised_defense_it_is_the_expectation():
+def test_of_a_randomized_defense_it_is_the_expectation():
     counts = total(clean=190, pgd__true=190, pgd__mean=190)
-    counts.alone, counts.correct, counts.won = [0.9, 0.7], [0.5, 0.3], {"true": 9, "mean": 7, "member": 2}
+    clean, true, all_ = (
+        WorstCandidates(
+            np.arange(3), np.array(wrong), np.zeros(3), np.array(wrong), np.array(heads), np.zeros(3, np.int64)
+        )
+        for wrong, heads in (
+            ([0.0, 0.0, 0.1], ["clean"] * 3),
+            ([0.1, 0.3, 0.2], ["true"] * 3),
+            ([0.5, 0.7, 0.2], ["mean", "mean", "true"]),
+        )
+    )
+    counts.samples, counts.randomized = 3, RandomizedResult(clean, true, all_)
     (line,) = head_lines(counts)
-    assert line == "left by heads     true 80.00%, all 40.00%; gradient-masking index 40.00 points; mean added most, 7"
+    assert line == "left by heads     true 80.00%, all 53.33%; gradient-masking index 26.67 points; mean added most, 2"

@@ -91,7 +91,7 @@ def test_one_step_beats_a_bad_attack():
 )
 def test_gradients_in_the_evidence(gradients, expected):
     total = AttackSummary(
-        samples=100, robust=50, standing={"clean": 100, "a/true": 50}, gradients={"a/true": gradients}
+        samples=100, robust=50, survivors={"clean": 100, "a/true": 50}, gradients={"a/true": gradients}
     )
     assert {flag.name for flag in from_evidence(total)} == expected
 
@@ -99,7 +99,7 @@ def test_gradients_in_the_evidence(gradients, expected):
 @pytest.mark.parametrize(("left", "expected"), [(50, set()), (48, set()), (47, {"masked-gradients"})])
 def test_what_other_heads_find_is_a_sign_of_masking(left, expected):
     standing = {"clean": 100, "a/true": 50, "a/surrogate": left}
-    total = AttackSummary(samples=100, robust=left, standing=standing, cost=dict.fromkeys(standing, cost(1)))
+    total = AttackSummary(samples=100, robust=left, survivors=standing, cost=dict.fromkeys(standing, cost(1)))
     assert {flag.name for flag in from_evidence(total)} == expected
 
 
@@ -111,10 +111,10 @@ def cost(backwards):
 def test_a_black_box_that_wins_is_a_sign_of_masking(left, expected):
     costs = {"clean": cost(0), "pgd/true": cost(9), "square/true": cost(0)}
     total = AttackSummary(
-        samples=100, robust=left, standing={"clean": 100, "pgd/true": 50, "square/true": left}, cost=costs
+        samples=100, robust=left, survivors={"clean": 100, "pgd/true": 50, "square/true": left}, cost=costs
     )
     assert {flag.name for flag in from_evidence(total)} == expected
-    alone = AttackSummary(samples=100, robust=5, standing={"clean": 100, "square/true": 5}, cost=costs)
+    alone = AttackSummary(samples=100, robust=5, survivors={"clean": 100, "square/true": 5}, cost=costs)
     assert from_evidence(alone) == []
 
 
@@ -123,7 +123,7 @@ def test_a_black_box_that_wins_is_a_sign_of_masking(left, expected):
     [("score", 40, {"decision-beats-scores"}), ("score", 50, set()), ("gradient", 40, set()), ("decision", 40, set())],
 )
 def test_decisions_that_win_are_a_sign_that_scores_mislead(first, left, expected):
-    total = AttackSummary(samples=100, robust=left, standing={"clean": 100, "one/true": 50, "rays/true": left})
+    total = AttackSummary(samples=100, robust=left, survivors={"clean": 100, "one/true": 50, "rays/true": left})
     needs = {"one/true": first, "rays/true": "decision"}
     assert {flag.name for flag in blunter(total, needs)} == expected
 

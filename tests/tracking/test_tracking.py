@@ -16,7 +16,7 @@ from gauntlet.commands import wandb_sync
 from gauntlet.errors import UserError
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import rows
-from gauntlet.metrics.attack_summary import tally
+from gauntlet.metrics.attack_summary import summarize
 from gauntlet.system.atomic_file import write_atomically
 from gauntlet.tracking import Wandb, wandb_connection
 from gauntlet.tracking.example_images import examples, picture
@@ -139,7 +139,7 @@ def _manifest():
 
 def _track(tracker, run):
     manifest = run.manifest()
-    tracker.evaluation(run, manifest, tally(run, manifest["stages"]))
+    tracker.evaluation(run, manifest, summarize(run, manifest["stages"]))
 
 
 def _read(folder: Path, *flags):
@@ -171,11 +171,11 @@ def test_an_evaluation_reads_back(run, tmp_path, caplog, capfd):
     assert found["config"]["attack"]["steps"] == 10
     assert found["config"]["name"]["defense"] == "mixing"
     assert found["config"]["evidence"]["victim"] == "ba9876543210"
-    total = tally(run, STAGES)
+    total = summarize(run, STAGES)
     shown = found["summary"]
     assert (shown["samples"], shown["clean"], shown["robust"]) == (12, total.clean / 12, total.robust / 12)
     assert [shown["robust_low"], shown["robust_high"]] == pytest.approx(total.interval)
-    assert shown["stage"]["pma/true"]["standing"] == total.standing["pma/true"]
+    assert shown["stage"]["pma/true"]["standing"] == total.survivors["pma/true"]
     assert (shown["stage"]["pma/true"]["forwards"], shown["stage"]["pma/true"]["seconds"]) == (11, 1)
     assert shown["flags"] == ["zero-gradients: pma/true: 3 of 9"]
 

@@ -1,4 +1,4 @@
-"""Randomised defenses on the board: their number comes from draws that chose nothing, and has no rank."""
+"""Randomized defenses on the board: their number comes from draws that chose nothing, and has no rank."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gauntlet.leaderboard.randomized_entries import Chance, Worst, reason
+from gauntlet.leaderboard.randomized_entries import unranked_because
+from gauntlet.metrics.randomized_result import RandomizedResult, WorstCandidates
 
 
 def table(rows):
@@ -16,43 +17,45 @@ def table(rows):
 
 
 def test_the_worst_candidate_is_chosen_by_one_set_of_draws_and_told_by_the_other():
-    worst = Worst.of(table([(7, 0.2, 1.0, 0.9), (7, 0.6, 0.5, 0.4), (3, 0.5, 0.2, 0.1), (3, 0.5, -0.2, 0.3)]))
+    worst = WorstCandidates.of(table([(7, 0.2, 1.0, 0.9), (7, 0.6, 0.5, 0.4), (3, 0.5, 0.2, 0.1), (3, 0.5, -0.2, 0.3)]))
     assert (worst.ids.tolist(), worst.fresh.tolist()) == ([3, 7], [0.3, 0.4])
     told = worst.accuracy()
     assert (told.mean, told.error) == pytest.approx((0.65, 0.05))
     assert told.interval == pytest.approx((0.552, 0.748))
     assert worst.accuracy(4).mean == pytest.approx(0.325)  # what is not on record is not right
-    other = Worst.of(table([(7, 0.7, 0.5, 0.2), (3, 0.4, 0.0, 1.0)]))
-    assert Worst.among([worst, other]).fresh.tolist() == [0.3, 0.2]
-    assert np.array_equal(Worst.among([other, worst]).fresh, Worst.among([worst, other]).fresh)
+    other = WorstCandidates.of(table([(7, 0.7, 0.5, 0.2), (3, 0.4, 0.0, 1.0)]))
+    assert WorstCandidates.among([worst, other]).fresh.tolist() == [0.3, 0.2]
+    assert np.array_equal(WorstCandidates.among([other, worst]).fresh, WorstCandidates.among([worst, other]).fresh)
 
 
 def test_an_error_counts_as_wrong():
-    assert Worst.of(table([(1, 0.1, 1.0, 0.1), (1, None, 0.0, None)])).fresh.tolist() == [1.0]
+    assert WorstCandidates.of(table([(1, 0.1, 1.0, 0.1), (1, None, 0.0, None)])).fresh.tolist() == [1.0]
 
 
-def test_a_deterministic_defense_has_no_shares_and_no_reason():
-    assert Worst.of(pa.table({"sample": [1], "margin": [0.5]})) is None
-    assert list(reason(SimpleNamespace(rule="", draws=1), [])) == []
+def test_a_deterministic_defense_has_no_shares_and_no_unranked_because():
+    assert WorstCandidates.of(pa.table({"sample": [1], "margin": [0.5]})) is None
+    assert list(unranked_because(SimpleNamespace(rule="", draws=1), None)) == []
 
 
 @pytest.mark.parametrize(("rule", "words"), [("expected", "65.0 % right"), ("fixed", "known to the attacker")])
-def test_a_randomised_defense_is_told_why_it_has_no_rank(rule, words):
-    worst = Worst.of(table([(1, 0.5, 0.0, 0.3), (2, 0.5, 0.0, 0.4)]))
-    (line,) = reason(SimpleNamespace(rule=rule, draws=100), [Chance(worst, worst, worst)])
+def test_a_randomized_defense_is_told_why_it_has_no_rank(rule, words):
+    worst = WorstCandidates.of(table([(1, 0.5, 0.0, 0.3), (2, 0.5, 0.0, 0.4)]))
+    (line,) = unranked_because(SimpleNamespace(rule=rule, draws=100), RandomizedResult(worst, worst, worst))
     assert words in line
 
 
 def test_an_exact_expectation_has_no_draws():
-    worst = Worst.of(table([(1, 0.5, 0.0, 0.5)]))
-    (line,) = reason(SimpleNamespace(rule="expected", draws=0, manifest={}), [Chance(worst, worst, worst)])
+    worst = WorstCandidates.of(table([(1, 0.5, 0.0, 0.5)]))
+    (line,) = unranked_because(
+        SimpleNamespace(rule="expected", draws=0, manifest={}), RandomizedResult(worst, worst, worst)
+    )
     assert "exact over the members, nothing drawn" in line
 
 
 def test_the_true_head_is_told_apart_from_all():
     rows = table([(1, 0.0, 1.0, 0.1), (1, 0.4, 0.5, 0.3), (1, 0.9, 0.1, 0.8), (2, 0.0, 1.0, 0.0), (2, 0.2, 0.9, 0.2)])
     stages = ["clean", "pgd/true", "pgd/mean", "clean", "pgd/true"]
-    found = Chance.of(rows.append_column("stage", pa.array(stages)))
+    found = RandomizedResult.of(rows.append_column("stage", pa.array(stages)))
     shares = {name: getattr(found, name).fresh.tolist() for name in ("clean", "true", "all")}
     assert shares == {"clean": [0.1, 0.0], "true": [0.3, 0.2], "all": [0.8, 0.2]}
     assert found.all.head.tolist() == ["mean", "true"]
@@ -61,11 +64,11 @@ def test_the_true_head_is_told_apart_from_all():
 def test_a_mixture_tells_its_members_and_what_they_could_give():
     columns = {"sample": [1, 1, 2, 3], "wrong_share": [0.0, 0.5, 0.5, 0.0], "margin": [1.0, 0.0, 0.0, 1.0]}
     rows = pa.table(columns | {"fresh_share": columns["wrong_share"], "fooled": [2, 1, 1, 0]})
-    worst = Worst.of(rows)
+    worst = WorstCandidates.of(rows)
     assert worst.fooled.tolist() == [3, 1, 0]
-    assert Worst.among([worst, worst]).fooled.tolist() == [3, 1, 0]
-    assert Worst.of(pa.table(rows.to_pydict() | {"fooled": [2, None, 1, 0]})).fooled.tolist() == [-1, 1, 0]
+    assert WorstCandidates.among([worst, worst]).fooled.tolist() == [3, 1, 0]
+    assert WorstCandidates.of(pa.table(rows.to_pydict() | {"fooled": [2, None, 1, 0]})).fooled.tolist() == [-1, 1, 0]
     run = SimpleNamespace(rule="expected", draws=0, manifest={"members": [["member_a", 0.5], ["member_b", 0.5]]})
-    (line,) = reason(run, [Chance(worst, worst, worst)])
+    (line,) = unranked_because(run, RandomizedResult(worst, worst, worst))
     assert "66.7 % right on the worst candidates" in line
     assert line.endswith("; its members alone: a 33.3, b 66.7; with the best probabilities 66.7 to 66.7")

@@ -5,9 +5,9 @@ import doctest
 import numpy as np
 import pytest
 
-from gauntlet.leaderboard import plots, statistics
-from gauntlet.leaderboard.statistics import holm, mcnemar, rank_intervals
+from gauntlet.metrics import display, ranking
 from gauntlet.metrics.confidence import wilson
+from gauntlet.metrics.ranking import holm, mcnemar, rank_intervals
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_only_entry_is_first_and_no_entry_is_no_trouble() -> None:
     assert rank_intervals(np.zeros((0, 0), bool)) == []
 
 
-@pytest.mark.parametrize("module", [statistics, plots])
+@pytest.mark.parametrize("module", [ranking, display])
 def test_the_examples_in_docstrings_hold(module: object) -> None:
     result = doctest.testmod(module)  # type: ignore[arg-type]
     assert result.attempted > 0

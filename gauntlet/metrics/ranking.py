@@ -1,8 +1,11 @@
-"""Tests and ranks for counts of survivors. Sources at each function; no random numbers anywhere."""
+"""Tests, ranks and the Pareto front of counts of survivors. No random numbers anywhere."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr
+
+from gauntlet.metrics.confidence import even
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -12,20 +15,18 @@ BLOCK = 1 << 16
 
 
 def mcnemar(b: Ints, c: Ints) -> Floats:
-    """Exact two-sided McNemar p-values: b samples only the one kept, c only the other. McNemar (1947).
+    """Return exact two-sided McNemar p-values: b samples only the one kept, c only the other. McNemar (1947).
 
     Shapes broadcast. 1 where there is no discordant sample.
 
     >>> float(mcnemar(np.array(30), np.array(15)).round(4))
     0.0357
     """
-    few = np.minimum(b, c).astype(float)
-    p: Floats = np.minimum(1.0, 2 * bdtr(few, (b + c).astype(np.int64), 0.5))
-    return p
+    return even(np.maximum(b, c), np.minimum(b, c))
 
 
 def holm(p: Floats) -> Floats:
-    """Holm's step-down adjusted p-values of one family, [m] -> [m]. Holm (1979), Scand. J. Statist. 6.
+    """Return Holm's step-down adjusted p-values of one family, [m] -> [m]. Holm (1979), Scand. J. Statist. 6.
 
     >>> holm(np.array([0.01, 0.04, 0.03])).tolist()
     [0.03, 0.06, 0.06]
@@ -38,7 +39,7 @@ def holm(p: Floats) -> Floats:
 
 
 def rank_intervals(robust: NDArray[np.bool_], alpha: float = 0.05) -> list[tuple[int, int]]:
-    """First and last place that each entry may hold.
+    """Return the first and last place that each entry may hold.
 
     Args:
         robust: [entries, samples], who withstood what; all entries on the same samples.
@@ -60,3 +61,17 @@ def rank_intervals(robust: NDArray[np.bool_], alpha: float = 0.05) -> list[tuple
     first = 1 + better.sum(0)
     last = count - better.sum(1)
     return [(int(low), int(high)) for low, high in zip(first, last, strict=True)]
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the positions of the points that no other point beats in both coordinates, by their first coordinate.
+
+    >>> pareto_front([(0.9, 0.1), (0.8, 0.5), (0.7, 0.4)])
+    [1, 0]
+    """
+    best, chosen = -1.0, []
+    for i in sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1], i)):
+        if points[i][1] > best:
+            best = points[i][1]
+            chosen.append(i)
+    return chosen[::-1]

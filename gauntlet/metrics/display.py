@@ -1,0 +1,33 @@
+"""Numbers as text, the same in every report and on every page."""
+
+import math
+
+DASH = "–"
+"""In place of a number that there is not."""
+
+UNKNOWN = "unknown"
+"""In place of a robust accuracy of which the records say nothing: each sample that was attacked ended with an error."""
+
+
+def ratio(part: float, whole: float) -> float:
+    """Return part / whole; NaN where nothing was counted."""
+    return part / whole if whole else math.nan
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a number in a form of `format`, or a dash where it is None or NaN."""
+    return DASH if value is None or math.isnan(value) else format(value, form)
+
+
+def points(value: float | None, digits: int = 1) -> str:
+    """Return a share in percent, without the sign, or a dash where it is None or NaN.
+
+    >>> points(0.5), points(None)
+    ('50.0', '–')
+    """
+    return DASH if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def span(low: float, high: float) -> str:
+    """Return an interval in percent, with the sign."""
+    return f"{low:.2%} to {high:.2%}"

@@ -1,0 +1,117 @@
+"""What the draws of a randomized defense say: the worst candidate of each sample by some draws, its share by others."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from gauntlet.evidence.schema import CLEAN_STAGE, FOOLED
+
+COLUMNS = ("wrong_share", "margin", "fresh_share")
+
+TRUE = "true"
+"""The head that is the deployed forward."""
+
+ACCURACIES = {"expected": "Expected accuracy", "vote": "Vote accuracy", "fixed": "Fixed-seed accuracy"}
+"""Rule of a protocol -> name of the number under attack; three numbers that must not be mixed up."""
+
+
+@dataclass(frozen=True)
+class ExpectedAccuracy:
+    """Share of right verdicts on the worst candidates, in [0, 1], and its standard error over samples.
+
+    Each share is itself estimated from draws, so that the spread over samples holds that of the draws too.
+    """
+
+    mean: float
+    error: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval by the normal distribution."""
+        return max(0.0, self.mean - 1.96 * self.error), min(1.0, self.mean + 1.96 * self.error)
+
+
+@dataclass(frozen=True, eq=False)
+class WorstCandidates:
+    """The candidate of each sample that the most of its choosing draws got wrong, then the one of least margin.
+
+    A row with an error is wrong throughout.
+
+    Attributes:
+        ids: of the samples, int64 [n], ordered.
+        wrong: share of the choosing draws that are wrong there, [n].
+        margin: of the candidate, [n].
+        fresh: share of wrong verdicts in draws that did not choose, [n].
+        head: that the candidate came from, [n].
+        fooled: members of a mixture that any candidate made wrong, as bits, int64 [n].
+    """
+
+    ids: NDArray[np.int64]
+    wrong: NDArray[np.float64]
+    margin: NDArray[np.float64]
+    fresh: NDArray[np.float64]
+    head: NDArray[np.str_]
+    fooled: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "WorstCandidates | None":
+        """Return those of one chunk; None where the defense is deterministic."""
+        if not set(COLUMNS) <= set(table.column_names):
+            return None
+        wrong, margin, fresh = (table[name].fill_null(1.0).to_numpy().astype(float) for name in COLUMNS)
+        stages = table["stage"].to_pylist() if "stage" in table.column_names else [""] * len(table)
+        heads = np.array([stage.rpartition("/")[2] for stage in stages], np.str_)
+        mixture = FOOLED.name in table.column_names
+        fooled = table[FOOLED.name].fill_null(-1).to_numpy() if mixture else np.zeros(len(table), np.int64)
+        return cls(table["sample"].to_numpy(), wrong, margin, fresh, heads, fooled).reduced()
+
+    @classmethod
+    def among(cls, several: Sequence["WorstCandidates"]) -> "WorstCandidates":
+        """Return the worst over chunks, or over runs of one defense."""
+        names = ("ids", "wrong", "margin", "fresh", "head", "fooled")
+        return cls(*(np.concatenate([getattr(one, name) for one in several]) for name in names)).reduced()
+
+    def reduced(self) -> "WorstCandidates":
+        """Return one candidate for each sample, ordered by id."""
+        order = np.lexsort((self.margin, -self.wrong, self.ids))
+        starts = np.unique(self.ids[order], return_index=True)[1]
+        at = order[starts]
+        united = np.bitwise_or.reduceat(self.fooled[order], starts) if len(starts) else self.fooled
+        return WorstCandidates(self.ids[at], self.wrong[at], self.margin[at], self.fresh[at], self.head[at], united)
+
+    def accuracy(self, n: int = 0) -> ExpectedAccuracy:
+        """Return the expected accuracy over n samples; those beyond the known ones are wrong."""
+        right = np.concatenate([1 - self.fresh, np.zeros(max(0, n - len(self.fresh)))])
+        error = float(right.std(ddof=1)) / math.sqrt(len(right)) if len(right) > 1 else 0.0
+        return ExpectedAccuracy(float(right.mean()), error)
+
+
+@dataclass(frozen=True, eq=False)
+class RandomizedResult:
+    """What the draws say of a run: on the clean images, after the true head alone, and after all that was attacked."""
+
+    clean: WorstCandidates
+    true: WorstCandidates
+    all: WorstCandidates
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "RandomizedResult | None":
+        """Return that of one chunk; None where the defense is deterministic."""
+        every = WorstCandidates.of(table)
+        clean = WorstCandidates.of(table.filter(pc.equal(table["stage"], CLEAN_STAGE)))
+        deployed = pc.or_(pc.equal(table["stage"], CLEAN_STAGE), pc.ends_with(table["stage"], f"/{TRUE}"))
+        true = WorstCandidates.of(table.filter(deployed))
+        return cls(clean, true, every) if every and clean and true else None
+
+    @classmethod
+    def among(cls, several: Sequence["RandomizedResult"]) -> "RandomizedResult | None":
+        """Return that over chunks, or over runs of one defense; None without any."""
+        if not several:
+            return None
+        names = ("clean", "true", "all")
+        return cls(*(WorstCandidates.among([getattr(one, name) for one in several]) for name in names))

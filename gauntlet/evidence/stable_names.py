@@ -3,8 +3,9 @@
 A component is named by the place where it first stood, however often its file moves afterwards. So a move changes no
 hash, and old evidence, old configurations and shipped weights stay valid. Imports no torch.
 
-A name in a record is one of three: the first name of a component of this package (`attacks.pgd.PGD`), a user's own name
-as it is (`mine.net.Net`), or, where a user's package is called like one of ours once was, `user:models.net.Net`.
+A name in a record is one of four: the first name of a component of this package (`attacks.pgd.PGD`), the place of one
+that came into a room whose name no package of 0.1.0 had (`gauntlet.data.array_files.ArrayFiles`), a user's own name as it
+is (`mine.net.Net`), or, where a user's package is called like one of ours once was, `user:models.net.Net`.
 """
 
 from collections.abc import Mapping
@@ -49,6 +50,7 @@ PLACES: dict[str, str] = {
     "certification.bands.Bands": "gauntlet.certification.band_ablation.Bands",
     "certification.bounds.Bounds": "gauntlet.certification.linear_bounds.Bounds",
     "defenses.origin.Origin": "gauntlet.defenses.calibration_data.CalibrationData",
+    "harness.cells.Announce": "gauntlet.cluster.sweep_jobs.Announce",
     "harness.data.digits.Digits": "gauntlet.data.digits.Digits",
     "harness.data.imagefolder.ImageFolder": "gauntlet.data.imagefolder.ImageFolder",
     "harness.data.imagenet.ImageNet": "gauntlet.data.imagenet.ImageNet",
@@ -100,7 +102,8 @@ _FIRST = {place: name for name, place in PLACES.items()}
 def first_name(place: str) -> str:
     """Return the stable name of what stands at a place; a user's own name comes back marked or as it is."""
     if place.startswith(PACKAGE):
-        return _FIRST.get(place, place.removeprefix(PACKAGE))
+        name = _FIRST.get(place, place.removeprefix(PACKAGE))
+        return name if name.split(".")[0] in ROOTS else place  # else `data.x` would be taken for a user's own
     return f"{USER}{place}" if place.split(".")[0] in ROOTS else place
 
 

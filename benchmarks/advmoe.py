@@ -31,6 +31,7 @@ from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Batch, Dataset
 from gauntlet.defenses.advmoe import AdvMoE
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evidence.schema import CLEAN_STAGE
 from gauntlet.jobs.training_job import KEYS
@@ -116,7 +117,7 @@ def victim_of(module: nn.Module) -> Victim:
 def attacked(victim: Victim, batch: Batch, threat: Threat) -> dict[str, Any]:
     """Accuracies in percent: clean, under the true head alone, and under each other head alone; robust: under all."""
     run = Evaluation(victim, ("pgd", ATTACK), threat, 10, batch_size=360, coverage="correct")
-    rows = run.chunk(batch).rows.to_pandas()
+    rows = evaluate_chunk(run, batch).rows.to_pandas()
     total, wrong = len(batch.ids), rows[rows.stage == CLEAN_STAGE].broken.sum()
     heads = {
         stage.split("/")[-1]: 100 * (1 - (wrong + part.broken.sum()) / total)

@@ -27,6 +27,7 @@ from gauntlet.attacks.black_box.hop_skip_jump import HopSkipJump
 from gauntlet.attacks.black_box.rays import RayS
 from gauntlet.attacks.black_box.square import Square
 from gauntlet.data.dataset import Batch
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.metrics.query_curve import CLEAN_CHECK, Curve
 from gauntlet.threat_model.attack import Attack
@@ -45,7 +46,7 @@ LEVELS = (100, 500, 1000, 2000, 5000)
 def ours(network: nn.Module, attack: Attack, threat: Threat, batch: Batch) -> Curve:
     victim = Victim(plain(network), (network,))
     run = Evaluation(victim, ("attack", attack), threat, 10, batch_size=250, access=attack.needs)
-    rows = run.chunk(batch).rows.to_pandas()
+    rows = evaluate_chunk(run, batch).rows.to_pandas()
     rows = rows[rows["stage"] != "clean"]
     return Curve(rows["forwards"].to_numpy() + CLEAN_CHECK, rows["broken"].to_numpy())
 

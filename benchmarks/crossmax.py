@@ -29,6 +29,7 @@ from benchmarks.training_effects import Few, composed
 from gauntlet.attacks.pgd import PGD
 from gauntlet.config.validate import build
 from gauntlet.defenses.crossmax import CrossMax
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.models import checkpoint
 from gauntlet.models.batchnorm_folding import folded
@@ -107,7 +108,7 @@ def measure(data: Data, ensemble: str, seed: int, eps: str) -> dict[str, Any]:
     split = build(cfg.dataset).split("test")
     batch = split.read(slice(0, min(data.test, len(split))))
     run = Evaluation(victim, ("pgd", PGD(steps=40)), Threat("linf", eps), 10, seed=seed, twin=twin, coverage="correct")
-    rows = run.chunk(batch).rows.to_pandas()
+    rows = evaluate_chunk(run, batch).rows.to_pandas()
     assert rows["error"].isna().all()
     wrong = {stage: set(each[each["broken"]]["sample"]) for stage, each in rows.groupby("stage")}
     n, lost = len(batch.ids), wrong["clean"]

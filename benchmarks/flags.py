@@ -21,6 +21,7 @@ import gauntlet  # noqa: F401  (settings that must stand before torch is importe
 from gauntlet.attacks.pgd import PGD
 from gauntlet.data.dataset import Batch
 from gauntlet.data.parquet import Parquet
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.metrics.attack_summary import summarize
@@ -105,7 +106,7 @@ def measured(forward: Any, threat: Threat, batch: Batch) -> tuple[list[float], l
 
     modules = (forward,) if isinstance(forward, nn.Module) else ()
     run = Evaluation(Victim(counting, modules), ("pgd", PGD(loss="margin")), threat, 10)
-    done = run.chunk(batch)
+    done = evaluate_chunk(run, batch)
     with tempfile.TemporaryDirectory() as folder:
         RunFolder(Path(folder)).write_part(0, done.rows, done.seconds)
         total = summarize(RunFolder(Path(folder)), ["clean", "pgd/true"])

@@ -24,6 +24,7 @@ from benchmarks.public import NETWORKS, images_of, network_of
 from benchmarks.relatives import built
 from benchmarks.saturation import Scaled
 from gauntlet.data.digits import Digits
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.models import checkpoint
 from gauntlet.models.batchnorm_folding import folded
@@ -87,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
                     continue
                 given = attack, built(attack, options.knob)
                 evaluation = Evaluation(Victim(plain(network), (network,)), given, threat, 10, seed, batch_size=250)
-                rows = evaluation.chunk(batch).rows.to_pandas()
+                rows = evaluate_chunk(evaluation, batch).rows.to_pandas()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 rows.to_parquet(path.with_suffix(".tmp"))
                 path.with_suffix(".tmp").replace(path)

@@ -19,6 +19,7 @@ from gauntlet.attacks.pgd import PGD
 from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Batch
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.jobs.setup import KEYS
 from gauntlet.threat_model.threat import Threat
@@ -44,7 +45,7 @@ def measure(victim: Victim, batch: Batch, threat: Threat, seed: int) -> tuple[in
     """Right without an attack, left by each head alone, left by all."""
     attack = PGD(steps=40, loss="margin")
     run = Evaluation(victim, ("pgd", attack), threat, 10, seed=seed, coverage="correct")
-    rows = run.chunk(batch).rows.to_pandas()
+    rows = evaluate_chunk(run, batch).rows.to_pandas()
     assert rows["error"].isna().all()
     wrong = {stage.rpartition("/")[2]: set(each[each["broken"]]["sample"]) for stage, each in rows.groupby("stage")}
     n, lost = len(batch.ids), wrong.pop("clean")

@@ -20,6 +20,7 @@ import gauntlet  # noqa: F401  (settings that must stand before torch is importe
 from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.pma import PMA
 from gauntlet.data.dataset import Batch
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.models.batchnorm_folding import folded
 from gauntlet.models.resnet import ResNet
@@ -68,14 +69,14 @@ def main() -> None:
                 Victim(plain(network), (network,)), (name, attack), Threat("linf", 1e-6), 10,
                 twin=Victim(plain(twin), (twin,)) if fold else None, batch_size=options.batch,
             )  # fmt: skip
-            rows = run.chunk(batch).rows.to_pandas()  # also warms up
+            rows = evaluate_chunk(run, batch).rows.to_pandas()  # also warms up
             made = rows[rows["stage"] != "clean"]
             assert (made["backwards"] == gradients).all()
             assert (made["forwards"] == gradients + ends).all()
             needed = ends + 2  # the end points, the clean prediction and the verdict
             pairs = []
             for _ in range(options.repeats):
-                whole = seconds(lambda run=run: run.chunk(batch))  # type: ignore[misc]
+                whole = seconds(lambda run=run: evaluate_chunk(run, batch))  # type: ignore[misc]
                 base = seconds(lambda t=twin, g=gradients, n=needed: bare(network, t, x, g, n))  # type: ignore[misc]
                 pairs.append((whole, base))
             ratios = [whole / base for whole, base in pairs]

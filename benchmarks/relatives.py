@@ -23,6 +23,7 @@ import gauntlet  # noqa: F401  (settings that must stand before torch is importe
 from gauntlet.config.shipped import CONF
 from gauntlet.data.dataset import Batch
 from gauntlet.data.parquet import Parquet
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.threat_model.attack import Attack
 from gauntlet.threat_model.threat import Threat
@@ -61,7 +62,7 @@ def built(name: str, knobs: list[str]) -> Attack:
 def row(network: nn.Module, attack: Attack, threat: Threat, batch: Batch) -> str:
     run = Evaluation(Victim(plain(network), (network,)), ("attack", attack), threat, 10, batch_size=100)
     begun = time.process_time()
-    rows = run.chunk(batch).rows.to_pandas()
+    rows = evaluate_chunk(run, batch).rows.to_pandas()
     spent = time.process_time() - begun
     assert rows["error"].isna().all()
     robust = 1 - rows["broken"].sum() / len(batch.ids)

@@ -20,6 +20,7 @@ from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.pma import PMA
 from gauntlet.data.dataset import Batch
 from gauntlet.data.parquet import Parquet
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.threat_model.attack import Attack
 from gauntlet.threat_model.threat import Threat
@@ -44,7 +45,7 @@ def robust(network: nn.Module, attack: Attack, threat: Threat, batch: Batch, dty
     run = Evaluation(
         Victim(plain(network), (network,)), ("attack", attack), threat, 10, batch_size=250, gradients=dtype
     )
-    rows = run.chunk(batch).rows.to_pandas()
+    rows = evaluate_chunk(run, batch).rows.to_pandas()
     return 100 * (1 - rows["broken"].sum() / len(batch.ids))
 
 

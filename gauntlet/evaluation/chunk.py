@@ -1,29 +1,30 @@
-"""What is known of one chunk of samples while it is attacked and judged: its rows and stored examples to be."""
+"""The one loop that attacks and judges a chunk of samples. Nothing here prints, reads or writes files.
+
+The clean prediction, then every stage on the samples that it covers; for each candidate its membership in the threat
+and a fresh float32 prediction of the deployed pipeline, then a row.
+"""
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from gauntlet.data.validation import check_scores
+from gauntlet.data.dataset import Batch
+from gauntlet.data.validation import check_images, check_scores
 from gauntlet.errors import UserError, described, reason
-from gauntlet.evaluation.judge import Judged, _margin
-from gauntlet.evaluation.randomized_protocol import REPORT, SELECT, expectation
+from gauntlet.evaluation.evaluation import Evaluation, Stage
+from gauntlet.evaluation.judge import Judge, Judged
 from gauntlet.evidence.schema import CLEAN_STAGE, rows
 from gauntlet.threat_model.access import narrowed
+from gauntlet.threat_model.attack import compares
 from gauntlet.threat_model.counted_head import Counts
-from gauntlet.threat_model.mixture import bits, probabilities, stacked
 from gauntlet.threat_model.rng import Rng
-from gauntlet.threat_model.victim import Forward
-
-if TYPE_CHECKING:
-    from gauntlet.evaluation.evaluation import Evaluation, Stage
-
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +45,40 @@ class Chunk:
     seconds: dict[str, float]
 
 
+def evaluate_chunk(
+    run: Evaluation, batch: Batch, advance: Callable[[str, int], None] = lambda stage, count: None
+) -> Chunk:
+    """Evaluate the samples of one chunk.
+
+    Args:
+        advance: called with a stage and a number of samples as they are done.
+
+    Raises:
+        UserError: pixels outside the box, labels outside the classes, scores of the wrong shape or not finite.
+    """
+    order = batch.ids.argsort()
+    ids, x, y = (t[order] for t in batch)
+    check_images(ids, x, y, run.classes, (run.threat.low, run.threat.high))
+    chunk = ChunkEvaluator(run, ids, x, y)
+    with timed(chunk.seconds, CLEAN_STAGE):
+        chunk.clean()
+    advance(CLEAN_STAGE, len(ids))
+    for stage in run.stages:
+        with timed(chunk.seconds, stage.name):
+            due = chunk.due()
+            advance(stage.name, len(ids) - len(due))
+            size = max(len(due), 1) if compares(stage.attack) else run.batch_size
+            for positions in due.split(size):  # type: ignore[no-untyped-call]
+                chunk.attack(stage, positions)
+                advance(stage.name, len(positions))
+    return chunk.close()
+
+
 class ChunkEvaluator:
     """The rows of one chunk while it is being evaluated. All tensors of samples are on the host."""
 
-    def __init__(self, run: "Evaluation", ids: Tensor, x: Tensor, y: Tensor) -> None:
-        self.run, self.ids, self.x, self.y = run, ids, x, y
+    def __init__(self, run: Evaluation, ids: Tensor, x: Tensor, y: Tensor) -> None:
+        self.run, self.judge, self.ids, self.x, self.y = run, Judge(run), ids, x, y
         self.clean_pred = torch.full_like(y, -1)
         self.down = torch.zeros(len(ids), dtype=torch.bool)  # broken, or in error
         self.tables: list[pa.Table] = []
@@ -63,7 +93,7 @@ class ChunkEvaluator:
 
     def clean(self) -> None:
         try:
-            judged = self._judge(self.x, self.ids, self.y)
+            judged = self.judge.verdict(self.x, self.ids, self.y)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as cause:
             log.debug("prediction of clean images", exc_info=True)
             shape = list(self.x.shape[1:])
@@ -74,12 +104,12 @@ class ChunkEvaluator:
         zeros = torch.zeros(len(self.ids))
         self._enter(CLEAN_STAGE, torch.arange(len(self.ids)), self.down, zeros, judged)
 
-    def attack(self, stage: "Stage", positions: Tensor) -> None:
+    def attack(self, stage: Stage, positions: Tensor) -> None:
         """Attack the samples at these positions and judge every candidate."""
         counts = Counts.of(self.ids[positions].to(self.run.device))
         try:
             z, legal, distance = self._candidates(stage, positions, counts)
-            judged = self._judge(z, self.ids[positions], self.y[positions])
+            judged = self.judge.verdict(z, self.ids[positions], self.y[positions])
         except UserError:
             raise
         except Exception as cause:  # a crash is a record: it must neither pass as robust nor stop the sweep
@@ -104,13 +134,13 @@ class ChunkEvaluator:
             index = [s.name for s in self.run.stages].index(stage.name)
             self.kept.append((positions[kept], index, z[kept]))
 
-    def _candidates(self, stage: "Stage", positions: Tensor, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, stage: Stage, positions: Tensor, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:
         """Candidates on the host, whether each is legal, and its distance."""
         run, device = self.run, self.run.device
         x, y = self.x[positions].to(device), self.y[positions].to(device)
-        door = narrowed(run.door(stage, counts), stage.attack.needs)
-        z = stage.attack(door, x, y, threat=run.threat, rng=Rng(run.seed, counts.ids, stage.name)).detach()
-        return z.cpu(), run.threat.contains(z, x).cpu(), run.threat.distance(z, x).cpu()
+        head = narrowed(run.counted_head(stage, counts), stage.attack.needs)
+        z = stage.attack(head, x, y, threat=run.threat, rng=Rng(run.seed, counts.ids, stage.name)).detach().cpu()
+        return z, *self.judge.membership(z, self.x[positions])
 
     def close(self) -> Chunk:
         blank = self.x[:0]
@@ -124,44 +154,6 @@ class ChunkEvaluator:
         }
         return Chunk(pa.concat_tables(self.tables, promote_options="default"), adversarial, self.seconds)
 
-    def _judge(self, z: Tensor, ids: Tensor, y: Tensor) -> "Judged":
-        """What the deployed pipeline says, with randomness of its own; z: one sample at least."""
-        rule, draws = self.run.rule, Rng(self.run.seed, ids.to(self.run.device), SELECT)
-        if self.run.exact:
-            return self._expected(z, draws, y)
-        if rule is None:
-            scores = self._scores(z, draws)
-            return Judged(scores, scores.argmax(1))
-        verdicts, means = [], []
-        for stream in (draws, Rng(draws.seed, draws.ids, REPORT)):
-            votes, total = [], torch.zeros(())
-            for k in range(rule.draws):
-                scores = self._scores(z, stream.stream(k))
-                votes.append(scores.argmax(1))
-                total = total + scores
-            means.append(total / rule.draws)
-            verdicts.append(rule.verdict(torch.stack(votes), y, scores.shape[1]))
-        (chosen, fresh), (mean, other) = verdicts, means
-        mean = mean.masked_fill(~other.isfinite().all(1, keepdim=True), torch.nan)
-        return Judged(mean, chosen.pred, chosen.share, fresh.wrong)
-
-    def _expected(self, z: Tensor, draws: Rng, y: Tensor) -> "Judged":
-        """The same of a mixture, whose expectation over its members is exact."""
-        members = self.run.victim.members
-        scores = stacked({head.name: self._scores(z, draws, head.forward) for head in members})
-        weights, votes = probabilities(members), scores.argmax(2)
-        verdict = expectation(votes, weights, y, scores.shape[2])
-        mean = (weights[:, None, None].to(scores.dtype) * scores).sum(0)
-        return Judged(mean, verdict.pred, verdict.share, verdict.wrong, bits(votes != y))
-
-    @torch.no_grad()
-    def _scores(self, z: Tensor, draws: Rng, forward: Forward | None = None) -> Tensor:
-        """Scores of one prediction, on the host. forward: of a member; None: the deployed one."""
-        device = self.run.device
-        parts = torch.arange(len(z)).split(self.run.batch_size)  # type: ignore[no-untyped-call]
-        predict = forward or self.run.victim.predict
-        return torch.cat([predict(z[at].to(device), draws.select(at.to(device))).cpu() for at in parts])
-
     def _fail(self, stage: str, positions: Tensor, why: str) -> None:
         self.down[positions] = True  # its fate is unknown: later stages would not mend that
         zeros = torch.zeros(len(positions))
@@ -173,13 +165,13 @@ class ChunkEvaluator:
         at: Tensor,
         broken: Tensor,
         distance: Tensor,
-        judged: "Judged | None",
+        judged: Judged | None,
         counts: Counts | None = None,
         error: str | None = None,
     ) -> None:
         label = self.y[at]
         zeros = np.zeros(len(at), np.int64)
-        margin = zeros.astype(np.float32) if judged is None else _margin(judged.scores, label)
+        margin = zeros.astype(np.float32) if judged is None else judged.margins(label).numpy()
         passes, reached = [zeros] * 4, []
         if counts is not None:
             mine = torch.searchsorted(counts.ids.cpu(), self.ids[at])

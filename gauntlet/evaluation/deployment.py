@@ -41,6 +41,11 @@ class Deployed:
         """Hash of the content: equal means the same model."""
         return digest_of(self.content)
 
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of all networks."""
+        return sum(p.numel() for module in self.victim.modules for p in module.parameters())
+
 
 def deploy(
     node: DictConfig, dataset: Dataset, cache: Path, runtime: Runtime, device: torch.device, tracker: Tracker

@@ -1,23 +1,14 @@
-"""The one loop that attacks and judges. No attack grades itself.
+"""An evaluation: an attack on a victim under a threat, and its stages. `gauntlet.evaluation.chunk` runs them."""
 
-For each chunk of samples: the clean prediction, then every stage on the samples that it covers, for each candidate the
-membership in the threat and a fresh float32 prediction of the deployed pipeline, then a row. Nothing here prints, reads
-or writes files.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 
-from gauntlet.data.dataset import Batch
-from gauntlet.data.validation import check_images
 from gauntlet.errors import UserError
-from gauntlet.evaluation.chunk import Chunk, ChunkEvaluator, timed
 from gauntlet.evaluation.randomized_protocol import Protocol
-from gauntlet.evidence.schema import CLEAN_STAGE
 from gauntlet.threat_model.access import GRADIENT, TRANSFER, admit, weaker
-from gauntlet.threat_model.attack import Attack, Coverage, compares
+from gauntlet.threat_model.attack import Attack, Coverage
 from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
 from gauntlet.threat_model.mixture import MEMBERS, mixed, on_members
 from gauntlet.threat_model.threat import Threat
@@ -121,38 +112,15 @@ class Evaluation:
             stage = f"{name}/{head.name}"
             yield Stage(stage, self.fitted.get(stage, attack), head, twins.get(head.name))
 
-    def door(self, stage: Stage, counts: Counts) -> CountedHead:
+    def counted_head(self, stage: Stage, counts: Counts) -> CountedHead:
         """The head of a stage as its attack sees it; passes are booked in `counts`."""
         fast = stage.fast.forward if stage.fast else None
         trials, members = TRIALS if self.rule else 1, self.victim.members
         jury = tuple(head.forward for head in members) if self.exact else ()
-        door = CountedHead(
+        head = CountedHead(
             stage.head, self.victim.predict, counts, fast, self.gradients,
             batch_size=self.batch_size, trials=trials, jury=jury,
         )  # fmt: skip
         if stage.head.name != MEMBERS or not members:
-            return door
-        return mixed(door, members, {head.name: head for head in self.twin.heads} if self.twin else {})
-
-    def chunk(self, batch: Batch, advance: Callable[[str, int], None] = lambda stage, count: None) -> Chunk:
-        """Evaluate the samples of one chunk; `advance(stage, n)` is called as samples are done.
-
-        Raises:
-            UserError: pixels outside [0, 1], labels outside the classes, scores of the wrong shape or not finite.
-        """
-        order = batch.ids.argsort()
-        ids, x, y = (t[order] for t in batch)
-        check_images(ids, x, y, self.classes, (self.threat.low, self.threat.high))
-        ledger = ChunkEvaluator(self, ids, x, y)
-        with timed(ledger.seconds, CLEAN_STAGE):
-            ledger.clean()
-        advance(CLEAN_STAGE, len(ids))
-        for stage in self.stages:
-            with timed(ledger.seconds, stage.name):
-                due = ledger.due()
-                advance(stage.name, len(ids) - len(due))
-                size = max(len(due), 1) if compares(stage.attack) else self.batch_size
-                for positions in due.split(size):  # type: ignore[no-untyped-call]
-                    ledger.attack(stage, positions)
-                    advance(stage.name, len(positions))
-        return ledger.close()
+            return head
+        return mixed(head, members, {head.name: head for head in self.twin.heads} if self.twin else {})

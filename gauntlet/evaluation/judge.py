@@ -1,21 +1,25 @@
-"""The judge: predictions of the deployed defense on candidates."""
+"""The judge: whether a candidate is legal, and what the deployed defense says of it. No attack judges itself.
+
+Membership and distance are measured against the data set's own images, never against a tensor that user code was given.
+"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.randomized_protocol import REPORT, SELECT, expectation
+from gauntlet.threat_model.mixture import bits, probabilities, stacked
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Forward
 
 
 @dataclass(frozen=True)
 class Judged:
     """What the deployed defense says of some images: scores [B, K] and the predicted class [B].
 
-    Where it is randomised the scores are means, `wrong` is the share of wrong draws [B], both over the draws that
+    Where it is randomized the scores are means, `wrong` is the share of wrong draws [B], both over the draws that
     choose the worst candidate, and `fresh` is the share of wrong verdicts [B] in the draws that are reported. Of a
     mixture both are the exact expectation, and `fooled` tells the members that are wrong, int64 [B] (see `bits`).
     """
@@ -31,8 +35,62 @@ class Judged:
         each = (self.scores, self.pred, self.wrong, self.fresh, self.fooled)
         return Judged(*(None if value is None else value[mask] for value in each))  # type: ignore[arg-type]
 
+    def margins(self, label: Tensor) -> Tensor:
+        """Return the true score minus the best other score, float32 [B]."""
+        other = self.scores.scatter(1, label[:, None], -torch.inf).amax(1)
+        return (self.scores.gather(1, label[:, None]).squeeze(1) - other).float()
 
-def _margin(scores: Tensor, label: Tensor) -> np.ndarray:
-    other = scores.scatter(1, label[:, None], -torch.inf).amax(1)
-    margin: np.ndarray = (scores.gather(1, label[:, None]).squeeze(1) - other).float().numpy()
-    return margin
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges the candidates of one evaluation. Tensors of samples come and go on the host."""
+
+    run: Evaluation
+
+    def membership(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return whether each candidate is within the threat, bool [B], and its distance, [B].
+
+        Args:
+            z: candidates [B, C, H, W].
+            x: the images of the data set that they must lie around.
+        """
+        z, x = z.to(self.run.device), x.to(self.run.device)
+        return self.run.threat.contains(z, x).cpu(), self.run.threat.distance(z, x).cpu()
+
+    def verdict(self, z: Tensor, ids: Tensor, y: Tensor) -> Judged:
+        """Return what the deployed pipeline says, with randomness of its own; z: one sample at least."""
+        rule, draws = self.run.rule, Rng(self.run.seed, ids.to(self.run.device), SELECT)
+        if self.run.exact:
+            return self._expected(z, draws, y)
+        if rule is None:
+            scores = self._scores(z, draws)
+            return Judged(scores, scores.argmax(1))
+        verdicts, means = [], []
+        for stream in (draws, Rng(draws.seed, draws.ids, REPORT)):
+            votes, total = [], torch.zeros(())
+            for k in range(rule.draws):
+                scores = self._scores(z, stream.stream(k))
+                votes.append(scores.argmax(1))
+                total = total + scores
+            means.append(total / rule.draws)
+            verdicts.append(rule.verdict(torch.stack(votes), y, scores.shape[1]))
+        (chosen, fresh), (mean, other) = verdicts, means
+        mean = mean.masked_fill(~other.isfinite().all(1, keepdim=True), torch.nan)
+        return Judged(mean, chosen.pred, chosen.share, fresh.wrong)
+
+    def _expected(self, z: Tensor, draws: Rng, y: Tensor) -> Judged:
+        """Return the same of a mixture, whose expectation over its members is exact."""
+        members = self.run.victim.members
+        scores = stacked({head.name: self._scores(z, draws, head.forward) for head in members})
+        weights, votes = probabilities(members), scores.argmax(2)
+        verdict = expectation(votes, weights, y, scores.shape[2])
+        mean = (weights[:, None, None].to(scores.dtype) * scores).sum(0)
+        return Judged(mean, verdict.pred, verdict.share, verdict.wrong, bits(votes != y))
+
+    @torch.no_grad()
+    def _scores(self, z: Tensor, draws: Rng, forward: Forward | None = None) -> Tensor:
+        """Return the scores of one prediction, on the host. forward: of a member; None: the deployed one."""
+        device = self.run.device
+        parts = torch.arange(len(z)).split(self.run.batch_size)  # type: ignore[no-untyped-call]
+        predict = forward or self.run.victim.predict
+        return torch.cat([predict(z[at].to(device), draws.select(at.to(device))).cpu() for at in parts])

@@ -121,7 +121,7 @@ def _fit(
     attack, scratch = stage.attack, path.with_suffix(".state")
     assert isinstance(attack, Universal)
     images = TrainImages.chosen(split, attack.images, evaluation.seed, evaluation.device)
-    head = evaluation.door(stage, Counts.of(images.ids[:0]))
+    head = evaluation.counted_head(stage, Counts.of(images.ids[:0]))
     rng = Rng(evaluation.seed, images.ids, f"{stage.name}/fit")
     total = attack.length(len(images.positions))
     state, before = _standing(scratch, evaluation.device) or (State.start(images), 0.0)

@@ -1,19 +1,18 @@
-"""One evaluation from a composed configuration to the evidence on disk."""
+"""An attack job: from a composed configuration to the evidence on disk."""
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from omegaconf import DictConfig
 from safetensors.numpy import save as encode_tensors
 
-from gauntlet.data.chunks import chunk_positions, chunks_of
 from gauntlet.data.dataset import Batch
-from gauntlet.data.prefetch import batches
-from gauntlet.errors import UserError
 from gauntlet.evaluation import gradient_draws
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.gradient_draws import settled
 from gauntlet.evaluation.universal_fit import fitted
@@ -21,14 +20,13 @@ from gauntlet.evidence.example_storage import DiskEstimate, StoragePolicy, store
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.manifest_update import amend, reopen
 from gauntlet.evidence.run_folder import RunFolder
-from gauntlet.jobs.setup import Job, prepare
+from gauntlet.jobs.attack_setup import AttackSetup, prepare
+from gauntlet.jobs.chunk_runner import Counted, ShardOfRun, Worker, held_shard, run_chunks
 from gauntlet.metrics.attack_summary import AttackSummary, summarize
 from gauntlet.sanity_checks import PROBE, Flag, blunter, from_evidence, noisy, of_victim
 from gauntlet.sanity_checks.probe import fidelity
 from gauntlet.system import provenance
 from gauntlet.system.atomic_file import write_atomically
-from gauntlet.system.lock import sole_owner
-from gauntlet.system.process import give_back
 from gauntlet.system.progress import Bar
 from gauntlet.threat_model.access import GRADIENT, TRANSFER
 from gauntlet.tracking import Tracker
@@ -38,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run as it stands on disk."""
+    """A run as it is on disk."""
 
     run: RunFolder
     manifest: Manifest
@@ -58,90 +56,76 @@ def evaluate(composed: DictConfig, choices: dict[str, str], command: str) -> Out
         UserError: the configuration, the data, the model or the runs folder is unfit; what is on disk is kept.
     """
     job = prepare(composed, choices, command)
-    shard = f"run-{job.runtime.shard}-of-{job.runtime.shards}"
-    with sole_owner(job.run.path, shard, "; wait for it, or split the work with runtime.shards"):
-        manifest = job.run.create(_with_draws(job))
-        _same(manifest, job.manifest, job.run.path)
+    with held_shard(job.run, job.runtime, lambda: _with_draws(job)) as manifest:
         victim = settled(job.evaluation.victim, manifest.get("draws", {}))
         job = replace(job, evaluation=replace(job.evaluation, victim=victim))
-        worked = _work(job, manifest)
+        share = ShardOfRun.of(manifest, job.runtime)
+        worked = _work(job, manifest, share)
         whole = len(job.run.present()) == manifest["chunks"]  # asked before counting: other shards may be at work
-        total = summarize(job.run, manifest["stages"], None if whole else _mine(job, manifest))
+        total = summarize(job.run, manifest["stages"], None if whole else share.chunks)
         if whole and (worked or manifest["status"] != "done"):
             manifest = _settle(job, job.run.manifest(), total)
-    return Outcome(job.run, manifest, total, job.tracker)
+    return Outcome(job.run, manifest, total, job.setup.request.tracker)
 
 
-def _with_draws(job: Job) -> Manifest:
-    """The manifest, with the draws of random heads; they are measured once for all processes and resumed runs."""
+def _with_draws(job: AttackSetup) -> Manifest:
+    """Return the manifest with the draws of random heads, measured once for all processes and resumed runs."""
     if job.run.manifest_path.exists():
         return job.manifest
     evaluation = job.evaluation
     probe = job.split.read(slice(0, min(len(job.split), gradient_draws.PROBE)))
     batch = Batch(*(t.to(evaluation.device) for t in probe))
-    asked, gradients = job.manifest["config"]["draws"], evaluation.given == GRADIENT
+    asked, gradients = job.setup.request.cfg.draws, evaluation.given == GRADIENT
     draws = gradient_draws.measure(evaluation.victim, batch, evaluation.seed, asked, gradients)
     return job.manifest | Manifest(draws=draws) if draws else job.manifest
 
 
-def _same(standing: Manifest, mine: Manifest, folder: Path) -> None:
-    """Refuse a folder that holds another evaluation."""
-    for key in ("config_hash", "victim", "stages"):
-        if standing.get(key) != mine.get(key):
-            raise UserError(f"{folder} holds another evaluation ({key} differs); move it away or use another runs_dir")
-
-
-def _work(job: Job, manifest: Manifest) -> int:
+def _work(job: AttackSetup, manifest: Manifest, share: ShardOfRun) -> int:
     """Do the chunks of this shard that are not there yet, or not sound; return how many."""
-    run, size = job.run, manifest["chunk"]
-    samples = manifest["dataset"]["samples"]
-    keep = _policy(job, manifest)
-    mine = _mine(job, manifest)
-    present = run.present()
-    ready = {chunk for chunk in mine if chunk in present and _sound(job, manifest, chunk, keep)}
-    missing = [chunk for chunk in mine if chunk not in ready]
-    if not missing:
-        return 0
-    _look_for_room(job, manifest, keep, set(range(manifest["chunks"])) - present | set(missing))
-    manifest = reopen(run, job.manifest)
-    evaluation = replace(_fitted(job, manifest), every=keep.every)
-    counts = {chunk: len(range(samples)[chunk_positions(samples, size, chunk)]) for chunk in mine}
-    stages = len(manifest["stages"])
-    with Bar(
-        total=stages * sum(counts.values()),
-        initial=stages * sum(counts[chunk] for chunk in ready),
-        unit="samples",
-        shown=job.runtime.progress,
-        desc=f"{manifest['name']['defense']} {manifest['name']['attack']}",
-    ) as bar:
+    policy = _storage_policy(job, manifest)
 
-        def advance(stage: str, count: int) -> None:
-            bar.note(stage, refresh=False)
-            bar.update(count)
+    def fit(chunk: int, table: pa.Table) -> bool:
+        at = share.positions(chunk)
+        due = policy.due(table, manifest["stages"], policy.of_chunk(job.split.ids[at], at.start))
+        return stored(job.run, chunk, due)
 
-        positions = [chunk_positions(samples, size, chunk) for chunk in missing]
-        for chunk, at, batch in zip(
-            missing, positions, batches(job.split, positions, job.runtime.workers), strict=True
-        ):
-            for workshop in job.workshops:
-                workshop.ensure(at, advance)
-            done = evaluation.chunk(batch, advance)
-            _store(job, manifest, chunk, done.adversarial, keep.of_chunk(job.split.ids[at], at.start))
-            run.write_part(chunk, done.rows, done.seconds)
-            give_back()
-    return len(missing)
+    def begin(missing: list[int]) -> Worker:
+        others = set(range(manifest["chunks"])) - job.run.present()
+        _check_disk(job, manifest, policy, others | set(missing))
+        opened = reopen(job.run, job.manifest)
+        return _worker(job, replace(_fitted(job, opened), every=policy.every), manifest, policy)
+
+    name = manifest["name"]
+    counted = Counted(f"{name['defense']} {name['attack']}", "samples", len(manifest["stages"]))
+    return run_chunks(job.run, job.split, share, job.runtime, counted, fit, begin)
 
 
-def _mine(job: Job, manifest: Manifest) -> list[int]:
-    """The chunks of this shard."""
-    samples, size = manifest["dataset"]["samples"], manifest["chunk"]
-    return list(chunks_of(samples, size, job.runtime.shards, job.runtime.shard))
+def _worker(job: AttackSetup, evaluation: Evaluation, manifest: Manifest, policy: StoragePolicy) -> Worker:
+    """Return what does one chunk: crafts, attacks, judges, and writes examples before records."""
+
+    def work(chunk: int, at: slice, batch: Batch, bar: Bar) -> None:
+        advance = _advance(bar)
+        for crafter in job.crafters:
+            crafter.ensure(at, advance)
+        done = evaluate_chunk(evaluation, batch, advance)
+        _store(job, manifest, chunk, done.adversarial, policy.of_chunk(job.split.ids[at], at.start))
+        job.run.write_part(chunk, done.rows, done.seconds)
+
+    return work
 
 
-def _policy(job: Job, manifest: Manifest) -> StoragePolicy:
-    """What is stored: what the run began with, or more where this process is to store more."""
-    mine, keep = StoragePolicy.of(job.runtime.keep), StoragePolicy.standing(manifest)
-    if not keep.covers(mine):
+def _advance(bar: Bar) -> Callable[[str, int], None]:
+    def advance(stage: str, count: int) -> None:
+        bar.note(stage, refresh=False)
+        bar.update(count)
+
+    return advance
+
+
+def _storage_policy(job: AttackSetup, manifest: Manifest) -> StoragePolicy:
+    """Return what is stored: what the run began with, or more where this process is to store more."""
+    mine, standing = StoragePolicy.of(job.runtime.keep), StoragePolicy.standing(manifest)
+    if not standing.covers(mine):
 
         def widen(manifest: Manifest) -> None:
             if not StoragePolicy.standing(manifest).covers(mine):
@@ -149,20 +133,22 @@ def _policy(job: Job, manifest: Manifest) -> StoragePolicy:
 
         amend(job.run, widen)
         return mine
-    if keep != mine:
-        log.warning("this run stores adversarial examples by runtime.keep=%s, as it began", keep.text)
-    return keep
+    if standing != mine:
+        log.warning("this run stores adversarial examples by runtime.keep=%s, as it began", standing.text)
+    return standing
 
 
-def _look_for_room(job: Job, manifest: Manifest, keep: StoragePolicy, missing: set[int]) -> None:
+def _check_disk(job: AttackSetup, manifest: Manifest, policy: StoragePolicy, missing: set[int]) -> None:
     """Refuse to begin what the disk cannot hold. missing: chunks that this process or another has still to do."""
     pixels = job.split.read(slice(0, 1)).x.numel()
-    said = DiskEstimate.of(keep, manifest, sorted(missing), pixels).check(job.run.path, keep)
+    said = DiskEstimate.of(policy, manifest, sorted(missing), pixels).check(job.run.path, policy)
     if said:
         log.info("%s", said)
 
 
-def _store(job: Job, manifest: Manifest, chunk: int, adversarial: dict[str, np.ndarray], ids: np.ndarray) -> None:
+def _store(
+    job: AttackSetup, manifest: Manifest, chunk: int, adversarial: dict[str, np.ndarray], ids: np.ndarray
+) -> None:
     """Write the adversarial examples of a chunk, of these samples alone; no file where the policy is about none."""
     if not len(ids):
         return
@@ -172,39 +158,24 @@ def _store(job: Job, manifest: Manifest, chunk: int, adversarial: dict[str, np.n
     write_atomically(job.run.adversarial_path(chunk), tensors)
 
 
-def _fitted(job: Job, manifest: Manifest) -> Evaluation:
-    """The evaluation with the perturbations that its attacks learn from training images, which the manifest tells."""
+def _fitted(job: AttackSetup, manifest: Manifest) -> Evaluation:
+    """Return the evaluation with the perturbations that its attacks learn from training images; record their facts."""
     if job.train is None:
         return job.evaluation
-    cache = Path(job.manifest["config"]["runs_dir"]) / "_universal"
+    cache = job.setup.request.runs_dir / "_universal"
     evaluation, facts = fitted(job.evaluation, job.train, manifest["victim"], cache, job.runtime.progress)
     amend(job.run, lambda standing: standing.update(Manifest(fit=facts)))
     return evaluation
 
 
-def _sound(job: Job, manifest: Manifest, chunk: int, keep: StoragePolicy) -> bool:
-    """Whether a part can be read, holds no error and has its examples; else it is set aside and done again."""
-    run, at = job.run, chunk_positions(manifest["dataset"]["samples"], manifest["chunk"], chunk)
-    try:
-        table = run.read_part(chunk)
-        ids = keep.of_chunk(job.split.ids[at], at.start)
-        errors = table["error"]
-        if errors.null_count == len(errors) and stored(run, chunk, keep.due(table, manifest["stages"], ids)):
-            return True
-    except UserError as cause:
-        log.warning("%s", cause)
-    log.warning("doing chunk %d again; its old records are now %s", chunk, run.set_aside(chunk).name)
-    return False
-
-
-def _settle(job: Job, manifest: Manifest, total: AttackSummary) -> Manifest:
+def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary) -> Manifest:
     """Write the totals and the flags of a run whose chunks are all there."""
     probe = job.split.read(slice(0, min(len(job.split), PROBE)))
     codes = {(made["commit"], made["dirty"], made["versions"].get("torch")) for made in manifest.get("made_by", [])}
     mixed = [Flag("mixed-code", f"parts of this run were made by {len(codes)} versions of the code")]
     flags = [
         *(mixed if len(codes) > 1 else []),
-        *of_victim(job.evaluation, probe, _standing(job.run, manifest)),
+        *of_victim(job.evaluation, probe, _survivors(job.run, manifest)),
         *noisy(manifest.get("draws", {})),
         *from_evidence(total, compare=job.evaluation.given != TRANSFER),
         *blunter(total, {stage.name: stage.attack.needs for stage in job.evaluation.stages}),
@@ -221,8 +192,8 @@ def _settle(job: Job, manifest: Manifest, total: AttackSummary) -> Manifest:
     return amend(job.run, lambda standing: standing.update(settled))
 
 
-def _standing(run: RunFolder, manifest: Manifest) -> set[int]:
-    """Samples of the first chunks, enough for the probe, that the attack on the true head leaves standing."""
+def _survivors(run: RunFolder, manifest: Manifest) -> set[int]:
+    """Return the samples of the first chunks, enough for the probe, that the attack on the true head does not break."""
     chunks = range(-(-min(PROBE, manifest["dataset"]["samples"]) // manifest["chunk"]))
     held: set[int] = set()
     for chunk in chunks:

@@ -1,56 +1,40 @@
-"""One certification from a composed configuration to the evidence on disk: chunks, resume, shards, as for attacks."""
+"""A certification job: from a composed configuration to the evidence on disk; chunks and shards as for attacks."""
 
-import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from gauntlet.config.runtime import Runtime
-from gauntlet.config.validate import build, checked
-from gauntlet.data.chunks import chunk_positions, chunks_of
-from gauntlet.data.dataset import Dataset, Split
-from gauntlet.data.prefetch import batches
+from gauntlet.config.validate import build
+from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
 from gauntlet.evaluation.certification import STAGE, Certification
-from gauntlet.evaluation.deployment import deploy
-from gauntlet.evidence.digest import digest_of
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.manifest_update import amend, reopen
 from gauntlet.evidence.run_folder import RunFolder
-from gauntlet.evidence.schema import SCHEMA_VERSION
-from gauntlet.evidence.stable_names import first_name, to_record
-from gauntlet.jobs.setup import KEYS
+from gauntlet.jobs.chunk_runner import Counted, ShardOfRun, Worker, held_shard, run_chunks
+from gauntlet.jobs.run_identity import certification_manifest, folder_of
+from gauntlet.jobs.setup import Setup, load, request
 from gauntlet.metrics.certificate_summary import Summary, summary
 from gauntlet.system import provenance
-from gauntlet.system.lock import sole_owner
-from gauntlet.system.process import give_back
 from gauntlet.system.progress import Bar
-from gauntlet.threat_model.threat import Threat
 from gauntlet.tracking import Tracker
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
-    """A certification with its data and its folder."""
+class CertificationSetup:
+    """Everything that a certification job needs, built. manifest: of the run, as this process would begin it."""
 
+    setup: Setup
     work: Certification
-    split: Split
-    runtime: Runtime
-    tracker: Tracker
-    run: RunFolder
     manifest: Manifest
+    run: RunFolder
 
 
 @dataclass(frozen=True)
 class Certified:
-    """A run as it stands on disk."""
+    """A run as it is on disk."""
 
     run: RunFolder
     manifest: Manifest
@@ -70,14 +54,8 @@ def certify(composed: DictConfig, choices: dict[str, str], command: str) -> Cert
         UserError: the configuration, the data, the model or the runs folder is unfit; what is on disk is kept.
     """
     job = prepare(composed, choices, command)
-    shard = f"run-{job.runtime.shard}-of-{job.runtime.shards}"
-    with sole_owner(job.run.path, shard, "; wait for it, or split the work with runtime.shards"):
-        manifest = job.run.create(job.manifest)
-        for key in ("config_hash", "victim"):
-            if manifest.get(key) != job.manifest.get(key):
-                raise UserError(
-                    f"{job.run.path} holds another run ({key} differs); move it away or use another runs_dir"
-                )
+    runtime = job.setup.request.runtime
+    with held_shard(job.run, runtime, lambda: job.manifest) as manifest:
         try:
             worked = _work(job, manifest)
         except UserError as cause:
@@ -86,158 +64,58 @@ def certify(composed: DictConfig, choices: dict[str, str], command: str) -> Cert
         whole = len(job.run.present()) == manifest["chunks"]  # asked before counting: other shards may be at work
         total = summary(job.run)
         if whole and (worked or manifest["status"] != "done"):
-            settled = Manifest(
-                status="failed" if total.errors else "done",
-                finished=provenance.now(),
-                cost={
-                    STAGE: {
-                        "attacked": total.samples,
-                        "forwards": total.forwards,
-                        "backwards": 0,
-                        "seconds": round(total.seconds, 3),
-                    }
-                },
-                failures=sorted(total.errors),
-            )
-            manifest = amend(job.run, lambda standing: standing.update(settled))
-    return Certified(job.run, manifest, total, job.tracker)
+            manifest = _settle(job.run, total)
+    return Certified(job.run, manifest, total, job.setup.request.tracker)
 
 
-def _refused(run: RunFolder, why: str) -> None:
-    """Say of a run of which nothing is done, as where the certifier cannot read the network, that it failed and why."""
-    if not run.present():
-        with suppress(UserError):  # the disk is full: that is what the user is told already
-            amend(run, lambda standing: standing.update(Manifest(status="failed", failures=[why])))
-
-
-def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
+def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> CertificationSetup:
     """Check the configuration and build what it names. Writes nothing but trained weights to their cache.
 
     Raises:
         UserError: the configuration, the data or a model is unfit, or the certifier cannot certify this defense.
     """
-    cfg = checked(composed, KEYS)
-    if cfg.surrogates:
+    asked = request(composed, choices, command)
+    threat = asked.threat
+    if asked.cfg.surrogates:
         raise UserError("surrogates are for transfer attacks; leave them out of a certification")
-    runtime, threat, certifier, tracker = (build(cfg[key]) for key in ("runtime", "threat", "certifier", "logger"))
-    if not isinstance(threat, Threat) or not isinstance(runtime, Runtime):
-        raise UserError(
-            "threat and runtime must be gauntlet.threat_model.threat.Threat and gauntlet.config.runtime.Runtime"
-        )
-    name = choices.get("certifier", _target(cfg.certifier))
+    certifier, name = build(asked.cfg.certifier), asked.choice("certifier")
     if threat.norm not in certifier.norms:
         raise UserError(
             f"certifier={name} has no certificate for threat={threat.norm}; take threat={' or '.join(certifier.norms)}"
         )
-    torch.set_num_threads(runtime.threads)
-    torch.backends.cudnn.allow_tf32 = False  # the certified network is the deployed one, in float32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    device = runtime.torch_device()
-    dataset: Dataset = build(cfg.dataset)
-    split = dataset.split("test")
-    cache, plain = Path(cfg.runs_dir) / "_trained", replace(runtime, fold=False)
-    deployed = deploy(cfg.defense, dataset, cache, plain, device, tracker)
-    certifier.check(deployed.victim, threat)
-    work = Certification(deployed, (name, certifier), threat, dataset.classes, cfg.seed, runtime.batch_size, device)
-    manifest = _manifest(cfg, choices, work, split, dataset, runtime, command)
-    called = manifest["name"]
-    folder = Path(
-        cfg.runs_dir,
-        called["dataset"],
-        called["threat"],
-        called["defense"],
-        called["certifier"],
-        manifest["config_hash"],
+    setup = load(asked, fold=False)  # the certified network is the deployed one
+    certifier.check(setup.target.victim, threat)
+    work = Certification(
+        setup.target,
+        (name, certifier),
+        threat,
+        setup.dataset.classes,
+        asked.seed,
+        asked.runtime.batch_size,
+        setup.device,
     )
-    return Job(work, split, runtime, tracker, RunFolder(folder), manifest)
+    manifest = certification_manifest(setup, work)
+    return CertificationSetup(setup, work, manifest, folder_of(manifest, asked.runs_dir))
 
 
-def _manifest(
-    cfg: DictConfig,
-    choices: dict[str, str],
-    work: Certification,
-    split: Split,
-    dataset: Dataset,
-    runtime: Runtime,
-    command: str,
-) -> Manifest:
-    config: dict[str, Any] = to_record(OmegaConf.to_container(cfg))
-    (name, certifier), threat, deployed = work.certifier, work.threat, work.deployed
-    data = {"digest": split.digest(), "selection": split.selection()}
-    answer = {
-        "victim": deployed.identity,
-        "data": data,
-        "threat": [threat.norm, threat.label, threat.low, threat.high],
-        "certifier": [name, config["certifier"]],
-        "seed": cfg.seed,
-        "schema": SCHEMA_VERSION,
-    }
-    commit, dirty = provenance.commit()
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        status="running",
-        kind="certificate",
-        name={
-            "dataset": dataset.name.replace("/", "-"),
-            "threat": threat.label,
-            "defense": choices.get("defense", _target(cfg.defense)).replace("/", "-"),
-            "certifier": name.replace("/", "-"),
-            "model": choices.get("model", _target(cfg.model)),
-        },
-        command=command,
-        config=config,
-        config_hash=digest_of(answer),
-        victim=deployed.identity,
-        threat={
-            "norm": threat.norm,
-            "eps": str(threat.eps),
-            "radius": None if threat.unbounded else threat.radius,
-            "low": threat.low,
-            "high": threat.high,
-        },
-        certificate={
-            "kind": certifier.kind,
-            "confidence": certifier.confidence,
-            "sees_label": certifier.sees_label,
-        },
-        heads="declared",
-        dataset={"name": dataset.name, **data, "samples": len(split), "classes": dataset.classes},
-        weights=deployed.weights,
-        card=deployed.defense.card.as_dict(),
-        stages=[STAGE],
-        chunk=runtime.chunk,
-        chunks=-(-len(split) // runtime.chunk),
-        seed=cfg.seed,
-        commit=commit,
-        dirty=dirty,
-        versions=provenance.versions(),
-        device=provenance.describe(work.device),
-        started=provenance.now(),
-        flags=[],
-        failures=[],
-    )
-
-
-def _work(job: Job, manifest: Manifest) -> int:
+def _work(job: CertificationSetup, manifest: Manifest) -> int:
     """Do the chunks of this shard that are not there yet, or not sound; return how many."""
-    run, size, samples = job.run, manifest["chunk"], manifest["dataset"]["samples"]
-    mine = list(chunks_of(samples, size, job.runtime.shards, job.runtime.shard))
-    present = run.present()
-    ready = {chunk for chunk in mine if chunk in present and _sound(run, chunk)}
-    missing = [chunk for chunk in mine if chunk not in ready]
-    if not missing:
-        return 0
-    reopen(run, job.manifest)
-    counts = {chunk: len(range(samples)[chunk_positions(samples, size, chunk)]) for chunk in mine}
-    begun, passes = time.perf_counter(), 0
-    with Bar(
-        total=sum(counts.values()),
-        initial=sum(counts[chunk] for chunk in ready),
-        unit="images",
-        shown=job.runtime.progress,
-        desc=f"{manifest['name']['defense']} {manifest['name']['certifier']}",
-    ) as bar:
+    runtime, name = job.setup.request.runtime, manifest["name"]
 
+    def begin(missing: list[int]) -> Worker:
+        reopen(job.run, job.manifest)
+        return _worker(job)
+
+    counted = Counted(f"{name['defense']} {name['certifier']}", "images")
+    share = ShardOfRun.of(manifest, runtime)
+    return run_chunks(job.run, job.setup.split, share, runtime, counted, lambda chunk, table: True, begin)
+
+
+def _worker(job: CertificationSetup) -> Worker:
+    """Return what certifies one chunk and writes its records."""
+    begun, passes = time.perf_counter(), 0
+
+    def work(chunk: int, at: slice, batch: Batch, bar: Bar) -> None:
         def advance(finished: int, forwards: int) -> None:
             nonlocal passes
             passes += forwards
@@ -245,26 +123,27 @@ def _work(job: Job, manifest: Manifest) -> int:
                 bar.note(f"{passes / max(time.perf_counter() - begun, 1e-9):,.0f} forwards/s", refresh=False)
             bar.update(finished)
 
-        positions = [chunk_positions(samples, size, chunk) for chunk in missing]
-        for chunk, batch in zip(missing, batches(job.split, positions, job.runtime.workers), strict=True):
-            start = time.perf_counter()
-            rows = job.work.chunk(batch, advance)
-            run.write_part(chunk, rows, {STAGE: time.perf_counter() - start})
-            give_back()
-    return len(missing)
+        start = time.perf_counter()
+        rows = job.work.chunk(batch, advance)
+        job.run.write_part(chunk, rows, {STAGE: time.perf_counter() - start})
+
+    return work
 
 
-def _sound(run: RunFolder, chunk: int) -> bool:
-    """Whether a part can be read and holds no error; else it is set aside and done again."""
-    try:
-        errors = run.read_part(chunk)["error"]
-        if errors.null_count == len(errors):
-            return True
-    except UserError as cause:
-        log.warning("%s", cause)
-    log.warning("doing chunk %d again; its old records are now %s", chunk, run.set_aside(chunk).name)
-    return False
+def _settle(run: RunFolder, total: Summary) -> Manifest:
+    """Write the totals of a run whose chunks are all there."""
+    cost = {"attacked": total.samples, "forwards": total.forwards, "backwards": 0, "seconds": round(total.seconds, 3)}
+    settled = Manifest(
+        status="failed" if total.errors else "done",
+        finished=provenance.now(),
+        cost={STAGE: cost},  # type: ignore[dict-item]
+        failures=sorted(total.errors),
+    )
+    return amend(run, lambda standing: standing.update(settled))
 
 
-def _target(node: DictConfig) -> str:
-    return first_name(str(node["_target_"])).split(".")[-1].lower()
+def _refused(run: RunFolder, why: str) -> None:
+    """Record that a run of which nothing is done failed, and why: say, the certifier cannot read the network."""
+    if not run.present():
+        with suppress(UserError):  # the disk is full: that is what the user is told already
+            amend(run, lambda standing: standing.update(Manifest(status="failed", failures=[why])))

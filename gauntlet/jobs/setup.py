@@ -1,5 +1,10 @@
-"""From a composed configuration to everything that an evaluation needs, built, and the manifest that describes it."""
+"""From the composed configuration to one typed setup, which both kinds of job share.
 
+`request` reads all that can be read without data or networks, so that a mistake is told before anything is loaded or
+trained; `load` brings data set and defense.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,243 +16,119 @@ from omegaconf import DictConfig, OmegaConf
 from gauntlet.config.runtime import Runtime
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Dataset, Split
-from gauntlet.data.validation import check_images
 from gauntlet.errors import UserError
 from gauntlet.evaluation.deployment import Deployed, deploy
-from gauntlet.evaluation.evaluation import Evaluation
-from gauntlet.evaluation.gradient_draws import check_draws
-from gauntlet.evaluation.randomized_protocol import Protocol
-from gauntlet.evaluation.universal_fit import train_part
-from gauntlet.evidence.digest import digest_of
-from gauntlet.evidence.manifest import Manifest
-from gauntlet.evidence.run_folder import RunFolder
-from gauntlet.evidence.schema import CLEAN_STAGE, SCHEMA_VERSION
 from gauntlet.evidence.stable_names import first_name, to_record
-from gauntlet.system import provenance
-from gauntlet.threat_model.access import GRADIENT, TRANSFER, admit, known
-from gauntlet.threat_model.attack import Coverage, compares
 from gauntlet.threat_model.threat import Threat
-from gauntlet.threat_model.victim import Victim
 from gauntlet.tracking import Tracker
-from gauntlet.transfer.crafting import SetCrafter
-from gauntlet.transfer.plan import crafted, planned
-from gauntlet.transfer.precomputed import Transfer, stored_suite
-from gauntlet.transfer.surrogates import owned
-
-
-def stocked(attack: Any, split: Split) -> Any:
-    """The attack, or suite, with the images that it asks for in `pool`: spread evenly over the split, so that a sorted
-    one gives several classes too. They depend on the split alone, never on the batch, the chunk or the shard."""
-    stages: dict[str, Any] | None = getattr(attack, "stages", None)
-    if stages:
-        return replace(attack, stages={name: stocked(part, split) for name, part in stages.items()})
-    count = min(getattr(attack, "pool", 0), len(split))
-    if not count:
-        return attack
-    batch = split.read([number * len(split) // count for number in range(count)])
-    return attack.stocked(batch.x, batch.y)
-
 
 KEYS = (
     "dataset", "model", "threat", "defense", "attack", "certifier", "runtime", "logger",
     "protocol", "seed", "heads", "access", "draws", "checkpoint", "surrogates",
     "runs_dir", "trusted_packages",
 )  # fmt: skip
+"""Keys at the root of the configuration of a run."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """Everything that an evaluation needs, built."""
+class Request:
+    """What was asked for, checked; no data and no network has been touched yet.
 
-    evaluation: Evaluation
-    split: Split
+    Attributes:
+        cfg: the checked configuration.
+        choices: group -> name of the choice.
+        command: what the user can paste to get this run.
+    """
+
+    cfg: DictConfig
+    choices: Mapping[str, str]
+    command: str
     runtime: Runtime
+    threat: Threat
     tracker: Tracker
-    run: RunFolder
-    manifest: Manifest
-    workshops: tuple[SetCrafter, ...] = ()  # that craft the adversarial sets of a transfer run
-    train: Split | None = None  # what universal perturbations are fitted to
+
+    @property
+    def seed(self) -> int:
+        """The seed of every random draw."""
+        seed: int = self.cfg.seed
+        return seed
+
+    @property
+    def runs_dir(self) -> Path:
+        """The folder of all runs."""
+        return Path(self.cfg.runs_dir)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration as a record holds it."""
+        config: dict[str, Any] = to_record(OmegaConf.to_container(self.cfg))
+        return config
+
+    def choice(self, group: str) -> str:
+        """Return the name of the choice of a group, or of the class where the node was written out."""
+        return self.choices.get(group, first_name(str(self.cfg[group]["_target_"])).split(".")[-1].lower())
 
 
-def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Job:
-    """Check the configuration and build what it names. Writes nothing but trained weights to their cache.
+@dataclass(frozen=True)
+class Setup:
+    """What both kinds of job need, built.
+
+    Attributes:
+        deploy: from the node of a defense to the deployed defense, trained first where that has to be.
+        target: the defense under evaluation.
+    """
+
+    request: Request
+    device: torch.device
+    dataset: Dataset
+    split: Split
+    deploy: Callable[[DictConfig], Deployed]
+    target: Deployed
+
+
+def request(composed: DictConfig, choices: Mapping[str, str], command: str) -> Request:
+    """Check the configuration and build what needs neither data nor networks.
 
     Args:
         composed: as Hydra composed it.
         choices: group -> name of the choice; names the folders.
-        command: what the user can paste to get this evaluation.
+        command: what the user can paste to get this run.
 
     Raises:
-        UserError: the configuration, the data or a model is unfit.
+        UserError: a key, type or value is unfit.
     """
-    cfg = checked(owned(composed), KEYS)
-    if cfg.heads is True:
-        cfg.heads = "true"  # on the command line a bare `true` is a boolean
-    if cfg.heads not in ("declared", "true"):
-        raise UserError(f"heads={cfg.heads} is unknown; choose declared or true")
-    runtime, threat, attack, tracker = (build(cfg[key]) for key in ("runtime", "threat", "attack", "logger"))
-    protocol = build(cfg.protocol)
-    if not isinstance(threat, Threat) or not isinstance(runtime, Runtime) or not isinstance(protocol, Protocol):
-        raise UserError(
-            "threat, runtime and protocol must be gauntlet.threat_model.threat.Threat, gauntlet.config.runtime.Runtime and "
-            "gauntlet.evaluation.randomized_protocol.Protocol"
-        )
-    norms = getattr(attack, "norms", Threat.NORMS)
-    if threat.norm not in norms:
-        raise UserError(f"this attack is not defined for threat={threat.norm}; it takes {', '.join(norms)}")
-    if threat.unbounded and not getattr(attack, "unbounded", False):
-        raise UserError(
-            "this attack needs a finite threat.eps; give one, or measure distances with attack=fmn or search"
-        )
-    attack_name = choices.get("attack", _target_name(cfg.attack))
-    if not cfg.surrogates:  # which give all that the attack needs
-        admit(attack_name, attack, known(cfg.access))
-    elif getattr(attack, "needs", "") == "training-set":
-        raise UserError(f"attack={attack_name} is fitted to the defense that it attacks; leave surrogates out")
+    cfg = checked(composed, KEYS)
+    runtime, threat, tracker = (build(cfg[key]) for key in ("runtime", "threat", "logger"))
+    for key, found, wanted in (("threat", threat, Threat), ("runtime", runtime, Runtime)):
+        if not isinstance(found, wanted):
+            raise UserError(f"{key} must be a {wanted.__module__}.{wanted.__name__}, not {type(found).__name__}")
+    return Request(cfg, choices, command, runtime, threat, tracker)
+
+
+def load(asked: Request, *, fold: bool) -> Setup:
+    """Build the data set, and the defense with its weights. Writes nothing but trained weights to their cache.
+
+    Args:
+        fold: whether gradients may come from copies with batch norm folded away.
+
+    Raises:
+        UserError: the data or a model is unfit.
+    """
+    runtime = asked.runtime if fold else replace(asked.runtime, fold=False)
     torch.set_num_threads(runtime.threads)
-    torch.backends.cudnn.allow_tf32 = False  # verdicts are float32
+    torch.backends.cudnn.allow_tf32 = False  # verdicts and certificates are about float32
     torch.backends.cuda.matmul.allow_tf32 = False
     device = runtime.torch_device()
-    dataset: Dataset = build(cfg.dataset)
+    dataset: Dataset = build(asked.cfg.dataset)
     split = dataset.split("test")
-    first = split.read(slice(0, 1))
-    threat.check_reach(tuple(first.x.shape[1:]))
-    attack = stocked(attack, split)
+    if asked.cfg.attack is not None:
+        asked.threat.check_reach(tuple(split.read(slice(0, 1)).x.shape[1:]))
     loaded = partial(
-        deploy, dataset=dataset, cache=Path(cfg.runs_dir) / "_trained", runtime=runtime, device=device, tracker=tracker
-    )
-    target = loaded(cfg.defense)
-    if fitted := getattr(target.defense, "calibration", None):
-        fitted.check(split.digest())
-    bare = target.victim
-    workshops = planned(cfg, attack_name, attack, loaded, split, threat, dataset.classes, runtime)
-    transfer: Any = crafted(workshops) or stored_suite(attack_name, attack, threat, split)
-    attack = transfer or attack
-    if cfg.draws is not None:
-        check_draws(cfg.draws, bare)
-    victim = protocol.applied(bare, cfg.seed)
-    coverage: Coverage = "correct" if threat.unbounded else "all" if victim.randomized else "standing"
-    evaluation = Evaluation(
-        victim=victim,
-        attack=(attack_name, attack),
-        threat=threat,
-        classes=dataset.classes,
-        seed=cfg.seed,
-        twin=protocol.applied(target.twin, cfg.seed) if target.twin else None,
-        heads=cfg.heads,
-        batch_size=runtime.batch_size,
-        gradients=Runtime.GRADIENTS[runtime.gradients],
+        deploy,
+        dataset=dataset,
+        cache=asked.runs_dir / "_trained",
+        runtime=runtime,
         device=device,
-        coverage=getattr(attack, "coverage", coverage),
-        access=TRANSFER if transfer else cfg.access,
-        protocol=protocol,
+        tracker=asked.tracker,
     )
-    check_images(first.ids, first.x, first.y, dataset.classes, (threat.low, threat.high))
-    random = protocol if bare.randomized else None
-    train = train_part(evaluation, dataset)
-    manifest = _manifest(cfg, choices, evaluation, split, dataset, target, runtime, command, random, train)
-    name = manifest["name"]
-    folder = Path(
-        cfg.runs_dir, name["dataset"], name["threat"], name["defense"], name["attack"], manifest["config_hash"]
-    )
-    return Job(evaluation, split, runtime, tracker, RunFolder(folder), manifest, workshops, train)
-
-
-def _manifest(
-    cfg: DictConfig,
-    choices: dict[str, str],
-    evaluation: Evaluation,
-    split: Split,
-    dataset: Dataset,
-    target: Deployed,
-    runtime: Runtime,
-    command: str,
-    protocol: Protocol | None,
-    train: Split | None,
-) -> Manifest:
-    config: dict[str, Any] = to_record(OmegaConf.to_container(cfg))
-    deployed = dict(target.content)
-    if protocol is not None:  # with another protocol it is another victim
-        deployed["protocol"] = protocol.identity()
-    victim = digest_of(deployed)
-    threat = evaluation.threat
-    data = {"digest": split.digest(), "selection": split.selection()}
-    if train is not None:
-        data["train"] = train.digest()
-    answer = {
-        "victim": victim,
-        "data": data,
-        "threat": [threat.norm, threat.label, threat.low, threat.high],
-        "attack": [evaluation.attack[0], config["attack"]],
-        "heads": cfg.heads,
-        "seed": cfg.seed,
-        "schema": SCHEMA_VERSION,
-    }
-    suite = evaluation.attack[1]
-    if isinstance(suite, Transfer):  # the content of a set counts, not its place
-        answer["attack"] = [evaluation.attack[0], suite.identities]
-    if compares(suite):
-        answer["chunk"] = runtime.chunk
-    if evaluation.given != GRADIENT:  # runs from before this option keep their hash
-        answer["access"] = evaluation.given
-    if protocol is not None:
-        answer["protocol"] = protocol.told(evaluation.exact)
-    if cfg.draws is not None:
-        answer["draws"] = cfg.draws
-    commit, dirty = provenance.commit()
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        status="running",
-        kind="attack",
-        name={
-            "dataset": dataset.name.replace("/", "-"),
-            "threat": threat.label,
-            "defense": choices.get("defense", _target_name(cfg.defense)).replace("/", "-"),
-            "attack": evaluation.attack[0].replace("/", "-"),
-            "model": choices.get("model", _target_name(cfg.model)),
-        },
-        command=command,
-        config=config,
-        config_hash=digest_of(answer),
-        victim=victim,
-        threat={
-            "norm": threat.norm,
-            "eps": str(threat.eps),
-            "radius": None if threat.unbounded else threat.radius,
-            "low": threat.low,
-            "high": threat.high,
-        },
-        heads=cfg.heads,
-        access=evaluation.given,
-        dataset={"name": dataset.name, **data, "samples": len(split), "classes": dataset.classes},
-        weights=target.weights,
-        card=target.defense.card.as_dict() | {"parameters": _parameters(evaluation.victim)},
-        stages=[CLEAN_STAGE, *(stage.name for stage in evaluation.stages)],
-        coverage=evaluation.coverage,
-        chunk=runtime.chunk,
-        chunks=-(-len(split) // runtime.chunk),
-        keep=runtime.keep,
-        seed=cfg.seed,
-        commit=commit,
-        dirty=dirty,
-        versions=provenance.versions(),
-        device=provenance.describe(evaluation.device),
-        started=provenance.now(),
-        flags=[],
-        failures=[],
-    )
-    if isinstance(suite, Transfer):
-        manifest |= Manifest(sets=suite.told())
-    if members := evaluation.victim.members:
-        manifest |= Manifest(members=[[head.name, head.weight] for head in members])
-    if protocol is not None:
-        manifest |= Manifest(protocol=protocol.told(evaluation.exact), bare=target.identity)
-    return manifest
-
-
-def _target_name(node: DictConfig) -> str:
-    return first_name(str(node["_target_"])).split(".")[-1].lower()
-
-
-def _parameters(victim: Victim) -> int:
-    return sum(p.numel() for module in victim.modules for p in module.parameters())
+    return Setup(asked, device, dataset, split, loaded, loaded(asked.cfg.defense))

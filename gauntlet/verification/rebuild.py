@@ -17,7 +17,8 @@ from gauntlet.errors import UserError
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.stable_names import from_record, place_of
-from gauntlet.jobs.setup import KEYS, Job, prepare
+from gauntlet.jobs.attack_setup import AttackSetup, prepare
+from gauntlet.jobs.setup import KEYS
 
 COMPARED = (
     "schema_version", "kind", "name", "config_hash", "victim", "threat", "heads", "access", "dataset", "weights",
@@ -29,7 +30,7 @@ TEXTS = ("summary", "source", "claim")
 """Keys of the card that may be worded anew without another result."""
 
 
-def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> Job:
+def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> AttackSetup:
     """The evaluation of a run, from its configuration. Trains nothing.
 
     Trained weights are looked for beside the folder of the run, wherever that has been moved:
@@ -69,7 +70,7 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> Jo
     return prepare(recorded, names, manifest["command"])
 
 
-def discrepancies(run: RunFolder, manifest: Manifest, job: Job) -> list[str]:
+def discrepancies(run: RunFolder, manifest: Manifest, job: AttackSetup) -> list[str]:
     """One line for each part of the manifest, and of the path, that is not what the configuration gives."""
     fresh: dict[str, Any] = json.loads(json.dumps(job.manifest))
     found: dict[str, Any] = dict(manifest)

@@ -26,7 +26,7 @@ from gauntlet.evidence.example_storage import StoragePolicy
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder, find_runs
 from gauntlet.evidence.schema import CLEAN_STAGE
-from gauntlet.jobs.setup import Job
+from gauntlet.jobs.attack_setup import AttackSetup
 from gauntlet.system.atomic_file import write_atomically
 from gauntlet.system.provenance import now
 from gauntlet.verification.rebuild import discrepancies, rebuild
@@ -87,7 +87,7 @@ def _strays(run: RunFolder, wanted: set[int]) -> Iterator[str]:
             yield f"{path.name}: adversarial examples of no chunk of this run"
 
 
-def _check_chunk(report: Report, run: RunFolder, chunk: int, job: Job, manifest: Manifest) -> None:
+def _check_chunk(report: Report, run: RunFolder, chunk: int, job: AttackSetup, manifest: Manifest) -> None:
     size, stages = job.manifest["chunk"], job.manifest["stages"]
     positions = range(len(job.split))[chunk * size : (chunk + 1) * size]
     place = {int(job.split.ids[at]): at for at in positions}
@@ -124,7 +124,7 @@ def _check_chunk(report: Report, run: RunFolder, chunk: int, job: Job, manifest:
         _check_examples(report, found[start : start + BATCH], stored, place, job)
 
 
-def _check_clean(report: Report, table: pd.DataFrame, place: dict[int, int], job: Job) -> None:
+def _check_clean(report: Report, table: pd.DataFrame, place: dict[int, int], job: AttackSetup) -> None:
     """Repeat the prediction of every clean image of a chunk."""
     rows = {int(row.sample): row for row in entries(table[table["stage"] == CLEAN_STAGE])}
     at = list(place.values())
@@ -149,7 +149,7 @@ def _check_examples(
     found: list[tuple[Key, Any, int]],
     stored: dict[str, NDArray[Any]],
     place: dict[int, int],
-    job: Job,
+    job: AttackSetup,
 ) -> None:
     at = [number for _, _, number in found]
     z, x = stored["z"][at], stored["x"][at]

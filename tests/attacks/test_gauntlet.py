@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from gauntlet.attacks.gauntlet import Gauntlet, _Search
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
@@ -106,7 +107,7 @@ def test_gradients_that_lie_are_doubted_and_queries_take_over():
 def test_records_name_the_part_that_broke_a_sample():
     ids, x, y = grey([0.3, 0.55, 0.95])
     run = Evaluation(Victim(plain(Line()), ()), ("gauntlet", Gauntlet()), THREAT, 2)
-    rows = run.chunk(Batch(ids, x, y)).rows.to_pandas()
+    rows = evaluate_chunk(run, Batch(ids, x, y)).rows.to_pandas()
     assert rows.set_index(["sample", "stage"])["phase"].dropna().to_dict() == {
         (1, "gauntlet/true"): "screen",
         (2, "gauntlet/true"): "probe",

@@ -8,6 +8,7 @@ from gauntlet.attacks.pgd import PGD
 from gauntlet.data.dataset import Batch
 from gauntlet.defenses.advmoe import AdvMoE, soft
 from gauntlet.errors import UserError
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.models.moe_small_cnn import MoESmallCNN
 from gauntlet.models.small_cnn import SmallCNN
@@ -96,7 +97,7 @@ class _Times(nn.Module):
 def test_finds_are_judged_by_the_deployed_network(victim, model, x):
     y = model(x).argmax(1)
     run = Evaluation(victim, ("pgd", PGD(steps=5)), Threat("linf", 0.2), 10, coverage="correct")
-    chunk = run.chunk(Batch(torch.arange(24), x, y))
+    chunk = evaluate_chunk(run, Batch(torch.arange(24), x, y))
     rows = chunk.rows.to_pandas()
     assert set(rows["stage"]) == {"clean", *(f"pgd/{head.name}" for head in victim.heads)}
     found = chunk.adversarial

@@ -20,6 +20,7 @@ from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.randomized_protocol import Protocol
 from gauntlet.jobs.setup import KEYS
@@ -84,7 +85,7 @@ class Deployed:
         run = Evaluation(
             self.victim, ("attack", attack), Threat("linf", eps), 10, heads=heads, protocol=Protocol("expected", 10)
         )
-        rows = run.chunk(batch).rows.to_pandas()
+        rows = evaluate_chunk(run, batch).rows.to_pandas()
         assert rows["error"].isna().all()  # of which an illegal candidate is one
         wrong = set(rows[rows["broken"] & (rows["stage"] == "clean")]["sample"])
         found = set(rows[rows["broken"]]["sample"]) - wrong

@@ -10,6 +10,7 @@ from gauntlet.attacks.pgd import PGD
 from gauntlet.data.dataset import Batch
 from gauntlet.defenses.crossmax import CrossMax, columns, crossmax, rows
 from gauntlet.errors import UserError
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -143,6 +144,6 @@ def test_the_mean_of_the_logits_breaks_what_the_true_head_hides():
     standing = {}
     for heads in ("true", "declared"):
         run = Evaluation(victim, ("pgd", PGD(steps=40)), Threat("linf", 0.12), 10, heads=heads)
-        found = run.chunk(batch).rows.to_pandas()
+        found = evaluate_chunk(run, batch).rows.to_pandas()
         standing[heads] = 100 - found[found["broken"]]["sample"].nunique()
     assert standing["declared"] < standing["true"] - 20

@@ -14,6 +14,7 @@ from gauntlet.attacks.pgd import PGD
 from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Batch
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.randomized_protocol import Protocol
 from gauntlet.jobs.setup import KEYS
@@ -106,7 +107,7 @@ def test_a_preset_trains_deploys_and_is_attacked(name):
     run = Evaluation(
         victim, ("pgd", PGD(steps=1)), Threat("linf", "8/255"), 10, protocol=Protocol("expected", 10), coverage="all"
     )
-    rows = run.chunk(few.read(slice(0, 2))).rows.to_pandas()
+    rows = evaluate_chunk(run, few.read(slice(0, 2))).rows.to_pandas()
     assert rows["error"].isna().all()
     assert len(rows) == 2 * (2 + len(heads))
 

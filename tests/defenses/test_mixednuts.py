@@ -14,7 +14,7 @@ from gauntlet.data.dataset import Batch
 from gauntlet.defenses.calibration_data import CalibrationData
 from gauntlet.defenses.mixednuts import MixedNUTS, covering, mapped, nuts, probability_margins, search, standardised
 from gauntlet.errors import UserError
-from gauntlet.jobs.setup import prepare
+from gauntlet.jobs.attack_setup import prepare
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 

@@ -14,6 +14,7 @@ from gauntlet.data.dataset import Batch
 from gauntlet.defenses.barre import BARRE
 from gauntlet.defenses.randomized_ensemble import RandomizedEnsemble, expected_softmax
 from gauntlet.errors import UserError
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.randomized_protocol import Protocol
 from gauntlet.evidence.run_folder import RunFolder
@@ -81,13 +82,13 @@ def test_members_of_different_numbers_of_classes_are_refused(batch):
         deployed(models=models).predict(batch.x, Rng(0, batch.ids))
     run = Evaluation(deployed(models=models), ("pgd", PGD(steps=1)), Threat("linf", 0.1), 5, coverage="all")
     with pytest.raises(UserError, match="a 5, member_b 7"):
-        run.chunk(batch)
+        evaluate_chunk(run, batch)
 
 
 def test_members_that_take_other_images_are_refused(batch):
     run = Evaluation(deployed(models=MODELS | {"b": Linear(1, size=9)}), ("pgd", PGD()), Threat("linf", 0.1), 5)
     with pytest.raises(UserError, match="cannot predict clean images"):
-        run.chunk(batch)
+        evaluate_chunk(run, batch)
 
 
 def test_a_member_is_drawn_with_its_probability():
@@ -105,7 +106,7 @@ def test_a_member_is_drawn_with_its_probability():
 def test_the_exact_expectation_is_the_mean_over_many_draws(batch):
     victim, count = deployed(), 100_000
     run = Evaluation(victim, ("arc", ARC(steps=2)), Threat("linf", 0.1), 5, coverage="all")
-    rows = run.chunk(batch).rows.to_pandas()
+    rows = evaluate_chunk(run, batch).rows.to_pandas()
     at_random = int(rows[rows["wrong_share"].between(0.1, 0.9)]["sample"].iloc[0])
     share = rows[(rows["sample"] == at_random) & (rows["stage"] == "clean")]["wrong_share"].item()
     ids = torch.arange(count)
@@ -118,7 +119,7 @@ def test_records_hold_the_exact_share_and_the_members_that_are_wrong(batch, tmp_
     victim, threat = deployed(), Threat("linf", 0.1)
     suite = Suite({"arc": ARC(steps=4), "pgd": PGD(steps=5)})
     run = Evaluation(victim, ("suite", suite), threat, 5, coverage="all")
-    done = run.chunk(batch)
+    done = evaluate_chunk(run, batch)
     folder = RunFolder(tmp_path)
     folder.write_part(0, done.rows, done.seconds)
     table = folder.read_part(0)
@@ -149,7 +150,7 @@ def test_records_hold_the_exact_share_and_the_members_that_are_wrong(batch, tmp_
 
 def test_the_verifier_repeats_the_exact_shares(batch):
     run = Evaluation(deployed(), ("arc", ARC(steps=2)), Threat("linf", 0.1), 5, coverage="all")
-    rows = [row for row in run.chunk(batch).rows.to_pandas().itertuples() if row.stage == "clean"]
+    rows = [row for row in evaluate_chunk(run, batch).rows.to_pandas().itertuples() if row.stage == "clean"]
     again = repeated(run, batch.x, batch.ids, batch.y)
     assert again.pred == [row.pred for row in rows]
     assert not [line for n, row in enumerate(rows) for line in again.lines(n, row, 100)]
@@ -164,12 +165,12 @@ def test_one_sure_member_is_that_network(batch):
     head = sure.surrogates[0].forward(batch.x, Rng(0, batch.ids))
     torch.testing.assert_close(head, MODELS["b"](batch.x).log_softmax(1))
     run = Evaluation(sure, ("arc", ARC(steps=4)), threat, 5, coverage="all")
-    assert set(run.chunk(batch).rows.to_pandas()["wrong_share"]) <= {0.0, 1.0}
+    assert set(evaluate_chunk(run, batch).rows.to_pandas()["wrong_share"]) <= {0.0, 1.0}
 
 
 def test_a_find_must_fool_all_members(batch):
     victim, threat = deployed(), Threat("linf", 0.12)
-    rows = Evaluation(victim, ("pgd", PGD(steps=10)), threat, 5, coverage="all").chunk(batch).rows.to_pandas()
+    rows = evaluate_chunk(Evaluation(victim, ("pgd", PGD(steps=10)), threat, 5, coverage="all"), batch).rows.to_pandas()
     last = rows[rows["stage"] == "pgd/expected_softmax"]
     early = last[last["forwards"] < 11]
     assert len(early)  # an attack leaves a sample when nothing is left to gain
@@ -184,7 +185,7 @@ def test_other_protocols_draw(batch):
         assert [stage.name for stage in run.stages] == (
             ["arc/members"] if victim.randomized else [f"arc/{head.name}" for head in victim.heads]
         )
-        assert FOOLED.name not in run.chunk(batch).rows.column_names
+        assert FOOLED.name not in evaluate_chunk(run, batch).rows.column_names
     assert Protocol().told(exact=True) == {"rule": "expected", "draws": 0}
 
 

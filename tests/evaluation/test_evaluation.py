@@ -14,6 +14,7 @@ from gauntlet.attacks.suite import Suite
 from gauntlet.data.chunks import chunks_of
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evidence.schema import ATTACK_SCHEMA
 from gauntlet.threat_model.attack import compares
@@ -54,7 +55,7 @@ def evaluation(**changes):
 
 
 def frame(run, batch=None):
-    return run.chunk(batch or images()).rows.to_pandas()
+    return evaluate_chunk(run, batch or images()).rows.to_pandas()
 
 
 def test_one_row_per_sample_and_stage_that_attacks_it():
@@ -73,8 +74,8 @@ def test_one_row_per_sample_and_stage_that_attacks_it():
 @pytest.mark.parametrize("size", [1, 7, 64])
 @pytest.mark.parametrize("attack", [("pma", PMA(steps=10)), ("pgd", PGD(steps=10, restarts=2))], ids=lambda a: a[0])
 def test_the_batch_size_changes_no_record(size, attack):
-    whole = evaluation(attack=attack, batch_size=40).chunk(images())
-    parts = evaluation(attack=attack, batch_size=size).chunk(images())
+    whole = evaluate_chunk(evaluation(attack=attack, batch_size=40), images())
+    parts = evaluate_chunk(evaluation(attack=attack, batch_size=size), images())
     assert parts.rows.equals(whole.rows)
     assert all(np.array_equal(parts.adversarial[key], whole.adversarial[key]) for key in whole.adversarial)
 
@@ -94,7 +95,7 @@ def test_the_order_within_a_chunk_changes_no_record():
 
 
 def test_stored_examples_are_the_judged_ones():
-    done = evaluation().chunk(images())
+    done = evaluate_chunk(evaluation(), images())
     rows = done.rows.to_pandas()
     broken = rows[rows["broken"] & (rows["stage"] != "clean")]
     assert done.adversarial["sample"].tolist() == broken["sample"].tolist()
@@ -170,7 +171,7 @@ def test_pixels_outside_the_box_are_refused(value, seen):
     batch = images()
     batch.x[7, 0, 0, 0] = value
     with pytest.raises(UserError, match=rf"image 26 has pixels.*{seen}.*\[0, 1\]"):
-        evaluation().chunk(batch)
+        evaluate_chunk(evaluation(), batch)
 
 
 @pytest.mark.parametrize("label", [-1, 5])
@@ -178,21 +179,21 @@ def test_labels_outside_the_classes_are_refused(label):
     batch = images()
     batch.y[7] = label
     with pytest.raises(UserError, match=f"image 26 has label {label}"):
-        evaluation().chunk(batch)
+        evaluate_chunk(evaluation(), batch)
 
 
 def test_a_wrong_class_count_and_nan_scores_are_refused():
     with pytest.raises(UserError, match="the data set has 9 classes"):
-        evaluation(classes=9).chunk(images())
+        evaluate_chunk(evaluation(classes=9), images())
     broken = Victim(lambda x, rng: torch.full((len(x), 5), torch.nan), ())
     with pytest.raises(UserError, match="not finite for 40 of 40"):
-        evaluation(victim=broken).chunk(images())
+        evaluate_chunk(evaluation(victim=broken), images())
 
 
 def test_progress_counts_every_sample_of_every_stage():
     seen: list[int] = []
     run = evaluation(batch_size=7)
-    run.chunk(images(), lambda stage, count: seen.append(count))
+    evaluate_chunk(run, images(), lambda stage, count: seen.append(count))
     assert sum(seen) == 40 * 2
 
 
@@ -202,7 +203,7 @@ def test_every_chunk_belongs_to_one_shard():
 
 
 def test_rows_have_the_schema():
-    assert evaluation().chunk(images()).rows.schema.equals(ATTACK_SCHEMA)
+    assert evaluate_chunk(evaluation(), images()).rows.schema.equals(ATTACK_SCHEMA)
 
 
 def test_a_judge_that_fails_on_a_candidate_is_an_error_record():
@@ -222,7 +223,7 @@ def test_a_model_that_cannot_predict_clean_images_is_refused():
         raise ValueError("expected 3 channels\nand more")
 
     with pytest.raises(UserError, match=r"cannot predict clean images of \[1, 4, 4\]: expected 3 channels$"):
-        evaluation(victim=Victim(deaf, ())).chunk(images())
+        evaluate_chunk(evaluation(victim=Victim(deaf, ())), images())
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ def test_an_attack_that_compares_samples_sees_the_chunk_whole_and_cuts_its_passe
 @pytest.mark.parametrize(("coverage", "rows"), [("standing", 36), ("correct", 36), ("all", 40)])
 def test_the_coverage_says_whom_a_stage_attacks(coverage, rows):
     suite = Suite({"first": PGD(steps=5), "second": PGD(steps=10)})
-    done = evaluation(attack=("suite", suite), coverage=coverage).chunk(images())
+    done = evaluate_chunk(evaluation(attack=("suite", suite), coverage=coverage), images())
     table = done.rows.to_pandas()
     first, second = (table[table["stage"] == f"{name}/true"] for name in ("first", "second"))
     assert len(first) == rows

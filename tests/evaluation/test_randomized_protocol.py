@@ -13,6 +13,7 @@ from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.suite import Suite
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.gradient_draws import check_draws, measure, settled
 from gauntlet.evaluation.randomized_protocol import Protocol, frozen
@@ -60,7 +61,7 @@ def run(tmp_path, victim=VICTIM, attack=None, eps=0.1, protocol=None, seed=0):
     evaluation = Evaluation(
         victim, ("attack", attack), Threat("linf", eps), 2, seed, coverage=coverage, protocol=protocol
     )
-    done = evaluation.chunk(Batch(IDS, X, Y))
+    done = evaluate_chunk(evaluation, Batch(IDS, X, Y))
     folder = RunFolder(tmp_path)
     folder.write_part(0, done.rows, done.seconds)
     stages = ["clean", *(stage.name for stage in evaluation.stages)]
@@ -201,7 +202,7 @@ def test_more_draws_find_what_one_does_not(tmp_path):
         victim = replace(linear(4.0), draws=draws)
         attack = ("pgd", PGD(steps=1, step_size=1.0, loss="margin", random_start=False))
         run_ = Evaluation(victim, attack, Threat("linf", 0.015), 2, coverage="all", protocol=Protocol("expected", 20))
-        rows = run_.chunk(batch).rows.to_pandas()
+        rows = evaluate_chunk(run_, batch).rows.to_pandas()
         accuracy[draws] = 1 - rows[rows["stage"] == "pgd/true"]["fresh_share"].mean()
     assert accuracy[32] < accuracy[1] - 0.1
 
@@ -224,7 +225,7 @@ def test_the_batch_size_changes_no_record_of_a_randomised_victim():
     def rows(size):
         attack = ("pgd", PGD(steps=3, loss="margin"))
         run_ = Evaluation(VICTIM, attack, Threat("linf", 0.3), 2, batch_size=size, coverage="all")
-        return run_.chunk(Batch(IDS[:30], X[:30].double(), Y[:30])).rows
+        return evaluate_chunk(run_, Batch(IDS[:30], X[:30].double(), Y[:30])).rows
 
     assert rows(30).equals(rows(7))
 
@@ -258,7 +259,7 @@ def test_a_bad_protocol_is_refused(rule, draws, words):
 def test_the_verifier_repeats_predictions_and_shares(protocol):
     victim = replace(VICTIM, predict=lambda x, rng: torch.nn.functional.pad(noisy(x, rng), (0, 1), value=0.01))
     run_ = Evaluation(victim, ("down", Down()), Threat("linf", 0.1), 3, coverage="all", protocol=protocol)
-    done = run_.chunk(Batch(IDS, X, Y)).rows.to_pandas()
+    done = evaluate_chunk(run_, Batch(IDS, X, Y)).rows.to_pandas()
     for stage, z in (("clean", X), ("down/true", X - 0.1)):
         rows = list(done[done["stage"] == stage].itertuples())
         again = repeated(run_, z, IDS, Y)
@@ -283,7 +284,7 @@ def test_the_verifier_repeats_votes_that_are_withheld():
     run_ = Evaluation(
         VICTIM, ("down", Down()), Threat("linf", 0.015), 2, coverage="all", protocol=Protocol("vote", 20, 0.01)
     )
-    done = run_.chunk(Batch(IDS, X, Y)).rows.to_pandas()
+    done = evaluate_chunk(run_, Batch(IDS, X, Y)).rows.to_pandas()
     clean = done[done["stage"] == "clean"]
     assert (clean["pred"] == -1).any()
     assert repeated(run_, X, IDS, Y).pred == clean["pred"].tolist()

@@ -17,7 +17,7 @@ from gauntlet.evaluation import universal_fit
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.universal_fit import TrainImages, fitted, train_part
 from gauntlet.jobs.attack_job import evaluate
-from gauntlet.jobs.setup import prepare
+from gauntlet.jobs.attack_setup import prepare
 from gauntlet.leaderboard.collect import collect
 from gauntlet.leaderboard.run_metadata import read_run
 from gauntlet.metrics.fooling_ratio import fooling_of

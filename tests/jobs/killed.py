@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from gauntlet.config.shipped import CONF
 from gauntlet.jobs.attack_job import evaluate
-from gauntlet.jobs.setup import prepare
+from gauntlet.jobs.attack_setup import prepare
 
 SHARDS, KILLS = 4, 20
 CELL = ["attack.steps=10", "dataset.limit=300", "runtime.chunk=5", "runtime.progress=false", "threat.eps=0.1"]

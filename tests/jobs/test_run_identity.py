@@ -6,7 +6,7 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import save_file
 
 from gauntlet.config.shipped import CONF
-from gauntlet.jobs.setup import prepare
+from gauntlet.jobs.attack_setup import prepare
 from gauntlet.models.small_cnn import SmallCNN
 
 

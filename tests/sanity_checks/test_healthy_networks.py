@@ -6,6 +6,7 @@ import torch
 from benchmarks.flags import THREATS, images, load, measured
 from gauntlet.attacks.pgd import PGD
 from gauntlet.data.digits import Digits
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.models.checkpoint import load as load_weights
 from gauntlet.models.small_cnn import SmallCNN
@@ -23,7 +24,7 @@ def test_the_shipped_networks_have_no_flag(recipe):
     for factor in (1, 1000):
         victim = Victim(lambda x, rng, factor=factor: factor * network(x), (network,))
         run = Evaluation(victim, ("pgd", PGD(loss="margin")), Threat("linf", 0.15), 10)
-        rows = run.chunk(batch).rows.to_pandas()
+        rows = evaluate_chunk(run, batch).rows.to_pandas()
         standing = set(rows[(rows["stage"] == "pgd/true") & ~rows["broken"]]["sample"])
         assert of_victim(run, batch, standing) == []
 

@@ -9,6 +9,7 @@ from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.suite import Suite
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.metrics.attack_summary import AttackSummary
 from gauntlet.models.resnet import ResNet
@@ -42,7 +43,7 @@ def flags(predict, attack=None, modules=(NET,), randomized=False, access="gradie
     victim = Victim(predict, modules, randomized=randomized, access=access)
     run = Evaluation(victim, ("pgd", attack or PGD(loss="margin")), Threat("linf", 0.05), 5)
     y = predict(X, Rng(0, IDS, "label")).argmax(1)
-    rows = run.chunk(Batch(IDS, X, y)).rows.to_pandas()
+    rows = evaluate_chunk(run, Batch(IDS, X, y)).rows.to_pandas()
     standing = set(rows[(rows["stage"] == "pgd/true") & ~rows["broken"]]["sample"])
     return {flag.name for flag in of_victim(run, Batch(IDS, X, y), standing)}
 

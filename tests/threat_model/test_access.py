@@ -13,6 +13,7 @@ from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.suite import Suite
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.threat_model.access import DecisionHead, ScoreHead, narrowed, weaker
 from gauntlet.threat_model.counted_head import CountedHead, Counts
@@ -124,7 +125,7 @@ def test_an_evaluation_opens_the_narrowest_door(needs, door, nested):
     Nosy.doors.clear()
     attack = Suite(stages={"outer": Suite(stages={"inner": Nosy(needs)})}) if nested else Nosy(needs)
     run = Evaluation(Victim(plain(net), (net,)), ("nosy", attack), Threat("linf", 0.1), 5)
-    run.chunk(Batch(IDS, X, net(X).argmax(1)))
+    evaluate_chunk(run, Batch(IDS, X, net(X).argmax(1)))
     assert Nosy.doors == [door]
 
 
@@ -181,5 +182,8 @@ def test_a_suite_needs_what_its_stages_need():
 def test_square_finds_the_same_whatever_the_attacker_was_given():
     net = Net()
     y = net(X).argmax(1)
-    runs = [evaluation(Square(queries=60), access).chunk(Batch(IDS, X, y)).rows for access in ("gradient", "score")]
+    runs = [
+        evaluate_chunk(evaluation(Square(queries=60), access), Batch(IDS, X, y)).rows
+        for access in ("gradient", "score")
+    ]
     assert runs[0].equals(runs[1])

@@ -6,6 +6,7 @@ from torch import nn
 
 from gauntlet.attacks.pgd import PGD
 from gauntlet.data.dataset import Batch
+from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.threat_model.bpda import StandIn, identity, with_stand_ins
 from gauntlet.threat_model.rng import Rng
@@ -43,7 +44,7 @@ SOFT = {"levels": identity, "body.1": identity}
 def stages(*heads):
     victim = Victim(plain(NET), (NET,), heads)
     run = Evaluation(victim, ("pgd", PGD(steps=10, loss="margin", random_start=False)), Threat("linf", 0.2), 5)
-    rows = run.chunk(BATCH).rows.to_pandas()
+    rows = evaluate_chunk(run, BATCH).rows.to_pandas()
     return {stage: part.set_index("sample") for stage, part in rows.groupby("stage")}
 
 

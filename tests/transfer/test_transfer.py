@@ -19,7 +19,7 @@ from gauntlet.evidence.adversarial_set import AdversarialSet
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import rows
 from gauntlet.jobs.attack_job import evaluate
-from gauntlet.jobs.setup import prepare
+from gauntlet.jobs.attack_setup import prepare
 from gauntlet.metrics.transfer_rates import metrics, pairs_of
 from gauntlet.models.small_cnn import SmallCNN
 from gauntlet.verification import verify
@@ -197,7 +197,7 @@ def test_a_surrogate_may_have_a_model_of_its_own(tmp_path):
     own = ["+model@surrogates.plain.model=small_cnn", "surrogates.plain.model.width=8"]
     cfg = composed(tmp_path, "pgd", PLAIN, *own, f"+surrogates.plain.checkpoint={weights}")
     job = prepare(cfg, choices("none", "pgd"), "")
-    surrogate = job.workshops[0].craft.surrogates[0].model
+    surrogate = job.crafters[0].craft.surrogates[0].model
     assert job.manifest["config"]["surrogates"]["plain"]["parts"]["model"]["model"]["width"] == 8
     assert job.manifest["config"]["defense"]["parts"]["model"]["model"]["width"] == 16
     sizes = [

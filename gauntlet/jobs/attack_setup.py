@@ -1,0 +1,148 @@
+"""The setup of an attack: what is attacked by what, checked against each other and built."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from omegaconf import DictConfig
+
+from gauntlet.config.runtime import Runtime
+from gauntlet.config.validate import build
+from gauntlet.data.dataset import Split
+from gauntlet.data.validation import check_images
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.gradient_draws import check_draws
+from gauntlet.evaluation.randomized_protocol import Protocol
+from gauntlet.evaluation.universal_fit import train_part
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.jobs.run_identity import attack_manifest, folder_of
+from gauntlet.jobs.setup import Request, Setup, load, request
+from gauntlet.threat_model.access import TRANSFER, admit, known
+from gauntlet.threat_model.attack import Coverage
+from gauntlet.threat_model.threat import Threat
+from gauntlet.transfer.crafting import SetCrafter
+from gauntlet.transfer.plan import crafted, planned
+from gauntlet.transfer.precomputed import stored_suite
+from gauntlet.transfer.surrogates import owned
+
+
+@dataclass(frozen=True)
+class AttackSetup:
+    """Everything that an attack job needs, built.
+
+    Attributes:
+        crafters: of the adversarial sets of a transfer run.
+        train: what universal perturbations are fitted to.
+        manifest: of the run, as this process would begin it.
+    """
+
+    setup: Setup
+    evaluation: Evaluation
+    crafters: tuple[SetCrafter, ...]
+    train: Split | None
+    manifest: Manifest
+    run: RunFolder
+
+    @property
+    def split(self) -> Split:
+        """The images under attack."""
+        return self.setup.split
+
+    @property
+    def runtime(self) -> Runtime:
+        """How the work is done, without effect on what comes out."""
+        return self.setup.request.runtime
+
+
+def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> AttackSetup:
+    """Check the configuration and build what it names. Writes nothing but trained weights to their cache.
+
+    Args:
+        composed: as Hydra composed it.
+        choices: group -> name of the choice; names the folders.
+        command: what the user can paste to get this evaluation.
+
+    Raises:
+        UserError: the configuration, the data or a model is unfit, or attack, threat and defense do not go together.
+    """
+    asked = request(owned(composed), choices, command)
+    if asked.cfg.heads is True:
+        asked.cfg.heads = "true"  # on the command line a bare `true` is a boolean
+    if asked.cfg.heads not in ("declared", "true"):
+        raise UserError(f"heads={asked.cfg.heads} is unknown; choose declared or true")
+    attack, protocol = build(asked.cfg.attack), build(asked.cfg.protocol)
+    if not isinstance(protocol, Protocol):
+        raise UserError(f"protocol must be a {Protocol.__module__}.Protocol, not {type(protocol).__name__}")
+    _check_attack(asked, attack)
+    setup = load(asked, fold=True)
+    if fitted := getattr(setup.target.defense, "calibration", None):
+        fitted.check(setup.split.digest())
+    evaluation, crafters = _evaluation(setup, stocked(attack, setup.split), protocol)
+    first = setup.split.read(slice(0, 1))
+    check_images(first.ids, first.x, first.y, setup.dataset.classes, (asked.threat.low, asked.threat.high))
+    train = train_part(evaluation, setup.dataset)
+    manifest = attack_manifest(setup, evaluation, protocol, train)
+    return AttackSetup(setup, evaluation, crafters, train, manifest, folder_of(manifest, asked.runs_dir))
+
+
+def stocked(attack: Any, split: Split) -> Any:
+    """Return the attack, or suite, with the images that it asks for in `pool`.
+
+    They are spread evenly over the split, so that a sorted one gives several classes too. They depend on the split
+    alone, never on the batch, the chunk or the shard.
+    """
+    stages: dict[str, Any] | None = getattr(attack, "stages", None)
+    if stages:
+        return replace(attack, stages={name: stocked(part, split) for name, part in stages.items()})
+    count = min(getattr(attack, "pool", 0), len(split))
+    if not count:
+        return attack
+    batch = split.read([number * len(split) // count for number in range(count)])
+    return attack.stocked(batch.x, batch.y)
+
+
+def _check_attack(asked: Request, attack: Any) -> None:
+    """Refuse an attack that is not defined for the threat, or needs more than it is given."""
+    threat, cfg = asked.threat, asked.cfg
+    norms = getattr(attack, "norms", Threat.NORMS)
+    if threat.norm not in norms:
+        raise UserError(f"this attack is not defined for threat={threat.norm}; it takes {', '.join(norms)}")
+    if threat.unbounded and not getattr(attack, "unbounded", False):
+        raise UserError(
+            "this attack needs a finite threat.eps; give one, or measure distances with attack=fmn or search"
+        )
+    name = asked.choice("attack")
+    if not cfg.surrogates:  # which give all that the attack needs
+        admit(name, attack, known(cfg.access))
+    elif getattr(attack, "needs", "") == "training-set":
+        raise UserError(f"attack={name} is fitted to the defense that it attacks; leave surrogates out")
+
+
+def _evaluation(setup: Setup, attack: Any, protocol: Protocol) -> tuple[Evaluation, tuple[SetCrafter, ...]]:
+    """Return the evaluation, and what crafts its adversarial sets where the attack is a transfer attack."""
+    asked, target, classes = setup.request, setup.target, setup.dataset.classes
+    cfg, threat, runtime, name = asked.cfg, asked.threat, asked.runtime, asked.choice("attack")
+    crafters = planned(cfg, name, attack, setup.deploy, setup.split, threat, classes, runtime)
+    transfer: Any = crafted(crafters) or stored_suite(name, attack, threat, setup.split)
+    attack = transfer or attack
+    if cfg.draws is not None:
+        check_draws(cfg.draws, target.victim)
+    victim = protocol.applied(target.victim, cfg.seed)
+    coverage: Coverage = "correct" if threat.unbounded else "all" if victim.randomized else "standing"
+    evaluation = Evaluation(
+        victim=victim,
+        attack=(name, attack),
+        threat=threat,
+        classes=classes,
+        seed=cfg.seed,
+        twin=protocol.applied(target.twin, cfg.seed) if target.twin else None,
+        heads=cfg.heads,
+        batch_size=runtime.batch_size,
+        gradients=Runtime.GRADIENTS[runtime.gradients],
+        device=setup.device,
+        coverage=getattr(attack, "coverage", coverage),
+        access=TRANSFER if transfer else cfg.access,
+        protocol=protocol,
+    )
+    return evaluation, crafters

@@ -1,0 +1,135 @@
+"""The loop over the chunks of a shard: what is there and sound is left, the rest is done, each chunk whole."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from gauntlet.config.runtime import Runtime
+from gauntlet.data.chunks import chunk_positions, chunks_of
+from gauntlet.data.dataset import Batch, Split
+from gauntlet.data.prefetch import batches
+from gauntlet.errors import UserError
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.jobs.run_identity import refuse_another
+from gauntlet.system.lock import sole_owner
+from gauntlet.system.process import give_back
+from gauntlet.system.progress import Bar
+
+log = logging.getLogger(__name__)
+
+Worker = Callable[[int, slice, Batch, Bar], None]
+"""Does one chunk and writes its records: number, positions in the split, images, bar."""
+
+
+@dataclass(frozen=True)
+class ShardOfRun:
+    """The chunks of a run that fall to this process.
+
+    Attributes:
+        size: samples per chunk, as the run began: who goes on with it cannot cut it otherwise.
+    """
+
+    samples: int
+    size: int
+    shards: int
+    shard: int
+
+    @classmethod
+    def of(cls, standing: Manifest, runtime: Runtime) -> "ShardOfRun":
+        """Return the share of this process in a run that stands on disk."""
+        return cls(standing["dataset"]["samples"], standing["chunk"], runtime.shards, runtime.shard)
+
+    @property
+    def chunks(self) -> list[int]:
+        """Numbers of the chunks."""
+        return list(chunks_of(self.samples, self.size, self.shards, self.shard))
+
+    def positions(self, chunk: int) -> slice:
+        """Return the positions of a chunk in the split."""
+        return chunk_positions(self.samples, self.size, chunk)
+
+    def images(self, chunks: Sequence[int]) -> int:
+        """Return how many images these chunks hold."""
+        return sum(len(range(self.samples)[self.positions(chunk)]) for chunk in chunks)
+
+
+@contextmanager
+def held_shard(run: RunFolder, runtime: Runtime, mine: Callable[[], Manifest]) -> Iterator[Manifest]:
+    """Hold the lock of this process's shard, and give the manifest as it is on disk.
+
+    Args:
+        mine: makes the manifest with which this process would begin the run; called with the lock held.
+
+    Raises:
+        UserError: another process works on the shard, the folder cannot be written, or it holds another run.
+    """
+    name = f"run-{runtime.shard}-of-{runtime.shards}"
+    with sole_owner(run.path, name, "; wait for it, or split the work with runtime.shards"):
+        first = mine()
+        standing = run.create(first)
+        refuse_another(standing, first, run.path)
+        yield standing
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What the progress bar counts: `per_image` units for each image."""
+
+    title: str
+    unit: str
+    per_image: int = 1
+
+
+def run_chunks(
+    run: RunFolder,
+    split: Split,
+    share: ShardOfRun,
+    runtime: Runtime,
+    counted: Counted,
+    fit: Callable[[int, pa.Table], bool],
+    begin: Callable[[list[int]], Worker],
+) -> int:
+    """Do the chunks of this shard that are not there yet, or not sound; return how many.
+
+    Args:
+        fit: whether a chunk whose records can be read and hold no error has all that belongs to it.
+        begin: called once with the chunks to do, before any is done, if there is one; returns what does them.
+
+    Raises:
+        UserError: the disk is full, or what `begin` and the worker raise; finished chunks stay.
+    """
+    present = run.present()
+    ready = [chunk for chunk in share.chunks if chunk in present and _sound(run, chunk, fit)]
+    missing = [chunk for chunk in share.chunks if chunk not in ready]
+    if not missing:
+        return 0
+    work = begin(missing)
+    positions = [share.positions(chunk) for chunk in missing]
+    with Bar(
+        total=counted.per_image * share.images(share.chunks),
+        initial=counted.per_image * share.images(ready),
+        unit=counted.unit,
+        shown=runtime.progress,
+        desc=counted.title,
+    ) as bar:
+        for chunk, at, batch in zip(missing, positions, batches(split, positions, runtime.workers), strict=True):
+            work(chunk, at, batch, bar)
+            give_back()
+    return len(missing)
+
+
+def _sound(run: RunFolder, chunk: int, fit: Callable[[int, pa.Table], bool]) -> bool:
+    """Return whether a part can be read, holds no error and fits; else it is set aside and done again."""
+    try:
+        table = run.read_part(chunk)
+        errors = table["error"]
+        if errors.null_count == len(errors) and fit(chunk, table):
+            return True
+    except UserError as cause:
+        log.warning("%s", cause)
+    log.warning("doing chunk %d again; its old records are now %s", chunk, run.set_aside(chunk).name)
+    return False

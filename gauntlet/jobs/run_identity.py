@@ -1,0 +1,150 @@
+"""What a run is: the hash of all that changes its answer, and the manifest that describes it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gauntlet.data.dataset import Split
+from gauntlet.errors import UserError
+from gauntlet.evaluation.certification import STAGE, Certification
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.randomized_protocol import Protocol
+from gauntlet.evidence.digest import digest_of
+from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.schema import CLEAN_STAGE, SCHEMA_VERSION
+from gauntlet.jobs.setup import Setup
+from gauntlet.system import provenance
+from gauntlet.threat_model.access import GRADIENT
+from gauntlet.threat_model.attack import compares
+from gauntlet.transfer.precomputed import Transfer
+
+
+def attack_manifest(setup: Setup, evaluation: Evaluation, protocol: Protocol, train: Split | None) -> Manifest:
+    """Return the manifest of an attack run, with its hash.
+
+    Args:
+        train: what universal perturbations are fitted to.
+    """
+    asked, target, suite = setup.request, setup.target, evaluation.attack[1]
+    name, given, config = evaluation.attack[0], evaluation.given, asked.config
+    counted = protocol if target.victim.randomized else None
+    deployed = dict(target.content)
+    if counted is not None:  # with another protocol it is another victim
+        deployed["protocol"] = counted.identity()
+    answer: dict[str, Any] = {"attack": [name, config["attack"]], "heads": asked.cfg.heads}
+    if isinstance(suite, Transfer):  # the content of a set counts, not its place
+        answer["attack"] = [name, suite.identities]
+    if compares(suite):
+        answer["chunk"] = asked.runtime.chunk
+    if given != GRADIENT:  # runs from before this option keep their hash
+        answer["access"] = given
+    if counted is not None:
+        answer["protocol"] = counted.told(evaluation.exact)
+    if asked.cfg.draws is not None:
+        answer["draws"] = asked.cfg.draws
+    own = Manifest(
+        heads=asked.cfg.heads,
+        access=given,
+        card=target.defense.card.as_dict() | {"parameters": target.parameters},
+        coverage=evaluation.coverage,
+        keep=asked.runtime.keep,
+    )
+    if isinstance(suite, Transfer):
+        own |= Manifest(sets=suite.told())
+    if members := evaluation.victim.members:
+        own |= Manifest(members=[[head.name, head.weight] for head in members])
+    if counted is not None:
+        own |= Manifest(protocol=counted.told(evaluation.exact), bare=target.identity)
+    stages = [CLEAN_STAGE, *(stage.name for stage in evaluation.stages)]
+    data = {} if train is None else {"train": train.digest()}
+    return _manifest(setup, "attack", name, digest_of(deployed), answer, stages, data) | own
+
+
+def certification_manifest(setup: Setup, work: Certification) -> Manifest:
+    """Return the manifest of a certification run, with its hash."""
+    name, certifier = work.certifier
+    answer = {"certifier": [name, setup.request.config["certifier"]]}
+    own = Manifest(
+        certificate={
+            "kind": certifier.kind,
+            "confidence": certifier.confidence,
+            "sees_label": certifier.sees_label,
+        },
+        heads="declared",
+        card=setup.target.defense.card.as_dict(),
+    )
+    return _manifest(setup, "certificate", name, setup.target.identity, answer, [STAGE], {}) | own
+
+
+def folder_of(manifest: Manifest, runs_dir: Path) -> RunFolder:
+    """Return the folder of a run: data set, threat, defense, attack or certifier, hash."""
+    name = manifest["name"]
+    method = name["certifier" if manifest["kind"] == "certificate" else "attack"]
+    return RunFolder(Path(runs_dir, name["dataset"], name["threat"], name["defense"], method, manifest["config_hash"]))
+
+
+def refuse_another(standing: Manifest, mine: Manifest, folder: Path) -> None:
+    """Refuse a folder that holds another run."""
+    for key in ("config_hash", "victim", "stages"):
+        if standing.get(key) != mine.get(key):
+            raise UserError(f"{folder} holds another run ({key} differs); move it away or use another runs_dir")
+
+
+def _manifest(
+    setup: Setup,
+    kind: str,
+    method: str,
+    victim: str,
+    answer: Mapping[str, Any],
+    stages: Sequence[str],
+    more_data: Mapping[str, str],
+) -> Manifest:
+    """Return what the manifests of both kinds hold. answer: what else changes the answer, beside what both share."""
+    asked, dataset, split = setup.request, setup.dataset, setup.split
+    threat, chunk = asked.threat, asked.runtime.chunk
+    data = {"digest": split.digest(), "selection": split.selection(), **more_data}
+    shared = {
+        "victim": victim,
+        "data": data,
+        "threat": [threat.norm, threat.label, threat.low, threat.high],
+        "seed": asked.seed,
+        "schema": SCHEMA_VERSION,
+    }
+    commit, dirty = provenance.commit()
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        status="running",
+        kind=kind,
+        name={
+            "dataset": dataset.name.replace("/", "-"),
+            "threat": threat.label,
+            "defense": asked.choice("defense").replace("/", "-"),
+            "certifier" if kind == "certificate" else "attack": method.replace("/", "-"),
+            "model": asked.choice("model"),
+        },
+        command=asked.command,
+        config=asked.config,
+        config_hash=digest_of(shared | dict(answer)),
+        victim=victim,
+        threat={
+            "norm": threat.norm,
+            "eps": str(threat.eps),
+            "radius": None if threat.unbounded else threat.radius,
+            "low": threat.low,
+            "high": threat.high,
+        },
+        dataset={"name": dataset.name, **data, "samples": len(split), "classes": dataset.classes},
+        weights=setup.target.weights,
+        stages=list(stages),
+        chunk=chunk,
+        chunks=-(-len(split) // chunk),
+        seed=asked.seed,
+        commit=commit,
+        dirty=dirty,
+        versions=provenance.versions(),
+        device=provenance.describe(setup.device),
+        started=provenance.now(),
+        flags=[],
+        failures=[],
+    )

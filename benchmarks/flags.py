@@ -1,15 +1,18 @@
 """What the checks of the input gradient measure on public networks, and on models made to be caught.
 
     python -m benchmarks.flags [--shared ../shared]
+    python -m benchmarks.flags --shipped
 
-For each model, on the first 64 images: the four numbers of `gauntlet/sanity_checks/gradients.py`, accuracy left at an unlimited
-budget, all flags that a run of `pgd` with 40 steps on the margin gets, and the passes that the checks take per image.
+For each model, on the first 64 images: the four numbers of `gauntlet/sanity_checks/gradients.py`, all flags that a run
+of `pgd` with 40 steps on the margin gets, and the passes that the checks take per image. The second command measures
+the small networks that are shipped, on digits, in three norms at the budgets of the data set.
 """
 
 import argparse
 import importlib.util
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,13 +23,24 @@ from torch import Tensor, nn
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from gauntlet.attacks.pgd import PGD
 from gauntlet.data.dataset import Batch
+from gauntlet.data.digits import Digits
 from gauntlet.data.parquet import Parquet
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.metrics.attack_summary import summarize
+from gauntlet.models.checkpoint import load as load_weights
+from gauntlet.models.small_cnn import SmallCNN
 from gauntlet.sanity_checks import from_evidence, of_victim
-from gauntlet.sanity_checks.gradients import MISMATCH, RESTLESS, SHATTERED, dead_starts, falls, mismatch, unrelated
+from gauntlet.sanity_checks.gradients import (
+    MISMATCH,
+    NON_MONOTONE,
+    SHATTERED,
+    dead_starts,
+    mismatch,
+    share_of_falls,
+    unrelated,
+)
 from gauntlet.sanity_checks.probe import PROBE, Probe
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -39,6 +53,12 @@ THREATS: dict[str, tuple[str, str | float]] = {
     "mnist_kw_0.3": ("linf", 0.3), "mnist_colt_0.1": ("linf", 0.1), "mnist_natural": ("linf", 0.1),
 }  # fmt: skip
 """The public networks and the budget that goes with each."""
+
+
+RECIPES = (
+    "standard", "pgd_at", "pgd_at_awp", "trades", "trades_30", "mart", "fgsm_rs", "amp", "gaussian", "uniform",
+)  # fmt: skip
+"""Trainings of the shipped networks for digits."""
 
 
 class Backwards(torch.autograd.Function):
@@ -75,6 +95,16 @@ def crafted(network: nn.Module, other: nn.Module) -> dict[str, Any]:
         "ripples": lambda x: network(x + 0.02 * torch.sin(2000 * x)),
         "top tenth": other.eval(),
     }
+
+
+def shipped() -> dict[str, nn.Module]:
+    """Return the shipped networks for digits by the name of their recipe, and two that flags must not confuse."""
+    found: dict[str, nn.Module] = {}
+    for recipe in RECIPES:
+        network = SmallCNN(10, 1, 8)
+        load_weights(network, f"gauntlet/models/zoo/digits_small_cnn_{recipe}.safetensors")
+        found[recipe] = network.eval().requires_grad_(False)
+    return found
 
 
 def load(shared: Path) -> ModuleType:
@@ -115,19 +145,48 @@ def measured(forward: Any, threat: Threat, batch: Batch) -> tuple[list[float], l
     passes[0] = 0
     flags = [flag.name for flag in (*of_victim(run, batch, standing), *from_evidence(total))]
     spent = passes[0] / len(batch.ids)
-    slope = Probe(run, batch, standing).slope
-    numbers = [mismatch(slope), unrelated(slope), falls(slope), float(max(dead_starts(slope).values()))]
+    linearity = Probe(run, batch, standing).linearity
+    numbers = [
+        mismatch(linearity),
+        unrelated(linearity),
+        share_of_falls(linearity),
+        float(max(dead_starts(linearity).values())),
+    ]
     return numbers, flags, spent
+
+
+def _shipped(out: Callable[[str], object]) -> None:
+    data = Digits()
+    batch = data.split("test").read(slice(0, PROBE))
+    networks = shipped()
+    models: dict[str, Any] = dict(networks) | {
+        "trades x 1e-20": lambda x: 1e-20 * networks["trades"](x),
+        "trades, wrong backward": lambda x: networks["trades"](Backwards.apply(x)),
+        "trades, 8 levels": lambda x: networks["trades"]((x * 7).round() / 7 + 0 * x),
+    }
+    out("| model | norm | mismatch | unrelated | falls | dead starts | flags |\n|---|---|---|---|---|---|---|\n")
+    for name, model in models.items():
+        for norm, eps in data.budgets.items():
+            numbers, flags, _ = measured(model, Threat(norm, eps), batch)
+            row = " | ".join(f"{value:.3f}" for value in numbers[:3])
+            out(f"| {name} | {norm} | {row} | {numbers[3]:.0f} | {', '.join(flags) or 'none'} |\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    shared = parser.parse_args().shared
+    parser.add_argument("--shipped", action="store_true", help="the shipped networks, in three norms")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    networks = load(shared)
     out = sys.stdout.write
-    out("| model | mismatch | unrelated | falls | dead starts | passes | flags |\n|---|---|---|---|---|---|---|\n")
+    if options.shipped:
+        _shipped(out)
+        return
+    shared = options.shared
+    networks = load(shared)
+    out(
+        "| model | mismatch | unrelated | share_of_falls | dead starts | passes | flags |\n|---|---|---|---|---|---|---|\n"
+    )
     models = [(name, networks.load(name), Threat(*threat), images(shared, name)) for name, threat in THREATS.items()]
     odd = crafted(networks.load("at_resnet2b"), networks.load("natural_medium"))
     models += [(name, model, Threat("linf", "2/255"), images(shared, "cifar")) for name, model in odd.items()]
@@ -140,7 +199,7 @@ def main() -> None:
         ]
         out(f"| {name} | {' | '.join(row)} |\n")
         sys.stdout.flush()
-    out(f"\nthresholds: mismatch {MISMATCH}, unrelated {SHATTERED}, falls {RESTLESS}, dead starts 0\n")
+    out(f"\nthresholds: mismatch {MISMATCH}, unrelated {SHATTERED}, share_of_falls {NON_MONOTONE}, dead starts 0\n")
 
 
 if __name__ == "__main__":

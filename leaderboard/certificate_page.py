@@ -48,14 +48,25 @@ def _table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     radii = sorted({*steps[:: -(-len(steps) // COLUMNS)], *proofs})
     norm = formatting.NORMS.get(first.norm, first.norm)
     heads = ["Defense", "Certifier", *(f"{radius:.4g}" for radius in radii)]
-    heads += ["ACR", "Draws", "Draws per image", "Draws/s", "Forwards/s", "Abstained", "Attacks", "May fail"]
+    heads += [
+        "ACR",
+        "Draws",
+        "Draws per image",
+        "Draws/s",
+        "Forwards/s",
+        "Abstained",
+        "Attack runs",
+        "Contradicted",
+        "Failure probability",
+    ]
     identity = hashlib.sha256(repr((first.data, first.norm)).encode()).hexdigest()[:8]
     return {
         "id": f"certified-{identity}",
         "title": f"{first.data.name} {norm}",
-        "about": f"{formatting.samples(first.data, first.total.samples)}. Certified accuracy in percent at each radius, "
-        "with 95 % intervals. ACR: average certified radius, zero where wrong; it depends on the draws of each bound. "
-        "Attacks: runs on the same model that were compared, and the samples that contradict.",
+        "about": f"{formatting.samples(first.data, first.total.samples)}. Certified accuracy in percent at each "
+        "radius, with 95 % intervals. ACR: average certified radius, zero where wrong; it depends on the draws of each "
+        "bound. Attack runs: those on the same model that were compared. Contradicted: samples that they broke within "
+        "a certified radius. Failure probability: of each certificate.",
         "heads": heads,
         "rows": [_row(verdict, radii) for verdict in ordered],
         "figure": _figure([verdict.claims for verdict in ordered if verdict.claims.total.graded]),
@@ -83,8 +94,9 @@ def _row(verdict: Verdict, radii: Sequence[float]) -> list[str]:
         f"{total.samples_used / max(total.seconds, 1e-9):,.0f}" if drawn else "–",
         "–" if total.bounded else f"{total.forwards / max(total.seconds, 1e-9):,.0f}",
         formatting.percent(total.abstained, n),
-        f"{verdict.attacks}, {verdict.samples}",
-        f"{doubt:.2g}" if doubt else "never",
+        str(verdict.attacks),
+        str(verdict.samples),
+        f"{doubt:.2g}" if doubt else "0, a proof",
     ]
 
 

@@ -20,6 +20,7 @@ class RunLine:
     run: Run
     standing: int  # samples that this run alone leaves standing, of those that it recorded to the end
     open: int  # samples that it neither broke nor recorded to the end
+    spread: Spread | None  # of its nearest adversarial examples, where there is no eps
     alone: int  # samples that it broke and no other counted run of the entry
     stages: tuple[Stage, ...]
     expected: ExpectedAccuracy | None  # of a randomized defense: right on its worst candidates
@@ -40,6 +41,7 @@ class Attack:
     standing: int
     open: int
     expected: ExpectedAccuracy | None
+    spread: Spread | None  # of the nearest adversarial examples, where there is no eps
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,11 @@ class Entry:
     def accuracy(self) -> float:
         """The robust accuracy, in [0, 1]: the number to quote."""
         return self.expected.mean if self.expected else self.robust / self.n
+
+    @property
+    def unknown(self) -> bool:
+        """Return whether attacks said nothing: each sample that is right without one lacks an answer."""
+        return self.open > 0 and self.open == self.n - (self.known - self.clean)
 
     @property
     def clean_accuracy(self) -> float | None:

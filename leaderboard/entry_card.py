@@ -13,6 +13,7 @@ from gauntlet.leaderboard.entry import Entry
 from gauntlet.leaderboard.formatting import percent
 from gauntlet.leaderboard.randomized_entries import draws_of
 from gauntlet.leaderboard.run_metadata import ThreatKey, mapping
+from gauntlet.metrics.display import UNKNOWN
 from gauntlet.metrics.randomized_result import ACCURACIES, TRUE
 
 NOT_RUN = "not run"
@@ -44,6 +45,7 @@ def card(entry: Entry, entries: Sequence[Entry] = (), certificates: Sequence[Ver
         ("adaptive", "Adaptive attack"): _adaptive(entry),
         ("masking_index", "Gradient-masking index"): _masking(entry),
         ("heads", "Heads attacked"): _heads(entry),
+        ("sources", "Candidates from"): _sources(entry),
         ("surrogates", "Surrogates"): _surrogates(mapping(lead.get("fidelity"))),
         ("networks", "Networks alone"): _networks(entry, entries),
         ("splits", "Splits used"): splits(lead, entry.n),
@@ -87,6 +89,8 @@ def _adaptive(entry: Entry) -> list[str]:
     names = ", ".join(sorted({line.run.attack for line in entry.counted}))
     if entry.threat.unbounded:
         return [f"distances only, by {names}"]
+    if entry.unknown:
+        return [f"{UNKNOWN}: each sample that was attacked ended without an answer, by {names}"]
     low, high = (100 * end for end in entry.interval)
     kind = f"{entry.measure.lower()}, " if entry.measure else ""
     return [f"{kind}{100 * entry.accuracy:.1f} %, 95 % interval {low:.1f} to {high:.1f}, by {names}"]
@@ -104,8 +108,10 @@ def _masking(entry: Entry) -> list[str]:
 def _heads(entry: Entry) -> list[str]:
     draws: dict[str, set[int]] = {}
     for line in entry.runs:
-        used = mapping(line.run.manifest.get("draws"))
+        used, transferred = (mapping(line.run.manifest.get(key)) for key in ("draws", "sets"))
         for stage in line.stages[1:]:
+            if stage.name in transferred:  # crafted on another network: no head of this defense was attacked
+                continue
             number = mapping(used.get(stage.head)).get("draws")
             draws.setdefault(stage.head, set()).update([number] if isinstance(number, int) and number > 1 else [])
     if not draws:
@@ -114,6 +120,17 @@ def _heads(entry: Entry) -> list[str]:
         f"{head} ({' and '.join(map(str, sorted(numbers)))} draws per gradient)" if numbers else head
         for head, numbers in draws.items()
     ]
+
+
+def _sources(entry: Entry) -> list[str]:
+    """Return the networks of a transfer attacker, on which candidates were crafted."""
+    found = [
+        name
+        for line in entry.runs
+        for stage in mapping(line.run.manifest.get("sets")).values()
+        for name in mapping(mapping(stage).get("sources"))
+    ]
+    return [f"{', '.join(dict.fromkeys(map(str, found)))}, by transfer"] if found else []
 
 
 def _surrogates(fidelity: Mapping[str, Any]) -> list[str]:
@@ -218,7 +235,8 @@ def _declared(told: Mapping[str, Any]) -> str:
 
 def _evidence(entry: Entry) -> list[str]:
     total, low, high = len(entry.counted), *entry.interval
+    error = "" if entry.unknown else f", standard error {100 * (high - low) / 3.92:.1f} points"
     return [
-        f"{entry.n:,} samples, standard error {100 * (high - low) / 3.92:.1f} points",
+        f"{entry.n:,} samples{error}",
         f"{total} adaptive {'run' if total == 1 else 'runs'}, {entry.verified} verified",
     ]

@@ -5,6 +5,7 @@ import re
 
 from gauntlet.leaderboard.entry import Attack, Board, Entry, RunLine
 from gauntlet.leaderboard.run_metadata import DataKey, ThreatKey
+from gauntlet.metrics.display import DASH, points, ratio
 
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "patch": "patches"}
 
@@ -34,23 +35,25 @@ def samples(data: DataKey, n: int) -> str:
 
 def percent(count: int, n: int) -> str:
     """A share in percent with one decimal, without the sign."""
-    return f"{100 * count / n:.1f}" if n else "–"
+    return points(ratio(count, n))
 
 
 def left(of: RunLine | Attack, n: int) -> str:
-    """What a run or an attack leaves, in percent: of samples, or expected of a randomised defense."""
-    return f"{100 * of.expected.mean:.1f}" if of.expected else percent(of.standing + of.open, n)
+    """Return what a run or an attack leaves, in percent; without an eps the median distance that it needs."""
+    if of.spread:
+        return of.spread.told()[1]
+    return points(of.expected.mean if of.expected else ratio(of.standing + of.open, n))
 
 
 def share(value: float | None) -> str:
     """A share in percent with one decimal, without the sign."""
-    return "–" if value is None else f"{100 * value:.1f}"
+    return points(value)
 
 
 def per(total: int, n: int) -> str:
     """A mean per sample, with as many digits as it is worth."""
     if not n:
-        return "–"
+        return DASH
     mean = total / n
     return f"{mean:,.0f}" if mean >= 100 else f"{mean:.1f}"
 

@@ -21,6 +21,7 @@ from gauntlet.leaderboard.query_plot import query_figure
 from gauntlet.leaderboard.randomized_entries import draws_of
 from gauntlet.leaderboard.robustness_curve_plot import curve_figure
 from gauntlet.leaderboard.site_writer import Site
+from gauntlet.metrics.display import UNKNOWN
 from gauntlet.metrics.randomized_result import ACCURACIES
 
 
@@ -43,7 +44,7 @@ def environment() -> Environment:
         "reading": READING,
     }
     env.globals |= {"reading_distance": READING_DISTANCE, "share": formatting.share, "left_by": formatting.left}
-    env.globals |= {"names": ACCURACIES, "draws_of": draws_of}
+    env.globals |= {"names": ACCURACIES, "UNKNOWN": UNKNOWN, "draws_of": draws_of}
     return env
 
 

@@ -103,7 +103,7 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
         reasons=tuple(_reasons(own, counted, n)),
         curves=curves(pool, first.data.selection, ids),
         queries=queries(own),
-        spread=Spread.of(nearest(pool, ids)) if first.threat.unbounded and len(ids) else None,
+        spread=_spread(pool, ids) if first.threat.unbounded else None,
         expected=randomized.all.accuracy(n) if randomized else None,
         expected_clean=randomized.clean.accuracy() if randomized else None,
         masking=hidden,
@@ -168,6 +168,7 @@ def _line(evidence: Evidence, view: Aligned, beaten: Ints, n: int) -> RunLine:
         standing=int((view.complete & ~view.broken).sum()),
         open=n - int((view.complete | view.broken).sum()),
         expected=_expected([evidence], n),
+        spread=_spread([evidence], evidence.ids),
         alone=int((view.broken & ~view.clean_wrong & (others == 0)).sum()),
         stages=evidence.stages,
         passes=evidence.passes,
@@ -187,6 +188,13 @@ def _expected(several: Sequence[Evidence], n: int) -> ExpectedAccuracy | None:
     return randomized.all.accuracy(n) if randomized else None
 
 
+def _spread(runs: Sequence[Evidence], ids: Ints) -> Spread | None:
+    """Return the quartiles of the distances over runs of which one at least has no eps; None without such a run."""
+    if not len(ids) or not any(evidence.run.threat.unbounded for evidence in runs):
+        return None
+    return Spread.of(nearest(runs, ids))
+
+
 def _attacks(own: Sequence[Evidence], reported: Sequence[Aligned], n: int) -> Iterable[Attack]:
     grouped: dict[tuple[bool, str], list[tuple[Evidence, Aligned]]] = defaultdict(list)
     for evidence, view in zip(own, reported, strict=True):
@@ -196,7 +204,8 @@ def _attacks(own: Sequence[Evidence], reported: Sequence[Aligned], n: int) -> It
         broken = np.any([view.broken for view in views], axis=0)
         standing = int((np.all([view.complete for view in views], axis=0) & ~broken).sum())
         left = n - standing - int(broken.sum())
-        yield Attack(column, not true, len(views), standing, left, _expected(runs, n))
+        ids = _union([evidence.ids for evidence in runs])
+        yield Attack(column, not true, len(views), standing, left, _expected(runs, n), _spread(runs, ids))
 
 
 def _flags(

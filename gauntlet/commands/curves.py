@@ -17,6 +17,7 @@ import numpy as np
 
 from gauntlet.errors import OtherKind, UserError, left_out
 from gauntlet.evidence.run_folder import find_runs
+from gauntlet.metrics.display import DASH, number
 from gauntlet.metrics.perturbation_size import Distances, Floats, accuracy, area, nearest, optimality, read
 from gauntlet.metrics.robustness_curve import grid, groups, names, reference
 from gauntlet.system.atomic_file import write_atomically
@@ -30,6 +31,7 @@ def lines(group: Sequence[Distances]) -> Iterator[str]:
     best = nearest([answer.distance for answer in group])
     points, labels = grid(best, eps), [*names(group), BEST]
     curves = [*(answer.distance for answer in group), best]
+    limits = [*(answer.limit for answer in group), max(answer.limit for answer in group)]
     width = max(len(label) for label in labels) + 2
     yield (
         f"{first['name']['defense']} · {first['name'].get('model', '')} · {first['dataset']['name']} · "
@@ -37,19 +39,25 @@ def lines(group: Sequence[Distances]) -> Iterator[str]:
     )
     yield ""
     yield f"{'robust accuracy at eps':<{width}}" + "".join(f"{point:>10.4g}" for point in points)
-    for label, curve in zip(labels, curves, strict=True):
-        yield f"{label:<{width}}" + "".join(f"{share:>10.2%}" for share in accuracy(curve, points))
+    for label, curve, limit in zip(labels, curves, limits, strict=True):
+        shares = zip(points, accuracy(curve, points), strict=True)
+        known = (share if point <= limit else None for point, share in shares)
+        yield f"{label:<{width}}" + "".join(f"{number(share, '.2%'):>10}" for share in known)
     yield ""
     twice = "" if eps is None else f"{'opt. to 2 eps':>15}{'area to 2 eps':>15}"
     yield f"{'':<{width}}{'median':>10}{'optimality':>12}{twice}{'F':>9}{'B':>9}"
-    for label, curve in zip(labels, curves, strict=True):
+    for label, curve, limit in zip(labels, curves, limits, strict=True):
         answer = dict(zip(labels, group, strict=False)).get(label)
-        more = "" if eps is None else f"{optimality(curve, best, 2 * eps):>15.4f}{area(curve, 2 * eps):>15.5g}"
+        if limit < math.inf:
+            more, median, whole = "" if eps is None else f"{DASH:>15}{DASH:>15}", DASH, DASH
+        else:
+            more = "" if eps is None else f"{optimality(curve, best, 2 * eps):>15.4f}{area(curve, 2 * eps):>15.5g}"
+            median, whole = _median(curve), f"{optimality(curve, best):.4f}"
         passes = "" if answer is None else f"{answer.forwards:>9.1f}{answer.backwards:>9.1f}"
-        yield f"{label:<{width}}{_median(curve):>10}{optimality(curve, best):>12.4f}{more}{passes}"
-    yield "(median: of the samples that are right as they are; F, B: forward and backward passes per attacked sample)"
+        yield f"{label:<{width}}{median:>10}{whole:>12}{more}{passes}"
+    yield "(median: of the samples that are right without an attack; F, B: forward and backward passes per attacked sample)"
     if any(label.endswith(" *") for label in labels):
-        yield "(*: a run with a finite eps; it stops at its first find and knows nothing beyond)"
+        yield "(*: a run with a finite eps; it stops at its first adversarial example, so it says nothing of larger eps)"
 
 
 def _median(distance: Floats) -> str:
@@ -67,11 +75,11 @@ def as_csv(groups: Sequence[Sequence[Distances]]) -> str:
         who = group[0].manifest
         best = nearest([answer.distance for answer in group])
         curves = [
-            *((n, a.run.path.name, a.distance) for n, a in zip(names(group), group, strict=True)),
-            (BEST, "", best),
+            *((n, a.run.path.name, a.distance, a.limit) for n, a in zip(names(group), group, strict=True)),
+            (BEST, "", best, max(answer.limit for answer in group)),
         ]
-        for label, run, curve in curves:
-            steps = sorted({0.0, *curve[np.isfinite(curve)].tolist()})
+        for label, run, curve, limit in curves:
+            steps = [eps for eps in sorted({0.0, *curve[np.isfinite(curve)].tolist()}) if eps <= limit]
             for eps, share in zip(steps, accuracy(curve, steps), strict=True):
                 place = who["dataset"]["name"], who["name"]["defense"], who["threat"]["norm"]
                 writer.writerow([*place, label.removesuffix(" *"), run, len(curve), repr(eps), repr(share)])

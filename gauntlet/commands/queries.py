@@ -11,6 +11,7 @@ from typing import Any
 
 from gauntlet.errors import OtherKind, UserError, left_out
 from gauntlet.evidence.run_folder import RunFolder, find_runs
+from gauntlet.metrics.display import number
 from gauntlet.metrics.query_curve import BUDGETS, Curve, curve
 from gauntlet.system.atomic_file import write_atomically
 
@@ -41,28 +42,25 @@ def lines(run: RunFolder, found: Curve) -> list[str]:
     failures = n - int(found.broken.sum())
     out = [
         f"{name['defense']} · {name['dataset']} · {name['threat']} · {name['attack']}   {run.path}",
-        f"{n} samples; {found.wrong} more are misclassified as they are"
+        f"{n} samples; {found.wrong} more are misclassified without an attack"
         + (f"; {found.errors} of the failures are errors" if found.errors else ""),
         f"{'queries':>9}{'success':>10}{'failure':>10}{'mean':>10}{'median':>10}",
     ]
     for at in map(found.at, BUDGETS):
         low, high = ("", "") if at.known else ("≥ ", "≤ ")
-        success, failure = (_share(sign, share) for sign, share in ((low, at.success), (high, 1 - at.success)))
-        out.append(f"{at.budget:>9,}{success:>10}{failure:>10}{_short(at.mean):>10}{_short(at.median):>10}")
+        success, failure = (
+            f"{sign * (share == share)}{number(share, '.1%')}"
+            for sign, share in ((low, at.success), (high, 1 - at.success))
+        )
+        out.append(
+            f"{at.budget:>9,}{success:>10}{failure:>10}{number(at.mean, ',.1f'):>10}{number(at.median, ',.1f'):>10}"
+        )
     out.append(
-        f"{n - failures} successes with {_short(last.mean)} queries on average, median {_short(last.median)}; "
+        f"{n - failures} successes with {number(last.mean, ',.1f')} queries on average, median {number(last.median, ',.1f')}; "
         f"{failures} failures" + (f" after {found.spent:,.0f} queries or more" if failures else "")
     )
     out.append(f"area under success over log queries, from 1 to {found.end:,.0f}: {found.area:.3f}")
     return out
-
-
-def _share(sign: str, value: float) -> str:
-    return "–" if math.isnan(value) else f"{sign}{value:.1%}"
-
-
-def _short(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:,.1f}"
 
 
 def _told(value: float) -> float | str:

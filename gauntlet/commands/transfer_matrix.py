@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gauntlet.errors import UserError
+from gauntlet.metrics.display import number
 from gauntlet.metrics.transfer_matrix import Key, Target, collect
-from gauntlet.metrics.transfer_rates import Pair, metrics, share
+from gauntlet.metrics.transfer_rates import Pair, metrics
 from gauntlet.system.atomic_file import write_atomically
 
 NOTE = """* crafted on the target, or on a network inside it; not in the metrics.
@@ -42,10 +43,10 @@ def matrix(targets: Sequence[Target]) -> Iterator[str]:
         yield line(labels[identity], (_cell(target.pairs.get(identity)) for target in targets))
     yield ""
     scores = [metrics(list(target.pairs.values())) for target in targets]
-    yield line("mean over pairs", (share(score and score.mean) for score in scores))
-    yield line("strongest pair", (share(score and score.strongest.accuracy) for score in scores))
+    yield line("mean over pairs", (number(score and score.mean, ".2%") for score in scores))
+    yield line("strongest pair", (number(score and score.strongest.accuracy, ".2%") for score in scores))
     yield line("", (score.strongest.label if score else "–" for score in scores))
-    yield line("union per sample", (share(score and score.union) for score in scores))
+    yield line("union per sample", (number(score and score.union, ".2%") for score in scores))
     for group in groups:
         yield line(f"strongest of {group}", (_best(target, group) for target in targets))
 
@@ -56,7 +57,7 @@ def _cell(pair: Pair | None) -> str:
 
 def _best(target: Target, group: str) -> str:
     found = metrics([pair for pair in target.pairs.values() if pair.group == group])
-    return share(found and found.strongest.accuracy)
+    return number(found and found.strongest.accuracy, ".2%")
 
 
 def table(found: dict[Key, list[Target]]) -> str:

@@ -23,7 +23,7 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs.attack_setup import AttackSetup, prepare
 from gauntlet.jobs.chunk_runner import Counted, ShardOfRun, Worker, held_shard, run_chunks
 from gauntlet.metrics.attack_summary import AttackSummary, summarize
-from gauntlet.sanity_checks import PROBE, Flag, blunter, from_evidence, noisy, of_victim
+from gauntlet.sanity_checks import PROBE, Flag, decisions_beat_scores, from_evidence, noisy_gradients, of_victim
 from gauntlet.sanity_checks.probe import fidelity
 from gauntlet.system import provenance
 from gauntlet.system.atomic_file import write_atomically
@@ -176,9 +176,9 @@ def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary) -> Manif
     flags = [
         *(mixed if len(codes) > 1 else []),
         *of_victim(job.evaluation, probe, _survivors(job.run, manifest)),
-        *noisy(manifest.get("draws", {})),
+        *noisy_gradients(manifest.get("draws", {})),
         *from_evidence(total, compare=job.evaluation.given != TRANSFER),
-        *blunter(total, {stage.name: stage.attack.needs for stage in job.evaluation.stages}),
+        *decisions_beat_scores(total, {stage.name: stage.attack.needs for stage in job.evaluation.stages}),
     ]
     settled = Manifest(
         status="failed" if total.errors else "done",

@@ -36,6 +36,12 @@ class Distances:
     forwards: float
     backwards: float
 
+    @property
+    def limit(self) -> float:
+        """Return the largest distance of which the run says anything: that of its eps, infinite without one."""
+        radius = self.manifest["threat"]["radius"]
+        return math.inf if radius is None else reach(float(radius))
+
 
 def read(run: RunFolder) -> Distances:
     """The distances of a finished run.
@@ -73,25 +79,25 @@ def _nearest(columns: dict[str, NDArray[Any]]) -> tuple[NDArray[np.int64], Float
 
 @dataclass(frozen=True)
 class Spread:
-    """Quartiles of the distances of the samples that are right as they are; infinite where that many stand.
+    """Quartiles of the distances of the samples that are right without an attack; infinite where that many survive.
 
     Attributes:
         right: these samples.
-        standing: those of them for which nothing was found.
+        survivors: those of them for which no adversarial example was found.
     """
 
     right: int
-    standing: int
+    survivors: int
     low: float
     median: float
     high: float
 
     @classmethod
     def of(cls, distance: Floats) -> "Spread | None":
-        """distance: of the nearest finds, 0 where the sample is wrong as it is, [n]; None where no sample is right.
+        """distance: of the nearest finds, 0 where the sample is wrong without an attack, [n]; None where no sample is right.
 
         >>> Spread.of(np.array([0.0, 0.1, 0.2, 0.3, np.inf]))
-        Spread(right=4, standing=1, low=0.2, median=0.3, high=inf)
+        Spread(right=4, survivors=1, low=0.2, median=0.3, high=inf)
         """
         right = distance[distance > 0]
         if not len(right):
@@ -109,11 +115,11 @@ def spread_lines(run: RunFolder, norm: str) -> list[str]:
     """The answer of a run without a bound, for people; of the chunks that are there."""
     found = Spread.of(_nearest(_columns(run))[1])
     if found is None:
-        return ["distance         no sample is right as it is"]
+        return ["distance         no sample is right without an attack"]
     low, median, high = found.told()
     return [
         f"distance         median {median}   25 % {low}   75 % {high}   ({norm}, of the samples that are right)",
-        f"not broken       {found.standing / found.right:7.2%}   ({found.standing} of {found.right})",
+        f"not broken       {found.survivors / found.right:7.2%}   ({found.survivors} of {found.right})",
     ]
 
 

@@ -18,6 +18,7 @@ from gauntlet.evidence.adversarial_set import AdversarialSet, Lookup
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import CLEAN_STAGE
+from gauntlet.metrics.display import number
 
 
 @dataclass
@@ -164,7 +165,7 @@ def lines(pairs: Sequence[Pair]) -> Iterator[str]:
     for pair in pairs:
         yield (
             f"{pair.stage + ('*' if pair.kin else ''):<24}{pair.accuracy:>9.2%}{pair.rate:>9.2%}"
-            f"{share(pair.shared_rate):>10}{'–' if pair.mean_length is None else f'{pair.mean_length:.3f}':>9}"
+            f"{number(pair.shared_rate, '.2%'):>10}{number(pair.mean_length, '.3f'):>9}"
         )
     if told := metrics(pairs):
         best = f"{told.strongest.accuracy:.2%} ({told.strongest.stage})"
@@ -172,8 +173,3 @@ def lines(pairs: Sequence[Pair]) -> Iterator[str]:
     yield "(ASR: flipped, of the samples that the target has right; both: of those that the sources have right too)"
     if any(pair.kin for pair in pairs):
         yield "(* crafted on the target itself or on a network inside it; not in the metrics)"
-
-
-def share(value: float | None) -> str:
-    """A share in percent, or a dash."""
-    return "–" if value is None else f"{value:.2%}"

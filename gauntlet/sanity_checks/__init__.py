@@ -12,8 +12,8 @@ from gauntlet.data.dataset import Batch
 from gauntlet.errors import described
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.sanity_checks.flag import Flag
-from gauntlet.sanity_checks.from_records import blunter, from_evidence, noisy
-from gauntlet.sanity_checks.gradients import dead_start, mismatched, restless, shattered
+from gauntlet.sanity_checks.from_records import decisions_beat_scores, from_evidence, noisy_gradients
+from gauntlet.sanity_checks.gradients import dead_start, mismatched, non_monotone, shattered
 from gauntlet.sanity_checks.model import (
     batch_mates,
     dynamic,
@@ -26,7 +26,7 @@ from gauntlet.sanity_checks.probe import PROBE, Probe
 from gauntlet.sanity_checks.reference_attacks import few_classes, one_step, unlimited
 from gauntlet.threat_model.access import GRADIENT
 
-__all__ = ["PROBE", "Flag", "blunter", "from_evidence", "noisy", "of_victim"]
+__all__ = ["PROBE", "Flag", "decisions_beat_scores", "from_evidence", "noisy_gradients", "of_victim"]
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ ALWAYS: tuple[Check, ...] = (training_mode, randomness, batch_mates, reduced_pre
 """Checks that need no more than decisions of the victim and a look at its modules."""
 
 WITH_GRADIENTS: tuple[Check, ...] = (
-    probabilities, dynamic, few_classes, unlimited, one_step, mismatched, shattered, restless, dead_start
+    probabilities, dynamic, few_classes, unlimited, one_step, mismatched, shattered, non_monotone, dead_start
 )  # fmt: skip
 """Checks of what only gradients suffer from, or that attack with them: for an attacker who has them."""
 

@@ -11,7 +11,7 @@ from gauntlet.sanity_checks.flag import Flag
 
 
 def from_evidence(total: AttackSummary, compare: bool = True) -> list[Flag]:
-    """Flags that the records of a run show.
+    """Return the flags that the records of a run show.
 
     compare: whether its stages are attacks on the victim itself, so that what one finds and another does not says
         something about the victim's gradients.
@@ -25,16 +25,16 @@ def from_evidence(total: AttackSummary, compare: bool = True) -> list[Flag]:
     return [*flags, *(_weaker_wins(total) if compare else ())]
 
 
-def noisy(draws: dict[str, dict[str, Any]]) -> Iterator[Flag]:
-    """Heads whose gradient did not agree with itself with the most draws that were tried."""
+def noisy_gradients(draws: dict[str, dict[str, Any]]) -> Iterator[Flag]:
+    """Yield flags of heads whose gradient did not agree with itself with the most draws that were tried."""
     for head, found in draws.items():
         if found.get("cosine", 1.0) <= AGREEMENT:
             detail = f"{head}: gradients over {found['draws']} draws agree by a cosine of {found['cosine']:.2f} only"
             yield Flag("noisy-gradients", detail)
 
 
-def blunter(total: AttackSummary, needs: Mapping[str, str]) -> Iterator[Flag]:
-    """Samples that decisions broke where scores did not: a sign that the scores mislead. needs: of each stage."""
+def decisions_beat_scores(total: AttackSummary, needs: Mapping[str, str]) -> Iterator[Flag]:
+    """Yield flags of samples that decisions broke where scores did not: a sign that the scores mislead. needs: of each stage."""
     stages = [stage for stage in total.survivors if stage in needs]
     for before, stage in pairwise(stages):
         found = total.survivors[before] - total.survivors[stage]

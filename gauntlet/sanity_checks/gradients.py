@@ -12,42 +12,44 @@ from torch import Tensor, nn
 
 from gauntlet.attacks.losses import ce, dlr, margin, pm
 from gauntlet.sanity_checks.flag import Flag
-from gauntlet.sanity_checks.local_linearity import Slope
+from gauntlet.sanity_checks.local_linearity import TINY, LocalLinearity
 from gauntlet.sanity_checks.probe import Probe
 
 MISMATCH = 0.25
 SHATTERED = 0.5
-RESTLESS = 0.25
+NON_MONOTONE = 0.25
 
 
 def mismatched(probe: Probe) -> Flag | None:
-    """The gradient is that of the forward."""
-    error = mismatch(probe.slope)
+    """Check that the gradient is that of the forward."""
+    error = mismatch(probe.linearity)
     if error <= MISMATCH:
         return None
     what = f"directional derivatives by autograd and by differences are {error:.0%} apart"
-    return Flag("gradient-mismatch", f"{what}: a custom backward or a step function, which wants a stand-in")
+    return Flag("gradient-mismatch", f"{what}: a custom backward or a step function; give the defense a BPDA head")
 
 
 def shattered(probe: Probe) -> Flag | None:
-    """Gradients at two random points of the ball point in related directions."""
-    share = unrelated(probe.slope)
+    """Check that gradients at two random points of the ball point in related directions."""
+    share = unrelated(probe.linearity)
     if share <= SHATTERED:
         return None
     return Flag("shattered-gradients", f"at two random starts the gradients of {share:.0%} of the images are unrelated")
 
 
-def restless(probe: Probe) -> Flag | None:
-    """Small steps along the gradient raise the loss."""
-    share = falls(probe.slope)
-    if share <= RESTLESS:
+def non_monotone(probe: Probe) -> Flag | None:
+    """Check that small steps along the gradient raise the loss."""
+    share = share_of_falls(probe.linearity)
+    if share <= NON_MONOTONE:
         return None
-    return Flag("restless-loss", f"{share:.0%} of small steps along the gradient lower the loss that they should raise")
+    return Flag(
+        "non-monotone-loss", f"{share:.0%} of small steps along the gradient lower the loss that they should raise"
+    )
 
 
 def dead_start(probe: Probe) -> Flag | None:
-    """No loss has a zero gradient at a random start, unless the scores there are constant."""
-    dead = {name: count for name, count in dead_starts(probe.slope).items() if count}
+    """Check that no loss has a zero gradient at a random start, unless the scores there are constant."""
+    dead = {name: count for name, count in dead_starts(probe.linearity).items() if count}
     if not dead:
         return None
     name = max(dead, key=lambda each: dead[each])
@@ -55,37 +57,40 @@ def dead_start(probe: Probe) -> Flag | None:
     return Flag("dead-start", f"{what}, though their scores change nearby")
 
 
-def mismatch(slope: Slope) -> float:
-    """|a - b| / (|a| + |b|) for the derivatives of all images by autograd and by differences; the larger of that along
-    the gradient and along a random direction."""
-    return max(slope.mismatch(direction) for direction in slope.directions())
+def mismatch(linearity: LocalLinearity) -> float:
+    """Return |a - b| / (|a| + |b|) for the derivatives of all images by autograd and by differences.
+
+    It is the larger of that along the gradient and along a random direction.
+    """
+    return max(linearity.mismatch(direction) for direction in linearity.directions())
 
 
-def unrelated(slope: Slope) -> float:
-    """Share of images whose gradients at two points have a cosine below two standard deviations of random vectors."""
-    one, other = (gradient.flatten(1).double() for _, gradient in slope.starts)
+def unrelated(linearity: LocalLinearity) -> float:
+    """Return the share of images whose gradients at two points have a cosine below two standard deviations of random vectors."""
+    one, other = (gradient.flatten(1).double() for _, gradient in linearity.starts)
     there = ~(_zero(one) | _zero(other))
     if not there.any():
         return 0.0
-    cosine = nn.functional.cosine_similarity(one[there], other[there])
+    one, other = (nn.functional.normalize(gradient[there], eps=TINY) for gradient in (one, other))
+    cosine = (one * other).sum(1)
     return float((cosine < 2 / math.sqrt(one.shape[1])).double().mean())
 
 
-def falls(slope: Slope) -> float:
-    """Share of steps along the gradient, each a tenth of the budget, after which the loss is lower."""
-    values = slope.climb()
+def share_of_falls(linearity: LocalLinearity) -> float:
+    """Return the share of steps along the gradient, each a tenth of the budget, after which the loss is lower."""
+    values = linearity.climb()
     return float((values[1:] < values[:-1] - 1e-6 * values.abs().amax(0)).double().mean())
 
 
-def dead_starts(slope: Slope) -> dict[str, int]:
-    """Loss -> images whose gradient is zero at the first start, though the scores at the second are others."""
-    (here, gradient), (there, _) = slope.starts
+def dead_starts(linearity: LocalLinearity) -> dict[str, int]:
+    """Return loss -> images whose gradient is zero at the first start, though the scores at the second are others."""
+    (here, gradient), (there, _) = linearity.starts
     moves = (here - there).abs().amax(1) > 0
     losses = {"ce": ce, "margin": margin, "pm": pm} | ({"dlr": dlr} if here.shape[1] > 2 else {})
     found = {}
     for name, loss in losses.items():
         if name != "margin":
-            gradient = slope.pull(slope.points[0], partial(loss, y=slope.y))[1]
+            gradient = linearity.pull(linearity.points[0], partial(loss, y=linearity.y))[1]
         found[name] = int((moves & _zero(gradient)).sum())
     return found
 

@@ -15,15 +15,19 @@ from gauntlet.threat_model.victim import Victim
 STEPS = 10
 """Of the climb; each goes a tenth of the budget."""
 
-NEAR = 0.1
-"""Length of the differences as a share of the budget."""
+NEAR = {"linf": 0.1, "l2": 0.1, "l1": 0.03}
+"""Length of the differences as a share of the budget. Under l1 all of it goes into one pixel, so that a tenth would
+leave the range in which a healthy network is linear: up to 52 % apart at a tenth, 9 % at 0.03 (benchmarks/flags.md)."""
+
+TINY = torch.finfo(torch.float64).tiny
+"""The least length that is divided by: logits x 1e-20 are as good as any."""
 
 
-class Slope:
+class LocalLinearity:
     """The gap z_t - z_y between the label and the runner-up t of the clean image.
 
-    Random numbers are the same in every call, so that a randomised forward is one function too. Gradients are those of
-    the deployed forward, not of its faster twin.
+    Random numbers are the same in every call, so that a randomized forward is one function too. Gradients are those of
+    the deployed forward, not of its faster BN-fused copy.
 
     Attributes:
         points: two random points of the ball for each image.
@@ -33,7 +37,7 @@ class Slope:
     def __init__(self, victim: Victim, threat: Threat, x: Tensor, y: Tensor, scores: Tensor, rng: Rng) -> None:
         self.x, self.y, self.rng = x, y, rng
         self.target = scores.scatter(1, y[:, None], -torch.inf).argmax(1)
-        self.door = CountedHead(replace(victim.heads[0], draws=1), victim.predict, Counts.of(rng.ids))
+        self.head = CountedHead(replace(victim.heads[0], draws=1), victim.predict, Counts.of(rng.ids))
         self.threat = threat
         if threat.norm == "l0" or threat.unbounded:  # neither says what is near
             self.threat = Threat("linf", 8 / 255 * (threat.high - threat.low), threat.low, threat.high)
@@ -44,38 +48,38 @@ class Slope:
         return [self.pull(point, self._cotangent) for point in self.points]
 
     def pull(self, z: Tensor, cotangent: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits [B, K] at z and the pulled-back cotangent."""
-        return self.door.gradient(z, cotangent, self.rng)
+        """Return the logits [B, K] at z and the pulled-back cotangent."""
+        return self.head.gradient(z, cotangent, self.rng)
 
     def gap(self, logits: Tensor) -> Tensor:
-        """z_t - z_y, float64 [B]."""
+        """Return z_t - z_y, float64 [B]."""
         return (logits.gather(1, self.target[:, None]) - logits.gather(1, self.y[:, None])).squeeze(1).double()
 
     def directions(self) -> Iterator[Tensor]:
-        """The gradient's own direction at the image, and a random one; of unit length in the norm of the threat."""
+        """Yield the gradient's own direction at the image, and a random one; of unit length in the norm of the threat."""
         yield self.threat.steepest(self.pull(self.x, self._cotangent)[1])
         yield self.threat.steepest(self.rng.stream("direction").normal(tuple(self.x.shape[1:]), dtype=self.x.dtype))
 
     def mismatch(self, direction: Tensor) -> float:
-        """|a - b| / (|a| + |b|) for the derivatives of all images along a direction, by autograd and by differences."""
-        step = NEAR * self.threat.budget(self.x) * direction
+        """Return |a - b| / (|a| + |b|) for the derivatives of all images along a direction, by autograd and differences."""
+        step = NEAR.get(self.threat.norm, 0.1) * self.threat.budget(self.x) * direction
         widest = step.abs()
         middle = torch.minimum(torch.maximum(self.x, self.threat.low + widest), self.threat.high - widest)
-        slope = (self.pull(middle, self._cotangent)[1].double() * step.double()).flatten(1).sum(1)
-        ahead, behind = (self.gap(self.door.scores(middle + sign * step, self.rng)) for sign in (1, -1))
+        expected = (self.pull(middle, self._cotangent)[1].double() * step.double()).flatten(1).sum(1)
+        ahead, behind = (self.gap(self.head.scores(middle + sign * step, self.rng)) for sign in (1, -1))
         seen = (ahead - behind) / 2
-        return float((seen - slope).norm() / (seen.norm() + slope.norm()).clamp_min(1e-30))
+        return float((seen - expected).norm() / (seen.norm() + expected.norm()).clamp_min(TINY))
 
     def climb(self) -> Tensor:
-        """The gap at the image and after each of `STEPS` steps along its gradient, [STEPS + 1, B]."""
+        """Return the gap at the image and after each of `STEPS` steps along its gradient, [STEPS + 1, B]."""
         z, values = self.x, []
         for _ in range(STEPS):
             logits, gradient = self.pull(z, self._cotangent)
             values.append(self.gap(logits))
             z = self.threat.project(z + self.threat.budget(self.x) / STEPS * self.threat.steepest(gradient), self.x)
-        return torch.stack([*values, self.gap(self.door.scores(z, self.rng))])
+        return torch.stack([*values, self.gap(self.head.scores(z, self.rng))])
 
     def _cotangent(self, logits: Tensor) -> Tensor:
-        """The gradient of the gap with respect to the logits."""
+        """Return the gradient of the gap with respect to the logits."""
         up = torch.zeros_like(logits).scatter_(1, self.target[:, None], 1.0)
         return up.scatter_(1, self.y[:, None], -1.0)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gauntlet.data.dataset import Batch
 from gauntlet.evaluation.evaluation import Evaluation
-from gauntlet.sanity_checks.local_linearity import Slope
+from gauntlet.sanity_checks.local_linearity import TINY, LocalLinearity
 from gauntlet.threat_model.attack import Attack
 from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
@@ -16,7 +16,7 @@ from gauntlet.threat_model.threat import Threat
 
 @torch.no_grad()
 def fidelity(run: Evaluation, batch: Batch) -> dict[str, dict[str, int]]:
-    """Head -> on how many `of` the first images, at most 64, its class `agrees` with the deployed one and is `right`.
+    """Return head -> on how many `of` the first images, at most 64, its class `agrees` with the deployed one and is `right`.
 
     One draw of each, the same for all heads. Costs one forward pass of each image for each head.
     """
@@ -50,17 +50,17 @@ class Probe:
         self.scores = self.predict(self.x, self.ids, "probe")
 
     @cached_property
-    def slope(self) -> Slope:
-        """The margin of these images and its gradient."""
+    def linearity(self) -> LocalLinearity:
+        """Return the margin of these images and its gradient."""
         run = self.run
-        return Slope(run.victim, run.threat, self.x, self.y, self.scores, Rng(run.seed, self.ids, "slope"))
+        return LocalLinearity(run.victim, run.threat, self.x, self.y, self.scores, Rng(run.seed, self.ids, "slope"))
 
     @torch.no_grad()
     def predict(self, x: Tensor, ids: Tensor, stream: str) -> Tensor:
         return self.run.victim.predict(x, Rng(self.run.seed, ids, stream))
 
     def accuracy(self, attack: Attack, threat: Threat) -> float:
-        """Share of the probe that is right after an attack on the true head; of a randomised one, mostly right."""
+        """Return the share of the probe that is right after an attack on the true head; of a randomized one, mostly right."""
         run, right = self.run, self.scores.argmax(1) == self.y
         if not right.any():
             return 0.0
@@ -74,5 +74,6 @@ class Probe:
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    size = b.double().abs().amax(1).clamp_min(1e-12)
+    """Return the largest difference of two scores [B, K], in parts of the largest score of its image."""
+    size = b.double().abs().amax(1).clamp_min(TINY)
     return float(((a.double() - b.double()).abs().amax(1) / size).max())

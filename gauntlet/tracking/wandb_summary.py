@@ -1,9 +1,11 @@
 """What there is to show of an evaluation, as plain values."""
 
+import math
 from typing import Any
 
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.metrics.attack_summary import AttackSummary
+from gauntlet.metrics.display import ratio
 
 STAGE_COLUMNS = ("stage", "attacked", "standing", "accuracy", "forwards", "backwards", "seconds")
 
@@ -21,12 +23,12 @@ def config(manifest: Manifest) -> dict[str, Any]:
 
 def summary(manifest: Manifest, total: AttackSummary) -> dict[str, Any]:
     """Accuracies in [0, 1] (NaN without a sample), the 95 % interval, the stages, red flags and errors."""
-    low, high = total.interval
+    low, high = (math.nan, math.nan) if total.unknown else total.interval
     return {
         "status": manifest["status"],
         "samples": total.samples,
-        "clean": _share(total.clean, total.samples),
-        "robust": _share(total.robust, total.samples),
+        "clean": ratio(total.clean, total.samples),
+        "robust": math.nan if total.unknown else ratio(total.robust, total.samples),
         "robust_low": low,
         "robust_high": high,
         "stage": {row[0]: dict(zip(STAGE_COLUMNS[1:], row[1:], strict=True)) for row in stages(total)},
@@ -43,9 +45,9 @@ def stages(total: AttackSummary) -> list[tuple[Any, ...]]:
             stage,
             cost["attacked"],
             total.survivors[stage],
-            _share(total.survivors[stage], total.samples),
-            _share(cost["forwards"], cost["attacked"]),
-            _share(cost["backwards"], cost["attacked"]),
+            ratio(total.survivors[stage], total.samples),
+            ratio(cost["forwards"], cost["attacked"]),
+            ratio(cost["backwards"], cost["attacked"]),
             cost["seconds"],
         )
         for stage, cost in total.cost.items()
@@ -56,7 +58,3 @@ def title(manifest: Manifest) -> str:
     """The name of an evaluation for people."""
     name, threat = manifest["name"], manifest["threat"]
     return f"{name['defense']} {name['attack']} {name['dataset']} {threat['norm']} {threat['eps']}"
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")

@@ -81,7 +81,10 @@ def test_the_table(tmp_path: Path, capsys):
     fmn, fab = (next(line for line in lines if line.startswith(name) and "%" not in line) for name in ("fmn", "fab"))
     assert float(fmn.split()[1]) == 0.11
     assert 0 < float(fab.split()[2]) < float(fmn.split()[2]) < 1  # the find of pgd is nearer on one sample
-    assert "pgd *" in out
+    starred = [line.removeprefix("pgd *").split() for line in lines if line.startswith("pgd *")]
+    points = next(line.split()[4:] for line in lines if line.startswith("robust accuracy at eps"))
+    assert all((share == "–") == (float(point) > 0.1) for point, share in zip(points, starred[0], strict=True))
+    assert starred[1][:2] == ["–", "–"]  # neither a median distance nor an optimality
     rows = list(csv.DictReader(data.read_text().splitlines()))
     assert {row["attack"] for row in rows} == {"fmn", "fab", "pgd", "all runs"}
     steps = [float(row["robust_accuracy"]) for row in rows if row["attack"] == "fmn" and row["defense"] == "none"]
@@ -106,7 +109,7 @@ def test_the_headline_is_the_quartiles_of_the_samples_that_are_right(tmp_path):
     assert standing.split("   ")[-1] == "(7 of 19)"
     assert Spread.of(np.zeros(3)) is None
     (nothing,) = spread_lines(make_run(tmp_path / "wrong", eps="unbounded", wrong=range(20)), "linf")
-    assert nothing.endswith("no sample is right as it is")
+    assert nothing.endswith("no sample is right without an attack")
 
 
 def test_runs_of_another_kind_below_a_folder_are_counted_in_one_line(tmp_path, capsys):

@@ -111,7 +111,7 @@ def test_the_table_and_its_file(run, tmp_path, capsys):
     file = tmp_path / "table.csv"
     assert queries.main([str(run.path), "--csv", str(file)]) == 0
     out = capsys.readouterr().out
-    assert "5 samples; 1 more are misclassified as they are; 1 of the failures are errors" in out
+    assert "5 samples; 1 more are misclassified without an attack; 1 of the failures are errors" in out
     assert "the clean prediction is the first" in out
     table = list(csv.DictReader(file.read_text().splitlines()))
     assert [row["budget"] for row in table] == [str(budget) for budget in BUDGETS]

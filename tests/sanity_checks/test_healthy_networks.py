@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.flags import THREATS, images, load, measured
+from benchmarks.flags import THREATS, Backwards, images, load, measured, shipped
 from gauntlet.attacks.pgd import PGD
 from gauntlet.data.digits import Digits
 from gauntlet.evaluation.chunk import evaluate_chunk
@@ -11,6 +11,8 @@ from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.models.checkpoint import load as load_weights
 from gauntlet.models.small_cnn import SmallCNN
 from gauntlet.sanity_checks import of_victim
+from gauntlet.sanity_checks.gradients import MISMATCH, SHATTERED, mismatch, unrelated
+from gauntlet.sanity_checks.probe import Probe
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim
 
@@ -27,6 +29,36 @@ def test_the_shipped_networks_have_no_flag(recipe):
         rows = evaluate_chunk(run, batch).rows.to_pandas()
         standing = set(rows[(rows["stage"] == "pgd/true") & ~rows["broken"]]["sample"])
         assert of_victim(run, batch, standing) == []
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_gradients_of_the_shipped_networks_belong_to_them_in_every_norm(norm):
+    torch.set_num_threads(1)
+    data = Digits()
+    batch = data.split("test").read(slice(0, 64))
+    threat = Threat(norm, data.budgets[norm])
+    for name, network in shipped().items():
+        linearity = linearity_of(network, threat, batch)
+        assert mismatch(linearity) < MISMATCH / 2, name
+        assert unrelated(linearity) < SHATTERED / 2, name
+    hidden = linearity_of(lambda x: network(Backwards.apply(x)), threat, batch)
+    assert mismatch(hidden) > 1.5 * MISMATCH
+
+
+def test_the_scale_of_the_logits_changes_no_number():
+    batch = Digits().split("test").read(slice(0, 16))
+    network = shipped()["trades"]
+    one, other = (
+        linearity_of(lambda x, factor=factor: factor * network(x), Threat("linf", 0.15), batch)
+        for factor in (1.0, 1e-20)
+    )
+    assert unrelated(other) == unrelated(one)
+    assert mismatch(other) == pytest.approx(mismatch(one), abs=1e-3)
+
+
+def linearity_of(forward, threat, batch):
+    run = Evaluation(Victim(lambda x, rng: forward(x), ()), ("pgd", PGD(steps=1)), threat, 10)
+    return Probe(run, batch, set()).linearity
 
 
 @pytest.mark.shared

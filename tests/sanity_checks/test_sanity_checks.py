@@ -13,8 +13,7 @@ from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.metrics.attack_summary import AttackSummary
 from gauntlet.models.resnet import ResNet
-from gauntlet.sanity_checks import blunter, from_evidence, of_victim
-from gauntlet.sanity_checks import noisy as noisy_heads
+from gauntlet.sanity_checks import decisions_beat_scores, from_evidence, noisy_gradients, of_victim
 from gauntlet.sanity_checks.probe import Probe
 from gauntlet.sanity_checks.reference_attacks import few_classes
 from gauntlet.threat_model.rng import Rng
@@ -126,7 +125,7 @@ def test_a_black_box_that_wins_is_a_sign_of_masking(left, expected):
 def test_decisions_that_win_are_a_sign_that_scores_mislead(first, left, expected):
     total = AttackSummary(samples=100, robust=left, survivors={"clean": 100, "one/true": 50, "rays/true": left})
     needs = {"one/true": first, "rays/true": "decision"}
-    assert {flag.name for flag in blunter(total, needs)} == expected
+    assert {flag.name for flag in decisions_beat_scores(total, needs)} == expected
 
 
 def test_without_gradients_nothing_is_probed_with_them():
@@ -212,13 +211,13 @@ def test_a_gradient_that_is_not_that_of_the_forward():
 
 def test_gradients_that_lead_nowhere():
     found = flags(lambda x, rng: NET(x + 0.05 * torch.sin(3000 * x)))
-    assert {"shattered-gradients", "restless-loss"} <= found
-    assert "restless-loss" in flags(lambda x, rng: NET(Step.apply(x)))
+    assert {"shattered-gradients", "non-monotone-loss"} <= found
+    assert "non-monotone-loss" in flags(lambda x, rng: NET(Step.apply(x)))
 
 
 def test_constant_scores_are_no_dead_start():
     flat = flags(lambda x, rng: torch.eye(5)[:1].expand(len(x), 5) + 0 * x.sum())
-    assert not {"dead-start", "gradient-mismatch", "shattered-gradients", "restless-loss"} & flat
+    assert not {"dead-start", "gradient-mismatch", "shattered-gradients", "non-monotone-loss"} & flat
 
 
 def suite(**knobs):
@@ -274,4 +273,4 @@ def test_a_randomised_victim_of_honest_gradients_has_none():
 @pytest.mark.parametrize(("cosine", "expected"), [(0.95, set()), (0.9, {"noisy-gradients"})])
 def test_gradients_that_differ_with_the_most_draws(cosine, expected):
     draws = {"true": {"draws": 64, "cosine": cosine}, "declared": {"draws": 20}}
-    assert {flag.name for flag in noisy_heads(draws)} == expected
+    assert {flag.name for flag in noisy_gradients(draws)} == expected

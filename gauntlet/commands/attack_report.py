@@ -24,7 +24,7 @@ PROTOCOLS = {
 
 def lines(outcome: Outcome) -> list[str]:
     """The report of a run."""
-    manifest, total = outcome.manifest, outcome.tally
+    manifest, total = outcome.manifest, outcome.summary
     name, threat = manifest["name"], manifest["threat"]
     access = manifest.get("access", "gradient")
     told = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["attack"]]
@@ -54,7 +54,7 @@ def lines(outcome: Outcome) -> list[str]:
 
 def _accuracies(outcome: Outcome) -> list[str]:
     """Of a run with records: the numbers to quote, and how they are counted."""
-    manifest, total = outcome.manifest, outcome.tally
+    manifest, total = outcome.manifest, outcome.summary
     protocol: dict[str, Any] = manifest.get("protocol", {})
     named = ACCURACIES.get(protocol.get("rule", ""), "robust accuracy").lower()
     clean = f"clean accuracy   {total.clean / total.samples:7.2%}   ({total.clean} of {total.samples})"

@@ -34,7 +34,7 @@ def job(cfg: DictConfig) -> None:
         outcome = evaluate(cfg, choices, command)
         write("\n".join(lines(outcome)))
         if outcome.manifest["status"] != "running":
-            outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.tally)
+            outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.summary)
         return outcome.manifest["status"] != "failed"
 
     cell(work, "stopped; the same command goes on from here")

@@ -40,7 +40,7 @@ class Outcome:
 
     run: RunFolder
     manifest: Manifest
-    tally: AttackSummary
+    summary: AttackSummary
     tracker: Tracker
 
 

@@ -92,7 +92,7 @@ def test_a_disk_that_fills_up_costs_one_line_and_the_same_command_goes_on(images
     monkeypatch.setattr(atomic_file, "_write_synced", write)
     done = attempt(tmp_path)
     assert done.manifest["status"] == "done"
-    assert (done.tally.samples, sorted(done.run.present())) == (COUNT, [0, 1, 2])
+    assert (done.summary.samples, sorted(done.run.present())) == (COUNT, [0, 1, 2])
 
 
 def test_a_disk_without_room_is_refused_before_any_record(images, tmp_path, monkeypatch):

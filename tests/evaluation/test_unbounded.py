@@ -32,7 +32,7 @@ def outcome(tmp_path_factory):
 
 
 def test_everything_breaks_somewhere_and_the_stored_examples_are_the_answers(outcome):
-    run, total = outcome.run, outcome.tally
+    run, total = outcome.run, outcome.summary
     assert run.path.parts[-4] == "linf-unbounded"
     assert (total.robust, total.errors) == (0, {})
     assert json.loads(run.manifest_path.read_text())["threat"]["radius"] is None
@@ -51,7 +51,7 @@ def test_everything_breaks_somewhere_and_the_stored_examples_are_the_answers(out
 
 def test_it_is_verified_and_resumed(outcome):
     report = verify.verify(outcome.run)
-    assert (report.problems, report.verified, report.checked) == ([], True, outcome.tally.clean)
+    assert (report.problems, report.verified, report.checked) == ([], True, outcome.summary.clean)
     before = outcome.run.read_part(1)
     outcome.run.part_path(1).unlink()
     again = made(outcome.run.path.parents[4], "attack=fmn", "attack.steps=8")
@@ -74,9 +74,9 @@ def test_every_stage_of_a_suite_walks_and_the_nearest_counts(tmp_path):
     stages += ["~attack.last_rate", "+attack.stages.fmn={_target_: gauntlet.attacks.minimum_norm.fmn.FMN, steps: 4}"]
     stages += ["+attack.stages.pdpgd={_target_: gauntlet.attacks.minimum_norm.pdpgd.PDPGD, steps: 30}"]
     outcome = made(tmp_path, "attack=fmn", *stages, name="pair")
-    answer, clean = read(outcome.run), outcome.tally.clean
+    answer, clean = read(outcome.run), outcome.summary.clean
     assert outcome.manifest["coverage"] == "correct"
-    assert [cost["attacked"] for stage, cost in outcome.tally.cost.items() if stage != "clean"] == [clean, clean]
+    assert [cost["attacked"] for stage, cost in outcome.summary.cost.items() if stage != "clean"] == [clean, clean]
     far = {stage: {} for stage in outcome.manifest["stages"]}
     for table in outcome.run.read_parts():
         for row in table.to_pylist():
@@ -97,11 +97,11 @@ def test_every_stage_of_a_suite_walks_and_the_nearest_counts(tmp_path):
 def test_attacks_on_decisions_end_on_finds_that_the_verifier_confirms(attack, threat, more, tmp_path):
     overrides = [f"attack={attack}", f"threat={threat}", "access=decision", "attack.queries=120", *more]
     outcome = made(tmp_path, *overrides)
-    assert (outcome.tally.robust, outcome.tally.errors) == (0, {})
-    spent = outcome.tally.cost[f"{attack}/true"]
-    assert (spent["forwards"], spent["backwards"]) == (120 * outcome.tally.clean, 0)
+    assert (outcome.summary.robust, outcome.summary.errors) == (0, {})
+    spent = outcome.summary.cost[f"{attack}/true"]
+    assert (spent["forwards"], spent["backwards"]) == (120 * outcome.summary.clean, 0)
     report = verify.verify(outcome.run)
-    assert (report.problems, report.verified, report.checked) == ([], True, outcome.tally.clean)
+    assert (report.problems, report.verified, report.checked) == ([], True, outcome.summary.clean)
     answer = read(outcome.run)
     assert np.isfinite(answer.distance).all()
     few = read(made(tmp_path, *overrides, "attack.queries=40").run)

@@ -107,7 +107,7 @@ def test_the_target_itself_as_surrogate_gives_the_white_box_number(tmp_path):
     found = [{row.sample for row in table(each).itertuples() if row.broken} for each in (white, own)]
     assert len(found[0]) > 5
     assert found[0] == found[1]
-    assert own.tally.broken["pgd/plain"] == white.tally.broken["pgd/true"]
+    assert own.summary.broken["pgd/plain"] == white.summary.broken["pgd/true"]
     (pair,) = pairs_of(own.run, own.manifest)
     assert pair.sources["plain"]["victim"] == own.manifest["victim"] == white.manifest["victim"]
     assert pair.rate == pair.shared_rate
@@ -122,11 +122,11 @@ def test_the_metrics_are_mean_strongest_and_union(swept):
     told = metrics(pairs)
     assert told is not None
     mean, strongest, union = told
-    assert union == outcome.tally.robust / outcome.tally.samples
+    assert union == outcome.summary.robust / outcome.summary.samples
     assert mean == pytest.approx(sum(pair.accuracy for pair in pairs) / 2)
     assert union <= strongest.accuracy <= mean
     frame = outcome.run.read_part(0).to_pandas()
-    assert {pair.stage: len(pair.right) - len(pair.standing) for pair in pairs} == outcome.tally.broken
+    assert {pair.stage: len(pair.right) - len(pair.standing) for pair in pairs} == outcome.summary.broken
     assert all(pair.shared <= len(pair.right) for pair in pairs)
     assert all(0 < pair.mean_length <= 0.25 * 8 for pair in pairs)
     assert frame["error"].isna().all()
@@ -234,7 +234,7 @@ def test_a_set_from_elsewhere_is_scored_by_its_content(swept, tmp_path):
     outcome = run(tmp_path, f"attack.path={place}", attack="stored")
     assert outcome.manifest["stages"] == ["clean", "stored/plain"]
     assert outcome.manifest["access"] == "transfer"
-    assert outcome.tally.broken["stored/plain"] == outcomes["trades"].tally.broken["pgd/plain"]
+    assert outcome.summary.broken["stored/plain"] == outcomes["trades"].summary.broken["pgd/plain"]
     (pair,) = pairs_of(outcome.run, outcome.manifest)
     assert pair.mean_length is not None
     moved = shutil.copytree(place, tmp_path / "moved")
@@ -333,7 +333,7 @@ def test_the_matrix_lays_runs_side_by_side(swept, tmp_path, capsys):
         values = dict(zip(columns, cell.split(","), strict=True))
         outcome = outcomes[values["target"]]
         stage = f"{values['attack']}/{values['source']}"
-        assert int(values["broken"]) == outcome.tally.broken[stage]
+        assert int(values["broken"]) == outcome.summary.broken[stage]
         assert values["kin"] == str(int(values["target_victim"] == values["source_victim"]))
     assert transfer_matrix.main([str(tmp_path)]) == 1
     assert "there is no finished transfer run below" in capsys.readouterr().err

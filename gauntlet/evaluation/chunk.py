@@ -94,7 +94,9 @@ class ChunkEvaluator:
     def clean(self) -> None:
         try:
             judged = self.judge.verdict(self.x, self.ids, self.y)
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as cause:
+        except UserError:
+            raise
+        except Exception as cause:
             log.debug("prediction of clean images", exc_info=True)
             shape = list(self.x.shape[1:])
             raise UserError(f"the defense cannot predict clean images of {shape}: {reason(cause)}") from cause

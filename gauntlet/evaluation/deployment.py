@@ -15,6 +15,7 @@ from gauntlet.evidence.digest import digest_of
 from gauntlet.evidence.stable_names import to_record
 from gauntlet.models.batchnorm_folding import folded
 from gauntlet.threat_model.victim import Victim
+from gauntlet.threat_model.watched_forward import watched
 from gauntlet.tracking import Tracker
 
 
@@ -78,7 +79,7 @@ def deploy(
 
 
 def _deployed(defense: Any, models: dict[str, nn.Module]) -> Victim:
-    victim: Victim = defense.deploy(models)
+    victim: Victim = watched(defense.deploy(models))
     for module in victim.modules:
         module.eval().requires_grad_(False)
     return victim

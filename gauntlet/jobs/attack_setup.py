@@ -13,6 +13,7 @@ from gauntlet.errors import UserError
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.gradient_draws import check_draws
 from gauntlet.evaluation.randomized_protocol import Protocol
+from gauntlet.evaluation.start_checks import check_forwards
 from gauntlet.evaluation.universal_fit import train_part
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
@@ -81,6 +82,7 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Atta
     evaluation, crafters = _evaluation(setup, stocked(attack, setup.split), protocol)
     first = setup.split.read(slice(0, 1))
     check_images(first.ids, first.x, first.y, setup.dataset.classes, (asked.threat.low, asked.threat.high))
+    check_forwards(evaluation, tuple(first.x.shape[1:]))
     train = train_part(evaluation, setup.dataset)
     manifest = attack_manifest(setup, evaluation, protocol, train)
     return AttackSetup(setup, evaluation, crafters, train, manifest, folder_of(manifest, asked.runs_dir))

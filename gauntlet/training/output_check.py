@@ -21,7 +21,7 @@ def check_output(model: nn.Module, dataset: Dataset) -> None:
     with torch.no_grad(), evaluating(model):
         try:
             logits = model(x)
-        except (RuntimeError, ValueError, TypeError, IndexError) as cause:
+        except Exception as cause:
             raise UserError(
                 f"the model cannot take images of shape {shape}, those of {dataset.name}: {reason(cause)}; "
                 "choose another model, or set its channels"

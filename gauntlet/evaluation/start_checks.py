@@ -1,0 +1,78 @@
+"""What is asked of a defense before any work: that each forward can be attacked and judged as it will be.
+
+Costs four passes of a batch of one or two images for each head.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gauntlet.errors import UserError, reason
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.threat_model.access import GRADIENT
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Forward
+from gauntlet.threat_model.watched_forward import WRITES
+
+SETTINGS: dict[str, Callable[[], Any]] = {
+    "torch.set_default_dtype": torch.get_default_dtype,
+    "torch.set_num_threads": torch.get_num_threads,
+    "torch.use_deterministic_algorithms": torch.are_deterministic_algorithms_enabled,
+    "torch.autograd.set_detect_anomaly": torch.is_anomaly_enabled,
+}
+"""What sets a state of the process -> what reads it."""
+
+
+def check_forwards(run: Evaluation, form: Sequence[int]) -> None:
+    """Refuse a defense whose forwards cannot be evaluated as they are.
+
+    Args:
+        form: C, H, W of the images.
+
+    Raises:
+        UserError: a forward raises, writes into its input, changes a setting of the process, drops the dimension of a
+            batch of one, or has no gradient where the attack takes one.
+    """
+    for count in (2, 1):
+        x = torch.rand(count, *form, generator=torch.Generator().manual_seed(count)).to(run.device)
+        x[0, 0, 0, :2] = torch.tensor([0.0, 1.0], device=run.device)[: x.shape[-1]]  # the ends of the box too
+        rng = Rng(run.seed, torch.arange(count, device=run.device), "start checks")
+        _check_call(run.victim.predict, x, rng)
+    if run.given != GRADIENT:
+        return
+    for stage in run.stages:
+        if stage.attack.needs in ("gradient", "training-set"):
+            _check_gradient(stage.head.name, (stage.fast or stage.head).forward, x, rng)
+
+
+def _check_call(forward: Forward, x: Tensor, rng: Rng) -> None:
+    before, settings = x.clone(), {name: read() for name, read in SETTINGS.items()}
+    with torch.no_grad():
+        try:
+            forward(x, rng)
+        except UserError:
+            raise
+        except Exception as cause:
+            shape = list(x.shape)
+            raise UserError(f"the defense cannot predict images of shape {shape}: {reason(cause)}") from cause
+    if not torch.equal(x, before):
+        raise UserError(WRITES)
+    for name, read in SETTINGS.items():
+        if read() != settings[name]:
+            raise UserError(
+                f"the model's forward calls {name}, which changes the whole process ({settings[name]} became "
+                f"{read()}); leave such settings alone in a forward"
+            )
+
+
+def _check_gradient(head: str, forward: Forward, x: Tensor, rng: Rng) -> None:
+    leaf = x.clone().requires_grad_()
+    with torch.enable_grad():
+        scores = forward(leaf, rng)
+    if not scores.requires_grad:
+        raise UserError(
+            f"no gradient reaches the pixels through the head {head}: its forward detaches them, or leaves torch; "
+            "attack with access=score, or give the defense a head with a gradient (gauntlet.threat_model.bpda)"
+        )

@@ -1,0 +1,86 @@
+"""Calls of a user's forward, watched: what it does to its input and to the process, and what it gives back.
+
+A forward that writes into its input would have the attack's own images changed under it, and be judged on others than
+those on record. So each call looks at the version counter of its input, which every in-place operation of torch raises.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gauntlet.errors import UserError, reason
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Forward, Victim
+
+WRITES = (
+    "the model's forward writes into its input, so it would be judged on other images than those on record; "
+    "let it work on a copy, such as x = x.clone(), or take operations without a trailing underscore"
+)
+"""What is said of a forward that changes the images that it is given."""
+
+LEAF = "a leaf Variable that requires grad is being used in an in-place operation"
+"""What autograd says of such a forward in a gradient pass."""
+
+
+def watched(victim: Victim) -> Victim:
+    """Return the victim with every forward watched; see `watch`."""
+    surrogates = tuple(replace(head, forward=watch(head.forward)) for head in victim.surrogates)
+    return replace(victim, predict=watch(victim.predict), surrogates=surrogates)
+
+
+def watch(forward: Forward) -> Forward:
+    """Return a forward that raises where the given one misbehaves; scores of one that does not are untouched.
+
+    Raises:
+        UserError: it writes into its input, leaves the gradient mode of the process changed, exits the process, or
+            gives no dense floating-point scores [B, K].
+    """
+
+    def call(x: Tensor, rng: Rng) -> Tensor:
+        version, gradients = x._version, torch.is_grad_enabled()
+        try:
+            scores = forward(x, rng)
+        except (SystemExit, GeneratorExit) as cause:
+            raise UserError(
+                f"the model's forward ended with {type(cause).__name__}({reason(cause)}); a forward must return scores"
+            ) from cause
+        except RuntimeError as cause:
+            if LEAF in str(cause):
+                raise UserError(WRITES) from cause
+            raise
+        finally:
+            changed = torch.is_grad_enabled() is not gradients
+            if changed:
+                torch.set_grad_enabled(gradients)
+        if changed:
+            raise UserError(
+                "the model's forward switches gradients on or off for the whole process; use torch.no_grad() and "
+                "torch.enable_grad() as with-blocks"
+            )
+        if x._version != version:
+            raise UserError(WRITES)
+        _check_form(scores, len(x))
+        return scores
+
+    return call
+
+
+def _check_form(scores: object, count: int) -> None:
+    """Refuse what are no scores [B, K]."""
+    if not isinstance(scores, Tensor):
+        raise UserError(f"the model gives a {type(scores).__name__}; it must return a tensor of scores [B, classes]")
+    if scores.is_meta:
+        raise UserError("the model's weights have no values (device meta); load its weights, with checkpoint=FILE")
+    if scores.layout is not torch.strided:
+        raise UserError("the model gives sparse scores; return scores.to_dense()")
+    if not scores.is_floating_point():
+        raise UserError(
+            f"the model gives scores of type {str(scores.dtype).removeprefix('torch.')}; return floating-point logits, "
+            "not class numbers"
+        )
+    if scores.dim() != 2 or len(scores) != count:
+        raise UserError(
+            f"the model gives scores of shape {list(scores.shape)} for {count} image{'s' * (count != 1)}; return "
+            f"[{count}, classes], also for a batch of one (a squeeze() drops that dimension)"
+        )

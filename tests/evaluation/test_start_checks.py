@@ -1,0 +1,143 @@
+"""A model that misbehaves ends the run before any work, with one line that says how; a good one is left alone."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from gauntlet.attacks.pgd import PGD
+from gauntlet.data.dataset import Batch
+from gauntlet.errors import UserError
+from gauntlet.evaluation.chunk import evaluate_chunk
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.start_checks import check_forwards
+from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Victim, plain
+from gauntlet.threat_model.watched_forward import watched
+
+FORM = (1, 4, 4)
+THREAT = Threat("linf", 0.1)
+
+
+class Net(nn.Module):
+    """A linear classifier of which a function changes what it does."""
+
+    def __init__(self, before=lambda x: x, after=lambda z: z):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.before, self.after = nn.Linear(16, 3), before, after
+
+    def forward(self, x):
+        return self.after(self.layer(self.before(x).flatten(1)))
+
+
+def evaluation(net, **options):
+    victim = watched(Victim(plain(net), (net.eval().requires_grad_(False),)))
+    return Evaluation(victim, ("pgd", PGD(steps=3)), THREAT, 3, **options)
+
+
+def in_place_round(x):
+    return x.mul_(4).round_().div_(4)
+
+
+def through_data(x):
+    x.data.clamp_(0.2, 0.8)
+    return x
+
+
+def leave_no_grad(z):
+    torch.set_grad_enabled(False)
+    return z
+
+
+def set_dtype(z):
+    torch.set_default_dtype(torch.float64)
+    return z.float()
+
+
+def leave(z):
+    sys.exit(0)
+
+
+def stop(z):
+    raise StopIteration
+
+
+def numpy(z):
+    return torch.from_numpy(z.detach().numpy().copy())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (lambda x: functional.hardtanh_(x, 0.05, 0.95), lambda z: z, "writes into its input"),
+        (in_place_round, lambda z: z, "writes into its input"),
+        (through_data, lambda z: z, "writes into its input"),
+        (lambda x: x, lambda z: z.argmax(1), "scores of type int64"),
+        (lambda x: x, lambda z: z.squeeze(0), "a batch of one"),
+        (lambda x: x, lambda z: z.to_sparse(), "sparse scores"),
+        (lambda x: x, lambda z: z.to("meta"), "have no values"),
+        (lambda x: x, lambda z: {"logits": z}, "gives a dict"),
+        (lambda x: x, leave_no_grad, "switches gradients"),
+        (lambda x: x, set_dtype, "set_default_dtype"),
+        (lambda x: x, leave, r"ended with SystemExit"),
+        (lambda x: x, stop, "cannot predict"),
+        (lambda x: x, numpy, "access=score"),
+        (lambda x: x, lambda z: z.detach(), "access=score"),
+        (lambda x: x, lambda z: torch.zeros_like(z).detach(), "access=score"),
+    ],
+)
+def test_a_forward_that_misbehaves_is_refused_by_what_it_does(before, after, said):
+    try:
+        with pytest.raises(UserError, match=said) as caught:
+            check_forwards(evaluation(Net(before, after)), FORM)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        assert torch.is_grad_enabled()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_forward_that_asserts_is_told_in_one_line():
+    def check(x):
+        assert x.shape[-1] == 224, "expected images of 224 pixels"
+        return x
+
+    with pytest.raises(UserError, match=r"cannot predict images of shape .*expected images of 224"):
+        check_forwards(evaluation(Net(check)), FORM)
+
+
+def test_a_good_model_is_left_alone():
+    check_forwards(evaluation(Net()), FORM)
+
+
+def test_a_write_that_only_some_images_meet_is_caught_where_it_happens():
+    def sometimes(x):
+        return x.clamp_(0, 0.5) if x.max() > 0.5 and len(x) > 2 else x
+
+    run = evaluation(Net(sometimes))
+    check_forwards(run, FORM)
+    with pytest.raises(UserError, match="writes into its input"):
+        evaluate_chunk(run, Batch(torch.arange(4), torch.rand(4, *FORM), torch.zeros(4, dtype=torch.long)))
+
+
+def test_the_judge_measures_against_the_images_of_the_data_set():
+    """An attack that moves the images that it is given is judged on how far it went from those of the data set."""
+
+    class Mover:
+        needs = "score"
+
+        def __call__(self, head, x, y, *, threat, rng):
+            x += 0.3
+            y += 1
+            return x.clamp(0, 1)
+
+    net = Net()
+    x = torch.rand(6, *FORM) * 0.5
+    y = net(x).argmax(1)
+    run = Evaluation(watched(Victim(plain(net), (net.eval(),))), ("mover", Mover()), THREAT, 3)
+    rows = evaluate_chunk(run, Batch(torch.arange(6), x.clone(), y.clone())).rows.to_pandas()
+    attacked = rows[rows["stage"] != "clean"]
+    assert attacked["error"].str.contains("outside the threat, at distance 0.3").all()
+    assert (rows["label"] == y[rows["sample"].tolist()].numpy()).all()

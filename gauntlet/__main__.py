@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import gauntlet
 from gauntlet.commands.subcommands import COMMANDS
+from gauntlet.system.output import steady_output
 
 OTHER_MISTAKE = 2
 """Exit status of a command line that names no subcommand."""
@@ -36,7 +37,11 @@ def main(words: Sequence[str] | None = None) -> int:
     Args:
         words: of the command line after `gauntlet`; None: those of this process.
     """
-    given = list(sys.argv[1:] if words is None else words)
+    with steady_output():
+        return _called(list(sys.argv[1:] if words is None else words))
+
+
+def _called(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help", "help"):
         sys.stdout.write(f"{usage()}\n")
         return 0

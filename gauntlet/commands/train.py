@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from gauntlet.commands.entry import cell, entry
 from gauntlet.commands.terminal import write
 from gauntlet.config.shipped import CONF
+from gauntlet.system.output import steady_output
 
 
 def job(cfg: DictConfig) -> None:
@@ -33,4 +34,5 @@ def main(words: Sequence[str] | None = None) -> int:
     """Compose, train, report; return the exit status."""
     if words is not None:  # Hydra reads them from there
         sys.argv[1:] = words
-    return entry(compose_and_train)
+    with steady_output():
+        return entry(compose_and_train)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gauntlet.errors import UserError
-from gauntlet.threat_model.access import LEVELS, Door, narrowed
+from gauntlet.threat_model.access import LEVELS, Door, level_of, narrowed
+from gauntlet.threat_model.attack import traits_of
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -51,18 +52,17 @@ class Suite:
     @property
     def needs(self) -> str:
         """What serves the most demanding stage."""
-        needs = [attack.needs if attack.needs in LEVELS else "gradient" for attack in self.stages.values()]
-        return max(needs, key=LEVELS.index)
+        return max((level_of(attack) for attack in self.stages.values()), key=LEVELS.index)
 
     @property
     def norms(self) -> tuple[str, ...]:
         """Norms for which every stage is defined."""
-        return tuple(n for n in Threat.NORMS if all(n in norms_of(attack) for attack in self.stages.values()))
+        return tuple(n for n in Threat.NORMS if all(n in traits_of(attack).norms for attack in self.stages.values()))
 
     @property
     def unbounded(self) -> bool:
         """Whether every stage can do without a finite eps."""
-        return all(getattr(attack, "unbounded", False) for attack in self.stages.values())
+        return all(traits_of(attack).unbounded for attack in self.stages.values())
 
     def __call__(self, head: Door, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
@@ -77,12 +77,6 @@ class Suite:
             fooled = narrowed(head, "decision").broken(z, y[index], below.stream("end"))
             index = index[~fooled]
         return best
-
-
-def norms_of(attack: object) -> tuple[str, ...]:
-    """The norms for which an attack is defined; all of them where it does not say."""
-    norms: tuple[str, ...] = getattr(attack, "norms", Threat.NORMS)
-    return norms
 
 
 def _known(path: str, name: str, names: Iterable[str]) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 from gauntlet.attacks.apgd import APGD
 from gauntlet.attacks.losses import margin, margins
 from gauntlet.attacks.minimum_norm.minimum_norm_loop import Nearest, clearly_broken, farthest, refine, slope
-from gauntlet.attacks.suite import norms_of
 from gauntlet.errors import UserError
+from gauntlet.threat_model.attack import traits_of
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -42,15 +42,15 @@ class Search:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise UserError(f"attack.rounds={self.rounds} must be at least 1")
-        if not callable(self.inner) or getattr(self.inner, "needs", "") != "gradient":
+        if not callable(self.inner) or traits_of(self.inner).needs != "gradient":
             raise UserError("attack.inner must be an attack that uses gradients, such as attack/apgd")
-        if getattr(self.inner, "unbounded", False):
+        if traits_of(self.inner).unbounded:
             raise UserError("attack.inner measures distances by itself; use it as it is, without search")
 
     @property
     def norms(self) -> tuple[str, ...]:
         """Those of the inner attack."""
-        return norms_of(self.inner)
+        return traits_of(self.inner).norms
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""

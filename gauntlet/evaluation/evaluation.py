@@ -8,7 +8,7 @@ import torch
 from gauntlet.errors import UserError
 from gauntlet.evaluation.randomized_protocol import Protocol
 from gauntlet.threat_model.access import GRADIENT, TRANSFER, admit, weaker
-from gauntlet.threat_model.attack import Attack, Coverage
+from gauntlet.threat_model.attack import Attack, Coverage, stages_of, traits_of
 from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
 from gauntlet.threat_model.mixture import MEMBERS, mixed, on_members
 from gauntlet.threat_model.threat import Threat
@@ -69,7 +69,7 @@ class Evaluation:
         admit(*self.attack, self.access)
         admit(*self.attack, self.given, f"the defense declares access={self.victim.access}")
         for stage in self.stages:
-            needed = getattr(stage.attack, "fewest_classes", 2)
+            needed = traits_of(stage.attack).fewest_classes
             if self.classes < needed:
                 key = "attack" if stage.attack is self.attack[1] else f"attack.stages.{stage.name.split('/')[0]}"
                 why = f"the loss of {stage.name} needs {needed} classes, there are {self.classes}"
@@ -94,9 +94,7 @@ class Evaluation:
     def stages(self) -> list[Stage]:
         """In the order in which they run, the true head first."""
         name, attack = self.attack
-        suite: dict[str, Attack] = getattr(attack, "stages", {name: attack})
-        if hasattr(attack, "under"):
-            suite = attack.under(self.threat.norm)
+        suite: dict[str, Attack] = stages_of(name, attack, self.threat.norm)
         return [stage for each, part in suite.items() for stage in self._on_heads(each, part)]
 
     def _on_heads(self, name: str, attack: Attack) -> Iterator[Stage]:

@@ -20,8 +20,7 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs.run_identity import attack_manifest, folder_of
 from gauntlet.jobs.setup import Request, Setup, load, request
 from gauntlet.threat_model.access import TRANSFER, admit, known
-from gauntlet.threat_model.attack import Coverage
-from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.attack import Coverage, traits_of
 from gauntlet.transfer.crafting import SetCrafter
 from gauntlet.transfer.plan import crafted, planned
 from gauntlet.transfer.precomputed import stored_suite
@@ -94,10 +93,10 @@ def stocked(attack: Any, split: Split) -> Any:
     They are spread evenly over the split, so that a sorted one gives several classes too. They depend on the split
     alone, never on the batch, the chunk or the shard.
     """
-    stages: dict[str, Any] | None = getattr(attack, "stages", None)
-    if stages:
-        return replace(attack, stages={name: stocked(part, split) for name, part in stages.items()})
-    count = min(getattr(attack, "pool", 0), len(split))
+    traits = traits_of(attack)
+    if traits.stages:
+        return replace(attack, stages={name: stocked(part, split) for name, part in traits.stages.items()})
+    count = min(traits.pool, len(split))
     if not count:
         return attack
     batch = split.read([number * len(split) // count for number in range(count)])
@@ -107,17 +106,17 @@ def stocked(attack: Any, split: Split) -> Any:
 def _check_attack(asked: Request, attack: Any) -> None:
     """Refuse an attack that is not defined for the threat, or needs more than it is given."""
     threat, cfg = asked.threat, asked.cfg
-    norms = getattr(attack, "norms", Threat.NORMS)
-    if threat.norm not in norms:
-        raise UserError(f"this attack is not defined for threat={threat.norm}; it takes {', '.join(norms)}")
-    if threat.unbounded and not getattr(attack, "unbounded", False):
+    traits = traits_of(attack)
+    if threat.norm not in traits.norms:
+        raise UserError(f"this attack is not defined for threat={threat.norm}; it takes {', '.join(traits.norms)}")
+    if threat.unbounded and not traits.unbounded:
         raise UserError(
             "this attack needs a finite threat.eps; give one, or measure distances with attack=fmn or search"
         )
     name = asked.choice("attack")
     if not cfg.surrogates:  # which give all that the attack needs
         admit(name, attack, known(cfg.access))
-    elif getattr(attack, "needs", "") == "training-set":
+    elif traits.needs == "training-set":
         raise UserError(f"attack={name} is fitted to the defense that it attacks; leave surrogates out")
 
 
@@ -143,7 +142,7 @@ def _evaluation(setup: Setup, attack: Any, protocol: Protocol) -> tuple[Evaluati
         batch_size=runtime.batch_size,
         gradients=Runtime.GRADIENTS[runtime.gradients],
         device=setup.device,
-        coverage=getattr(attack, "coverage", coverage),
+        coverage=traits_of(attack).coverage or coverage,
         access=TRANSFER if transfer else cfg.access,
         protocol=protocol,
     )

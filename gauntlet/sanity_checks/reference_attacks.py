@@ -8,6 +8,7 @@ from gauntlet.attacks.fgsm import FGSM
 from gauntlet.attacks.pgd import PGD
 from gauntlet.sanity_checks.flag import Flag
 from gauntlet.sanity_checks.probe import Probe
+from gauntlet.threat_model.attack import traits_of
 
 
 def unlimited(probe: Probe) -> Flag | None:
@@ -26,7 +27,7 @@ def unlimited(probe: Probe) -> Flag | None:
 def one_step(probe: Probe) -> Flag | None:
     """One step must not beat the attack that is being reported."""
     name, attack = probe.run.attack
-    if attack.needs != "gradient" or isinstance(attack, FGSM):
+    if traits_of(attack).needs != "gradient" or isinstance(attack, FGSM):
         return None
     one = probe.accuracy(FGSM(), probe.run.threat)
     if one < probe.left - max(0.002, 3 / len(probe.y)):
@@ -53,7 +54,7 @@ def few_classes(probe: Probe) -> Flag | None:
 
 
 def _parts(name: str, attack: Any) -> Iterator[tuple[str, Any]]:
-    stages = getattr(attack, "stages", None)
+    stages = traits_of(attack).stages
     if not stages:
         yield name, attack
         return

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.errors import UserError
+from gauntlet.threat_model.attack import traits_of
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
 
@@ -134,6 +135,12 @@ def weaker(one: str, other: str) -> str:
     return min(known(one), known(other), key=LEVELS.index)
 
 
+def level_of(attack: Any) -> str:
+    """Return the level of access that an attack needs: gradients, too, where it is fitted to training images."""
+    needs = traits_of(attack).needs
+    return needs if needs in LEVELS else GRADIENT
+
+
 def admit(name: str, attack: Any, access: str, why: str = "") -> None:
     """Refuse an attack of which a stage needs more than the attacker is given. Raises UserError.
 
@@ -142,7 +149,7 @@ def admit(name: str, attack: Any, access: str, why: str = "") -> None:
         why: what limits the access, where that is not the configuration.
     """
     for who, part in _parts(f"attack={name}", "attack", attack):
-        needs = part.needs if part.needs in LEVELS else GRADIENT
+        needs = level_of(part)
         if LEVELS.index(needs) > LEVELS.index(access):
             limit = why or f"access={access}"
             raise UserError(
@@ -152,7 +159,7 @@ def admit(name: str, attack: Any, access: str, why: str = "") -> None:
 
 def _parts(name: str, path: str, attack: Any) -> Iterator[tuple[str, Any]]:
     """What runs, each under the name by which the user knows it."""
-    stages: dict[str, Any] | None = getattr(attack, "stages", None)
+    stages = traits_of(attack).stages
     if not stages:
         yield name, attack
         return

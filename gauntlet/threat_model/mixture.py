@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.errors import UserError
+from gauntlet.threat_model.attack import traits_of
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.victim import Head
 
@@ -30,7 +31,7 @@ class MixtureHead(CountedHead):
 
 def on_members(attack: object) -> bool:
     """Whether an attack is given all members of a mixture at once. On another defense it runs on each head."""
-    return bool(getattr(attack, "mixture", False))
+    return traits_of(attack).mixture
 
 
 def mixed(door: CountedHead, members: tuple[Head, ...], twins: dict[str, Head]) -> MixtureHead:

@@ -15,7 +15,7 @@ from gauntlet.evidence.adversarial_set import SET_VERSION, AdversarialSet
 from gauntlet.evidence.digest import digest_of
 from gauntlet.evidence.stable_names import to_record
 from gauntlet.threat_model.access import GRADIENT, TRANSFER
-from gauntlet.threat_model.attack import compares
+from gauntlet.threat_model.attack import compares, stages_of, traits_of
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.transfer.crafting import Craft, SetCrafter
@@ -93,20 +93,20 @@ def crafts(name: str, attack: Any, config: dict[str, Any], surrogates: tuple[Sur
     Raises:
         UserError: an attack needs more of its head than a surrogate can stand in for, or is an ensemble of one.
     """
-    suite: dict[str, Any] = getattr(attack, "stages", None) or {name: attack}
-    nodes = config["stages"] if hasattr(attack, "stages") else {name: config}
-    for each, part in suite.items():
-        if part.needs != "gradient":
+    nodes = config["stages"] if traits_of(attack).stages else {name: config}
+    for each, part in stages_of(name, attack).items():
+        traits = traits_of(part)
+        if traits.needs != "gradient":
             raise UserError(
-                f"{each} needs more of the target ({part.needs}) than surrogates give; "
+                f"{each} needs more of the target ({traits.needs}) than surrogates give; "
                 "leave surrogates out, or choose a gradient attack, such as attack=pgd"
             )
-        if getattr(part, "asks", False):
+        if traits.asks:
             raise UserError(
                 f"{each} hands on only what it has seen fool its victim, and surrogates never answer; "
                 "leave surrogates out, or choose an attack that ends at its strongest point, such as attack=mi or apgd"
             )
-        if not getattr(part, "together", False):
+        if not traits.together:
             yield from (Craft(f"{each}/{one.name}", part, nodes[each], (one,)) for one in surrogates)
         elif len(surrogates) < 2:
             raise UserError(

@@ -13,6 +13,7 @@ from gauntlet.data.dataset import Split
 from gauntlet.errors import UserError
 from gauntlet.evidence.adversarial_set import AdversarialSet, Lookup
 from gauntlet.threat_model.access import TRANSFER, CandidatesOnly
+from gauntlet.threat_model.attack import stages_of
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -103,7 +104,7 @@ def stored_suite(name: str, attack: Any, threat: Threat, split: Split) -> Transf
     Raises:
         UserError: a suite mixes sets with attacks, or a set is damaged, of another threat or of other data.
     """
-    suite: dict[str, Any] = getattr(attack, "stages", None) or {name: attack}
+    suite = stages_of(name, attack)
     kinds = {isinstance(part, Stored) for part in suite.values()}
     if kinds == {True}:
         for part in suite.values():

@@ -9,9 +9,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 
-from gauntlet.attacks.suite import norms_of
 from gauntlet.config.shipped import CONF
-from gauntlet.threat_model.attack import compares
+from gauntlet.threat_model.attack import compares, traits_of
 from gauntlet.threat_model.threat import Threat
 
 FOLDER = Path(__file__).parents[2] / "conf" / "attack"
@@ -25,7 +24,7 @@ SHRUNK = {"steps": 10, "restarts": 1, "targets": 2, "queries": 60, "draws": 10,
 
 def fit(attack):
     """The first of the threats for which the attack is defined."""
-    return next(threat for threat in THREATS if threat.norm in norms_of(attack))
+    return next(threat for threat in THREATS if threat.norm in traits_of(attack).norms)
 
 
 def node(name):
@@ -65,7 +64,7 @@ def test_it_is_a_frozen_dataclass_with_documented_fields(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_candidates_are_legal_deterministic_and_break_something(name, threat, case):
     attack, x, y = shrunk(name), case.x.clone(), case.y.clone()
-    if threat.norm not in norms_of(attack) or (threat.norm == "l0" and not hasattr(attack, "norms")):
+    if threat.norm not in traits_of(attack).norms or (threat.norm == "l0" and not hasattr(attack, "norms")):
         pytest.skip(f"{name} is not defined for {threat.norm}")
     state = torch.get_rng_state()
     z, counts = case.attack(attack, threat)

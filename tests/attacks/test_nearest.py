@@ -16,8 +16,9 @@ from gauntlet.attacks.minimum_norm.fmn import FMN
 from gauntlet.attacks.minimum_norm.minimum_norm_loop import REFINE, slope
 from gauntlet.attacks.minimum_norm.pdpgd import PDPGD, shrink
 from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
-from gauntlet.attacks.suite import Suite, norms_of
+from gauntlet.attacks.suite import Suite
 from gauntlet.errors import UserError
+from gauntlet.threat_model.attack import traits_of
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain
@@ -30,7 +31,7 @@ QUICK = {
     name: replace(attack, **({"inner": APGD(steps=15), "rounds": 6} if name == "search" else {"steps": 40}))
     for name, attack in ATTACKS.items()
 } | {"fab": FAB(steps=5, targets=2), "ddn": DDN(steps=100)}
-PAIRS = [(name, norm) for name, attack in ATTACKS.items() for norm in Threat.NORMS if norm in norms_of(attack)]
+PAIRS = [(name, norm) for name, attack in ATTACKS.items() for norm in Threat.NORMS if norm in traits_of(attack).norms]
 
 
 class Plane(nn.Module):
@@ -130,7 +131,7 @@ def test_more_of_the_same_walk_is_never_farther(name, case, monkeypatch):
     """The nearest find falls along a walk: what is noted at each step bounds the answer."""
     from gauntlet.attacks.minimum_norm import minimum_norm_loop
 
-    norm = norms_of(QUICK[name])[-1] if name in ("ddn", "sigma_zero") else "l2"
+    norm = traits_of(QUICK[name]).norms[-1] if name in ("ddn", "sigma_zero") else "l2"
     threat, history = Threat(norm, "unbounded"), []
     note = minimum_norm_loop.Nearest.note
 

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gauntlet.cluster import launchers
 from gauntlet.cluster.sweep_jobs import announced, cell_of, verdict
 from gauntlet.cluster.sweep_overrides import prepared
-from gauntlet.commands.terminal import one_line, say
+from gauntlet.commands.terminal import one_line, say, write
 from gauntlet.errors import UserError
 
 STOPPED = 130
@@ -34,6 +34,10 @@ def entry(main: Callable[[], None]) -> int:
     if not announced:
         return status
     lines, whole = verdict(announced, stopped=status == STOPPED)
+    from gauntlet.commands.status import sweep_table  # it reads evidence, which --help needs not
+
+    if table := sweep_table(announced):
+        write("\n".join(["", *table]))
     say("\n".join(lines))
     return status or int(not whole)
 

@@ -1,7 +1,8 @@
 """List runs: `gauntlet status [runs]`. What is done, running, failed or partial, from the evidence alone.
 
-Cells of sweeps that have left no run yet, because they wait, train or failed before they made one, are listed too.
-What a process is doing, its rate and the time left stand in files beside the run: any machine that sees them can tell.
+One line a run: state, chunks, time, accuracy under attack (or certified), folder. Jobs of sweeps that have left no run
+yet, because they wait, train or failed before they made one, are listed too. What a process is doing, its rate and the
+time left stand in files beside the run: any machine that sees them can tell.
 """
 
 import argparse
@@ -9,15 +10,33 @@ import shlex
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gauntlet.cluster.sweep_jobs import Standing, SweepJob, find_cells
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, printable, reason
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder, find_runs
+from gauntlet.metrics import certificate_summary
+from gauntlet.metrics.attack_summary import summarize
+from gauntlet.metrics.display import DASH, UNKNOWN, points, ratio
+from gauntlet.metrics.perturbation_size import Spread, read
 from gauntlet.system.lock import Owner, holder
 from gauntlet.system.progress import duration
+
+OWN = {
+    (program, *rest)
+    for program, rest in [
+        ("python", ["run.py"]),
+        ("python", ["train.py"]),
+        ("gauntlet", ["run"]),
+        ("gauntlet", ["train"]),
+    ]
+}
+"""How the commands begin that are offered to go on with."""
+
+STATES = ("done", "running", "waiting", "partial", "failed", "damaged")
 
 WINDOW = 20
 """The rate is that of so many newest chunks."""
@@ -25,9 +44,18 @@ WINDOW = 20
 
 @dataclass(frozen=True)
 class Line:
-    """One run, or a cell without one. state: done, running (a process holds its lock), failed (rows with errors, or
-    bad input), waiting (a cell that no process has taken up), partial, or damaged; access: what its attacker was
-    given; command: what finishes it; below: of the cells that share a run, a line each."""
+    """One run, or a sweep job without one.
+
+    Attributes:
+        state: done, running (a process holds its lock), failed (rows with errors, or bad input), waiting (a sweep job
+            that no process has taken up), partial, or damaged.
+        remark: what is to be said beside it.
+        access: what its attacker was given.
+        command: what finishes it.
+        below: of the sweep jobs and shards that share a run, a line each.
+        when: day and minute of its end, or of its start.
+        number: robust or certified accuracy, of a run that is done.
+    """
 
     state: str
     present: int
@@ -37,16 +65,21 @@ class Line:
     access: str = "gradient"
     command: str = ""
     below: tuple[str, ...] = ()
+    when: str = ""
+    number: str = ""
 
 
 def line(run: RunFolder) -> Line:
-    """The state of one run."""
+    """Return the state of one run."""
     try:
         manifest = run.manifest()
-    except UserError as cause:
-        return Line("damaged", 0, 0, run.path, str(cause))
-    present, chunks, access = len(run.present()), manifest["chunks"], manifest.get("access", "gradient")
-    about = Line("done", present, chunks, run.path, "", access, whole(manifest["command"]))
+        present, chunks, access = len(run.present()), manifest["chunks"], manifest.get("access", "gradient")
+        when = str(manifest.get("finished") or manifest.get("started") or "")[:16].replace("T", " ")
+        about = Line("done", present, chunks, run.path, "", access, whole(manifest["command"]), when=when)
+        if manifest["status"] in ("done", "failed") and present == chunks:
+            about = replace(about, number=_number(run, manifest))
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as cause:
+        return Line("damaged", 0, 0, run.path, reason(cause))
     if manifest["status"] == "done" and present == chunks:
         return about
     if owners := _at_work(run):
@@ -57,25 +90,50 @@ def line(run: RunFolder) -> Line:
         return replace(about, state="running", remark=pace, below=below)
     if manifest["status"] == "failed":
         first = (manifest.get("failures") or ["no reason recorded"])[0]
-        return replace(about, state="failed", remark=f"{first}; again: {about.command}")
-    return replace(about, state="partial", remark=f"go on: {about.command}")
+        return replace(about, state="failed", remark=str(first))
+    return replace(about, state="partial")
+
+
+def _number(run: RunFolder, manifest: Manifest) -> str:
+    """Return the robust accuracy of a run, or the certified one at its eps, in percent."""
+    if manifest["kind"] == "certificate":
+        certificates, radius = certificate_summary.summary(run), manifest["threat"]["radius"]
+        if radius is None or not certificates.samples:
+            return f"r {certificates.average:.3g}"
+        return f"{points(ratio(certificates.certified(float(radius)), certificates.samples), 2)} %"
+    if manifest["threat"]["radius"] is None:
+        found = Spread.of(read(run).distance) if manifest["status"] == "done" else None
+        return f"d {found.reported()[1]}" if found else DASH
+    total = summarize(run, manifest["stages"])
+    if total.unknown:
+        return UNKNOWN
+    share = total.expected.mean if total.expected else ratio(total.robust + total.open, total.samples)
+    return f"{'≤ ' * bool(total.open and not total.expected)}{points(share, 2)} %"
 
 
 def whole(command: str) -> str:
-    """The command of one shard turned into that of all shards; another one as it is."""
-    words = shlex.split(command)
+    """Return the command of one shard turned into that of all shards; another one quoted anew.
+
+    Empty where it is no command of this package, as evidence may be somebody else's: such a one is offered to nobody.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # an open quote
+        return ""
+    if tuple(words[:2]) not in OWN or not command.isprintable():
+        return ""
     options = dict(word.partition("=")[::2] for word in words)
     shards = options.get("runtime.shards", "1")
     if shards == "1":
-        return command
+        return shlex.join(words)
     kept = [word for word in words if not word.startswith("runtime.shard=")]
     return shlex.join([*kept[:2], "-m", *kept[2:], f"runtime.shard=range({shards})"])
 
 
 def lines(root: Path) -> list[Line]:
-    """The runs below `root`, then the cells of its sweeps that a run does not stand for."""
-    found = [line(run) for run in find_runs(root)]
-    runs: dict[str, int] = {one.command: place for place, one in enumerate(found)}
+    """Return the runs below `root`, latest last, then the sweep jobs that a run does not stand for."""
+    found = sorted((line(run) for run in find_runs(root)), key=lambda each: (each.when, each.path))
+    runs: dict[str, int] = {one.command: place for place, one in enumerate(found) if one.command}
     for cell in find_cells(root):
         standing, command = cell.standing(), whole(cell.command)
         if command not in runs:
@@ -87,7 +145,7 @@ def lines(root: Path) -> list[Line]:
 
 
 def _with_cell(run: Line, cell: Standing) -> Line:
-    """The line of a run that no process holds, with what one of its cells tells: it may be starting, or wait."""
+    """Return the line of a run that no process holds, with what one of its jobs says: it may be starting, or wait."""
     if cell.state == "running" and run.state in ("partial", "waiting"):
         return replace(run, state="running", remark=cell.said or "starting")
     if cell.state == "waiting" and run.state == "partial":
@@ -99,13 +157,23 @@ def _with_cell(run: Line, cell: Standing) -> Line:
 
 def _without_run(cell: SweepJob, standing: Standing) -> Line:
     if standing.state == "running":
-        return Line("running", 0, 0, Path(), f"{cell.command}: {standing.said or 'starting'}")
-    forget = f"forget it: rm {cell.path}" if standing.state == "failed" else ""
-    return Line(standing.state, 0, 0, Path(), cell.command, below=tuple(filter(None, (standing.said, forget))))
+        return Line("running", 0, 0, Path(), f"{cell.command}: {standing.said or 'starting'}", command=cell.command)
+    forget = f"forget it: rm {shlex.quote(str(cell.path))}" if standing.state == "failed" else ""
+    below = tuple(filter(None, (standing.said, forget)))
+    return Line(standing.state, 0, 0, Path(), cell.command, command=cell.command, below=below)
+
+
+def sweep_table(jobs: Sequence[SweepJob]) -> list[str]:
+    """Return the runs that the jobs of a sweep have made as a table, best number last; empty without any."""
+    if not jobs:
+        return []
+    asked = {whole(job.command) for job in jobs}
+    made = [each for each in lines(jobs[0].folder.parent.parent) if each.chunks and each.command in asked]
+    return _table(made)
 
 
 def _pace(run: RunFolder, manifest: Manifest) -> str:
-    """Samples per second and the time left, by when its newest chunks were written; "": too few are."""
+    """Return samples per second and the time left, by when its newest chunks were written; "": too few are."""
     written = sorted(run.part_path(chunk).stat().st_mtime for chunk in run.present())
     newest = written[-WINDOW:]
     if len(newest) < 2 or newest[-1] <= newest[0]:
@@ -116,7 +184,7 @@ def _pace(run: RunFolder, manifest: Manifest) -> str:
 
 
 def _at_work(run: RunFolder) -> dict[str, Owner]:
-    """The shards that live processes hold, and who does."""
+    """Return the shards that live processes hold, and who does."""
     names = sorted((path.stem for path in run.path.glob("run-*.lock")), key=_numbers)
     return {name: owner for name in names if (owner := holder(run.path, name))}
 
@@ -126,25 +194,42 @@ def _numbers(name: str) -> list[int]:
 
 
 def _shard(name: str) -> str:
-    """The name of a shard's lock in words."""
+    """Return the name of a shard's lock in words."""
     return name.replace("run-", "shard ").replace("-of-", " of ")
 
 
-def _shown(found: list[Line]) -> str:
+def _table(found: Sequence[Line]) -> list[str]:
+    """Return one aligned line a run, and what stands below it."""
+    rows = [
+        (
+            each.state,
+            f"{each.present}/{each.chunks}" if each.chunks else DASH,
+            each.when or DASH,
+            each.number or DASH,
+            f"{each.path}{f' (access={each.access})' * (each.access != 'gradient')}" if each.path != Path() else "",
+            each.remark,
+        )
+        for each in found
+    ]
+    width = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
     out = []
-    for entry in found:
-        access = f" (access={entry.access})" if entry.access != "gradient" else ""
-        if not entry.chunks and entry.state != "damaged":
-            out.append(f"{entry.state:<8} {'-':>5}/{'-':<5} {entry.remark}")
-        else:
-            remark = f"  {entry.remark}" if entry.state == "running" else f"\n         {entry.remark}"
-            shown = remark if entry.remark else ""
-            out.append(f"{entry.state:<8} {entry.present:>5}/{entry.chunks:<5} {entry.path}{access}{shown}")
-        out += [f"         {text}" for text in entry.below]
-    count = Counter(entry.state for entry in found)
-    states = ("done", "running", "waiting", "partial", "failed", "damaged")
-    total = ", ".join(f"{count[state]} {state}" for state in states if count[state])
-    return "\n".join([*out, total or "no runs", ""])
+    for each, (state, chunks, when, number, place, remark) in zip(found, rows, strict=True):
+        head = f"{state:<{width[0]}}  {chunks:>{width[1]}}  {when:<{width[2]}}  {number:>{width[3]}}"
+        out.append("  ".join(filter(None, (head, place, printable(remark)))))
+        out += [f"         {printable(text)}" for text in each.below]
+    return out
+
+
+def _shown(found: Sequence[Line]) -> str:
+    count = Counter(each.state for each in found)
+    total = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
+    hint = "; --commands prints what to go on with" if any(_left(each) for each in found) else ""
+    return "\n".join([*_table(found), (total or "no runs") + hint, ""])
+
+
+def _left(each: Line) -> bool:
+    """Return whether a command is left to be called."""
+    return bool(each.command) and each.state in ("partial", "failed", "waiting")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -154,6 +239,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--watch", nargs="?", type=float, const=10.0, metavar="SECONDS", help="again and again, until nothing runs"
     )
+    parser.add_argument(
+        "--state", metavar="STATE", choices=STATES, action="append", help=f"only these: {', '.join(STATES)}"
+    )
+    parser.add_argument(
+        "--match", metavar="TEXT", default="", help="only those with this text in their folder or command"
+    )
+    parser.add_argument("--commands", action="store_true", help="print only the commands to go on with")
     given = parser.parse_args(arguments)
     if given.watch is not None and not given.watch > 0:
         parser.error("--watch takes a positive number of seconds")
@@ -164,7 +256,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     try:
         while True:
-            found = lines(given.runs)
+            found = [
+                each
+                for each in lines(given.runs)
+                if each.state in (given.state or STATES) and given.match in f"{each.path} {each.command} {each.remark}"
+            ]
+            if given.commands:
+                sys.stdout.write("".join(f"{each.command}\n" for each in found if _left(each)))
+                return 0
             clear = "\033[H\033[J" if given.watch and sys.stdout.isatty() else ""
             sys.stdout.write(f"{clear}{_shown(found)}")
             sys.stdout.flush()

@@ -1,10 +1,11 @@
-"""Standard output and error that never stop the work: a closed pipe, a full device or an ASCII terminal only lose text."""
+"""Standard output and error that never stop the work: a closed pipe or a full device only loses text."""
 
 import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 from gauntlet.errors import reason
@@ -17,7 +18,7 @@ class SteadyStream:
     """A stream whose writes never raise. The first that fails sends the rest to nowhere."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        self.stream: Any = stream if stream is not None else open(os.devnull, "w")  # noqa: SIM115 (lives on)
+        self.stream: Any = stream if stream is not None else Path(os.devnull).open("w")  # noqa: SIM115 (lives on)
         self.failure: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -49,7 +50,7 @@ class SteadyStream:
         try:  # what is still buffered goes there too, else the interpreter complains about it when it ends
             os.dup2(nowhere, self.stream.fileno())
         except (OSError, ValueError, AttributeError):
-            self.stream = open(os.devnull, "w")  # noqa: SIM115 (lives on)
+            self.stream = Path(os.devnull).open("w")  # noqa: SIM115 (lives on)
         finally:
             os.close(nowhere)
 
@@ -62,7 +63,7 @@ def steady_output() -> Iterator[None]:
     """
     before = sys.stdout, sys.stderr
     out, err = (stream if isinstance(stream, SteadyStream) else SteadyStream(stream) for stream in before)
-    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, err
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.system import lock, progress
 from gauntlet.system.lock import sole_owner
 from gauntlet.system.progress import Bar, duration
+from tests.leaderboard.conftest import make_run
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_a_run_of_one_process_takes_one_line(run, tmp_path, capsys):
         done.update(2)
         with sole_owner(run.path, "run-0-of-1", "; wait"):
             first, count = told(capsys, tmp_path)
-    assert first.startswith(f"running      0/4     {run.path}  none pgd 25 %, ")
+    assert first.startswith(f"running  0/4  –  –  {run.path}  none pgd 25 %, ")
     assert first.endswith(" left")
     assert count == "1 running"
 
@@ -54,7 +55,7 @@ def test_each_shard_at_work_takes_a_line_of_its_own(run, tmp_path, capsys):
         done.update(4)
         with sole_owner(run.path, "run-9-of-12", "; wait"):
             first, one, two, _ = told(capsys, tmp_path)
-    assert first.startswith(f"running      0/4     {run.path}")
+    assert first == f"running  0/4  –  –  {run.path}"
     who = f"process {os.getpid()} on "
     assert one.startswith(f"         shard 9 of 12, {who}")
     assert ": none pgd 50 %, " in one
@@ -65,9 +66,9 @@ def test_each_shard_at_work_takes_a_line_of_its_own(run, tmp_path, capsys):
 def test_a_cell_that_trains_before_it_has_a_run_is_told(tmp_path, capsys):
     cell = SweepJob(tmp_path / "_sweep" / "cells", "run", ("attack=pgd",))
     with bar("training digits") as done, cell.at_work():
-        assert told(capsys, tmp_path)[0] == "running      -/-     python run.py attack=pgd: training digits 0 %"
+        assert told(capsys, tmp_path)[0] == "running  –  –  –  python run.py attack=pgd: training digits 0 %"
         done.update(1)
-    assert told(capsys, tmp_path)[0] == "partial      -/-     python run.py attack=pgd"
+    assert told(capsys, tmp_path)[0] == "partial  –  –  –  python run.py attack=pgd"
 
 
 def test_a_shard_that_starts_or_waits_is_not_told_as_partial(run, tmp_path, capsys):
@@ -75,14 +76,16 @@ def test_a_shard_that_starts_or_waits_is_not_told_as_partial(run, tmp_path, caps
     one, two = (
         SweepJob(tmp_path / "_sweep" / "cells", "run", (*words, f"runtime.shard={shard}")) for shard in range(2)
     )
-    assert told(capsys, tmp_path)[-1] == "1 partial"
+    assert told(capsys, tmp_path)[-1] == "1 partial; --commands prints what to go on with"
     two.wait()
-    first, way, count = told(capsys, tmp_path)
-    assert (first, count) == (f"waiting      0/4     {run.path}", "1 waiting")
-    assert way.startswith("         go on: python run.py -m attack=pgd ")
+    first, count = told(capsys, tmp_path)
+    assert (first, count) == (
+        f"waiting  0/4  –  –  {run.path}",
+        "1 waiting; --commands prints what to go on with",
+    )
     with one.at_work():
-        assert told(capsys, tmp_path) == [f"running      0/4     {run.path}  starting", "1 running"]
-    assert told(capsys, tmp_path)[-1] == "1 waiting"
+        assert told(capsys, tmp_path) == [f"running  0/4  –  –  {run.path}  starting", "1 running"]
+    assert told(capsys, tmp_path)[-1].startswith("1 waiting")
 
 
 def test_what_a_process_waits_for_is_told(tmp_path, monkeypatch):
@@ -113,7 +116,8 @@ def test_watch_ends_when_nothing_runs(run, tmp_path, capsys, monkeypatch):
     assert main([str(tmp_path), "--watch", "1"]) == 0
     said = capsys.readouterr().out
     assert said.count("running ") == 1
-    assert "go on: python run.py -m attack=pgd runtime.shards=2 'runtime.shard=range(2)'" in said
+    assert main([str(tmp_path), "--commands"]) == 0
+    assert capsys.readouterr().out == "python run.py -m attack=pgd runtime.shards=2 'runtime.shard=range(2)'\n"
     assert json.loads(run.manifest_path.read_text())["status"] == "running"
 
 
@@ -129,3 +133,34 @@ def test_a_login_node_that_may_only_read_is_told_too(run, tmp_path):
 @pytest.mark.parametrize(("seconds", "words"), [(7, "7 s"), (150, "2 min"), (9000, "2.5 h")])
 def test_times_are_told_in_the_unit_that_suits(seconds, words):
     assert duration(seconds) == words
+
+
+def test_runs_stand_by_time_with_their_numbers_and_can_be_chosen(tmp_path, capsys):
+    make_run(tmp_path, broken=range(5), change={"finished": "2026-03-02T10:00:00"})
+    make_run(tmp_path, attack="pma", broken=range(9), change={"finished": "2026-03-01T09:30:00"})
+    make_run(tmp_path, attack="fmn", eps="unbounded", broken=range(20), distance=0.25, change={"finished": ""})
+    rows = [line.split() for line in told(capsys, tmp_path)]
+    assert [row[2:-1] for row in rows[1:3]] == [
+        ["2026-03-01", "09:30", "55.00", "%"], ["2026-03-02", "10:00", "75.00", "%"]
+    ]  # fmt: skip
+    assert rows[0][-3:-1] == ["d", "0.25"]
+    assert len({line.index(str(tmp_path)) for line in told(capsys, tmp_path)[:3]}) == 1
+    assert main([str(tmp_path), "--match", "pma", "--state", "done"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "offered"),
+    [
+        ("python run.py attack=pgd; curl x | sh", "python run.py 'attack=pgd;' curl x '|' sh\n"),
+        ("rm -rf .", ""),
+        ("python run.py 'attack=pgd", ""),
+        ("python run.py attack=pgd\x1b[2J", ""),
+    ],
+)
+def test_foreign_commands_are_quoted_or_not_offered(tmp_path, capsys, command, offered):
+    make_run(tmp_path, change={"status": "failed", "command": command, "failures": ["\x1b[2Jgone\nmore"]})
+    (line, _) = told(capsys, tmp_path, status=1)
+    assert line.endswith("  ?[2Jgone more")
+    assert main([str(tmp_path), "--commands"]) == 0
+    assert capsys.readouterr().out == offered

@@ -1,5 +1,7 @@
 """The one-line mistake of a user, and what an exception of somebody else says, in one line."""
 
+from collections.abc import Sequence
+
 
 def printable(text: object) -> str:
     """Return a text that stays on its line and moves no cursor: white space as a space, other control signs as `?`."""
@@ -19,6 +21,12 @@ def described(cause: BaseException) -> str:
     """Return the type of an exception and the first line of what it says."""
     kind, said = type(cause).__name__, reason(cause)
     return kind if said == kind else f"{kind}: {said}"
+
+
+def some(names: Sequence[object], shown: int = 3) -> str:
+    """Return the first few names as a list, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(map(printable, names[:shown])) + more
 
 
 class UserError(Exception):

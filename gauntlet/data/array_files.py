@@ -63,8 +63,8 @@ class ArrayFiles(ImageSet):
             return Part(source, np.arange(len(source.labels)))
         if self.train is None:
             raise UserError(
-                "dataset=arrays has no training images, and a network has to be trained on some; give dataset.train=FILE, "
-                "or weights with checkpoint=FILE"
+                "dataset=arrays has no training images, and a network has to be trained on some; give "
+                "dataset.train=FILE, or weights with checkpoint=FILE"
             )
         source = self._source(self.train, self.train_labels)
         rows = hold_out(len(source.labels))
@@ -106,8 +106,8 @@ def _images(path: Path, array: NDArray[Any], layout: str | None) -> NDArray[Any]
         low, high = (float(edge(ready)) if ready.size else 0.0 for edge in (np.min, np.max))
         if not (low >= 0 and high <= 1):  # NaN is neither
             raise UserError(
-                f"{path} holds pixels from {low:.4g} to {high:.4g}; store uint8, or divide by the largest value so that "
-                "they lie in [0, 1], and put any normalization into the model"
+                f"{path} holds pixels from {low:.4g} to {high:.4g}; store uint8, or divide by the largest value so "
+                "that they lie in [0, 1], and put any normalization into the model"
             )
     else:
         raise UserError(f"{path} holds images of type {array.dtype}; store uint8, or floating point in [0, 1]")

@@ -40,11 +40,12 @@ class Split(Protocol):
         """
 
     def digest(self) -> str:
-        """`sha256:<hex>` of all that can be read from the whole part, whatever is selected (see `gauntlet.data.digest`).
+        """Return `sha256:<hex>` of all that can be read from the whole part, whatever is selected.
 
         It covers the stored content and how it becomes images and labels: `channels`, `size`, `resize`, the names of
-        the columns. Up to 8 GiB, two splits with one digest and one selection give the same batches, so runs and
-        shipped weights are kept under it. It does not cover where the files lie, nor the name of the data set.
+        the columns, whether images are turned. Up to 8 GiB, two splits with one digest and one selection give the same
+        batches, so runs and shipped weights are kept under it (see `gauntlet.data.digest`). It does not cover where
+        the files lie, nor the name of the data set.
         """
 
     def selection(self) -> str:

@@ -1,4 +1,4 @@
-"""From encoded bytes to pixels."""
+"""Decode images: from bytes to pixels."""
 
 import io
 from dataclasses import dataclass
@@ -13,28 +13,47 @@ Pixels = NDArray[np.uint8]
 
 MODES = {1: "L", 3: "RGB"}
 
+ORIENTATION = 0x0112
+"""The EXIF tag that says how the stored pixels are turned."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Orientation -> what brings the image upright, as in Pillow's `ImageOps.exif_transpose`; 1 is upright."""
+
+_MARKS = (b"xif", b"XIF", b"XIf", b"rientation", b"xmp")
+"""One of these stands in every file that can hold an orientation: EXIF, eXIf, XMP."""
+
 
 @dataclass(frozen=True)
 class Form:
-    """The shape that every image is brought to.
+    """What every image is brought to.
 
     channels: 1 (grey) or 3 (RGB); other modes are converted, transparency is dropped.
     size: height and width in pixels.
     resize: None, and images must have that size as they are; or the length that the shorter side is resized to
-        (bilinear, antialiased) before `size` x `size` is cut out of the centre.
+        (bilinear, antialiased) before `size` x `size` is cut out of the center.
+    upright: whether images are turned as their EXIF orientation says.
     """
 
     channels: int
     size: int
     resize: int | None = None
+    upright: bool = False
 
     def reading(self) -> dict[str, str | int | None]:
-        """The options as they count for a digest."""
+        """Return the options as they count for a digest; whether an image is stored turned counts by itself."""
         return {"channels": self.channels, "size": self.size, "resize": self.resize}
 
 
 def decode(data: bytes, form: Form, where: str) -> Pixels:
-    """uint8 [size, size, channels].
+    """Return the pixels of an encoded image, uint8 [size, size, channels].
 
     Raises:
         UserError: the bytes are no image, hold more than 8 bits a channel, or the image has another size.
@@ -43,6 +62,8 @@ def decode(data: bytes, form: Form, where: str) -> Pixels:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode.startswith(("I", "F")):
                 raise UserError(f"{where}: the image has more than 8 bits a channel; convert it to 8 bits first")
+            image.load()  # TIFF is turned by Pillow here
+            turn = TURNS.get(orientation(image)) if form.upright else None
             plain = image.convert(MODES[form.channels])
     except (UserError, MemoryError):
         raise
@@ -51,16 +72,38 @@ def decode(data: bytes, form: Form, where: str) -> Pixels:
         raise UserError(
             f"{where}: the image cannot be decoded ({why}); repair it, or leave it out with dataset.indices"
         ) from None
+    if turn is not None:
+        plain = plain.transpose(turn)
     if form.resize is not None:
-        plain = _centre(plain, form.size, form.resize)
+        plain = _center(plain, form.size, form.resize)
     if plain.size != (form.size, form.size):
         width, height = plain.size
         raise UserError(f"{where}: the image is {width}x{height}, not {form.size}x{form.size}; check dataset.size")
     return np.asarray(plain).reshape(form.size, form.size, form.channels)
 
 
-def _centre(image: Image.Image, size: int, resize: int) -> Image.Image:
-    """Resize the shorter side, then cut out the centre, rounding as the usual ImageNet evaluation does."""
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image; 1, upright, where it says none or its tags are damaged."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged tags lead Pillow's parsers anywhere, and say nothing about the pixels
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def turned(data: bytes) -> bool:
+    """Return whether encoded bytes are an image that `decode` turns; False for what is no image."""
+    if not any(mark in data for mark in _MARKS):
+        return False
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.format != "TIFF" and orientation(image) in TURNS
+    except Exception:  # reading the image names the damage
+        return False
+
+
+def _center(image: Image.Image, size: int, resize: int) -> Image.Image:
+    """Resize the shorter side, then cut out the center, rounding as the usual ImageNet evaluation does."""
     shorter = min(image.size)
     width, height = (resize if side == shorter else int(resize * side / shorter) for side in image.size)
     scaled = image.resize((width, height), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""Digests of content, computed once per process.
+"""Compute digests of content, once per process.
 
 Up to 8 GiB in total, the digest is `sha256:<hex>` over every byte of the files. Beyond that reading everything would
 take longer than it is worth: `sha256-footer:<hex>` covers names, sizes and, for Parquet, the footers, which hold the
@@ -6,7 +6,8 @@ row counts, the offsets and the statistics of every column.
 
 The same files give other images when they are resized to another length, and other labels from another column. So the
 digest of a split is derived from the digest of its files and from how they are read. A source without such options
-adds nothing.
+adds nothing. Whether images are turned upright counts only where one is stored turned, so that all other sets keep the
+digest that they had before images were turned.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gauntlet.data.decoding import turned
 from gauntlet.errors import UserError, reason
 
 WHOLE = 8 * 2**30
@@ -28,6 +30,7 @@ Reading = Mapping[str, str | int | None]
 
 _PIECE = 1 << 20
 _KNOWN: dict[str, str] = {}
+_TURNED: dict[str, bool] = {}
 
 
 def digest_files(files: Iterable[tuple[str, Path]], outline: Callable[[Path], bytes]) -> str:
@@ -39,17 +42,26 @@ def digest_files(files: Iterable[tuple[str, Path]], outline: Callable[[Path], by
     Raises:
         UserError: a file cannot be read.
     """
-    fingerprint = hashlib.sha256()
-    total = 0
-    for label, path in files:
-        with _reading(path):
-            stat = path.stat()
-        total += stat.st_size
-        fingerprint.update(_frame(label, str(path.absolute()), stat.st_size, stat.st_mtime_ns))
-    key = fingerprint.hexdigest()
+    key, total = _fingerprint(files)
     if key not in _KNOWN:
         _KNOWN[key] = _outlines(files, outline) if total > WHOLE else _contents(files)
     return _KNOWN[key]
+
+
+def any_turned(files: Iterable[tuple[str, Path]], encoded: Callable[[Path], Iterable[bytes]]) -> bool:
+    """Return whether any image in the files is stored turned; False where the files are too big to be read whole.
+
+    Args:
+        files: gone through twice, as in `digest_files`.
+        encoded: gives the encoded images of one file.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    key, total = _fingerprint(files)
+    if key not in _TURNED:
+        _TURNED[key] = total <= WHOLE and any(turned(image) for _, path in files for image in encoded(path))
+    return _TURNED[key]
 
 
 def digest_arrays(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
@@ -76,6 +88,18 @@ def canonical(reading: Reading) -> str:
     """
     known = {name: value for name, value in reading.items() if value is not None}
     return json.dumps(known, sort_keys=True, separators=(",", ":")) if known else ""
+
+
+def _fingerprint(files: Iterable[tuple[str, Path]]) -> tuple[str, int]:
+    """Return a hash of the names, sizes and times of files, and their bytes together."""
+    fingerprint = hashlib.sha256()
+    total = 0
+    for label, path in files:
+        with _reading(path):
+            stat = path.stat()
+        total += stat.st_size
+        fingerprint.update(_frame(label, str(path.absolute()), stat.st_size, stat.st_mtime_ns))
+    return fingerprint.hexdigest(), total
 
 
 def _contents(files: Iterable[tuple[str, Path]]) -> str:

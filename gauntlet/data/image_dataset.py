@@ -16,6 +16,9 @@ from gauntlet.data.digest import Reading, canonical, derive
 from gauntlet.data.selection import Ids, select, selection_name
 from gauntlet.errors import UserError
 
+LARGEST = 8192
+"""Most pixels of a side: an image of that size takes 200 MB."""
+
 
 class Source(Protocol):
     """Rows of images with labels, in memory or on disk."""
@@ -77,6 +80,10 @@ class ImageSet(ABC):
         for key in ("classes", "size"):
             if getattr(self, key) < 1:
                 raise UserError(f"dataset.{key}={getattr(self, key)} is not positive; give the number of the data set")
+        if self.classes == 1:
+            raise UserError("dataset.classes=1 leaves nothing to confuse; give 2 or more, the number of the data set")
+        if self.size > LARGEST:
+            raise UserError(f"dataset.size={self.size} is more than {LARGEST} pixels; give at most that")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"dataset.limit={self.limit} leaves no images; give 1 or more, or null for all")
 

@@ -1,4 +1,4 @@
-"""Images in Parquet files, as on the Hugging Face Hub: a struct `image` with `bytes` and `path`, and an int `label`."""
+"""Read Parquet files as on the Hugging Face Hub: a struct `image` with `bytes` and `path`, and an int `label`."""
 
 import glob
 from dataclasses import dataclass
@@ -23,9 +23,10 @@ class Parquet(ImageSet):
         paths. Without a validation part, a fixed tenth of the training images is held out.
     image, label: the names of the columns. The image column is the struct, or plain encoded bytes.
     resize: null, and every image must be `size` x `size`; or the length that the shorter side is resized to before
-        the centre is cut out.
+        the center is cut out.
 
     Images come in the order of the files, and the sample id is the row, counted from 0 over all files of the part.
+    They are turned as their EXIF orientation says, as the Hub's own library does.
     """
 
     path: str
@@ -47,7 +48,8 @@ class Parquet(ImageSet):
     def open(self, part: str) -> Part:
         sliced = part != "test" and self.validation is None
         files = self._files("train" if sliced else part)
-        source = ParquetRows.open(files, self.image, self.label, Form(self.channels, self.size, self.resize))
+        form = Form(self.channels, self.size, self.resize, upright=True)
+        source = ParquetRows.open(files, self.image, self.label, form)
         if not sliced:
             return Part(source, np.arange(len(source.labels)))
         training, validation = hold_out(len(source.labels))

@@ -87,10 +87,21 @@ def row_groups(footer: pq.FileMetaData, file: int, column: str) -> list[Group]:
 
 
 def read_labels(file: pq.ParquetFile, label: str, path: Path) -> NDArray[np.int64]:
+    """Return the class numbers of a file.
+
+    Raises:
+        UserError: no such column, or one that holds no class numbers, lacks one, or has one beyond int64.
+    """
     names = ", ".join(file.schema_arrow.names)
     if label not in file.schema_arrow.names:
         raise UserError(f"{path} has no column {label} (it has {names}); set dataset.label to the column of the labels")
     kind = file.schema_arrow.field(label).type
+    if pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
+        first = next(iter(file.read(columns=[label]).column(0).drop_null().slice(0, 1).to_pylist()), None)
+        raise UserError(
+            f"{path}: column {label} holds {kind}, such as {first}, not class numbers; write whole numbers from 0, "
+            "such as int64"
+        )
     if not pa.types.is_integer(kind):
         raise UserError(
             f"{path}: column {label} holds {kind}, not class numbers; set dataset.label to another of {names}"
@@ -99,6 +110,10 @@ def read_labels(file: pq.ParquetFile, label: str, path: Path) -> NDArray[np.int6
     if column.null_count:
         row = pc.index(pc.is_null(column), True).as_py()
         raise UserError(f"{path}, row {row}: the label is missing; write one into column {label}")
+    largest = pc.max(column).as_py()
+    if largest is not None and largest > np.iinfo(np.int64).max:
+        row = pc.index(column, pa.scalar(largest, kind)).as_py()
+        raise UserError(f"{path}, row {row}: the label in column {label} is {largest}; write class numbers from 0")
     labels: NDArray[np.int64] = column.cast(pa.int64()).to_numpy()
     return labels
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gauntlet.data.dataset import Spread
 from gauntlet.data.decoding import Form, Pixels, decode
-from gauntlet.data.digest import Reading, digest_files
+from gauntlet.data.digest import Reading, any_turned, digest_files
 from gauntlet.data.parquet_file import (
     Group,
     Stamp,
@@ -53,6 +53,12 @@ class Cursor:
     group: int
     batches: Iterator[pa.RecordBatch]
     next: int = 0  # block
+
+
+def encoded(batch: pa.RecordBatch) -> pa.Array:
+    """Return the column of encoded images, alone or within a struct."""
+    column = batch.column(0)
+    return pc.struct_field(column, 0) if pa.types.is_struct(column.type) else column
 
 
 @dataclass(eq=False)
@@ -99,9 +105,9 @@ class ParquetRows:
     def images(self, rows: Ids, spread: Spread = map) -> Pixels:
         order = np.argsort(rows, kind="stable")  # forward through the files, whatever the order
         with self._lock:
-            encoded = [(row, self._encoded(row)) for row in rows[order].tolist()]
+            images = [(row, self._encoded(row)) for row in rows[order].tolist()]
         pixels = np.empty((len(rows), self.form.size, self.form.size, self.form.channels), np.uint8)
-        for position, image in zip(order.tolist(), spread(self._decoded, encoded), strict=True):
+        for position, image in zip(order.tolist(), spread(self._decoded, images), strict=True):
             pixels[position] = image
         return pixels
 
@@ -117,7 +123,19 @@ class ParquetRows:
         return found
 
     def reading(self) -> Reading:
-        return {**self.form.reading(), "image": self.column, "label": self.label}
+        """Return what decides how rows become images and labels; `exif` only where an image is stored turned."""
+        exif = self.form.upright and any_turned([("", path) for path in self.files], self._column)
+        return {
+            **self.form.reading(), "image": self.column, "label": self.label, "exif": "upright" if exif else None,
+        }  # fmt: skip
+
+    def _column(self, path: Path) -> Iterator[bytes]:
+        """Yield the encoded images of one file."""
+        number = self.files.index(path)
+        with reading(path), open_file(path) as file:
+            for group in (group for group in self.groups if group.file == number):
+                for batch in file.iter_batches(group.block, row_groups=[group.index], columns=[self.column]):
+                    yield from filter(None, encoded(batch).to_pylist())
 
     def _encoded(self, row: int) -> bytes:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
@@ -127,8 +145,8 @@ class ParquetRows:
             raise UserError(f"{self.where(row)}: {self.column} is empty; write the images into the file")
         return data
 
-    def _decoded(self, encoded: tuple[int, bytes]) -> Pixels:
-        row, data = encoded
+    def _decoded(self, image: tuple[int, bytes]) -> Pixels:
+        row, data = image
         return decode(data, self.form, self.where(row))
 
     def _check(self, file: int) -> None:
@@ -175,9 +193,7 @@ class ParquetRows:
         group = self.groups[key[0]]
         if batch is None or batch.num_rows != min(group.block, group.rows - key[1] * group.block):
             raise pa.ArrowInvalid("a row group is shorter than the footer says")
-        column = batch.column(0)
-        if pa.types.is_struct(column.type):
-            column = pc.struct_field(column, 0)
+        column = encoded(batch)
         self._blocks[key] = Block(column.to_pylist(), column.nbytes)  # Arrow's allocator would hold on to far more
         self._held += column.nbytes
         while len(self._blocks) > 2 and not (self._jumps and self._held <= CACHE):

@@ -73,8 +73,10 @@ def _listed(path: Path, ids: Ids) -> Ids:
 
 
 def _numbers(path: Path) -> Iterable[tuple[str, int]]:
-    """Each id with its place in the file."""
+    """Return each id with its place in the file."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"dataset.indices={path} is no regular file; give a text file with one id a line")
         return list(_array_numbers(path) if path.suffix == ".npy" else _text_numbers(path))
     except FileNotFoundError:
         raise UserError(f"dataset.indices={path}: no such file; give a text file with one id a line") from None

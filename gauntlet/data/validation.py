@@ -1,4 +1,4 @@
-"""Refuses images, labels and scores that no evaluation can use, naming the first of them."""
+"""Refuse images, labels and scores that no evaluation can use, naming the first of them."""
 
 from torch import Tensor
 
@@ -23,6 +23,9 @@ def check_images(ids: Tensor, x: Tensor, y: Tensor, classes: int, box: tuple[flo
 
 
 def check_scores(scores: Tensor, ids: Tensor, classes: int) -> None:
+    """Refuse scores of another number of classes, of a single class, or that are not finite."""
+    if classes < 2:
+        raise UserError("the data set has one class, so that nothing can be confused; give one with 2 or more")
     if scores.dim() != 2 or scores.shape[1] != classes:
         raise UserError(
             f"the model returns scores of shape {list(scores.shape[1:])} per image, the data set has {classes} "

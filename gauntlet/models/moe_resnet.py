@@ -14,7 +14,7 @@ DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 class MoEBlock(nn.Module):
-    """`gauntlet.models.resnet.BasicBlock` with two convolutions of experts; the projection on the shortcut is shared."""
+    """A `gauntlet.models.resnet.BasicBlock` with two convolutions of experts; its projection is shared."""
 
     def __init__(self, inside: int, outside: int, stride: int, act: str, experts: int) -> None:
         super().__init__()

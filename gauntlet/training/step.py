@@ -26,7 +26,7 @@ class NotFinite(UserError):
 
 
 class Player:
-    """Moves some weights of a network by one objective; see `gauntlet.training.alternating_updates.Alternation` for several.
+    """Move some weights of a network by one objective; several take turns in `alternating_updates.Alternation`.
 
     Args:
         phase: the move of an alternation and its weights; None: the whole network moves as the recipe says.

@@ -22,7 +22,11 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _write_parquet(
-    path: Path, images: list[bytes | None], labels: list[int | None], group: int = 1000, names=("image", "label")
+    path: Path,
+    images: list[bytes | None],
+    labels: list[int | None] | pa.Array,
+    group: int = 1000,
+    names=("image", "label"),
 ) -> Path:
     structs = pa.array(
         [{"bytes": data, "path": None} for data in images], pa.struct({"bytes": "binary", "path": "string"})

@@ -1,4 +1,4 @@
-"""Arrays in files become the images that they are, whatever the format and the layout; the rest is refused in one line."""
+"""Arrays in files become their images, whatever the format and the layout; the rest is refused in one line."""
 
 import numpy as np
 import pytest

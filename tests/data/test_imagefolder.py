@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
+from gauntlet.data.digest import canonical
 from gauntlet.data.imagefolder import ImageFolder
 from gauntlet.data.selection import hash_order
 from gauntlet.errors import UserError
@@ -96,6 +98,70 @@ def test_native_sizes_need_resize(data, tmp_path, pictures, png):
     with pytest.raises(UserError, match=r"ant/0000.png: the image is 20x20, not 8x8; check dataset.size"):
         data.split("test").read([position])
     assert replace(data, resize=9).split("test").read([position]).x.shape == (1, 3, 8, 8)
+
+
+def test_class_folders_that_are_numbers_are_in_their_order(tmp_path, pictures, write_folder, caplog):
+    names = ["1", "2", "10"]
+    write_folder(tmp_path / "test", {name: pictures(2, seed=number) for number, name in enumerate(names)})
+    data = ImageFolder(path=str(tmp_path), classes=3, size=8)
+    split = data.split("test")
+    labels = {split.source.names[row].split("/")[0]: int(split.source.labels[row]) for row in range(6)}
+    assert labels == {"1": 0, "2": 1, "10": 2}
+    assert "class folders are in the order of their numbers: 1 is class 0, 2 is class 1, 10 is class 2" in caplog.text
+    text = replace(data, order="text").split("test")
+    assert text.source.names[2].startswith("10/")
+    assert text.digest() != split.digest() == replace(data, order="number").split("test").digest()
+    (tmp_path / "test" / "10").rename(tmp_path / "test" / "ten")
+    with pytest.raises(
+        UserError, match=r"dataset.order=number, but the class folder ten is no number; set"
+    ):
+        replace(data, order="number").split("test")
+    with pytest.raises(UserError, match=r"dataset.order=size is unknown; choose auto, number, text"):
+        replace(data, order="size")
+
+
+def test_what_is_left_out_is_said(data, tmp_path, caplog):
+    ant = tmp_path / "test" / "ant"
+    (ant / ".ipynb_checkpoints").mkdir()
+    for name in ("._x.png", ".ipynb_checkpoints/0000.png", "a.gif", "b.gif", "c.JFIF"):
+        (ant / name).write_bytes(b"no image")
+    assert len(data.split("test")) == 12
+    assert "left out files that are no images by their ending: 2 .gif, 1 .jfif" in caplog.text
+
+
+def test_an_empty_folder_is_named(data, tmp_path, caplog):
+    (tmp_path / "test" / "__MACOSX").mkdir()
+    with pytest.raises(UserError, match=r"has 4 class folders, not 3, and no image is in __MACOSX; remove what is no"):
+        data.split("test")
+    replace(data, classes=4).split("test")
+    assert "no image of class __MACOSX" in caplog.text
+
+
+def test_images_are_turned_upright_and_only_they_change_the_digest(data, tmp_path, pictures):
+    before = data.split("test").digest()
+    path = tmp_path / "test" / "ant" / "0000.png"
+    stored, exif = Image.fromarray(pictures(1, seed=5)[0]), Image.Exif()
+    stored.save(path)
+    plain = data.split("test").digest()
+    exif[0x0112] = 6
+    stored.save(path, exif=exif)
+    split = data.split("test")
+    batch = split.read([split.ids.tolist().index(0)])
+    assert torch.equal(batch.x, expected([np.asarray(ImageOps.exif_transpose(Image.open(path)))]))
+    assert split.source.reading()["exif"] == "upright"
+    assert len({before, plain, split.digest()}) == 3
+    (tmp_path / "test" / "ant" / "0000.png").write_bytes((tmp_path / "train" / "ant" / "0000.png").read_bytes())
+    assert "exif" not in canonical(data.split("test").source.reading())
+    assert data.split("test").digest() == before  # a set without turned images keeps the digest that it had
+
+
+def test_bounds(data):
+    with pytest.raises(UserError, match=r"dataset.resize=100000 is more than 8192 pixels"):
+        replace(data, resize=100000)
+    with pytest.raises(UserError, match=r"dataset.size=100000 is more than 8192 pixels"):
+        replace(data, size=100000)
+    with pytest.raises(UserError, match=r"dataset.classes=1 leaves nothing to confuse"):
+        replace(data, classes=1)
 
 
 def test_mistakes_are_named(data, tmp_path):

@@ -4,10 +4,10 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import functional
 
-from gauntlet.data.decoding import Form, decode
+from gauntlet.data.decoding import Form, decode, turned
 from gauntlet.errors import UserError
 
 
@@ -39,6 +39,28 @@ def test_resizing_is_that_of_torchvision(shape):
     expected = functional.center_crop(functional.resize(image, [20]), [16])
     found = decode(encoded(image), Form(3, 16, resize=20), "here")
     assert np.array_equal(found, np.asarray(expected))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("tag", range(10))
+def test_images_are_turned_as_pillow_turns_them(pictures, kind, tag):
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    sink = io.BytesIO()
+    Image.fromarray(pictures(1)[0]).save(sink, kind, exif=exif)
+    stored = Image.open(io.BytesIO(sink.getvalue()))
+    upright = np.asarray(ImageOps.exif_transpose(stored))
+    assert np.array_equal(decode(sink.getvalue(), Form(3, 8, upright=True), "here"), upright)
+    assert np.array_equal(decode(sink.getvalue(), Form(3, 8), "here"), np.asarray(stored))
+    assert turned(sink.getvalue()) == (2 <= tag <= 8 and kind != "TIFF")  # which Pillow itself turns on loading
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_tags_turn_nothing(pictures):
+    sink = io.BytesIO()
+    Image.fromarray(pictures(1)[0]).save(sink, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert not turned(sink.getvalue())
+    assert decode(sink.getvalue(), Form(3, 8, upright=True), "here").shape == (8, 8, 3)
 
 
 def test_another_size_is_refused(pictures, png):

@@ -1,5 +1,7 @@
 """Parquet files in the layout of the Hub: every image in its place, little memory, one line for every mistake."""
 
+import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from gauntlet.data import digest, parquet_file, parquet_rows
 from gauntlet.data.parquet import Parquet
@@ -314,3 +317,30 @@ def test_a_file_that_is_changed_half_way_is_refused(tmp_path, pictures, png, wri
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="was changed"):
         split.digest()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (pa.array([0.0, 1.0]), "column label holds double, such as 0.0, not class numbers; write whole numbers from 0"),
+        (pa.array([None, True]), "column label holds bool, such as True, not class numbers; write whole numbers"),
+        (
+            pa.array([1, 2**64 - 1], pa.uint64()),
+            "row 1: the label in column label is 18446744073709551615; write",
+        ),
+    ],
+)
+def test_labels_that_are_no_class_numbers_are_named(tmp_path, pictures, png, write_parquet, labels, message):
+    path = write_parquet(tmp_path / "test.parquet", [png(image) for image in pictures(2)], labels)
+    with pytest.raises(UserError, match=re.escape(message)):
+        Parquet(path=str(path), size=8).split("test")
+
+
+def test_images_of_the_hub_are_turned_upright(tmp_path, pictures, write_parquet):
+    exif, sink = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 3
+    pixels = pictures(1)[0]
+    Image.fromarray(pixels).save(sink, "PNG", exif=exif)
+    split = Parquet(path=str(write_parquet(tmp_path / "t.parquet", [sink.getvalue()], [0])), size=8).split("test")
+    assert np.array_equal(split.source.images(np.arange(1))[0], pixels[::-1, ::-1])
+    assert split.source.reading()["exif"] == "upright"

@@ -1,6 +1,7 @@
 """`limit` and `indices`: exactly what was asked for, or one line that says why not."""
 
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -122,3 +123,10 @@ def test_a_missing_file_is_named(tmp_path):
     for path in (tmp_path / "none.txt", tmp_path / "none.npy", tmp_path):
         with pytest.raises(UserError, match=str(path)):
             select(IDS, None, str(path))
+
+
+def test_only_regular_files_list_ids(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        with pytest.raises(UserError, match="is no regular file; give a text file with one id a line"):
+            select(np.arange(3), None, str(place))

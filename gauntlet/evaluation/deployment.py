@@ -14,6 +14,7 @@ from gauntlet.data.dataset import Dataset
 from gauntlet.evidence.digest import digest_of
 from gauntlet.evidence.stable_names import to_record
 from gauntlet.models.batchnorm_folding import folded
+from gauntlet.models.layers import frozen
 from gauntlet.threat_model.victim import Victim
 from gauntlet.threat_model.watched_forward import watched
 from gauntlet.tracking import Tracker
@@ -63,6 +64,7 @@ def deploy(
     models: dict[str, nn.Module] = {}
     weights: dict[str, str] = {}
     for name, part in defense.parts.items():
+        part.check_source()
         given = {other: models[other] for other in part.uses}
         trained = part.load(dataset, cache, given=given, device=str(device), progress=runtime.progress, tracker=tracker)
         models[name], weights[name] = trained.module.to(device), trained.digest
@@ -81,5 +83,5 @@ def deploy(
 def _deployed(defense: Any, models: dict[str, nn.Module]) -> Victim:
     victim: Victim = watched(defense.deploy(models))
     for module in victim.modules:
-        module.eval().requires_grad_(False)
+        frozen(module)
     return victim

@@ -1,21 +1,25 @@
-"""Weights of a model: strict loading, atomic saving, and the digest that records carry."""
+"""Load the weights of a model strictly, save them whole or not at all, and compute the digest that records carry."""
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, some
 from gauntlet.models import checkpoint_file
-from gauntlet.models.checkpoint_file import some
 from gauntlet.system.atomic_file import write_atomically
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What data parallelism, compilation and training frameworks put before every name."""
+
+FOREIGN = re.compile(r"n_averaged|(module\.|_orig_mod\.)*(criterion|loss_fn)\..+")
+"""What training leaves beside the weights: the counter of averaged models, and the tensors of the loss."""
 
 COUNTER = "num_batches_tracked"
 """Of batch norms: absent from old files, without effect in evaluation."""
@@ -26,8 +30,8 @@ def load(model: nn.Module, path: str | Path) -> str:
 
     Args:
         model: changed in place; keeps its device and dtypes.
-        path: a file as `gauntlet.models.checkpoint_file.read` takes it. Prefixes that every name shares do not matter, neither
-            in the file nor in the model.
+        path: a file as `gauntlet.models.checkpoint_file.read` takes it. Prefixes that every name shares do not matter,
+            neither in the file nor in the model; neither does what `FOREIGN` names.
 
     Returns:
         The digest of the model afterwards.
@@ -37,12 +41,17 @@ def load(model: nn.Module, path: str | Path) -> str:
             weights are not finite.
     """
     path = Path(path).expanduser()
-    found = _bare(checkpoint_file.read(path))
     state = _tensors(model)
     expected = _bare(state)
+    found = _matched(checkpoint_file.read(path), expected)
+    tied = _tied(expected)
     for name, value in expected.items():
-        if name.endswith(COUNTER) and name not in found:
+        if name in found:
+            continue
+        if name.endswith(COUNTER):
             found[name] = torch.zeros_like(value)
+        elif same := next((other for other in tied[name] if other in found), None):
+            found[name] = found[same]  # safetensors keeps one of several names of a tensor
     _check_names(path, found, expected)
     _check_shapes(path, found, expected)
     _check_values(path, found, expected)
@@ -94,6 +103,32 @@ def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     while bare and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in bare)), "")):
         bare = {name.removeprefix(prefix): value for name, value in bare.items()}
     return bare
+
+
+def _matched(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file by the names of the model: without prefixes, and without what training left there.
+
+    Where some names lack the prefix of all the weights, they keep their names, so that a message names them alone.
+    """
+    bare = _bare({name: value for name, value in found.items() if name in expected or not FOREIGN.fullmatch(name)})
+    needed = {name for name in expected if not name.endswith(COUNTER)}
+    inner = bare
+    while any(name.startswith(PREFIXES) for name in inner) and not needed <= inner.keys():
+        prefix = next(p for p in PREFIXES if any(name.startswith(p) for name in inner))
+        inner = {name.removeprefix(prefix): value for name, value in inner.items() if name.startswith(prefix)}
+        if needed <= inner.keys():
+            others = {name: value for name, value in bare.items() if all(value is not v for v in inner.values())}
+            return inner | others
+    return bare
+
+
+def _tied(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Return for each name the names of the same memory in the same shape."""
+    places = {name: (v.data_ptr(), v.shape, v.stride(), v.dtype) for name, v in tensors.items() if v.numel()}
+    groups: dict[Any, list[str]] = {}
+    for name, place in places.items():
+        groups.setdefault(place, []).append(name)
+    return {name: groups[places[name]] if name in places else [] for name in tensors}
 
 
 def _check_names(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

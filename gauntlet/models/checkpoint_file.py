@@ -1,28 +1,35 @@
-"""What a file of weights holds: named tensors, from safetensors or from PyTorch's own format, never code."""
+"""Read named tensors from safetensors files or from PyTorch's own format, never code."""
 
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gauntlet.errors import UserError, reason
+from gauntlet.errors import UserError, reason, some
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")
-"""Where training scripts keep the state dict in their files; the first that is there counts."""
+SCALARS: list[Any] = [
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+"""What a NumPy scalar is made of when it is unpickled; NumPy moved it from core to _core."""
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a state dict saved by PyTorch, alone or inside one of `WRAPPERS`.
+    """Return the tensors of a safetensors file, or of a file of PyTorch: a state dict alone, or the only one it holds.
 
-    The content of the file decides, not its ending.
+    The content of the file decides, not its ending. Numbers and texts beside the weights are passed over.
 
     Raises:
-        UserError: no such file, empty, cut short, a web page, another format, Python objects, no state dict.
+        UserError: no such file, no regular file, empty, cut short, a web page, another format, Python objects, no state
+            dict, or several.
     """
     opening = _opening(path)
     if _is_safetensors(opening):
@@ -52,14 +59,11 @@ def metadata(path: Path) -> dict[str, str]:
         raise _damaged(path, cause) from None
 
 
-def some(names: list[str], shown: int = 3) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
-
-
 def _opening(path: Path) -> bytes:
+    """Return the first bytes of a regular file."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{path} is no regular file; give a file of weights")
         with path.open("rb") as file:
             return file.read(64)
     except FileNotFoundError:
@@ -78,7 +82,8 @@ def _unpickled(path: Path) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content: object = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(SCALARS):
+                content: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:  # a damaged pickle can raise anything
         text = str(cause)
         if "TorchScript" in text:
@@ -98,19 +103,40 @@ def _unpickled(path: Path) -> object:
 
 
 def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        wrapped = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
-        if not wrapped:
-            break
-        content = wrapped[0]
+    """Return the only state dict in what a file holds, at any depth of mappings."""
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state dict; save model.state_dict()")
-    if not content:
-        raise UserError(f"{path} holds no weights; save model.state_dict()")
-    odd = [str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
-    if odd:
+    found = _state_dicts(content, "")
+    if not found:
+        odd = [str(name) for name, value in content.items() if not isinstance(value, Mapping) or value]
+        if not odd:
+            raise UserError(f"{path} holds no weights; save model.state_dict()")
         raise UserError(f"{path} is not a state dict: no tensor under {some(odd)}; save model.state_dict()")
-    return dict(content)
+    (place, first), *others = found.items()
+    if different := [name for name, state in others if not _equal(first, state)]:
+        names = [place, *different]
+        raise UserError(
+            f"{path} holds {len(names)} sets of weights: {some(names, 5)}; save the one that you mean alone: "
+            f"torch.save(torch.load(FILE)[{names[0].split('.')[0]!r}], OTHER)"
+        )
+    return first
+
+
+def _state_dicts(content: Mapping[Any, Any], place: str) -> dict[str, dict[str, Tensor]]:
+    """Return the state dicts below a mapping by their places: what holds tensors by name, apart from optimizers."""
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if any("." in name for name in tensors):
+        return {place: tensors}
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping) and isinstance(name, str) and not re.search("optim|sched|scaler", name):
+            found |= _state_dicts(value, f"{place}.{name}" if place else name)
+    return found or ({place: tensors} if tensors else {})  # beside weights, a lone tensor is a statistic
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Return whether two state dicts hold the same tensors."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def _damaged(path: Path, cause: BaseException) -> UserError:

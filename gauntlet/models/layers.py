@@ -46,3 +46,10 @@ def start(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """Return the module itself in eval mode, none of its weights with a gradient; TorchScript lacks `requires_grad_`."""
+    for parameter in module.eval().parameters():
+        parameter.requires_grad_(False)
+    return module

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from gauntlet.config.validate import build
+from gauntlet.config.validate import PACKAGE, build
 from gauntlet.data import Dataset
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, some
 from gauntlet.evidence.stable_names import first_name, to_record
 from gauntlet.models import checkpoint
+from gauntlet.models.layers import frozen
 from gauntlet.system.atomic_file import write_atomically
 from gauntlet.system.lock import sole_owner
 from gauntlet.tracking import NoTracker, Tracker
@@ -104,7 +105,7 @@ class TrainedNetwork:
                 folder = self.train(dataset, cache, given=given, device=device, progress=progress, tracker=tracker)
                 path = folder / BEST
             digest = checkpoint.load(module, path)
-        module.eval().requires_grad_(False)
+        frozen(module)
         check_output(recipe.objective.classifier(module), dataset)
         return LoadedNetwork(module, digest, source)
 
@@ -147,6 +148,14 @@ class TrainedNetwork:
                     )  # fmt: skip
         return folder
 
+    def check_source(self) -> None:
+        """Refuse the weights that an architecture of this package has when it is built: they were drawn at random."""
+        if self.weights == "included" and not _holds_weights(self.model):
+            raise UserError(
+                f"checkpoint=included, but {self.model['_target_']} is built with random weights; give "
+                "checkpoint=FILE, or leave it out to have them trained"
+            )
+
     def key(self, dataset: Dataset, given: Mapping[str, nn.Module] = NOTHING) -> str:
         """What the trained weights depend on, as a SHA-256 in hex."""
         digests = {name: checkpoint.digest(module) for name, module in self._used(given).items()}
@@ -157,6 +166,8 @@ class TrainedNetwork:
             module = build(self.model)
         if not isinstance(module, nn.Module):
             raise UserError(f"model._target_={self.model.get('_target_')} does not give a torch.nn.Module")
+        if empty := [name for name, value in module.state_dict(keep_vars=True).items() if value.is_meta]:
+            raise UserError(f"the model has tensors without values (device meta): {some(empty)}; build it on the CPU")
         return module
 
     def _recipe(self, given: Mapping[str, nn.Module]) -> Recipe:
@@ -184,3 +195,11 @@ class TrainedNetwork:
             for node in (self.model, self.recipe.get("objective", {}))
         )
         return "-".join([dataset.name, *targets, key[:12]]).lower()
+
+
+def _holds_weights(node: Mapping[str, Any]) -> bool:
+    """Return whether the model of a configuration may bring its weights: code of the user's, or published weights."""
+    target = node.get("_target_")
+    if isinstance(target, str) and not target.startswith(f"{PACKAGE}."):
+        return True
+    return bool(node.get("weights")) or any(_holds_weights(v) for v in node.values() if isinstance(v, Mapping))

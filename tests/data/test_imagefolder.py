@@ -112,9 +112,7 @@ def test_class_folders_that_are_numbers_are_in_their_order(tmp_path, pictures, w
     assert text.source.names[2].startswith("10/")
     assert text.digest() != split.digest() == replace(data, order="number").split("test").digest()
     (tmp_path / "test" / "10").rename(tmp_path / "test" / "ten")
-    with pytest.raises(
-        UserError, match=r"dataset.order=number, but the class folder ten is no number; set"
-    ):
+    with pytest.raises(UserError, match=r"dataset.order=number, but the class folder ten is no number; set"):
         replace(data, order="number").split("test")
     with pytest.raises(UserError, match=r"dataset.order=size is unknown; choose auto, number, text"):
         replace(data, order="size")

@@ -6,6 +6,7 @@ import os
 import struct
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -59,7 +60,9 @@ def test_round_trip(trained, fresh, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["weights.safetensors"]
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict", "ema"])
+@pytest.mark.parametrize(
+    "wrapper", [None, "state_dict", "model", "model_state_dict", "ema", "net", "params", "weights"]
+)
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod.model."])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_formats_wrappers_and_prefixes(trained, fresh, tmp_path, wrapper, prefix, kind):
@@ -150,6 +153,53 @@ def test_tied_weights(tmp_path):
     one, other = tied(), tied()
     checkpoint.save(one, tmp_path / "w", {})
     assert checkpoint.load(other, tmp_path / "w") == checkpoint.digest(one)
+
+
+def test_one_name_of_tied_weights_is_enough(tmp_path):
+    def tied():
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        model[1].weight = model[0].weight
+        return model
+
+    one, other = tied(), tied()
+    safetensors.torch.save_model(one, tmp_path / "w")
+    assert len(safetensors.torch.load_file(tmp_path / "w")) == 3
+    assert checkpoint.load(other, tmp_path / "w") == checkpoint.digest(one)
+    with pytest.raises(UserError, match="another model: missing"):
+        checkpoint.load(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    "foreign", ["criterion.weight", "n_averaged", "module.criterion.center", "loss_fn.weight", "criterion.model.x"]
+)
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
+def test_what_training_leaves_beside_the_weights_does_not_matter(trained, fresh, tmp_path, foreign, prefix):
+    state = {prefix + name: value for name, value in trained.state_dict().items()}
+    torch.save({**state, foreign: torch.tensor(3)}, tmp_path / "w")
+    assert checkpoint.load(fresh, tmp_path / "w") == checkpoint.digest(trained)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+def test_a_foreign_name_is_named_alone(trained, tmp_path, prefix):
+    state = {prefix + name: value for name, value in trained.state_dict().items()}
+    torch.save({**state, "teacher.weight": torch.ones(2)}, tmp_path / "w")
+    assert f"{tmp_path / 'w'} is of another model: unexpected teacher.weight; choose" in refusal(tmp_path / "w")
+
+
+@pytest.mark.parametrize("kind", [True, False])
+def test_numbers_beside_the_weights_do_not_matter(trained, fresh, tmp_path, kind):
+    beside = {"acc": np.float64(0.9), "epoch": np.int64(3), "best": 0.5, "name": "cnn", "mean": torch.zeros(3)}
+    for content in ({"net": trained.state_dict(), **beside}, {**trained.state_dict(), "acc": np.float32(0.9)}):
+        torch.save(content, tmp_path / "w", _use_new_zipfile_serialization=kind)
+        assert checkpoint.load(fresh, tmp_path / "w") == checkpoint.digest(trained)
+
+
+def test_of_two_sets_of_weights_one_has_to_be_chosen(trained, fresh, tmp_path):
+    ema = {name: value + 1 for name, value in trained.state_dict().items()}
+    torch.save({"state_dict": trained.state_dict(), "ema": ema, "optimizer": {"ema": ema}}, tmp_path / "w")
+    assert "holds 2 sets of weights: state_dict, ema; save the one that you mean alone" in refusal(tmp_path / "w")
+    torch.save({"state_dict": trained.state_dict(), "last": {"net": trained.state_dict()}}, tmp_path / "w")
+    assert checkpoint.load(fresh, tmp_path / "w") == checkpoint.digest(trained)
 
 
 def test_another_model(tmp_path):

@@ -55,6 +55,12 @@ def test_missing_and_unreadable(tmp_path, monkeypatch):
     assert "Permission denied" in refusal(tmp_path / "file")
 
 
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "is no regular file" in refusal(tmp_path / "pipe")
+    assert "is no regular file" in refusal(Path("/dev/zero"))
+
+
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_truncated(trained, tmp_path, kind):
     whole, cut = tmp_path / "whole", tmp_path / "cut"

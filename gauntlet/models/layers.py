@@ -49,7 +49,7 @@ def start(network: nn.Module) -> None:
 
 
 def frozen(module: nn.Module) -> nn.Module:
-    """Return the module itself in eval mode, none of its weights with a gradient; TorchScript lacks `requires_grad_`."""
+    """Return the module in eval mode, its weights without gradients; TorchScript lacks `requires_grad_`."""
     for parameter in module.eval().parameters():
         parameter.requires_grad_(False)
     return module

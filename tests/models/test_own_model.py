@@ -61,6 +61,7 @@ def test_public_networks(shared, monkeypatch):
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_networks_of_torchscript_are_taken(tmp_path, monkeypatch):
     (tmp_path / "scripted.py").write_text(
         "import torch\n"

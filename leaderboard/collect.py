@@ -1,20 +1,21 @@
 """Reads the evidence of one run, chunk by chunk: what is kept is one small array per column of the verdict."""
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from gauntlet.errors import UserError, reason
 from gauntlet.evidence.digest import adversarial_digest, manifest_digest, records_digest
 from gauntlet.evidence.run_folder import find_runs
+from gauntlet.evidence.typed_json import Misfit, check
+from gauntlet.evidence.verdict import Verdict
 from gauntlet.leaderboard.run_metadata import Run, read_run
 from gauntlet.leaderboard.sample_verdicts import Bools, Find, Floats, Ints, Stage, Verdicts, judge, merge
 from gauntlet.metrics.randomized_result import RandomizedResult
+from gauntlet.system.file_reader import read_json
 
 EXAMPLES = 12
 """Finds remembered per run, from which an entry's page draws its examples."""
@@ -151,7 +152,7 @@ def _evidence(
 
 
 def _problems(run: Run, verdicts: Verdicts, seen: list[int], damaged: list[str]) -> Iterable[str]:
-    missing = run.chunks - len(set(seen) & set(range(run.chunks)))
+    missing = run.chunks - sum(chunk < run.chunks for chunk in seen)
     lacking = run.samples - int(verdicts.complete.sum())
     if run.status != "done":
         yield f"its status is {run.status}"
@@ -163,7 +164,7 @@ def _problems(run: Run, verdicts: Verdicts, seen: list[int], damaged: list[str])
         yield f"{verdicts.errors} rows carry an error"
     if lacking > 0 and not (missing or damaged):
         yield f"{lacking} samples lack records"
-    if lacking < 0 or set(seen) - set(range(run.chunks)):
+    if lacking < 0 or any(chunk >= run.chunks for chunk in seen):
         yield "it holds more records than it declares"
     if verdicts.repeated:
         yield f"{verdicts.repeated} rows are repeated"
@@ -178,16 +179,17 @@ def _verification(run: Run, damaged: list[str]) -> Verification:
     if not path.exists():
         return Verification("none")
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        checked, failed = int(content.get("checked", 0)), int(content.get("failed", 0))
+        content = read_json(path)
+        check(content, Verdict)
         digests = {"records": records_digest, "manifest": manifest_digest, "adversarial": adversarial_digest}
+        counts = content["checked"], content["failed"]
         if any(content.get(f"{name}_digest") != digest(run.folder) for name, digest in digests.items()):
-            return Verification("stale", checked, failed)
-        if content.get("verified") is True:
-            return Verification("verified", checked, failed)
-        if content.get("partial") is True:
-            return Verification("partial", checked, failed, int(content.get("claimed", 0)))
-        return Verification("failed" if failed else "none", checked, failed)  # without stored examples nothing failed
-    except (OSError, TypeError, ValueError, AttributeError):
+            return Verification("stale", *counts)
+        if content["verified"]:
+            return Verification("verified", *counts)
+        if content.get("partial"):
+            return Verification("partial", *counts, content.get("claimed", 0))
+        return Verification("failed" if counts[1] else "none", *counts)  # without stored examples nothing failed
+    except (OSError, UserError, Misfit):
         damaged.append(f"{run.place}/verification.json cannot be read; verify the run again")
         return Verification("none")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gauntlet.errors import UserError, reason
+from gauntlet.errors import UserError, printable
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import CLEAN_STAGE
@@ -106,73 +106,50 @@ class Run:
 
 
 def read_run(folder: RunFolder, root: Path) -> Run | None:
-    """The run in a folder below `root`; None where it is not an attack.
+    """Return the run in a folder below `root`; None where it is not an attack.
 
     Raises:
         UserError: `run.json` is damaged, or lacks what scoring needs.
     """
-    place = folder.path.relative_to(root).as_posix()
-    try:
-        manifest = folder.manifest()
-        if manifest.get("kind", "attack") != "attack":
-            return None
-        return _parse(folder, place, manifest)
-    except UserError:
-        raise
-    except KeyError as cause:
-        raise UserError(f"{folder.manifest_path} lacks {cause}; run the same command again") from None
-    except (OSError, TypeError, ValueError, AttributeError) as cause:
+    manifest = folder.manifest()
+    if manifest["kind"] != "attack":
+        return None
+    stages = tuple(manifest["stages"])
+    if stages[:1] != (CLEAN_STAGE,) or len(set(stages)) != len(stages) or "attack" not in manifest["name"]:
         raise UserError(
-            f"{folder.manifest_path} cannot be used ({reason(cause)}); run the same command again"
-        ) from None
+            f"{folder.manifest_path} cannot be used: its stages must begin with {CLEAN_STAGE!r} and differ, and its "
+            "attack must have a name; run the same command again"
+        )
+    return _described(folder, printable(folder.path.relative_to(root).as_posix()), manifest)
 
 
-def _parse(folder: RunFolder, place: str, manifest: Manifest) -> Run:
-    _check_shapes(manifest)
+def _described(folder: RunFolder, place: str, manifest: Manifest) -> Run:
     data, threat, name = manifest["dataset"], manifest["threat"], manifest["name"]
-    stages = tuple(str(stage) for stage in manifest["stages"])
-    if not stages or stages[0] != CLEAN_STAGE or len(set(stages)) != len(stages):
-        raise ValueError(f"stages must begin with {CLEAN_STAGE!r} and differ")
     radius = math.inf if threat["radius"] is None else float(threat["radius"])
-    key = ThreatKey(str(threat["norm"]), radius, float(threat.get("low", 0)), float(threat.get("high", 1)))
-    if threat["radius"] is not None and not (math.isfinite(radius) and radius > 0):
-        raise ValueError(f"threat.radius is {radius}")
-    samples, chunks = int(data["samples"]), int(manifest["chunks"])
-    if samples < 1 or chunks < 1:
-        raise ValueError("it counts no samples or no chunks")
+    key = ThreatKey(threat["norm"], radius, float(threat.get("low", 0)), float(threat.get("high", 1)))
+    protocol = manifest.get("protocol")
     return Run(
         folder=folder,
         place=place,
         manifest=manifest,
-        status=str(manifest["status"]),
-        data=DataKey(str(data["name"]), str(data["digest"]), str(data["selection"])),
-        samples=samples,
+        status=manifest["status"],
+        data=DataKey(data["name"], data["digest"], data["selection"]),
+        samples=data["samples"],
         threat=key,
-        eps=str(threat.get("eps", key.radius)),
-        victim=str(manifest["victim"]),
-        defense=str(name["defense"]),
-        model=str(name.get("model") or ""),
-        attack=str(name["attack"]),
-        heads=str(manifest.get("heads", DECLARED)),
-        access=str(manifest.get("access", GRADIENT)),
-        stages=stages,
-        chunks=chunks,
-        randomized=bool(manifest.get("card", {}).get("randomized", False)),
-        rule=str(manifest.get("protocol", {}).get("rule", "")),
-        draws=int(manifest.get("protocol", {}).get("draws", 1)),
-        flags=tuple(Flag(str(f["name"]), str(f.get("detail", "")), place) for f in manifest.get("flags", [])),
+        eps=threat.get("eps", str(key.radius)),
+        victim=manifest["victim"],
+        defense=name["defense"],
+        model=name.get("model", ""),
+        attack=name["attack"],
+        heads=manifest["heads"],
+        access=manifest.get("access", GRADIENT),
+        stages=tuple(manifest["stages"]),
+        chunks=manifest["chunks"],
+        randomized=manifest["card"].get("randomized", False),
+        rule=protocol["rule"] if protocol else "",
+        draws=protocol.get("draws", 1) if protocol else 1,
+        flags=tuple(Flag(flag["name"], flag.get("detail", ""), place) for flag in manifest.get("flags", [])),
     )
-
-
-def _check_shapes(manifest: Manifest) -> None:
-    """Whether what the pages print is what it should be; scoring itself does not use it."""
-    for name in ("config", "cost", "weights", "versions", "card"):
-        if not isinstance(manifest.get(name, {}), dict):
-            raise ValueError(f"{name} is not a mapping")
-    if not all(isinstance(cost, dict) for cost in manifest.get("cost", {}).values()):
-        raise ValueError("cost holds something else than totals")
-    if not isinstance(manifest.get("failures", []), list):
-        raise ValueError("failures is not a list")
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -1,7 +1,5 @@
 """Report of an attacked run: what the evidence says, in lines for the terminal."""
 
-from typing import Any
-
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.jobs.attack_job import Outcome
 from gauntlet.metrics.attack_summary import AttackSummary, robust_words
@@ -55,8 +53,8 @@ def lines(outcome: Outcome) -> list[str]:
 def _accuracies(outcome: Outcome) -> list[str]:
     """Of a run with records: the numbers to quote, and how they are counted."""
     manifest, total = outcome.manifest, outcome.summary
-    protocol: dict[str, Any] = manifest.get("protocol", {})
-    named = ACCURACIES.get(protocol.get("rule", ""), "robust accuracy").lower()
+    protocol = manifest.get("protocol")
+    named = ACCURACIES.get(protocol["rule"] if protocol else "", "robust accuracy").lower()
     clean = f"clean accuracy   {total.clean / total.samples:7.2%}   ({total.clean} of {total.samples})"
     if expected := total.expected_clean:
         clean = f"clean accuracy   {expected.mean:7.2%}   standard error {expected.error:.2%}"

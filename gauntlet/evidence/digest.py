@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.run_folder import MOST_BYTES, RunFolder
+from gauntlet.system.file_reader import check_regular
 
 
 def records_digest(run: RunFolder) -> str:
@@ -15,7 +16,7 @@ def records_digest(run: RunFolder) -> str:
     A run without records has the digest of no bytes.
 
     Raises:
-        OSError: a part cannot be read.
+        OSError, UserError: a part cannot be read.
     """
     return _digest(run.part_path(chunk) for chunk in sorted(run.present()))
 
@@ -34,6 +35,7 @@ def manifest_digest(run: RunFolder) -> str:
 def _digest(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
+        check_regular(path, MOST_BYTES)
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from gauntlet.errors import UserError
 from gauntlet.evidence.manifest import Manifest
@@ -88,15 +87,23 @@ class StoragePolicy:
         return np.stack([sample[mine], stage[mine].astype(np.int64)], 1)
 
 
-def stored(run: RunFolder, chunk: int, due: NDArray[np.int64]) -> bool:
-    """Whether a chunk's file can be read and has these examples. due: by `StoragePolicy.due`; without any it may be absent."""
-    if not len(due) and not run.adversarial_path(chunk).exists():
-        return True
+def stored(run: RunFolder, chunk: int, due: NDArray[np.int64], ids: NDArray[np.int64]) -> bool:
+    """Return whether a chunk's file is sound and has the examples that belong there.
+
+    Args:
+        due: by `StoragePolicy.due`.
+        ids: samples of the chunk that the policy is about; without any there need be no file.
+
+    Raises:
+        UserError: the file is damaged, or belongs to another run or chunk.
+    """
     try:
-        with safe_open(run.adversarial_path(chunk), framework="numpy") as file:
-            there = np.stack([file.get_tensor(name).astype(np.int64) for name in ("sample", "stage")], 1)
-    except (SafetensorError, OSError, ValueError, KeyError):
+        arrays = run.read_examples(chunk)
+    except FileNotFoundError:
+        return not len(ids)
+    if not {"sample", "stage"} <= arrays.keys() or arrays["sample"].shape != arrays["stage"].shape:
         return False
+    there = np.stack([arrays[name].astype(np.int64) for name in ("sample", "stage")], 1)
     return set(map(tuple, due.tolist())) <= set(map(tuple, there.tolist()))
 
 

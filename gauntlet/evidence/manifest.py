@@ -1,64 +1,168 @@
-"""The model of `run.json`, shared by writer and readers. Imports no torch."""
+"""The model of `run.json`, shared by writer and readers: every field, its type, its bounds and what it means.
 
-from typing import Any, TypedDict
+Readers take what `parse` returns and need no check of their own. Fields that this version does not know are kept.
+Imports no torch.
+"""
 
-REQUIRED: dict[str, type] = {
-    "status": str, "kind": str, "name": dict, "command": str, "config": dict, "config_hash": str, "victim": str,
-    "threat": dict, "heads": str, "dataset": dict, "weights": dict, "card": dict, "stages": list, "chunk": int,
-    "chunks": int, "device": str,
-}  # fmt: skip
-"""What every manifest holds from its first moment on."""
+from typing import Annotated, Any, Literal, TypedDict, cast
+
+from gauntlet.evidence.schema import SCHEMA_VERSION
+from gauntlet.evidence.typed_json import NEEDED, Bounds, Length, Misfit, Pattern, check
+
+Name = Annotated[str, Length(1000)]
+Text = Annotated[str, Length(100_000)]
+Count = Annotated[int, Bounds(0, 2**53)]
+Number = Annotated[float, Bounds(-1e300, 1e300)]
+Seconds = Annotated[float, Bounds(0, 1e12)]
+Share = Annotated[float, Bounds(0, 1)]
+
+MOST_CHUNKS = 10**6
+MOST_SAMPLES = 10**9
 
 
 class Cost(TypedDict):
     """Totals of one stage."""
 
-    attacked: int
-    forwards: int
-    backwards: int
-    seconds: float
+    attacked: Annotated[Count, "samples that the stage attacked"]
+    forwards: Annotated[Count, "forward passes of the defended pipeline"]
+    backwards: Annotated[Count, "backward passes"]
+    seconds: Annotated[Seconds, "wall time, summed over the processes"]
+
+
+class Flag(TypedDict, total=False):
+    """A red flag."""
+
+    name: Annotated[Name, NEEDED, "of the table in docs/evidence.md"]
+    detail: Annotated[Text, "what was measured"]
+
+
+class Origin(TypedDict, total=False):
+    """The code that added parts."""
+
+    commit: Annotated[Name | None, "of the checkout, empty where it is installed"]
+    dirty: Annotated[bool | None, "whether the checkout had changes"]
+    versions: Annotated[dict[str, Name] | None, "of Python and the libraries"]
+    device: Annotated[Name | None, "as `device` of the run"]
+
+
+class Names(TypedDict, total=False):
+    """The names in the path of the folder, and of the model."""
+
+    dataset: Annotated[Name, "of the data set"]
+    threat: Annotated[Name, "norm and eps"]
+    defense: Annotated[Name, NEEDED, "of the defense"]
+    attack: Annotated[Name, "of the attack; of the kind attack"]
+    certifier: Annotated[Name, "of the certifier; of the kind certificate"]
+    model: Annotated[Name, "of the network that is defended"]
+
+
+class ThreatFacts(TypedDict, total=False):
+    """The threat model."""
+
+    norm: Annotated[Name, NEEDED, "linf, l2, l1 or l0"]
+    eps: Annotated[Name, 'as it was given, such as "8/255"']
+    radius: Annotated[float | None, NEEDED, Bounds(5e-324, 1e300), "eps as a number; null: unbounded"]
+    low: Annotated[Number, "the least that a pixel may be"]
+    high: Annotated[Number, "the most that a pixel may be"]
+
+
+class DataFacts(TypedDict, total=False):
+    """The images that the run is about."""
+
+    name: Annotated[Name, NEEDED, "of the data set"]
+    digest: Annotated[Name, NEEDED, "of all images and labels of the split"]
+    selection: Annotated[Name, NEEDED, '"all", or the digest of the ids that were chosen']
+    samples: Annotated[int, NEEDED, Bounds(1, MOST_SAMPLES), "images chosen"]
+    classes: Annotated[int, Bounds(1, 2**31), "labels are below"]
+    train: Annotated[Name, "digest of the training images that a universal perturbation is fitted to"]
+
+
+class CertificateFacts(TypedDict, total=False):
+    """What a certifier promises."""
+
+    kind: Annotated[Name, NEEDED, "sound_prob, sound_det or estimate"]
+    confidence: Annotated[Share, "of each certificate by itself"]
+    sees_label: Annotated[bool, "whether it was given the labels"]
+
+
+class ProtocolFacts(TypedDict, total=False):
+    """How the predictions of a randomized defense are counted."""
+
+    rule: Annotated[Literal["expected", "vote", "fixed"], NEEDED, "what counts"]
+    draws: Annotated[Count, "for each verdict; 0: exact, without draws"]
+    alpha: Annotated[Share, "error probability of a vote; 1, a plain majority, where it is missing"]
+
+
+class CardFacts(TypedDict, total=False):
+    """The card of the defense; it may have more texts."""
+
+    summary: Annotated[Text, "one sentence"]
+    source: Annotated[Text, "paper and arXiv id"]
+    claim: Annotated[Text, "what its authors claim"]
+    certificate: Annotated[Text, "what certifies its predictions"]
+    forwards: Annotated[float, Bounds(0, 1e12), "cost of a prediction in passes of one base network"]
+    randomized: Annotated[bool, "whether predictions are random"]
+    parameters: Annotated[Count, "of all its networks"]
 
 
 class Manifest(TypedDict, total=False):
-    """`run.json`. Values are plain JSON; every digest reads `sha256:<hex>`."""
+    """`run.json`. Digests read `sha256:<hex>`. `NEEDED` is what every run holds from its first moment on."""
 
-    schema_version: int
-    status: str  # running | done | failed; done = every chunk is there and no row has an error
-    kind: str  # attack | certificate
-    name: dict[str, str]  # dataset, threat, defense, attack: the names in the path of the folder
-    command: str  # what the user typed, as it can be pasted
-    config: dict[str, Any]  # resolved
-    config_hash: str  # of what changes the answer: the last folder of the path
-    victim: str  # hash of the defense, its models and their weights: runs with the same one attack the same model
-    bare: str  # randomised defenses only: hash of the defense whatever its protocol, as certificates have it
-    threat: dict[str, Any]  # norm, eps (text as given, "8/255"), radius (null: unbounded), low, high
-    heads: str  # declared | true (true: attacked through its deployed forward only, never ranked)
-    access: str  # what the attacker was given: gradient (default) | score | decision; only the first is ever ranked
-    dataset: dict[str, Any]  # name, digest, selection, samples, classes, shape
-    weights: dict[str, str]  # part of the defense -> digest
-    card: dict[str, Any]  # claims, extra_data, cost in forward equivalents, parameters, randomized, deviations
-    stages: list[str]  # in the order in which they run, "clean" first
-    coverage: str  # which samples a stage attacks: standing (default) | correct | all (see `gauntlet.evaluation.evaluation.Coverage`)
-    protocol: dict[str, Any]  # rule and draws (0: exact, without draws), of a randomised defense only
-    members: list[list[Any]]  # of a mixture: head and probability of each member
-    draws: dict[str, dict[str, Any]]  # random heads: draws per gradient, and with how many they were found to agree
-    fidelity: dict[
-        str, dict[str, int]
-    ]  # surrogate head -> how it does on the first clean images (`gauntlet.sanity_checks.probe`)
-    sets: dict[str, dict[str, Any]]  # transfer runs: stage -> its adversarial set, and the sources crafted on
-    certificate: dict[str, Any]  # certificates only: certifier, kind, confidence, and whether it saw labels
-    fit: dict[str, dict[str, Any]]  # stage -> digest, file and cost of a perturbation that was fitted to train images
-    chunk: int  # samples per chunk
-    chunks: int
-    keep: str  # which adversarial examples are stored: all | broken (default) | first N | none (see `gauntlet.evidence.example_storage`)
-    seed: int
-    commit: str
-    dirty: bool
-    versions: dict[str, str]
-    device: str
-    made_by: list[dict[str, Any]]  # commit, dirty, versions and device of each process that added parts
-    started: str  # ISO 8601, UTC
-    finished: str
-    cost: dict[str, Cost]  # per stage
-    flags: list[dict[str, str]]  # red flags: {"name", "detail"}
-    failures: list[str]  # distinct error texts
+    schema_version: Annotated[int, NEEDED, "of the records and of this file"]
+    status: Annotated[
+        Literal["running", "done", "failed"], NEEDED, "done: every chunk is there and no row has an error"
+    ]
+    kind: Annotated[Name, NEEDED, "attack or certificate"]
+    name: Annotated[Names, NEEDED, "the names in the path of the folder"]
+    command: Annotated[Text, NEEDED, "what the user typed, as it can be pasted"]
+    config: Annotated[dict[str, Any], NEEDED, "the resolved configuration, components by their stable names"]
+    config_hash: Annotated[Name, NEEDED, "of what changes the answer: the last folder of the path"]
+    victim: Annotated[Name, NEEDED, "hash of the defense, its models and their weights"]
+    bare: Annotated[Name, "hash of a randomized defense whatever its protocol, as certificates have it"]
+    threat: Annotated[ThreatFacts, NEEDED, "what the attacker may change"]
+    heads: Annotated[Name, NEEDED, "which heads were attacked; only all that are declared are ranked"]
+    access: Annotated[Name, "what the attacker was given: gradient (default), score, decision or transfer"]
+    dataset: Annotated[DataFacts, NEEDED, "the images"]
+    weights: Annotated[dict[str, Name], NEEDED, "network of the defense -> digest"]
+    card: Annotated[CardFacts, NEEDED, "what the defense says of itself"]
+    stages: Annotated[list[Name], NEEDED, Length(100_000), 'in the order in which they run, "clean" first']
+    coverage: Annotated[Literal["standing", "correct", "all"], "which samples a stage attacks (standing: survivors)"]
+    protocol: Annotated[ProtocolFacts, "of a randomized defense only"]
+    members: Annotated[
+        list[Annotated[list[str | float], Length(2, 2)]], "of a mixture: head and probability of each member"
+    ]
+    draws: Annotated[dict[str, dict[str, Any]], "random heads: draws per gradient, and with how many they agree"]
+    fidelity: Annotated[dict[str, dict[str, Count]], "surrogate head -> how it does on the first clean images"]
+    sets: Annotated[dict[str, dict[str, Any]], "transfer runs: stage -> its adversarial set and the sources"]
+    certificate: Annotated[CertificateFacts, "of the kind certificate only"]
+    fit: Annotated[dict[str, dict[str, Any]], "stage -> digest, file and cost of its universal perturbation"]
+    chunk: Annotated[int, NEEDED, Bounds(1, MOST_SAMPLES), "samples of a chunk"]
+    chunks: Annotated[int, NEEDED, Bounds(1, MOST_CHUNKS), "in all"]
+    keep: Annotated[
+        str, Pattern(r"all|broken|none|first [1-9][0-9]{0,17}", "all, broken, first N or none"),
+        "which adversarial examples are stored; broken where it is missing",
+    ]  # fmt: skip
+    seed: Annotated[int, Bounds(-(2**63), 2**64), "of every draw"]
+    commit: Annotated[Name, "of the checkout that began the run"]
+    dirty: Annotated[bool, "whether that checkout had changes"]
+    versions: Annotated[dict[str, Name], "of Python and the libraries"]
+    device: Annotated[Name, NEEDED, "what computed"]
+    made_by: Annotated[list[Origin], "each code and device that added parts"]
+    started: Annotated[Name, "ISO 8601, UTC"]
+    finished: Annotated[Name, "ISO 8601, UTC"]
+    cost: Annotated[dict[str, Cost], "stage -> its totals"]
+    flags: Annotated[list[Flag], "red flags"]
+    failures: Annotated[list[Text], "distinct error texts"]
+
+
+def parse(content: Any) -> Manifest:
+    """Return the content of a `run.json` as what it is to be.
+
+    Raises:
+        Misfit: in words, where it is something else; the field is named.
+    """
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise Misfit(f"it has schema version {str(version)[:20]}, this program reads {SCHEMA_VERSION}")
+    check(content, Manifest)
+    return cast(Manifest, content)

@@ -1,9 +1,8 @@
 """Changes to the manifest of a run, which the processes that share it make one after the other."""
 
 from collections.abc import Callable
-from typing import Any
 
-from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.manifest import Manifest, Origin
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.system.lock import sole_owner
 
@@ -29,7 +28,12 @@ def reopen(run: RunFolder, mine: Manifest) -> Manifest:
     """
 
     def change(manifest: Manifest) -> None:
-        now: dict[str, Any] = {key: mine.get(key) for key in ("commit", "dirty", "versions", "device")}
+        now = Origin(
+            commit=mine.get("commit"),
+            dirty=mine.get("dirty"),
+            versions=mine.get("versions"),
+            device=mine.get("device"),
+        )
         made = manifest.setdefault("made_by", [])
         if now not in made:
             made.append(now)

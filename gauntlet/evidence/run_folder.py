@@ -2,10 +2,10 @@
 
 A run folder holds
 
-    run.json                          the manifest (see `Manifest`)
-    records/part-00000.parquet        the rows of chunk 0, whole or absent
-    adversarial/part-00000.safetensors  adversarial examples of chunk 0 (`gauntlet.evidence.example_storage`), float32, as they were judged
-    run-0-of-1.lock, .owner           held by the process that writes (see `gauntlet.system.lock`; not evidence)
+    run.json                            the manifest (see `Manifest`)
+    records/part-00000.parquet          the rows of chunk 0, whole or absent
+    adversarial/part-00000.safetensors  adversarial examples of chunk 0, float32, as they were judged
+    run-0-of-1.lock, .owner             held by the process that writes (see `gauntlet.system.lock`; not evidence)
 
 A part is written under a temporary name, synced and renamed, so that `kill -9` leaves a whole part or none. The
 adversarial examples of a chunk are renamed before its records: a chunk counts as done once its records are there.
@@ -19,14 +19,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from gauntlet.errors import UserError, reason
-from gauntlet.evidence.manifest import REQUIRED, Manifest
-from gauntlet.evidence.schema import ATTACK_SCHEMA, CERTIFICATE_SCHEMA, SCHEMA_VERSION, _schema
+from gauntlet.errors import UserError
+from gauntlet.evidence.manifest import Manifest, parse
+from gauntlet.evidence.schema import CLEAN_STAGE
+from gauntlet.evidence.sealed_part import (
+    Arrays,
+    DamagedPart,
+    decode_examples,
+    decode_rows,
+    encode_examples,
+    encode_rows,
+)
+from gauntlet.evidence.typed_json import Misfit
 from gauntlet.system.atomic_file import _scratch, _write_synced, _writing, write_atomically
+from gauntlet.system.file_reader import read_json, read_regular
 
+MOST_BYTES = 16 << 30
+"""Bytes of a part, at most."""
+
+MOVE = "move the folder away and run again"
+REDO = "run the same command again to redo it"
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 
 
@@ -52,6 +69,8 @@ class RunFolder:
 
     def create(self, manifest: Manifest) -> Manifest:
         """Write the manifest unless another process was first; return the one that stands on disk."""
+        if self.manifest_path.exists():  # the folder may be one that only reads
+            return self.manifest()
         data = _encode(manifest)
         with _writing(self.manifest_path):
             self.manifest_path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,25 +89,17 @@ class RunFolder:
         write_atomically(self.manifest_path, _encode(manifest))
 
     def manifest(self) -> Manifest:
+        """Return the content of `run.json`, all of it of the types and within the bounds of `Manifest`.
+
+        Raises:
+            UserError: there is none, or it is damaged; the message names the field.
+        """
         try:
-            content = json.loads(self.manifest_path.read_text())
+            return parse(read_json(self.manifest_path, hint=MOVE))
         except FileNotFoundError:
             raise UserError(f"{self.path} is not a run folder: it has no run.json") from None
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise UserError(f"{self.manifest_path} is damaged; move the folder away and run again") from None
-        version = content.get("schema_version") if isinstance(content, dict) else None
-        if version != SCHEMA_VERSION:
-            raise UserError(
-                f"{self.manifest_path} has schema version {version}, this program reads {SCHEMA_VERSION}; "
-                "use the version of gauntlet that wrote it, or run again"
-            )
-        unfit = [key for key, kind in REQUIRED.items() if not isinstance(content.get(key), kind)]
-        if unfit:
-            raise UserError(
-                f"{self.manifest_path} is damaged: it lacks a proper {unfit[0]}; move the folder away and run again"
-            )
-        manifest: Manifest = content
-        return manifest
+        except Misfit as cause:
+            raise UserError(f"{self.manifest_path} cannot be used: {cause}; {MOVE}") from None
 
     def present(self) -> set[int]:
         """Indices of the chunks whose records are there. Does not open them; files of other names do not count."""
@@ -98,30 +109,62 @@ class RunFolder:
 
     def write_part(self, chunk: int, rows: pa.Table, seconds: dict[str, float]) -> None:
         """Commit the records of one chunk. seconds: per stage, beside the rows, which are the same in every run."""
-        sink = pa.BufferOutputStream()
-        schema = _schema(rows.column_names)
-        table = rows.select(schema.names).cast(schema).replace_schema_metadata({"seconds": json.dumps(seconds)})
-        pq.write_table(table, sink, compression="zstd")
-        write_atomically(self.part_path(chunk), sink.getvalue().to_pybytes())
-
-    def read_seconds(self, chunk: int) -> dict[str, float]:
-        """Seconds per stage that the chunk took."""
-        metadata = pq.read_schema(self.part_path(chunk)).metadata or {}
-        seconds: dict[str, float] = json.loads(metadata.get(b"seconds", b"{}"))
-        return seconds
+        write_atomically(self.part_path(chunk), encode_rows(rows, self._identity(), chunk, seconds))
 
     def read_part(self, chunk: int) -> pa.Table:
+        """Return the records of a chunk.
+
+        Raises:
+            UserError: the file is damaged, or belongs to another run or chunk.
+        """
+        return self._decoded(chunk)[0]
+
+    def read_seconds(self, chunk: int) -> dict[str, float]:
+        """Return the seconds per stage that the chunk took; exceptions are those of `read_part`."""
+        return self._decoded(chunk)[1]
+
+    def check_samples(self, chunk: int, table: pa.Table, ids: NDArray[np.int64]) -> None:
+        """Compare the samples of a chunk's records with those that the data set has there, in any order.
+
+        Raises:
+            UserError: one is missing, or belongs elsewhere.
+        """
+        own = table.filter(pc.equal(table["stage"], CLEAN_STAGE)) if "stage" in table.column_names else table
+        if sorted(own["sample"].to_pylist()) != sorted(ids.tolist()):
+            raise UserError(f"{self.part_path(chunk)} does not hold the {len(ids)} samples of its chunk; {REDO}")
+
+    def write_examples(self, chunk: int, arrays: Arrays, stages: list[str]) -> None:
+        """Commit the adversarial examples of a chunk, before its records. stages: without "clean"."""
+        write_atomically(self.adversarial_path(chunk), encode_examples(arrays, self._identity(), chunk, stages))
+
+    def read_examples(self, chunk: int) -> Arrays:
+        """Return the stored adversarial examples of a chunk.
+
+        Raises:
+            FileNotFoundError: there is no file of them.
+            UserError: it is damaged, or belongs to another run or chunk.
+        """
+        path = self.adversarial_path(chunk)
+        try:
+            return decode_examples(read_regular(path, MOST_BYTES, REDO), self._identity(), chunk)[0]
+        except DamagedPart as cause:
+            raise UserError(f"{path} is damaged ({cause}); {REDO}") from None
+
+    def _decoded(self, chunk: int) -> tuple[pa.Table, dict[str, float]]:
         path = self.part_path(chunk)
         try:
-            table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)  # a third of read_table
-        except (pa.ArrowInvalid, pa.ArrowException, OSError, EOFError) as cause:
-            raise UserError(f"{path} is damaged ({reason(cause)}); run the same command again to redo it") from None
-        wanted = CERTIFICATE_SCHEMA if "radius" in table.column_names else ATTACK_SCHEMA
-        missing = [name for name in wanted.names if name not in table.column_names]
-        if missing:
-            raise UserError(f"{path} lacks the columns {', '.join(missing)}; run the same command again to redo it")
-        schema = _schema(table.column_names)
-        return table.select(schema.names).cast(schema)
+            return decode_rows(read_regular(path, MOST_BYTES, REDO), self._identity(), chunk)
+        except FileNotFoundError:
+            raise UserError(f"{path} is not there; {REDO}") from None
+        except DamagedPart as cause:
+            raise UserError(f"{path} is damaged ({cause}); {REDO}") from None
+
+    def _identity(self) -> str:
+        """Return what binds parts to this run; empty where no manifest says it."""
+        try:
+            return self.manifest()["config_hash"]
+        except UserError:
+            return ""
 
     def read_parts(self) -> Iterator[pa.Table]:
         """The records, one chunk after the other, in the order of their chunks."""
@@ -140,14 +183,24 @@ class RunFolder:
 
 
 def find_runs(root: Path) -> list[RunFolder]:
-    """Every run folder below `root`, sorted by path. Folders whose name starts with an underscore are left out."""
-    found = []
-    for folder, below, files in os.walk(root):
+    """Return every run folder below `root`, sorted by path, links to folders followed.
+
+    Folders whose name starts with an underscore or a dot are left out, and so is a folder that was seen under another
+    name of a link.
+    """
+    found: dict[str, Path] = {}
+    seen = set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
         below[:] = sorted(name for name in below if not name.startswith(("_", ".")))
-        if "run.json" in files:
-            found.append(RunFolder(Path(folder)))
+        if real in seen:
             below.clear()
-    return sorted(found, key=lambda run: run.path)
+            continue
+        seen.add(real)
+        if "run.json" in files or "run.json" in below:
+            found[real] = Path(folder)
+            below.clear()
+    return sorted(map(RunFolder, found.values()), key=lambda run: run.path)
 
 
 def _encode(manifest: Manifest) -> bytes:

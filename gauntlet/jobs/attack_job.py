@@ -1,6 +1,5 @@
 """An attack job: from a composed configuration to the evidence on disk."""
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 from omegaconf import DictConfig
-from safetensors.numpy import save as encode_tensors
 
 from gauntlet.data.dataset import Batch
 from gauntlet.evaluation import gradient_draws
@@ -26,7 +24,6 @@ from gauntlet.metrics.attack_summary import AttackSummary, summarize
 from gauntlet.sanity_checks import PROBE, Flag, decisions_beat_scores, from_evidence, noisy_gradients, of_victim
 from gauntlet.sanity_checks.probe import fidelity
 from gauntlet.system import provenance
-from gauntlet.system.atomic_file import write_atomically
 from gauntlet.system.progress import Bar
 from gauntlet.threat_model.access import GRADIENT, TRANSFER
 from gauntlet.tracking import Tracker
@@ -86,8 +83,11 @@ def _work(job: AttackSetup, manifest: Manifest, share: ShardOfRun) -> int:
 
     def fit(chunk: int, table: pa.Table) -> bool:
         at = share.positions(chunk)
-        due = policy.due(table, manifest["stages"], policy.of_chunk(job.split.ids[at], at.start))
-        return stored(job.run, chunk, due)
+        ids = policy.of_chunk(job.split.ids[at], at.start)
+        whole = stored(job.run, chunk, policy.due(table, manifest["stages"], ids), ids)
+        if not whole:
+            log.warning("%s lacks adversarial examples of its records", job.run.adversarial_path(chunk))
+        return whole
 
     def begin(missing: list[int]) -> Worker:
         others = set(range(manifest["chunks"])) - job.run.present()
@@ -154,8 +154,7 @@ def _store(
         return
     mine = np.isin(adversarial["sample"], ids)
     chosen = adversarial if mine.all() else {name: array[mine] for name, array in adversarial.items()}
-    tensors = encode_tensors(chosen, {"stages": json.dumps(manifest["stages"][1:])})
-    write_atomically(job.run.adversarial_path(chunk), tensors)
+    job.run.write_examples(chunk, chosen, manifest["stages"][1:])
 
 
 def _fitted(job: AttackSetup, manifest: Manifest) -> Evaluation:
@@ -171,7 +170,9 @@ def _fitted(job: AttackSetup, manifest: Manifest) -> Evaluation:
 def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary) -> Manifest:
     """Write the totals and the flags of a run whose chunks are all there."""
     probe = job.split.read(slice(0, min(len(job.split), PROBE)))
-    codes = {(made["commit"], made["dirty"], made["versions"].get("torch")) for made in manifest.get("made_by", [])}
+    codes = {
+        (made["commit"], made["dirty"], (made["versions"] or {}).get("torch")) for made in manifest.get("made_by", [])
+    }
     mixed = [Flag("mixed-code", f"parts of this run were made by {len(codes)} versions of the code")]
     flags = [
         *(mixed if len(codes) > 1 else []),
@@ -184,7 +185,7 @@ def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary) -> Manif
         status="failed" if total.errors else "done",
         finished=provenance.now(),
         cost=total.cost,
-        flags=[flag.as_dict() for flag in flags],
+        flags=[{"name": flag.name, "detail": flag.detail} for flag in flags],
         failures=sorted(total.errors),
     )
     if job.evaluation.given == GRADIENT and job.evaluation.victim.surrogates:

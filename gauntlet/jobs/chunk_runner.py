@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from gauntlet.config.runtime import Runtime
 from gauntlet.data.chunks import chunk_positions, chunks_of
@@ -103,7 +105,11 @@ def run_chunks(
         UserError: the disk is full, or what `begin` and the worker raise; finished chunks stay.
     """
     present = run.present()
-    ready = [chunk for chunk in share.chunks if chunk in present and _sound(run, chunk, fit)]
+    ready = [
+        chunk
+        for chunk in share.chunks
+        if chunk in present and _sound(run, chunk, split.ids[share.positions(chunk)], fit)
+    ]
     missing = [chunk for chunk in share.chunks if chunk not in ready]
     if not missing:
         return 0
@@ -122,10 +128,11 @@ def run_chunks(
     return len(missing)
 
 
-def _sound(run: RunFolder, chunk: int, fit: Callable[[int, pa.Table], bool]) -> bool:
-    """Return whether a part can be read, holds no error and fits; else it is set aside and done again."""
+def _sound(run: RunFolder, chunk: int, ids: NDArray[np.int64], fit: Callable[[int, pa.Table], bool]) -> bool:
+    """Return whether a part has these samples, holds no error and fits; else it is set aside and done again."""
     try:
         table = run.read_part(chunk)
+        run.check_samples(chunk, table, ids)
         errors = table["error"]
         if errors.null_count == len(errors) and fit(chunk, table):
             return True

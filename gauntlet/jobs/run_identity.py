@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gauntlet.data.dataset import Split
 from gauntlet.errors import UserError
@@ -10,7 +10,7 @@ from gauntlet.evaluation.certification import STAGE, Certification
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.randomized_protocol import Protocol
 from gauntlet.evidence.digest import digest_of
-from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.manifest import DataFacts, Manifest, Names, ProtocolFacts
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import CLEAN_STAGE, SCHEMA_VERSION
 from gauntlet.jobs.setup import Setup
@@ -55,7 +55,7 @@ def attack_manifest(setup: Setup, evaluation: Evaluation, protocol: Protocol, tr
     if members := evaluation.victim.members:
         own |= Manifest(members=[[head.name, head.weight] for head in members])
     if counted is not None:
-        own |= Manifest(protocol=counted.told(evaluation.exact), bare=target.identity)
+        own |= Manifest(protocol=cast(ProtocolFacts, counted.told(evaluation.exact)), bare=target.identity)
     stages = [CLEAN_STAGE, *(stage.name for stage in evaluation.stages)]
     data = {} if train is None else {"train": train.digest()}
     return _manifest(setup, "attack", name, digest_of(deployed), answer, stages, data) | own
@@ -116,13 +116,16 @@ def _manifest(
         schema_version=SCHEMA_VERSION,
         status="running",
         kind=kind,
-        name={
-            "dataset": dataset.name.replace("/", "-"),
-            "threat": threat.label,
-            "defense": asked.choice("defense").replace("/", "-"),
-            "certifier" if kind == "certificate" else "attack": method.replace("/", "-"),
-            "model": asked.choice("model"),
-        },
+        name=cast(
+            Names,
+            {
+                "dataset": dataset.name.replace("/", "-"),
+                "threat": threat.label,
+                "defense": asked.choice("defense").replace("/", "-"),
+                "certifier" if kind == "certificate" else "attack": method.replace("/", "-"),
+                "model": asked.choice("model"),
+            },
+        ),
         command=asked.command,
         config=asked.config,
         config_hash=digest_of(shared | dict(answer)),
@@ -134,7 +137,7 @@ def _manifest(
             "low": threat.low,
             "high": threat.high,
         },
-        dataset={"name": dataset.name, **data, "samples": len(split), "classes": dataset.classes},
+        dataset=cast(DataFacts, {"name": dataset.name, **data, "samples": len(split), "classes": dataset.classes}),
         weights=setup.target.weights,
         stages=list(stages),
         chunk=chunk,

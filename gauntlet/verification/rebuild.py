@@ -15,6 +15,7 @@ from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
 from gauntlet.errors import UserError
 from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.recorded_command import shown_command
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.stable_names import from_record, place_of
 from gauntlet.jobs.attack_setup import AttackSetup, prepare
@@ -62,7 +63,9 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> At
     recorded.runtime.update(progress=False, fold=False, shards=1, shard=0, device=device)
     cfg = checked(recorded, KEYS)
     for place in ("defense", *(f"surrogates.{name}" for name in cfg.surrogates)):
-        order = _found(OmegaConf.select(cfg, place), cfg.dataset, Path(cfg.runs_dir) / "_trained", manifest["command"])
+        order = _found(
+            OmegaConf.select(cfg, place), cfg.dataset, Path(cfg.runs_dir) / "_trained", shown_command(manifest)
+        )
         if order:  # run.json is ordered by key: what a part uses may come after it
             node = OmegaConf.select(recorded, place)
             node.parts = {name: node.parts[name] for name in order}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gauntlet.evidence.manifest import ThreatFacts
 from gauntlet.evidence.schema import CLEAN_STAGE
 
 Key = tuple[int, str]
@@ -106,7 +107,7 @@ def stored_keys(stored: dict[str, NDArray[Any]], stages: Sequence[str], shape: t
     return [(int(s), stages[1 + int(k)]) for s, k in zip(stored["sample"], stored["stage"], strict=True)]
 
 
-def distance_of(z: NDArray[Any], x: NDArray[Any], threat: dict[str, Any]) -> tuple[float, str]:
+def distance_of(z: NDArray[Any], x: NDArray[Any], threat: ThreatFacts) -> tuple[float, str]:
     """Distance in the norm of the threat, and what is illegal about z; z, x: [C, H, W]."""
     if not np.isfinite(z).all():
         return 0.0, "the example has NaN or infinite pixels"
@@ -125,7 +126,7 @@ def distance_of(z: NDArray[Any], x: NDArray[Any], threat: dict[str, Any]) -> tup
     return distance, ""
 
 
-def reach_of(threat: dict[str, Any]) -> float:
+def reach_of(threat: ThreatFacts) -> float:
     """The largest distance that counts as inside; infinite where the threat is unbounded."""
     if threat["radius"] is None:
         return math.inf

@@ -15,15 +15,13 @@ from typing import Any
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from gauntlet.data.dataset import Batch
-from gauntlet.errors import UserError, reason
+from gauntlet.errors import UserError, described, printable
 from gauntlet.evidence.digest import adversarial_digest, manifest_digest, records_digest
 from gauntlet.evidence.example_storage import StoragePolicy
 from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.recorded_command import shown_command
 from gauntlet.evidence.run_folder import RunFolder, find_runs
 from gauntlet.evidence.schema import CLEAN_STAGE
 from gauntlet.jobs.attack_setup import AttackSetup
@@ -60,14 +58,14 @@ def verify(run: RunFolder, trust: Sequence[str] = ()) -> Report:
     if manifest["kind"] != "attack":
         raise UserError(f"{run.path} holds a run of the kind {manifest['kind']}; only attacks can be verified")
     if manifest["status"] not in ("done", "failed"):
-        raise UserError(f"{run.path} is not finished; run its command again to go on: {manifest['command']}")
+        raise UserError(f"{run.path} is not finished; run its command again to go on: {shown_command(manifest)}")
     try:
         job = rebuild(run, manifest, trust)
     except UserError as cause:
         raise UserError(f"{run.manifest_path}: {cause}") from cause
-    except (OmegaConfBaseException, KeyError, TypeError, AttributeError) as cause:
+    except Exception as cause:  # whatever somebody else's configuration may do to what is built from it
         raise UserError(
-            f"{run.manifest_path} is damaged: its config cannot be used ({reason(cause)}); run again"
+            f"{run.manifest_path} cannot be used: its config cannot be built ({described(cause)}); run again"
         ) from cause
     report = Report(keep=StoragePolicy.standing(manifest))
     report.problems += discrepancies(run, manifest, job)
@@ -76,7 +74,10 @@ def verify(run: RunFolder, trust: Sequence[str] = ()) -> Report:
     report.problems += [f"chunk {chunk}: the run has no such chunk" for chunk in sorted(present - wanted)]
     report.problems += _strays(run, wanted)
     for chunk in sorted(present & wanted):
-        _check_chunk(report, run, chunk, job, manifest)
+        try:
+            _check_chunk(report, run, chunk, job, manifest)
+        except UserError as cause:
+            report.problems.append(f"chunk {chunk}: {cause}")
     return report
 
 
@@ -179,14 +180,10 @@ def _who(key: Key) -> str:
 
 
 def _stored(run: RunFolder, chunk: int) -> dict[str, NDArray[Any]]:
-    path = run.adversarial_path(chunk)
-    if not path.exists():
-        raise ValueError("it is missing")
     try:
-        tensors: dict[str, NDArray[Any]] = load_file(path)
-        return tensors
-    except (SafetensorError, OSError) as cause:
-        raise UserError(f"{path} is damaged ({reason(cause)}); run the same command again to redo it") from None
+        return run.read_examples(chunk)
+    except FileNotFoundError:
+        raise ValueError("it is missing") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -199,17 +196,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         runs = [run for folder in options.folders for run in _runs_in(folder)]
     except UserError as cause:
-        sys.stderr.write(f"error: {cause}\n")
+        sys.stderr.write(f"error: {printable(cause)}\n")
         return 1
     for run in runs:
         try:
             if run.path not in options.folders and run.manifest()["kind"] == "certificate":
-                sys.stdout.write(f"{run.path}: certificates, which the board holds against attacks\n")
+                sys.stdout.write(f"{printable(run.path)}: certificates, which the board holds against attacks\n")
                 continue
             judged += 1
             failures += not _judged(run, options.trust)
         except UserError as cause:
-            sys.stderr.write(f"error: {cause}\n")
+            sys.stderr.write(f"error: {printable(cause)}\n")
             failures += 1
     if not judged and not failures:
         sys.stderr.write("error: nothing was verified: there are only certificates; name a folder that holds attacks\n")
@@ -237,7 +234,8 @@ def _judged(run: RunFolder, trust: Sequence[str]) -> bool:
         "problems": report.problems[:SHOWN] or ([] if report.verified else [report.lack]),
         "time": now(),
     }
-    sys.stdout.write("\n".join(lines(run, report)) + "\n")
+    for line in "\n".join(lines(run, report)).split("\n"):
+        sys.stdout.write(f"{printable(line)}\n")
     sys.stdout.flush()  # the verdict comes before what is said of its storage
     try:
         write_atomically(run.path / "verification.json", (json.dumps(content, indent=1) + "\n").encode())

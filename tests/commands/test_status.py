@@ -11,21 +11,18 @@ import pytest
 
 from gauntlet.cluster.sweep_jobs import SweepJob
 from gauntlet.commands.status import lines, main
-from gauntlet.evidence.manifest import REQUIRED
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.system import lock, progress
 from gauntlet.system.lock import sole_owner
 from gauntlet.system.progress import Bar, duration
+from tests.evidence.manifests import small_manifest
 from tests.leaderboard.conftest import make_run
 
 
 @pytest.fixture
 def run(tmp_path):
     """A run of four chunks, none of which is there."""
-    empty = {kind: kind() for kind in REQUIRED.values()}
-    manifest = {key: empty[kind] for key, kind in REQUIRED.items()}
-    manifest |= {"schema_version": 1, "status": "running", "chunks": 4, "chunk": 2}
-    manifest["command"] = "python run.py attack=pgd runtime.shards=2 runtime.shard=0"
+    manifest = small_manifest(chunks=4, chunk=2, command="python run.py attack=pgd runtime.shards=2 runtime.shard=0")
     folder = RunFolder(tmp_path / "digits" / "linf-0.1" / "none" / "pgd" / "0123")
     folder.create(manifest)
     return folder

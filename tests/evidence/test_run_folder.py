@@ -8,11 +8,11 @@ import pytest
 
 from gauntlet.errors import UserError
 from gauntlet.evidence import run_folder
-from gauntlet.evidence.manifest import REQUIRED, Manifest
 from gauntlet.evidence.run_folder import RunFolder, find_runs
 from gauntlet.evidence.schema import ATTACK_SCHEMA, rows
 from gauntlet.metrics.attack_summary import summarize
 from gauntlet.system.atomic_file import write_atomically
+from tests.evidence.manifests import small_manifest
 
 
 def table(entries):
@@ -29,12 +29,6 @@ def table(entries):
         "forwards": [0 if e[1] == "clean" else 5 for e in entries],
     }
     return rows(columns)
-
-
-def manifest(**changes):
-    blank = {key: kind() for key, kind in REQUIRED.items()}
-    own = {"schema_version": 1, "status": "running", "stages": ["clean", "a/true", "a/other"]}
-    return Manifest(**(blank | own | changes))
 
 
 def test_a_part_comes_back_as_it_was_written(tmp_path):
@@ -94,12 +88,12 @@ def test_examples_are_set_aside_under_the_number_of_their_records(tmp_path):
 
 def test_the_first_process_makes_the_manifest(tmp_path):
     run = RunFolder(tmp_path / "run")
-    assert run.create(manifest(command="first"))["command"] == "first"
-    assert run.create(manifest(command="second"))["command"] == "first"
+    assert run.create(small_manifest(command="first"))["command"] == "first"
+    assert run.create(small_manifest(command="second"))["command"] == "first"
 
 
 def _create(path, number, results):
-    results.put(RunFolder(Path(path)).create(manifest(command=str(number)))["command"])
+    results.put(RunFolder(Path(path)).create(small_manifest(command=str(number)))["command"])
 
 
 def test_processes_that_start_at_once_agree_on_one_manifest(tmp_path):
@@ -121,7 +115,7 @@ def test_processes_that_start_at_once_agree_on_one_manifest(tmp_path):
         (b"\xff\xfe", "damaged"),
         (b"[]", "schema version"),
         (b'{"schema_version": 99}', "99"),
-        (b'{"schema_version": 1}', "lacks a proper status"),
+        (b'{"schema_version": 1}', "status is missing"),
     ],
 )
 def test_a_bad_manifest_gets_one_line(tmp_path, content, words):

@@ -94,7 +94,7 @@ def make_run(
         "flags": [],
         "failures": [],
     }
-    run.create({**manifest, **(change or {})})  # type: ignore[typeddict-item]
+    run.update({**manifest, **(change or {})})  # type: ignore[typeddict-item]
     for index in wanted:
         members = list(ids)[index * chunk : (index + 1) * chunk]
         far = (radius or 1.0) if distance is None else distance

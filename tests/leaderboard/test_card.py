@@ -143,14 +143,10 @@ def test_the_number_of_a_randomised_defense_is_expected_and_never_a_count(make: 
 
 
 def test_strange_manifests_have_a_card_too(make: Make, entries: Scored) -> None:
-    odd = {
-        "card": {"summary": ["x"], "forwards": "many"},
-        "config": {"defense": [1], "attack": {}},
-        "draws": {"true": 3},
-    }
-    make(change=odd | {"fidelity": {"mean": {"agrees": 1}}, "weights": {"a": 1, "b": {}}})
+    odd = {"card": {}, "config": {"defense": [1], "attack": {}}, "draws": {"true": {}}}
+    make(change=odd | {"fidelity": {"mean": {"agrees": 1}}, "weights": {"a": ""}})
     (entry,) = entries()
-    assert told(entry)["defense"] == ("['x']",)
+    assert told(entry)["claims"] == ("none",)
 
 
 def test_the_board_has_a_card_for_every_entry(make: Make, runs: Path, tmp_path: Path) -> None:

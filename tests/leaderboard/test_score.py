@@ -87,7 +87,7 @@ def test_a_broken_sample_with_an_error_is_no_find(make: Make, entries: Entries) 
 
 def test_rows_that_come_twice_and_foreign_stages_are_told(make: Make, entries: Entries) -> None:
     run = make(chunk=10)
-    run.part_path(1).write_bytes(run.part_path(0).read_bytes())
+    run.write_part(1, run.read_part(0), {})
     make(attack="pma", change={"stages": ["clean", "other/true"]})
     (entry,) = entries()
     told = "; ".join(entry.reasons)

@@ -181,8 +181,6 @@ def test_hostile_names_stay_text(make: Make, runs: Path, out: Path, capsys: pyte
         "flags": [{"name": HOSTILE, "detail": HOSTILE}],
         "failures": [HOSTILE],
         "commit": HOSTILE,
-        "seed": HOSTILE,
-        "status": HOSTILE,
     }
     stage = f"{HOSTILE}/{HOSTILE}"
     for number in (1, 2):

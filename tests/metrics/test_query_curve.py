@@ -17,8 +17,9 @@ from gauntlet.metrics.query_curve import BUDGETS, Curve, curve
 MANIFEST = {
     "schema_version": 1, "status": "done", "kind": "attack", "command": "python run.py attack=square", "config": {},
     "name": {"dataset": "digits", "threat": "linf-0.1", "defense": "none", "attack": "square"}, "config_hash": "0",
-    "victim": "0", "threat": {"radius": 0.1}, "heads": "declared", "access": "score", "dataset": {}, "weights": {},
-    "card": {}, "stages": ["clean", "square/true", "rays/true"], "chunk": 4, "chunks": 2, "device": "cpu",
+    "victim": "0", "threat": {"norm": "linf", "radius": 0.1}, "heads": "declared", "access": "score", "weights": {},
+    "dataset": {"name": "digits", "digest": "0", "selection": "all", "samples": 8}, "card": {},
+    "stages": ["clean", "square/true", "rays/true"], "chunk": 4, "chunks": 2, "device": "cpu",
 }  # fmt: skip
 
 
@@ -97,7 +98,7 @@ def test_no_sample_is_no_number():
         ({"access": "transfer"}, "another kind"),
         ({"kind": "certificate"}, "another kind"),
         ({"status": "running"}, "not finished"),
-        ({"threat": {"radius": None}}, "measures distances"),
+        ({"threat": {"norm": "linf", "radius": None}}, "measures distances"),
         ({"coverage": "correct"}, "every stage"),
     ],
 )

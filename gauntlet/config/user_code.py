@@ -1,0 +1,130 @@
+"""Digest the user's own code: a run of changed code is another run. Code of this package is not covered."""
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from gauntlet.config.validate import PACKAGE
+
+INSTALLED = ("site-packages", "dist-packages")
+
+
+def code_digest(config: Any, modules: Sequence[nn.Module] = ()) -> str:
+    """Return a digest of the user's code that a configuration names; empty where it names none.
+
+    It covers the source of the modules of every `_target_` outside this package, and of all that these import from the
+    same package or from files beside it, found by their import statements: never by what happens to be loaded, so that
+    a run has the same digest alone and within a sweep. Of built networks of the user's classes it covers the numbers and
+    tensors that are attributes and no weights. Texts are left out, because they may be places.
+
+    Args:
+        config: plain values or nodes of OmegaConf.
+        modules: networks that were built from it.
+    """
+    names = sorted({name for name in _targets(config) if name.split(".")[0] != PACKAGE})
+    if not names:
+        return ""
+    digest = hashlib.sha256()
+    for name, path in sorted(_closure(names).items()):
+        digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    packages = {name.split(".")[0] for name in names}
+    for line in sorted(line for module in modules for line in _attributes(module, packages)):
+        digest.update(line.encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Yield every `_target_` of a configuration."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get("_target_"), str):
+            yield node["_target_"]
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        for value in node:
+            yield from _targets(value)
+
+
+def _closure(names: Sequence[str]) -> dict[str, Path]:
+    """Return the source files, by module, of dotted names and of what they import from beside their package."""
+    found: dict[str, Path] = {}
+    roots = {top: _root(top) for top in {name.split(".")[0] for name in names}}
+    waiting = [(name, roots[name.split(".")[0]]) for name in names]
+    while waiting:
+        name, root = waiting.pop()
+        if root is None or (name.split(".")[0] not in roots and set(root.parts) & set(INSTALLED)):
+            continue
+        for module, path in _files(name, root):
+            if module not in found:
+                found[module] = path
+                waiting += [(other, root) for other in _imports(module, path)]
+    return found
+
+
+def _root(package: str) -> Path | None:
+    """Return the folder that a package or module is imported from; None where it has no source."""
+    loaded = sys.modules.get(package)
+    spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec(package)
+    places = [*(spec.submodule_search_locations or ())] if spec else []
+    if places:
+        return Path(places[0]).resolve().parent
+    return Path(spec.origin).resolve().parent if spec and spec.origin and spec.has_location else None
+
+
+def _files(name: str, root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the modules on the way to a dotted name, as far as it names files: packages, then the module itself."""
+    place, pieces = root, name.split(".")
+    for number, piece in enumerate(pieces):
+        place = place / piece
+        module = ".".join(pieces[: number + 1])
+        for path in (place / "__init__.py", place.with_name(f"{piece}.py")):
+            if path.is_file():
+                yield module, path
+        if not place.is_dir():
+            return
+
+
+def _imports(module: str, path: Path) -> Iterator[str]:
+    """Yield the dotted names that a source file imports, anywhere in it; none where it cannot be parsed."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
+
+
+def _attributes(network: nn.Module, packages: set[str]) -> Iterator[str]:
+    """Yield a line for each number and tensor that the user's modules within a network hold beside their weights."""
+    for place, module in network.named_modules():
+        if type(module).__module__.split(".")[0] not in packages:
+            continue
+        kept = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+        for name, value in [*kept.items(), *module.named_buffers(recurse=False)]:
+            if (said := _plain(value)) is not None:
+                yield f"{place}.{name}={said}\n"
+
+
+def _plain(value: Any) -> str | None:
+    """Return numbers, and lists of them, as text, a tensor as a digest; None for what is neither."""
+    if isinstance(value, Tensor):
+        data = value.detach().cpu().contiguous()
+        return f"{data.dtype}{list(data.shape)}{hashlib.sha256(data.double().numpy().tobytes()).hexdigest()}"
+    if isinstance(value, bool | int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        parts = [_plain(item) for item in value]
+        return None if None in parts else f"[{', '.join(map(str, parts))}]"
+    return None

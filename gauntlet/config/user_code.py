@@ -8,9 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
 from gauntlet.config.validate import PACKAGE
+from gauntlet.evidence.stable_names import place_of
 
 INSTALLED = ("site-packages", "dist-packages")
 
@@ -20,20 +23,22 @@ def code_digest(config: Any, modules: Sequence[nn.Module] = ()) -> str:
 
     It covers the source of the modules of every `_target_` outside this package, and of all that these import from the
     same package or from files beside it, found by their import statements: never by what happens to be loaded, so that
-    a run has the same digest alone and within a sweep. Of built networks of the user's classes it covers the numbers and
-    tensors that are attributes and no weights. Texts are left out, because they may be places.
+    a run has the same digest alone and within a sweep. Of an installed package it covers every source file. Of built
+    networks of the user's classes it covers the numbers and tensors that are attributes and no weights. Texts are left
+    out, because they may be places.
 
     Args:
         config: plain values or nodes of OmegaConf.
         modules: networks that were built from it.
     """
-    names = sorted({name for name in _targets(config) if name.split(".")[0] != PACKAGE})
+    names = sorted({name for name in map(place_of, _targets(config)) if name.split(".")[0] != PACKAGE})
     if not names:
         return ""
     digest = hashlib.sha256()
-    for name, path in sorted(_closure(names).items()):
+    sources = _closure(names)
+    for name, path in sorted(sources.items()):
         digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    packages = {name.split(".")[0] for name in names}
+    packages = {name.split(".")[0] for name in [*names, *sources]}
     for line in sorted(line for module in modules for line in _attributes(module, packages)):
         digest.update(line.encode())
     return f"sha256:{digest.hexdigest()}"
@@ -41,6 +46,8 @@ def code_digest(config: Any, modules: Sequence[nn.Module] = ()) -> str:
 
 def _targets(node: Any) -> Iterator[str]:
     """Yield every `_target_` of a configuration."""
+    if isinstance(node, DictConfig | ListConfig):
+        node = OmegaConf.to_container(node)
     if isinstance(node, Mapping):
         if isinstance(node.get("_target_"), str):
             yield node["_target_"]
@@ -58,7 +65,12 @@ def _closure(names: Sequence[str]) -> dict[str, Path]:
     waiting = [(name, roots[name.split(".")[0]]) for name in names]
     while waiting:
         name, root = waiting.pop()
-        if root is None or (name.split(".")[0] not in roots and set(root.parts) & set(INSTALLED)):
+        top = name.split(".")[0]
+        if root is None or top == PACKAGE:
+            continue
+        if set(root.parts) & set(INSTALLED):
+            if top in roots and top not in found:
+                found |= {str(path.relative_to(root)): path for path in _installed(root, top)} | dict(_files(top, root))
             continue
         for module, path in _files(name, root):
             if module not in found:
@@ -75,6 +87,11 @@ def _root(package: str) -> Path | None:
     if places:
         return Path(places[0]).resolve().parent
     return Path(spec.origin).resolve().parent if spec and spec.origin and spec.has_location else None
+
+
+def _installed(root: Path, package: str) -> list[Path]:
+    """Return every source file of an installed package, of which nothing is parsed: there may be thousands."""
+    return list((root / package).rglob("*.py"))
 
 
 def _files(name: str, root: Path) -> Iterator[tuple[str, Path]]:
@@ -119,9 +136,10 @@ def _attributes(network: nn.Module, packages: set[str]) -> Iterator[str]:
 
 def _plain(value: Any) -> str | None:
     """Return numbers, and lists of them, as text, a tensor as a digest; None for what is neither."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta:
         data = value.detach().cpu().contiguous()
-        return f"{data.dtype}{list(data.shape)}{hashlib.sha256(data.double().numpy().tobytes()).hexdigest()}"
+        content = data.reshape(-1).view(torch.uint8).numpy().tobytes()
+        return f"{data.dtype}{list(data.shape)}{hashlib.sha256(content).hexdigest()}"
     if isinstance(value, bool | int | float):
         return repr(value)
     if isinstance(value, list | tuple):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from gauntlet.config.user_code import code_digest
 from gauntlet.data.dataset import Split
 from gauntlet.errors import UserError
 from gauntlet.evaluation.certification import STAGE, Certification
@@ -18,6 +19,9 @@ from gauntlet.system import provenance
 from gauntlet.threat_model.access import GRADIENT
 from gauntlet.threat_model.attack import compares
 from gauntlet.transfer.precomputed import Transfer
+
+OWN = ("dataset", "threat", "defense", "attack", "certifier", "protocol", "surrogates")
+"""Nodes of the configuration whose code changes the answer, where it is the user's; the model is in the defense."""
 
 
 def attack_manifest(setup: Setup, evaluation: Evaluation, protocol: Protocol, train: Split | None) -> Manifest:
@@ -111,6 +115,9 @@ def _manifest(
         "seed": asked.seed,
         "schema": SCHEMA_VERSION,
     }
+    named = {key: asked.cfg[key] for key in OWN if asked.cfg[key] is not None}
+    if code := code_digest(named, setup.target.victim.modules):  # runs of this package's code alone keep their hash
+        shared["code"] = code
     commit, dirty = provenance.commit()
     return Manifest(
         schema_version=SCHEMA_VERSION,

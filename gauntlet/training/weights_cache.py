@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gauntlet.config.user_code import code_digest
 from gauntlet.data import Dataset
 from gauntlet.evidence.stable_names import to_record
 from gauntlet.models import checkpoint
@@ -17,7 +18,9 @@ TRAINING_VERSION = 1
 def training_key(
     model: Mapping[str, Any], recipe: Mapping[str, Any], seed: int, dataset: Dataset, given: Mapping[str, str]
 ) -> str:
-    """SHA-256 in hex over everything that decides about the weights; paths, library versions and machines do not.
+    """Return the SHA-256 in hex over all that decides about the weights; paths, library versions and machines do not.
+
+    The source of the user's own model or recipe is among it.
 
     Args:
         model, recipe: resolved configurations.
@@ -25,6 +28,7 @@ def training_key(
     """
     data = {part: [dataset.split(part).digest(), dataset.split(part).selection()] for part in ("train", "validation")}
     answer = {"model": model, "recipe": recipe, "seed": seed, "data": data, "given": given, "version": TRAINING_VERSION}
+    answer["code"] = code_digest({"model": model, "recipe": recipe}) or None
     text = json.dumps(canonical(to_record(answer)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

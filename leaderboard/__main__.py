@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, printable
 from gauntlet.leaderboard.build import build
 from gauntlet.leaderboard.certificates import Verdict
 from gauntlet.leaderboard.entry import Board
@@ -30,14 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {mistake}", file=sys.stderr)  # noqa: T201 - the command's output
         return 2
     for line in built.damaged:
-        print(f"warning: {_line(line)}", file=sys.stderr)  # noqa: T201
+        print(f"warning: {printable(line)}", file=sys.stderr)  # noqa: T201
     for board in built.boards:
-        print(_line(_summary(board)))  # noqa: T201
+        print(printable(_summary(board)))  # noqa: T201
     hint = "" if built.boards else " (no runs yet; the page says how to make the first)"
     print(f"board: {options.out / 'index.html'}{hint}")  # noqa: T201
     for verdict in built.certificates:
         if verdict.broken:
-            print(f"CONTRADICTION: {_line(_against(verdict))}", file=sys.stderr)  # noqa: T201
+            print(f"CONTRADICTION: {printable(_against(verdict))}", file=sys.stderr)  # noqa: T201
     return int(any(verdict.broken for verdict in built.certificates))
 
 
@@ -48,11 +48,6 @@ def _against(verdict: Verdict) -> str:
         f"{verdict.allowed} may be; first: sample {first.sample}, certified at {first.radius:.6g}, broken at "
         f"{first.distance:.6g} by {first.attack}"
     )
-
-
-def _line(text: str) -> str:
-    """Text that stays on its line of the terminal and moves no cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _summary(board: Board) -> str:

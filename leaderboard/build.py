@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gauntlet.leaderboard import certificate_page, render
 from gauntlet.leaderboard.certificates import Verdict, certified, verdicts
-from gauntlet.leaderboard.collect import collect, discover
+from gauntlet.leaderboard.collect import Found, collect, discover
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.score import boards, pools, score
 from gauntlet.leaderboard.site_writer import Site
@@ -27,7 +27,12 @@ def build(runs: Path, out: Path) -> Built:
         UserError: there is no such runs folder, or the site cannot be written.
     """
     found = discover(runs)
-    site = Site(out)
+    with Site(out) as site:
+        return _write(site, found, runs)
+
+
+def _write(site: Site, found: Found, runs: Path) -> Built:
+    """Write every page."""
     damaged = list(found.damaged)
     entries: list[Entry] = []
     for pool in pools(found.runs):
@@ -40,5 +45,4 @@ def build(runs: Path, out: Path) -> Built:
     judged = verdicts(claims, found.runs)
     certificate_page.write(site, render.environment(), judged)
     render.write(site, tables, damaged, found.other - len(claims), judged)
-    site.finish()
     return Built(tuple(tables), tuple(damaged), tuple(judged))

@@ -10,7 +10,7 @@ from jinja2 import Environment
 
 from gauntlet.leaderboard import formatting
 from gauntlet.leaderboard.certificates import Claims, Verdict
-from gauntlet.leaderboard.robustness_curve_plot import DASHES
+from gauntlet.leaderboard.robustness_curve_plot import DASHES, plain
 from gauntlet.leaderboard.site_writer import Site
 from gauntlet.metrics.certificate_summary import grid
 
@@ -119,7 +119,7 @@ def _figure(claims: Sequence[Claims]) -> dict[str, Any] | None:
                     "thickness": 1,
                 },
                 mode="lines+markers",
-                name=f"{each.defense}, {each.certifier}",
+                name=plain(f"{each.defense}, {each.certifier}"),
                 line={"width": 1.5, "dash": DASHES[number % len(DASHES)]},
                 meta="curve",
             )

@@ -11,6 +11,7 @@ from typing import Any
 from gauntlet.leaderboard.entry import Attack, Board, Entry
 from gauntlet.leaderboard.entry_card import Line
 from gauntlet.leaderboard.formatting import address
+from gauntlet.metrics.display import csv_row
 
 SCHEMA_VERSION = 1
 
@@ -38,10 +39,10 @@ def as_csv(boards: Sequence[Board]) -> str:
     fixed = [name for name in rows[0] if name != "attacks"] if rows else []
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow([*fixed, *(f"attack: {name}" for name in attacks)])
+    writer.writerow(csv_row([*fixed, *(f"attack: {name}" for name in attacks)]))
     for row in rows:
         cells = ["; ".join(value) if isinstance(value, list) else value for value in (row[name] for name in fixed)]
-        writer.writerow([*cells, *(row["attacks"].get(name, {}).get("robust") for name in attacks)])
+        writer.writerow(csv_row([*cells, *(row["attacks"].get(name, {}).get("robust") for name in attacks)]))
     return sink.getvalue()
 
 

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.formatting import address
 from gauntlet.leaderboard.plot_labels import positions
+from gauntlet.leaderboard.robustness_curve_plot import plain
 from gauntlet.metrics.ranking import pareto_front
 
 LABELLED = 16
@@ -28,7 +29,7 @@ def figure(board: Board) -> dict[str, Any]:
     spans = [layout[name]["range"] for name in ("xaxis", "yaxis")]
     shares = [_shares(_place(entry), spans) for entry in shown]
     sides = positions(shares, [entry.defense for entry in shown])
-    labels = {address(entry): (_plain(entry.defense), side) for entry, side in zip(shown, sides, strict=True)}
+    labels = {address(entry): (plain(entry.defense), side) for entry, side in zip(shown, sides, strict=True)}
     traces = []
     if len(best) > 1:
         line = {"shape": "vh", "width": 1.5}
@@ -81,13 +82,8 @@ def _hover(entry: Entry) -> str:
     clean, robust = _place(entry)
     low, high = (100 * end for end in entry.interval)
     told = f"{low:.1f}–{high:.1f}" if entry.rank else "not ranked"
-    model = f"<br>{_plain(entry.model)}" if entry.model else ""
-    return f"<b>{_plain(entry.defense)}</b>{model}<br>clean {clean:.1f}<br>robust {robust:.1f} ({told})"
-
-
-def _plain(text: str) -> str:
-    """Text that plotly.js shows as it is: it would take tags for formatting."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    model = f"<br>{plain(entry.model)}" if entry.model else ""
+    return f"<b>{plain(entry.defense)}</b>{model}<br>clean {clean:.1f}<br>robust {robust:.1f} ({told})"
 
 
 def _layout(entries: Sequence[Entry]) -> dict[str, Any]:

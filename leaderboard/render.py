@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from gauntlet.errors import printable
 from gauntlet.leaderboard import assets, formatting
 from gauntlet.leaderboard.certificates import Verdict
 from gauntlet.leaderboard.entry import Board, Entry
@@ -34,6 +35,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_filtered,
     )
     env.filters |= {"address": formatting.address, "anchor": formatting.anchor, "norm": formatting.norm, "yaml": yaml}
     env.filters["breakable"] = breakable
@@ -46,6 +48,13 @@ def environment() -> Environment:
     env.globals |= {"reading_distance": READING_DISTANCE, "share": formatting.share, "left_by": formatting.left}
     env.globals |= {"names": ACCURACIES, "UNKNOWN": UNKNOWN, "draws_of": draws_of}
     return env
+
+
+def _filtered(value: object) -> object:
+    """Return a text of the evidence without signs that reorder or hide others; lines stay."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "\n".join(map(printable, value.split("\n")))
 
 
 def write(
@@ -146,7 +155,7 @@ def _facets(boards: Sequence[Board]) -> list[dict[str, Any]]:
 
 def breakable(name: str) -> Markup:
     """A name that a narrow column may break after an underscore, a hyphen being such a place already."""
-    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
+    return Markup("_<wbr>").join(escape(part) for part in printable(name).split("_"))
 
 
 def yaml(value: Any, depth: int = 0) -> str:

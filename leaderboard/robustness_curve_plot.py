@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from gauntlet.errors import printable
 from gauntlet.leaderboard.collect import Evidence
 from gauntlet.leaderboard.sample_verdicts import Floats, Ints, locate
 
@@ -103,5 +104,5 @@ def curve_figure(found: Sequence[Curve], eps: float) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """Text that plotly.js shows as it is: it would take tags for formatting."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Return a text that plotly.js shows as it is: it would take tags for formatting."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

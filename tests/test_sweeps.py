@@ -49,6 +49,7 @@ def test_shards_of_a_sweep_survive_a_kill_and_are_the_whole(whole, tmp_path):
     assert first.wait() == -signal.SIGKILL
     told = call(str(tmp_path), script="-m gauntlet status")
     assert told.stdout.startswith("partial ")
+    told = call(str(tmp_path), "--commands", script="-m gauntlet status")
     assert "runtime.shards=3" in told.stdout
     assert "'runtime.shard=range(3)'" in told.stdout
     done = call("-m", *CELLS, *SHARDS, "runtime.shard=range(3)", runs)

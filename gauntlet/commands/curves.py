@@ -17,7 +17,7 @@ import numpy as np
 
 from gauntlet.errors import OtherKind, UserError, left_out
 from gauntlet.evidence.run_folder import find_runs
-from gauntlet.metrics.display import DASH, number
+from gauntlet.metrics.display import DASH, csv_row, number
 from gauntlet.metrics.perturbation_size import Distances, Floats, accuracy, area, nearest, optimality, read
 from gauntlet.metrics.robustness_curve import grid, groups, names, reference
 from gauntlet.system.atomic_file import write_atomically
@@ -82,7 +82,7 @@ def as_csv(groups: Sequence[Sequence[Distances]]) -> str:
             steps = [eps for eps in sorted({0.0, *curve[np.isfinite(curve)].tolist()}) if eps <= limit]
             for eps, share in zip(steps, accuracy(curve, steps), strict=True):
                 place = who["dataset"]["name"], who["name"]["defense"], who["threat"]["norm"]
-                writer.writerow([*place, label.removesuffix(" *"), run, len(curve), repr(eps), repr(share)])
+                writer.writerow(csv_row([*place, label.removesuffix(" *"), run, len(curve), repr(eps), repr(share)]))
     return sink.getvalue()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from gauntlet.errors import OtherKind, UserError, left_out
 from gauntlet.evidence.run_folder import RunFolder, find_runs
-from gauntlet.metrics.display import number
+from gauntlet.metrics.display import csv_row, number
 from gauntlet.metrics.query_curve import BUDGETS, Curve, curve
 from gauntlet.system.atomic_file import write_atomically
 
@@ -71,7 +71,7 @@ def as_csv(table: Sequence[Sequence[Any]]) -> str:
     """The rows under `HEAD`."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerows([HEAD, *table])
+    writer.writerows(map(csv_row, [HEAD, *table]))
     return sink.getvalue()
 
 

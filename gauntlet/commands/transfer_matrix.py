@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gauntlet.errors import UserError
-from gauntlet.metrics.display import number
+from gauntlet.metrics.display import csv_row, number
 from gauntlet.metrics.transfer_matrix import Key, Target, collect
 from gauntlet.metrics.transfer_rates import Pair, metrics
 from gauntlet.system.atomic_file import write_atomically
@@ -70,11 +70,11 @@ def table(found: dict[Key, list[Target]]) -> str:
             for identity, pair in sorted(target.pairs.items(), key=lambda item: item[1].stage):
                 attack, _, source = pair.stage.rpartition("/")
                 victims = "+".join(str(each["victim"]) for each in pair.sources.values())
-                writer.writerow([
+                writer.writerow(csv_row([
                     data, selection, threat, target.name, target.victim, attack, source, pair.group, victims, identity,
                     int(pair.kin), pair.samples, len(pair.right), len(pair.right) - len(pair.standing),
                     f"{pair.accuracy:.6f}", f"{pair.rate:.6f}", _number(pair.shared_rate), _number(pair.mean_length),
-                ])  # fmt: skip
+                ]))  # fmt: skip
     return sink.getvalue()
 
 

@@ -1,6 +1,7 @@
 """Numbers as text, the same in every report and on every page."""
 
 import math
+from collections.abc import Iterable
 
 DASH = "–"
 """In place of a number that there is not."""
@@ -26,6 +27,25 @@ def points(value: float | None, digits: int = 1) -> str:
     ('50.0', '–')
     """
     return DASH if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def csv_row(cells: Iterable[object]) -> list[object]:
+    """Return cells that no spreadsheet takes for a formula: a text that begins like one gets an apostrophe before it.
+
+    >>> csv_row(["=1+1", "@x", -0.5, "-0.5", "pgd", None])
+    ["'=1+1", "'@x", -0.5, '-0.5', 'pgd', None]
+    """
+    return [f"'{cell}" if isinstance(cell, str) and _formula(cell) else cell for cell in cells]
+
+
+def _formula(text: str) -> bool:
+    if not text.startswith(("=", "@", "-", "+", "\t", "\r")):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
 
 
 def span(low: float, high: float) -> str:

@@ -53,8 +53,8 @@ def test_two_copies_of_a_cell_do_no_harm(cell, monkeypatch):
 DIES = """
 import os, signal
 from pathlib import Path
-from gauntlet.cluster.sweep_jobs import Cell
-with Cell(Path({folder!r}), "run", {words!r}).at_work():
+from gauntlet.cluster.sweep_jobs import SweepJob
+with SweepJob(Path({folder!r}), "run", {words!r}).at_work():
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -1,0 +1,132 @@
+"""Every command of README and docs/ does what it says there, on a few images: none can rot unseen."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from gauntlet.commands.attack_report import lines
+from gauntlet.commands.certification_report import certificate_lines
+from gauntlet.commands.subcommands import COMMANDS
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import checked
+from gauntlet.jobs.attack_job import evaluate
+from gauntlet.jobs.certification_job import certify
+from gauntlet.jobs.setup import KEYS
+from gauntlet.jobs.training_job import KEYS as TRAINING_KEYS
+from gauntlet.transfer.surrogates import owned
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+YOURS = ("networks.load", "model=linear", "attack=corner")
+"""Commands that need files which the page tells the reader to write: tests of their own run those."""
+
+FEW = ["dataset.limit=2", "runtime.chunk=2", "runtime.progress=false"]
+LONG = ("attack=autoattack", "gauntlet_deep", "crossmax_self", "arc_plus", "attack.rounds=30", "attack=pgd,autoattack")
+"""Marks of commands that take long on two images too: those are composed and checked, not run."""
+
+TRAINS = ("recipe@", "checkpoint=", "dataset=", "dataset.indices", "dual_smoothing", "defense.members=[pgd_at,mart]")
+"""Marks of commands that would train a network or read files: those are composed and checked, not run."""
+
+
+def commands(page):
+    """The commands of a page, as words: those in its blocks of shell, and its indented lines."""
+    shell, kept = False, []
+    for line in page.read_text().splitlines():
+        if line.startswith("```"):
+            shell = not shell and line.strip() == "```bash"
+        elif shell or line.startswith("    "):
+            kept.append(line.strip())
+    for line in "\n".join(kept).replace("\\\n", " ").splitlines():
+        if re.match(r"(PYTHONPATH=\S+ )?(gauntlet |python \S*(run|train)\.py|torchrun )", line):
+            words = shlex.split(line, comments=True)
+            yield words[1:] if "=" in words[0] else words
+
+
+ALL = [(page.relative_to(ROOT).as_posix(), words) for page in PAGES for words in commands(page)]
+
+
+def overrides(words):
+    """Which configuration a command composes, run or train, and its overrides, of a sweep those of the first job."""
+    program = next(word for word in words if re.search(r"(^|/)(run|train)(\.py)?$", word))
+    kept = [word for word in words[words.index(program) + 1 :] if not word.startswith(("-m", "hydra", "--"))]
+    kind = "train" if "train" in program else "run"
+    parsed = OverridesParser.create().parse_overrides(kept)
+    first = [
+        f"{one.input_line.partition('=')[0]}={next(iter(one.sweep_string_iterator()))}"
+        if one.is_sweep_override()
+        else word
+        for one, word in zip(parsed, kept, strict=True)
+    ]
+    return kind, first
+
+
+def composed(kind, words):
+    with initialize_config_dir(CONF, version_base=None):
+        return compose(kind, words)
+
+
+EVALUATIONS = [
+    pytest.param(words, id=f"{page}: {' '.join(words)}")
+    for page, words in ALL
+    if re.search(r"(^| )(\S*run\.py|gauntlet run|train\.py|\S*/train\.py) |gauntlet train", " ".join(words) + " ")
+    and not any(mark in " ".join(words) for mark in YOURS)
+]
+
+
+def test_the_pages_have_commands():
+    assert len(ALL) > 80
+    assert len(EVALUATIONS) > 70
+
+
+@pytest.mark.parametrize("words", EVALUATIONS)
+def test_it_composes_and_every_option_exists(words):
+    kind, given = overrides(words)
+    checked(
+        owned(composed(kind, given)) if kind == "run" else composed(kind, given),
+        KEYS if kind == "run" else TRAINING_KEYS,
+    )
+
+
+def _is_quick(words):
+    text = " ".join(words)
+    return overrides(words)[0] == "run" and not any(mark in text for mark in (*TRAINS, *LONG))
+
+
+@pytest.mark.parametrize(
+    "words", list({" ".join(p.values[0]): p for p in EVALUATIONS if _is_quick(p.values[0])}.values())
+)
+def test_it_runs_on_a_few_images(words, tmp_path):
+    _, given = overrides(words)
+    given = [word for word in given if not word.startswith(("runtime.shard", "dataset.limit", "logger="))]
+    queries = ["attack.queries=50"] if any(f"attack={name}" in given for name in ("rays", "hop_skip_jump")) else []
+    cfg = composed("run", [*given, *FEW, *queries, f"runs_dir={tmp_path}"])
+    for key, value in {"samples": 2000, "selection": 20}.items():
+        if cfg.get("certifier") is not None and key in cfg.certifier:
+            cfg.certifier[key] = value
+    for name, stage in (cfg.get("attack") or {}).get("stages", {}).items():
+        if "queries" in stage:
+            OmegaConf.update(cfg, f"attack.stages.{name}.queries", 20)
+    choices = {
+        word.partition("=")[0]: word.partition("=")[2]
+        for word in given
+        if re.match(r"(attack|defense|certifier)=", word)
+    }
+    if cfg.get("certifier") is not None:
+        outcome = certify(cfg, choices, "")
+        said = certificate_lines(outcome)
+    else:
+        outcome = evaluate(cfg, choices, "")
+        said = lines(outcome)
+    assert outcome.manifest["status"] == "done"
+    assert any("accuracy" in line or "certified" in line for line in said)
+
+
+def test_every_other_command_exists():
+    for page, words in ALL:
+        if words[0] == "gauntlet":
+            assert any(" ".join(words[1 : 1 + count]) in COMMANDS for count in (1, 2)), f"{page}: {' '.join(words)}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gauntlet.attacks.losses import along, margin, margins, ranking, runner_up
 from gauntlet.attacks.projected_ascent import Best, Step, ascend
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -118,7 +118,7 @@ def ranks(classes: int, final: bool) -> int:
 
 
 @dataclass(frozen=True)
-class A3:
+class A3(Knobs, key="attack"):
     """Adaptive Auto Attack (Liu et al. 2022, arXiv 2203.05154) for linf and l2: restarts that learn where to go.
 
     A restart goes from a random point seven steps of eps along a random weighting of the logits, then ascends the
@@ -147,20 +147,10 @@ class A3:
     JUMPY: ClassVar[float] = 0.05
     SCARCE: ClassVar[float] = 0.1
 
-    rounds: int = 13
-    restarts: int = 50
-    extra: int = 10
-    least: float = 0.01
-
-    def __post_init__(self) -> None:
-        for name, good, say in (
-            ("rounds", 1 <= self.rounds <= len(NARROW), f"must lie in 1 to {len(NARROW)}"),
-            ("restarts", self.restarts >= 0, "must be at least 0"),
-            ("extra", self.extra >= 0, "must be at least 0"),
-            ("least", 0 <= self.least <= 1, "must lie in 0 to 1: it is a share of the samples"),
-        ):
-            if not good:
-                raise UserError(f"attack.{name}={getattr(self, name)} {say}")
+    rounds: int = knob(13, least=1, most=len(NARROW))
+    restarts: int = knob(50, least=0)
+    extra: int = knob(10, least=0)
+    least: float = knob(0.01, least=0, most=1, hint="it is a share of the samples")
 
     def stage(self, number: int, wide: bool, scarce: bool) -> Stage:
         """What stage `number` (from 0) does.

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.apgd_l1 import climb
-from gauntlet.attacks.losses import fewest_classes, margins, ranking, scored
+from gauntlet.attacks.losses import SCORED, fewest_classes, margins, ranking, scored
 from gauntlet.attacks.projected_ascent import Best, Region
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
-class APGD:
+class APGD(Knobs, key="attack"):
     """Auto-PGD (Croce and Hein 2020, arXiv 2003.01690): momentum, and a step size that is halved where progress ends.
 
     The step starts at 2 eps. At check points, after 22 % of the steps and then ever more often, a sample whose loss
@@ -41,24 +41,12 @@ class APGD:
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     MOMENTUM: ClassVar[float] = 0.75
 
-    steps: int = 100
-    loss: str = "ce"
-    restarts: int = 1
-    targets: int = 0
-    rho: float = 0.75
-    draws: int = 0
-
-    def __post_init__(self) -> None:
-        scored(self.loss)
-        for name, good in (
-            ("steps", self.steps >= 1),
-            ("restarts", self.restarts >= 1),
-            ("targets", self.targets >= 0),
-            ("rho", 0 < self.rho < 1),
-            ("draws", self.draws >= 0),
-        ):
-            if not good:
-                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/attacks.md")
+    steps: int = knob(100, least=1)
+    loss: str = choice("ce", SCORED)
+    restarts: int = knob(1, least=1)
+    targets: int = knob(0, least=0)
+    rho: float = knob(0.75, above=0, below=1)
+    draws: int = knob(0, least=0)
 
     @property
     def fewest_classes(self) -> int:

@@ -10,14 +10,14 @@ from torch import Tensor
 from gauntlet.attacks.linearized_boundary import Plane, nearest_plane, plane_to
 from gauntlet.attacks.losses import ranking
 from gauntlet.attacks.minimum_norm.minimum_norm_loop import Nearest, arrived, refine
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
-class FAB:
+class FAB(Knobs, key="attack"):
     """FAB (Croce and Hein 2020, arXiv 1907.02044) for linf, l2 and l1: walks along the decision boundary.
 
     Each step linearises z_t - z_y for a target t, or for the t whose boundary is nearest, projects the point and the
@@ -45,24 +45,12 @@ class FAB:
     unbounded: ClassVar[bool] = True
     asks: ClassVar[bool] = True  # keeps what fools the victim, and nothing else
 
-    steps: int = 100
-    targets: int = 9
-    restarts: int = 1
-    overshoot: float = 1.05
-    pull: float = 0.9
-    bias: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name, good in (
-            ("steps", self.steps >= 1),
-            ("targets", self.targets >= 0),
-            ("restarts", self.restarts >= 1),
-            ("overshoot", self.overshoot > 0 and math.isfinite(self.overshoot)),
-            ("pull", 0 < self.pull < 1),
-            ("bias", 0 <= self.bias <= 1),
-        ):
-            if not good:
-                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/attacks.md")
+    steps: int = knob(100, least=1)
+    targets: int = knob(9, least=0)
+    restarts: int = knob(1, least=1)
+    overshoot: float = knob(1.05, above=0)
+    pull: float = knob(0.9, above=0, below=1)
+    bias: float = knob(0.1, least=0, most=1)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""

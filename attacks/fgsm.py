@@ -6,15 +6,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.losses import named
+from gauntlet.attacks.losses import LOSSES, named
 from gauntlet.attacks.projected_ascent import Best, Step, ascend
+from gauntlet.knobs import Knobs, choice
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
-class FGSM:
+class FGSM(Knobs, key="attack"):
     """One step of length eps along the steepest direction of the norm (Goodfellow et al. 2015, arXiv 1412.6572).
 
     A yardstick, not an attack to report: what breaks more than PGD does hides its gradients.
@@ -29,11 +30,8 @@ class FGSM:
 
     needs: ClassVar[str] = "gradient"
 
-    loss: str = "ce"
+    loss: str = choice("ce", LOSSES)
     random_start: bool = False
-
-    def __post_init__(self) -> None:
-        named(self.loss)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""

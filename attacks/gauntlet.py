@@ -10,7 +10,7 @@ from torch import Tensor
 from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.losses import Cotangent, along, ce, cooled, margin, margins, pm, ranking
 from gauntlet.attacks.projected_ascent import Best, Step, ascend
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.access import narrowed
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
@@ -20,7 +20,7 @@ TRUE, PROBABILITY = cooled(ce), cooled(pm)
 
 
 @dataclass(frozen=True)
-class Gauntlet:
+class Gauntlet(Knobs, key="attack"):
     """One screening run for all, then further attempts where the margin says that they can succeed.
 
     The screen ascends cross-entropy and then the probability margin (PMA, arXiv 2411.15210), a few steps of each. What
@@ -69,30 +69,15 @@ class Gauntlet:
     HOPE: ClassVar[float] = 0.6
     """Share of the clean margin that they must take."""
 
-    steps: int = 20
-    rounds: int = 12
-    round_steps: int = 30
-    gap: float = 0.5
-    turns: int = 5
-    mismatch: float = 0.25
-    probe: int = 20
-    trial: int = 500
-    queries: int = 5000
-
-    def __post_init__(self) -> None:
-        for name, good in (
-            ("steps", self.steps >= 1),
-            ("rounds", self.rounds >= 0),
-            ("round_steps", self.round_steps >= 1),
-            ("gap", self.gap >= 0),
-            ("turns", self.turns >= 0),
-            ("mismatch", self.mismatch > 0),
-            ("probe", self.probe >= 0),
-            ("trial", self.trial >= 0),
-            ("queries", self.queries >= 0),
-        ):
-            if not good:
-                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/gauntlet.md")
+    steps: int = knob(20, least=1)
+    rounds: int = knob(12, least=0)
+    round_steps: int = knob(30, least=1)
+    gap: float = knob(0.5, least=0)
+    turns: int = knob(5, least=0)
+    mismatch: float = knob(0.25, above=0)
+    probe: int = knob(20, least=0)
+    trial: int = knob(500, least=0)
+    queries: int = knob(5000, least=0)
 
     def bound(self, number: int) -> float:
         """The largest gap of the samples that attempt `number` (from 0) tries."""

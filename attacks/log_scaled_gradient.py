@@ -46,6 +46,10 @@ class Measured(NamedTuple):
     log: Callable[[Tensor, Tensor], Tensor]  # (logits [B, K], y [B]) -> [B]
 
 
+MEASURED = ("ce", "margin")
+"""Losses whose gradient comes with its log scale."""
+
+
 def measured(name: str) -> Measured:
     """The loss of that name: ce or margin. Raises UserError."""
     logs = {"ce": _log_error, "margin": lambda logits, y: torch.zeros_like(_error(logits, y))}

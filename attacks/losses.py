@@ -164,6 +164,10 @@ class Loss(NamedTuple):
     value: Cotangent  # (logits, y, target) -> [B]
 
 
+SCORED = ("ce", "margin", "dlr", "mifpe")
+"""Losses that have a value."""
+
+
 def scored(name: str) -> Loss:
     """The loss of that name with its value. Raises UserError."""
     # The value of mifpe as it is written falls on the way to the boundary, where its unit shrinks; the margin does not.

@@ -9,13 +9,14 @@ from gauntlet.attacks.losses import Cotangent, along, margin, ranking, rival_log
 from gauntlet.attacks.pma import two_cosines, two_phases
 from gauntlet.attacks.projected_ascent import Best, Step, ascend
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
-class MD:
+class MD(Knobs, key="attack"):
     """Margin decomposition (Ma et al. 2023, arXiv 2006.13726), the ancestor of PMA, with logits for probabilities.
 
     A restart is two runs from fresh noise. The first pushes -z_y for half its steps, the second z_m, and both then
@@ -33,20 +34,17 @@ class MD:
 
     needs: ClassVar[str] = "gradient"
 
-    steps: int = 50
-    restarts: int = 1
-    targets: int = 0
-    diversify: int = 0
+    steps: int = knob(50, least=2)
+    restarts: int = knob(1, least=1)
+    targets: int = knob(0, least=0, hint="0 is untargeted")
+    diversify: int = knob(0, least=0)
 
     def __post_init__(self) -> None:
-        if self.steps < 2 or self.steps % 2:
-            raise UserError(f"attack.steps={self.steps} must be even and at least 2: half of them go to each phase")
-        if self.restarts < 1:
-            raise UserError(f"attack.restarts={self.restarts} must be at least 1")
-        if self.targets < 0:
-            raise UserError(f"attack.targets={self.targets} must be at least 0; 0 is untargeted")
-        if not 0 <= self.diversify <= self.steps // 2:
-            raise UserError(f"attack.diversify={self.diversify} must lie in 0 to {self.steps // 2}, half of the steps")
+        super().__post_init__()
+        if self.steps % 2:
+            raise UserError(f"attack.steps={self.steps} must be even: half of them go to each phase")
+        if self.diversify > self.steps // 2:
+            raise UserError(f"attack.diversify={self.diversify} must be at most {self.steps // 2}, half of the steps")
 
     def plan(self, first: Cotangent) -> list[Step]:
         """The steps of a run whose first phase is on `first`, without those that diversify."""

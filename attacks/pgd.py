@@ -6,16 +6,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gauntlet.attacks.losses import fewest_classes, named, ranking
+from gauntlet.attacks.losses import LOSSES, fewest_classes, named, ranking
 from gauntlet.attacks.projected_ascent import Best, Step, ascend
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Knobs, key="attack"):
     """Projected gradient descent from a random start (Madry et al. 2018, arXiv 1706.06083), for linf, l2, l1 and l0.
 
     A sample leaves as soon as a candidate fools the victim; the rest keep the candidate of least margin.
@@ -36,28 +36,14 @@ class PGD:
 
     needs: ClassVar[str] = "gradient"
 
-    steps: int = 40
-    step_size: float = 0.1
-    schedule: str = "constant"
-    loss: str = "ce"
-    restarts: int = 1
-    targets: int = 0
+    steps: int = knob(40, least=1)
+    step_size: float = knob(0.1, above=0)
+    schedule: str = choice("constant", ("constant", "cosine", "linear"))
+    loss: str = choice("ce", LOSSES)
+    restarts: int = knob(1, least=1)
+    targets: int = knob(0, least=0)
     random_start: bool = True
-    sparsity: float = 0.05
-
-    def __post_init__(self) -> None:
-        named(self.loss)
-        if self.schedule not in ("constant", "cosine", "linear"):
-            raise UserError(f"attack.schedule={self.schedule!r} is unknown; choose constant, cosine or linear")
-        for field, good in (
-            ("steps", self.steps >= 1),
-            ("step_size", self.step_size > 0 and math.isfinite(self.step_size)),
-            ("restarts", self.restarts >= 1),
-            ("targets", self.targets >= 0),
-            ("sparsity", 0 < self.sparsity <= 1),
-        ):
-            if not good:
-                raise UserError(f"attack.{field}={getattr(self, field)} is out of range; see docs/attacks.md")
+    sparsity: float = knob(0.05, above=0, most=1)
 
     @property
     def fewest_classes(self) -> int:

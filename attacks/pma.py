@@ -9,6 +9,7 @@ from torch import Tensor
 from gauntlet.attacks.losses import Cotangent, ce, cooled, pm, rival_probability, true_probability
 from gauntlet.attacks.projected_ascent import Best, Step, ascend
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -18,7 +19,7 @@ TRUE, RIVAL, MARGIN = cooled(ce), cooled(rival_probability), cooled(pm)
 
 
 @dataclass(frozen=True)
-class PMA:
+class PMA(Knobs, key="attack"):
     """Probability margin attack (arXiv 2411.15210), without softmax saturation.
 
     A run of `steps` steps first pushes one of the two probabilities of the margin, -p_y or p_m, then their difference
@@ -41,17 +42,14 @@ class PMA:
 
     needs: ClassVar[str] = "gradient"
 
-    steps: int = 100
-    restarts: int = 1
-    schedule: str = "released"
+    steps: int = knob(100, least=2)
+    restarts: int = knob(1, least=1)
+    schedule: str = choice("released", ("released", "paper"))
 
     def __post_init__(self) -> None:
-        if self.steps < 2 or self.steps % 2:
-            raise UserError(f"attack.steps={self.steps} must be even and at least 2: half of them go to each phase")
-        if self.restarts < 1:
-            raise UserError(f"attack.restarts={self.restarts} must be at least 1")
-        if self.schedule not in ("released", "paper"):
-            raise UserError(f"attack.schedule={self.schedule!r} is unknown; choose released or paper")
+        super().__post_init__()
+        if self.steps % 2:
+            raise UserError(f"attack.steps={self.steps} must be even: half of them go to each phase")
 
     def lengths(self) -> list[float]:
         """Step sizes of a run as multiples of eps."""

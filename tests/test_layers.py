@@ -13,7 +13,7 @@ LINKED = ("attacks", "conf", "defenses", "leaderboard")
 """Folders at the top that are linked into the package."""
 
 ROOMS = (
-    "errors", "system", "evidence", "metrics", "threat_model", "data", "config", "models", "tracking", "attacks",
+    "errors", "knobs", "system", "evidence", "metrics", "threat_model", "data", "config", "models", "tracking", "attacks",
     "certification", "training", "evaluation", "transfer", "sanity_checks", "defenses", "jobs", "verification", "cluster",
     "leaderboard", "commands", "__main__",
 )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.black_box.boundary_margin import cleared
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.access import DecisionHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -188,7 +188,7 @@ def _wide(values: Tensor, like: Tensor | None = None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class HopSkipJump:
+class HopSkipJump(Knobs, key="attack"):
     """HopSkipJump (Chen, Jordan and Wainwright 2020, arXiv 1904.02144) for linf and l2: one query a step.
 
     Starts from uniform noise that fools the victim, blended with the image as far as that holds. Then in turns: bisect
@@ -210,17 +210,10 @@ class HopSkipJump:
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     unbounded: ClassVar[bool] = True
 
-    queries: int = 10000
-    draws: int = 100
-    most: int = 10000
-    gamma: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("queries", "draws", "most"):
-            if getattr(self, name) < 1:
-                raise UserError(f"attack.{name}={getattr(self, name)} must be at least 1")
-        if not (self.gamma > 0 and math.isfinite(self.gamma)):
-            raise UserError(f"attack.gamma={self.gamma} must be a positive number")
+    queries: int = knob(10000, least=1)
+    draws: int = knob(100, least=1)
+    most: int = knob(10000, least=1)
+    gamma: float = knob(1.0, above=0)
 
     def __call__(self, head: DecisionHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""

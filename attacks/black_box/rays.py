@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.black_box.boundary_margin import cleared
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.access import DecisionHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
-class RayS:
+class RayS(Knobs, key="attack"):
     """RayS (Chen and Gu 2020, arXiv 2006.12792) for linf: one query a step, which tells a class and nothing else.
 
     Searches the sign vector along which the decision boundary is nearest, from all ones: turns over one block of signs,
@@ -36,14 +36,8 @@ class RayS:
     norms: ClassVar[tuple[str, ...]] = ("linf",)
     unbounded: ClassVar[bool] = True
 
-    queries: int = 10000
-    tolerance: float = 0.001
-
-    def __post_init__(self) -> None:
-        if self.queries < 1:
-            raise UserError(f"attack.queries={self.queries} must be at least 1")
-        if not (self.tolerance > 0 and math.isfinite(self.tolerance)):
-            raise UserError(f"attack.tolerance={self.tolerance} must be a positive number")
+    queries: int = knob(10000, least=1)
+    tolerance: float = knob(0.001, above=0)
 
     def __call__(self, head: DecisionHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""

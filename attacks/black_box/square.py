@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.losses import margins
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -155,7 +155,7 @@ BLOCK = 64
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(Knobs, key="attack"):
     """Square attack (Andriushchenko et al. 2020, arXiv 1912.00049) for linf, l2 and l1: one query a step, no gradients.
 
     Each step changes a random square of the perturbation and keeps the change where the margin falls. Every sample has
@@ -173,14 +173,8 @@ class Square:
     needs: ClassVar[str] = "score"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
-    queries: int = 5000
-    share: float = 0.8
-
-    def __post_init__(self) -> None:
-        if self.queries < 1:
-            raise UserError(f"attack.queries={self.queries} must be at least 1")
-        if not 0 < self.share <= 1:
-            raise UserError(f"attack.share={self.share} must lie in (0, 1]")
+    queries: int = knob(5000, least=1)
+    share: float = knob(0.8, above=0, most=1)
 
     def side(self, query: int, height: int, width: int) -> int:
         """Side of the square of a query, in pixels."""

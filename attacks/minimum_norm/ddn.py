@@ -1,6 +1,5 @@
 """DDN: decoupled direction and norm attack."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -9,14 +8,14 @@ from torch import Tensor
 
 from gauntlet.attacks.losses import ce
 from gauntlet.attacks.minimum_norm.minimum_norm_loop import Seen, farthest, unit, walk, wide
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
-class DDN:
+class DDN(Knobs, key="attack"):
     """Decoupled direction and norm attack (Rony et al. 2019, arXiv 1811.09600) for l2.
 
     Each step goes along the gradient of cross-entropy, whatever its length, and is put on a sphere whose radius shrinks
@@ -37,20 +36,10 @@ class DDN:
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     unbounded: ClassVar[bool] = True
 
-    steps: int = 990
-    step_size: float = 1.0
-    rate: float = 0.05
-    first: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, good in (
-            ("steps", self.steps >= 1),
-            ("step_size", self.step_size > 0 and math.isfinite(self.step_size)),
-            ("rate", 0 < self.rate < 1),
-            ("first", self.first > 0 and math.isfinite(self.first)),
-        ):
-            if not good:
-                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/minimum_norm.md")
+    steps: int = knob(990, least=1)
+    step_size: float = knob(1.0, above=0)
+    rate: float = knob(0.05, above=0, below=1)
+    first: float = knob(1.0, above=0)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""

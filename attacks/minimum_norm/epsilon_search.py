@@ -10,6 +10,7 @@ from gauntlet.attacks.apgd import APGD
 from gauntlet.attacks.losses import margin, margins
 from gauntlet.attacks.minimum_norm.minimum_norm_loop import Nearest, clearly_broken, farthest, refine, slope
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.attack import traits_of
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
@@ -17,7 +18,7 @@ from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(Knobs, key="attack"):
     """Searches, for each sample, the smallest eps at which another attack finds something, as AttackBench does for
     attacks with a fixed eps (Cina et al. 2024, arXiv 2404.19460).
 
@@ -37,11 +38,10 @@ class Search:
     unbounded: ClassVar[bool] = True
 
     inner: Any = field(default_factory=lambda: APGD(steps=97))
-    rounds: int = 10
+    rounds: int = knob(10, least=1)
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise UserError(f"attack.rounds={self.rounds} must be at least 1")
+        super().__post_init__()
         if not callable(self.inner) or traits_of(self.inner).needs != "gradient":
             raise UserError("attack.inner must be an attack that uses gradients, such as attack/apgd")
         if traits_of(self.inner).unbounded:

@@ -10,6 +10,7 @@ from torch import Tensor
 from gauntlet.attacks.losses import margin
 from gauntlet.attacks.minimum_norm.minimum_norm_loop import Seen, farthest, slope, unit, walk
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -19,7 +20,7 @@ REACH = {"linf": 10.0, "l2": 1.0, "l1": 10.0, "l0": 1.0}
 
 
 @dataclass(frozen=True)
-class FMN:
+class FMN(Knobs, key="attack"):
     """Fast minimum-norm attack (Pintor et al. 2021, arXiv 2102.12827) for linf, l2, l1 and l0.
 
     Each step goes along the gradient of the margin and is projected to a ball of a radius of its own. Before the first
@@ -42,20 +43,17 @@ class FMN:
     norms: ClassVar[tuple[str, ...]] = Threat.NORMS
     unbounded: ClassVar[bool] = True
 
-    steps: int = 990
-    step_size: float = 1.0
-    rate: float = 0.05
-    last_rate: float = 0.001
+    steps: int = knob(990, least=1)
+    step_size: float = knob(1.0, above=0)
+    rate: float = knob(0.05, above=0, below=1)
+    last_rate: float = knob(0.001, above=0)
 
     def __post_init__(self) -> None:
-        for name, good in (
-            ("steps", self.steps >= 1),
-            ("step_size", self.step_size > 0 and math.isfinite(self.step_size)),
-            ("rate", 0 < self.rate < 1),
-            ("last_rate", 0 < self.last_rate <= self.rate),
-        ):
-            if not good:
-                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/minimum_norm.md")
+        super().__post_init__()
+        if self.last_rate > self.rate:
+            raise UserError(
+                f"attack.last_rate={self.last_rate} must be at most attack.rate={self.rate}: the rate falls to it"
+            )
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""

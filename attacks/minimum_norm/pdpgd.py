@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gauntlet.attacks.losses import margin
 from gauntlet.attacks.minimum_norm.minimum_norm_loop import Seen, unit, walk, wide
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -28,7 +28,7 @@ LEAST_RATIO = 1e-6
 
 
 @dataclass(frozen=True)
-class PDPGD:
+class PDPGD(Knobs, key="attack"):
     """Primal-dual proximal gradient descent (Matyasko and Chau 2021, arXiv 2106.01538) for linf, l2 and l1.
 
     The primal step descends on softplus(true logit - best other logit), with the moments of Adam, and then applies the
@@ -52,22 +52,11 @@ class PDPGD:
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     unbounded: ClassVar[bool] = True
 
-    steps: int = 990
-    step_size: float = 0.1
-    dual_step: float = 0.1
-    memory: float = 0.9
-    inner: int = 5
-
-    def __post_init__(self) -> None:
-        for name, good in (
-            ("steps", self.steps >= 1),
-            ("step_size", self.step_size > 0 and math.isfinite(self.step_size)),
-            ("dual_step", self.dual_step > 0 and math.isfinite(self.dual_step)),
-            ("memory", 0 <= self.memory < 1),
-            ("inner", self.inner >= 1),
-        ):
-            if not good:
-                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/minimum_norm.md")
+    steps: int = knob(990, least=1)
+    step_size: float = knob(0.1, above=0)
+    dual_step: float = knob(0.1, above=0)
+    memory: float = knob(0.9, least=0, below=1)
+    inner: int = knob(5, least=1)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""

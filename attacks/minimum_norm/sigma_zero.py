@@ -1,6 +1,5 @@
 """sigma-zero: sparse adversarial examples."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from gauntlet.attacks.losses import margin
 from gauntlet.attacks.minimum_norm.minimum_norm_loop import Seen, walk, wide
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -22,7 +21,7 @@ WEIGHT = 10.0
 
 
 @dataclass(frozen=True)
-class SigmaZero:
+class SigmaZero(Knobs, key="attack"):
     """sigma-zero (Cina et al. 2024, arXiv 2402.01879) for l0.
 
     Descends, with the moments of Adam, on the margin while the victim is right plus a smooth count of the changed
@@ -49,22 +48,11 @@ class SigmaZero:
     norms: ClassVar[tuple[str, ...]] = ("l0",)
     unbounded: ClassVar[bool] = True
 
-    steps: int = 1000
-    step_size: float = 1.0
-    sigma: float = 0.001
-    threshold: float = 0.3
-    rate: float = 0.01
-
-    def __post_init__(self) -> None:
-        for name, good in (
-            ("steps", self.steps >= 1),
-            ("step_size", self.step_size > 0 and math.isfinite(self.step_size)),
-            ("sigma", self.sigma > 0 and math.isfinite(self.sigma)),
-            ("threshold", 0 < self.threshold < 1),
-            ("rate", self.rate > 0 and math.isfinite(self.rate)),
-        ):
-            if not good:
-                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/minimum_norm.md")
+    steps: int = knob(1000, least=1)
+    step_size: float = knob(1.0, above=0)
+    sigma: float = knob(0.001, above=0)
+    threshold: float = knob(0.3, above=0, below=1)
+    rate: float = knob(0.01, above=0)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""

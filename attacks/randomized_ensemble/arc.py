@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gauntlet.attacks.linearized_boundary import DUAL
 from gauntlet.attacks.randomized_ensemble.expected_error import TIE, Mixture, Walk, Worst, walks
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -18,7 +18,7 @@ BISECTIONS = 40
 
 
 @dataclass(frozen=True)
-class ARC:
+class ARC(Knobs, key="attack"):
     """Accumulates steps towards the nearest boundary of each member (Dbouk and Shanbhag 2022, arXiv 2206.06737).
 
     A round visits the members. Each adds to the step so far just as much of its own direction as takes the normalised
@@ -47,21 +47,13 @@ class ARC:
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     mixture: ClassVar[bool] = True
 
-    steps: int = 20
-    variant: str = "exact"
-    step_size: float = 0.0
-    overshoot: float = 0.05
-    targets: int = 0
-    order: str = "random"
-    restarts: int = 1
-
-    def __post_init__(self) -> None:
-        for name, choices in (("variant", ("released", "recentred", "exact")), ("order", ("probability", "random"))):
-            if getattr(self, name) not in choices:
-                raise UserError(f"attack.{name}={getattr(self, name)!r} is unknown; choose {', '.join(choices)}")
-        for name, least in (("steps", 1), ("step_size", 0), ("overshoot", 0), ("targets", 0), ("restarts", 1)):
-            if not least <= getattr(self, name) < float("inf"):
-                raise UserError(f"attack.{name}={getattr(self, name)} must be at least {least}")
+    steps: int = knob(20, least=1)
+    variant: str = choice("exact", ("released", "recentred", "exact"))
+    step_size: float = knob(0.0, least=0)
+    overshoot: float = knob(0.05, least=0)
+    targets: int = knob(0, least=0)
+    order: str = choice("random", ("probability", "random"))
+    restarts: int = knob(1, least=1)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""

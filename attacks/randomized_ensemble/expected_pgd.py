@@ -1,6 +1,5 @@
 """Projected gradient descent on a smooth stand-in for the expected error of a mixture."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,14 +10,14 @@ from gauntlet.attacks.log_scaled_gradient import Slope, added
 from gauntlet.attacks.losses import ce, margin, margins, scored
 from gauntlet.attacks.projected_ascent import Region
 from gauntlet.attacks.randomized_ensemble.expected_error import Mixture, Worst
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
-class ExpectedPGD:
+class ExpectedPGD(Knobs, key="attack"):
     """Projected gradient descent on all members of a mixture (Madry et al. 2018, arXiv 1706.06083), judged at every
     step by the exact expected error; the worst candidate is kept. On a defense that is no mixture each head is its only
     member.
@@ -40,19 +39,11 @@ class ExpectedPGD:
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     mixture: ClassVar[bool] = True
 
-    steps: int = 40
-    step_size: float = 0.25
-    loss: str = "error"
-    restarts: int = 1
+    steps: int = knob(40, least=1)
+    step_size: float = knob(0.25, above=0)
+    loss: str = choice("error", ("error", "softmax"))
+    restarts: int = knob(1, least=1)
     random_start: bool = True
-
-    def __post_init__(self) -> None:
-        if self.loss not in ("error", "softmax"):
-            raise UserError(f"attack.loss={self.loss!r} is unknown here; choose error or softmax")
-        if self.steps < 1 or self.restarts < 1:
-            raise UserError(f"attack.steps={self.steps} and attack.restarts={self.restarts} must be at least 1")
-        if not 0 < self.step_size < math.inf:
-            raise UserError(f"attack.step_size={self.step_size} must be a positive multiple of eps")
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""

@@ -1,6 +1,5 @@
 """The lattice climber: one member of a mixture more at a time, without letting go of those that are fooled."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,14 +10,14 @@ from gauntlet.attacks.linearized_boundary import DUAL
 from gauntlet.attacks.losses import margin, margins
 from gauntlet.attacks.projected_ascent import Region
 from gauntlet.attacks.randomized_ensemble.expected_error import TIE, Mixture, Walk, Worst, walks
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
-class LatticeClimber:
+class LatticeClimber(Knobs, key="attack"):
     """Climbs the lattice of the sets of members that one perturbation can fool (Gnecco Heredia et al. 2023, arXiv
     2307.10788): from the set that is fooled already, to that set and one member more, the likelier first, until none
     can be added.
@@ -41,15 +40,9 @@ class LatticeClimber:
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     mixture: ClassVar[bool] = True
 
-    steps: int = 20
-    step_size: float = 0.5
-    restarts: int = 1
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1:
-            raise UserError(f"attack.steps={self.steps} and attack.restarts={self.restarts} must be at least 1")
-        if not 0 < self.step_size < math.inf:
-            raise UserError(f"attack.step_size={self.step_size} must be a positive multiple of eps")
+    steps: int = knob(20, least=1)
+    step_size: float = knob(0.5, above=0)
+    restarts: int = knob(1, least=1)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""

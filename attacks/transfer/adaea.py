@@ -1,6 +1,5 @@
 """AdaEA: an ensemble whose weights and pixels follow what its members agree on."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +9,12 @@ from torch.nn.functional import cosine_similarity
 from gauntlet.attacks.log_scaled_gradient import Slope, surprise
 from gauntlet.attacks.transfer.context import AttackContext, GradientResult, Look, Members
 from gauntlet.attacks.transfer.ensemble_gradient import ordered
-from gauntlet.attacks.transfer.input_transforms import require
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)
-class AdaEA:
+class AdaEA(Knobs, key="attack.ensemble"):
     """AdaEA (Chen et al. 2023, arXiv 2308.02897), for two or more members.
 
     Adaptive gradient modulation: each member takes a trial step; its weight in the mean of the logits grows with what
@@ -34,15 +32,9 @@ class AdaEA:
         form: "paper" or "released".
     """
 
-    beta: float = 10.0
-    threshold: float = -0.3
-    form: str = "paper"
-
-    def __post_init__(self) -> None:
-        if self.form not in ("paper", "released"):
-            raise UserError(f"attack.ensemble.form={self.form!r} is unknown; choose paper or released")
-        require("ensemble.beta", self.beta, 0 <= self.beta < math.inf)
-        require("ensemble.threshold", self.threshold, -1 <= self.threshold <= 1)
+    beta: float = knob(10.0, least=0)
+    threshold: float = knob(-0.3, least=-1, most=1)
+    form: str = choice("paper", ("paper", "released"))
 
     def __call__(self, members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
         # The released filter knows a last member; without it the order cannot matter.

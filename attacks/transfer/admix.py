@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.transfer.context import AttackContext, TransformedInput
-from gauntlet.attacks.transfer.input_transforms import require
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)
-class Admix:
+class Admix(Knobs):
     """Admix (Wang et al. 2021, arXiv 2102.00436): the image plus a share of an image of another class.
 
     The paper mixes with other images of the batch, which would let batch-mates matter. Here each sample draws, for each
@@ -25,15 +25,10 @@ class Admix:
         pool: its images [n, C, H, W] and labels [n], handed over by the evaluation.
     """
 
-    strength: float = 0.2
-    copies: int = 3
-    images: int = 100
+    strength: float = knob(0.2, least=0)
+    copies: int = knob(3, least=1)
+    images: int = knob(100, least=2)
     pool: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False, metadata={"internal": True})
-
-    def __post_init__(self) -> None:
-        require("strength", self.strength, 0 <= self.strength < float("inf"))
-        require("copies", self.copies, self.copies >= 1)
-        require("images", self.images, self.images >= 2)
 
     def stocked(self, images: Tensor, labels: Tensor) -> "Admix":
         """The same with a pool."""

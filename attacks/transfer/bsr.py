@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.transfer.context import AttackContext, TransformedInput
-from gauntlet.attacks.transfer.input_transforms import require, side
+from gauntlet.attacks.transfer.input_transforms import side
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)
-class ShuffledRotations:
+class ShuffledRotations(Knobs):
     """BSR (Wang et al. 2024, arXiv 2308.10299): the image is cut into strips along a random axis; each strip is rotated
     about its centre (bilinear, black outside) and cut into pieces along the other axis; pieces and strips are shuffled.
 
@@ -22,14 +23,9 @@ class ShuffledRotations:
         degrees: largest rotation, in [0, 180].
     """
 
-    copies: int = 20
-    blocks: int = 3
-    degrees: float = 24.0
-
-    def __post_init__(self) -> None:
-        require("copies", self.copies, self.copies >= 1)
-        require("blocks", self.blocks, self.blocks >= 1)
-        require("degrees", self.degrees, 0 <= self.degrees <= 180)
+    copies: int = knob(20, least=1)
+    blocks: int = knob(3, least=1)
+    degrees: float = knob(24.0, least=0, most=180)
 
     def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
         here, count = side(scene.x), self.blocks

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from gauntlet.attacks.log_scaled_gradient import Slope, added
 from gauntlet.attacks.transfer.context import AttackContext, GradientResult, Look, Members
-from gauntlet.attacks.transfer.input_transforms import require
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 
@@ -30,7 +30,7 @@ def alone(members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rn
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Knobs, key="attack.ensemble"):
     """A fixed ensemble (Liu et al. 2017, arXiv 1611.02770): all members see the same view of the image.
 
     The result does not depend on the order of the members. One forward and one backward of each member a gradient.
@@ -43,14 +43,14 @@ class Ensemble:
             that a member with large logits does not speak for all.
     """
 
-    kind: str = "logits"
+    kind: str = choice("logits", ("logits", "probabilities", "losses"))
     weights: tuple[float, ...] = ()
     standardise: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in ("logits", "probabilities", "losses"):
-            raise UserError(f"attack.ensemble.kind={self.kind!r} is unknown; choose logits, probabilities or losses")
-        require("ensemble.weights", self.weights, all(0 < w < math.inf for w in self.weights))
+        super().__post_init__()
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise UserError(f"attack.ensemble.weights={list(self.weights)} must be positive numbers")
 
     def __call__(self, members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
         ranked = ordered(members, self.weights)

@@ -10,7 +10,8 @@ from torch.nn.functional import conv2d
 
 from gauntlet.attacks.log_scaled_gradient import Slope, added
 from gauntlet.attacks.transfer.context import AttackContext
-from gauntlet.attacks.transfer.input_transforms import require
+from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 
 At = Callable[[Tensor, Rng], Slope]
@@ -37,7 +38,7 @@ class Smoothing(Protocol):
 
 
 @dataclass(frozen=True)
-class Variance:
+class Variance(Knobs, key="attack.smoothing"):
     """VMI: variance tuning (Wang and He 2021, arXiv 2103.15571). The gradient is corrected by how much the mean
     gradient around the point of the step before differed from the gradient there. 1 + neighbours gradients a step, the
     last step one.
@@ -49,12 +50,8 @@ class Variance:
 
     central: ClassVar[bool] = True
 
-    neighbours: int = 20
-    reach: float = 1.5
-
-    def __post_init__(self) -> None:
-        require("neighbours", self.neighbours, self.neighbours >= 1)
-        require("reach", self.reach, 0 < self.reach < float("inf"))
+    neighbours: int = knob(20, least=1)
+    reach: float = knob(1.5, above=0)
 
     def __call__(
         self, at: At, z: Tensor, center: Slope | None, memory: Slope | None, scene: AttackContext, rng: Rng, last: bool
@@ -72,7 +69,7 @@ class Variance:
 
 
 @dataclass(frozen=True)
-class Flatness:
+class Flatness(Knobs, key="attack.smoothing"):
     """PGN: penalised gradient norm (Ge et al. 2023, arXiv 2306.05225). The mean, over neighbours, of the gradient there
     and of that one step back along it, which favours flat maxima. 2 neighbours gradients a step.
 
@@ -84,14 +81,9 @@ class Flatness:
 
     central: ClassVar[bool] = False
 
-    neighbours: int = 20
-    reach: float = 3.0
-    balance: float = 0.5
-
-    def __post_init__(self) -> None:
-        require("neighbours", self.neighbours, self.neighbours >= 1)
-        require("reach", self.reach, 0 < self.reach < float("inf"))
-        require("balance", self.balance, 0 <= self.balance <= 1)
+    neighbours: int = knob(20, least=1)
+    reach: float = knob(3.0, above=0)
+    balance: float = knob(0.5, least=0, most=1)
 
     def __call__(
         self, at: At, z: Tensor, center: Slope | None, memory: Slope | None, scene: AttackContext, rng: Rng, last: bool
@@ -108,7 +100,7 @@ class Flatness:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Kernel(Knobs, key="attack.kernel"):
     """TI: translation invariance (Dong et al. 2019, arXiv 1904.02884). The gradient is blurred with a Gaussian, which
     stands for the mean gradient over shifted images.
 
@@ -117,12 +109,13 @@ class Kernel:
         spread: the kernel covers this many standard deviations to each side, > 0.
     """
 
-    size: int = 15
-    spread: float = 3.0
+    size: int = knob(15, least=1)
+    spread: float = knob(3.0, above=0)
 
     def __post_init__(self) -> None:
-        require("size", self.size, self.size >= 1 and self.size % 2 == 1)
-        require("spread", self.spread, 0 < self.spread < float("inf"))
+        super().__post_init__()
+        if self.size % 2 == 0:
+            raise UserError(f"attack.kernel.size={self.size} must be odd: the kernel has a middle")
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """The blurred gradient [B, C, H, W], with zeros beyond its edges."""

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.transfer.context import AttackContext, TransformedInput
-from gauntlet.attacks.transfer.input_transforms import require, side
+from gauntlet.attacks.transfer.input_transforms import side
+from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)
-class Diversity:
+class Diversity(Knobs):
     """DI (Xie et al. 2019, arXiv 1803.06978): with some probability the image is resized to a random size and placed at
     a random position on a black canvas.
 
@@ -25,14 +27,14 @@ class Diversity:
         copies: draws averaged over, >= 1.
     """
 
-    probability: float = 0.5
-    rate: float = 1.1
-    copies: int = 1
+    probability: float = knob(0.5, least=0, most=1)
+    rate: float = knob(1.1, above=0, below=10)
+    copies: int = knob(1, least=1)
 
     def __post_init__(self) -> None:
-        require("probability", self.probability, 0 <= self.probability <= 1)
-        require("rate", self.rate, 0 < self.rate < 10 and self.rate != 1)
-        require("copies", self.copies, self.copies >= 1)
+        super().__post_init__()
+        if self.rate == 1:
+            raise UserError(f"Diversity.rate={self.rate} changes no size; take another, such as 1.1, or probability=0")
 
     def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
         here = side(scene.x)

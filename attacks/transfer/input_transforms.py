@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gauntlet.attacks.transfer.context import AttackContext, TransformedInput
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import View
 from gauntlet.threat_model.rng import Rng
 
@@ -30,17 +31,14 @@ class Piece(Protocol):
 
 
 @dataclass(frozen=True)
-class Scales:
+class Scales(Knobs):
     """SI: the image divided by 1, 2, 4, ... (Lin et al. 2020, arXiv 1908.06281).
 
     Args:
         copies: number of scales, >= 1.
     """
 
-    copies: int = 5
-
-    def __post_init__(self) -> None:
-        require("copies", self.copies, self.copies >= 1)
+    copies: int = knob(5, least=1)
 
     def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
         same = torch.full_like(scene.y, copy == 0, dtype=torch.bool)
@@ -90,9 +88,3 @@ def side(x: Tensor) -> int:
     if x.shape[-1] != x.shape[-2]:
         raise UserError(f"this view needs square images, these have {x.shape[-2]} x {x.shape[-1]} pixels; resize them")
     return x.shape[-1]
-
-
-def require(field: str, value: object, good: bool) -> None:
-    """Raises UserError unless the value of a field of a piece is good."""
-    if not good:
-        raise UserError(f"{field}={value} of a piece of the attack is out of range; see docs/transfer_attacks.md")

@@ -1,6 +1,5 @@
 """Iterative ascent whose gradient is put together from pieces: the engine of the transfer attacks."""
 
-import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, NamedTuple
@@ -8,7 +7,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.log_scaled_gradient import Slope, added, measured
+from gauntlet.attacks.log_scaled_gradient import MEASURED, Slope, added, measured
 from gauntlet.attacks.losses import margins, ranking
 from gauntlet.attacks.projected_ascent import Best
 from gauntlet.attacks.transfer.adaea import AdaEA
@@ -18,13 +17,14 @@ from gauntlet.attacks.transfer.ensemble_gradient import Combination, Ensemble, a
 from gauntlet.attacks.transfer.gradient_smoothing import Kernel, Smoothing
 from gauntlet.attacks.transfer.input_transforms import Piece, TransformGrid
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(Knobs, key="attack"):
     """Momentum ascent (MI, Dong et al. 2018, arXiv 1710.06081) with pieces that make its finds hold on other networks.
 
     Each step: gradients of the loss, through every view, averaged with their true lengths; blurred by the kernel;
@@ -55,30 +55,21 @@ class Transfer:
     needs: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
-    steps: int = 10
-    step_size: float = 0.1
-    decay: float = 1.0
+    steps: int = knob(10, least=1)
+    step_size: float = knob(0.1, above=0)
+    decay: float = knob(1.0, least=0)
     nesterov: bool = False
-    loss: str = "ce"
+    loss: str = choice("ce", MEASURED)
     random_start: bool = False
-    noise: float = 0.0
-    targets: int = 0
+    noise: float = knob(0.0, least=0)
+    targets: int = knob(0, least=0)
     views: dict[str, Piece] = field(default_factory=dict)
     smoothing: Smoothing | None = None
     kernel: Kernel | None = None
     ensemble: Combination | None = None
 
     def __post_init__(self) -> None:
-        measured(self.loss)
-        for name, good in (
-            ("steps", self.steps >= 1),
-            ("step_size", 0 < self.step_size < math.inf),
-            ("decay", 0 <= self.decay < math.inf),
-            ("noise", 0 <= self.noise < math.inf),
-            ("targets", self.targets >= 0),
-        ):
-            if not good:
-                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/transfer_attacks.md")
+        super().__post_init__()
         if isinstance(self.ensemble, Ensemble) and self.ensemble.kind == "probabilities" and self.loss != "ce":
             raise UserError(f"attack.loss={self.loss} is not defined for mean probabilities; use attack.loss=ce")
         if isinstance(self.ensemble, AdaEA) and self.targets:

@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.transfer.context import AttackContext, TransformedInput
-from gauntlet.attacks.transfer.input_transforms import require, side
+from gauntlet.attacks.transfer.input_transforms import side
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 
 OPERATIONS = ("vertical shift", "horizontal shift", "vertical flip", "horizontal flip", "half turn", "scale", "noise")
 
 
 @dataclass(frozen=True)
-class BlockTransforms:
+class BlockTransforms(Knobs):
     """SIA (Wang et al. 2023, arXiv 2309.14700): random cuts divide the image into blocks, and each is shifted
     cyclically, flipped, turned by 180 degrees, scaled by U(0, 1) or given uniform noise (and clipped to the pixel box).
 
@@ -24,14 +25,9 @@ class BlockTransforms:
         noise: its amplitude in pixel values, >= 0.
     """
 
-    copies: int = 20
-    blocks: int = 3
-    noise: float = 0.0627451
-
-    def __post_init__(self) -> None:
-        require("copies", self.copies, self.copies >= 1)
-        require("blocks", self.blocks, self.blocks >= 1)
-        require("noise", self.noise, self.noise >= 0)
+    copies: int = knob(20, least=1)
+    blocks: int = knob(3, least=1)
+    noise: float = knob(0.0627451, least=0)
 
     def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
         here, threat = side(scene.x), scene.threat

@@ -8,12 +8,12 @@ from torch import Tensor
 from gauntlet.attacks.log_scaled_gradient import Slope, added
 from gauntlet.attacks.transfer.context import AttackContext, GradientResult, Look, Members
 from gauntlet.attacks.transfer.ensemble_gradient import ordered
-from gauntlet.attacks.transfer.input_transforms import require
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)
-class SVRE:
+class SVRE(Knobs, key="attack.ensemble"):
     """Stochastic variance reduced ensemble (Xiong et al. 2022, arXiv 2111.10752), for two or more members.
 
     From the point of the outer step an inner loop takes steps of its own: each draws a member and corrects its gradient
@@ -28,12 +28,8 @@ class SVRE:
         decay: of the inner momentum, >= 0.
     """
 
-    inner_steps: int = 0
-    decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        require("ensemble.inner_steps", self.inner_steps, self.inner_steps >= 0)
-        require("ensemble.decay", self.decay, 0 <= self.decay < float("inf"))
+    inner_steps: int = knob(0, least=0)
+    decay: float = knob(1.0, least=0)
 
     def __call__(self, members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
         ranked = [member for member, _ in ordered(members)]

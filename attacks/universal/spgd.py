@@ -21,6 +21,7 @@ from gauntlet.attacks.universal.universal_perturbation import (
     shuffled,
 )
 from gauntlet.errors import UserError
+from gauntlet.knobs import choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -69,25 +70,15 @@ class SPGD(Universal):
         UserError: a value outside its range.
     """
 
-    epochs: int = 20
-    batch: int = 250
-    step_size: float = 0.1
-    loss: str = "ce"
-    clip: float = 9.0
-    labels: str = "predicted"
+    epochs: int = knob(20, least=1)
+    batch: int = knob(250, least=1)
+    step_size: float = knob(0.1, above=0)
+    loss: str = choice("ce", LOSSES)
+    clip: float = knob(9.0, above=0)
+    labels: str = choice("predicted", ("predicted", "true"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, good in (
-            ("epochs", self.epochs >= 1),
-            ("batch", self.batch >= 1),
-            ("step_size", self.step_size > 0 and math.isfinite(self.step_size)),
-            ("loss", self.loss in LOSSES),
-            ("clip", self.clip > 0),
-            ("labels", self.labels in ("predicted", "true")),
-        ):
-            if not good:
-                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/universal.md")
         if self.images is not None:
             self.length(self.images)
 
@@ -181,15 +172,9 @@ class SGA(SPGD):
         UserError: a value outside its range.
     """
 
-    sweeps: int = 4
-    inner: int = 10
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, good in (("sweeps", self.sweeps >= 1), ("inner", self.inner >= 1), ("decay", 0 <= self.decay < 1)):
-            if not good:
-                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/universal.md")
+    sweeps: int = knob(4, least=1)
+    inner: int = knob(10, least=1)
+    decay: float = knob(0.0, least=0, below=1)
 
     def _slope(self, head: CountedHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
         total, ahead = Slope(torch.zeros_like(delta)), delta

@@ -18,7 +18,7 @@ from gauntlet.attacks.universal.universal_perturbation import (
     moved,
     shuffled,
 )
-from gauntlet.errors import UserError
+from gauntlet.knobs import knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -49,23 +49,11 @@ class UAP(Universal):
         UserError: a value outside its range.
     """
 
-    epochs: int = 10
-    fooling: float = 0.8
-    steps: int = 10
-    classes: int = 9
-    overshoot: float = 0.02
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, good in (
-            ("epochs", self.epochs >= 1),
-            ("fooling", 0 < self.fooling <= 1),
-            ("steps", self.steps >= 1),
-            ("classes", self.classes >= 1),
-            ("overshoot", self.overshoot >= 0 and math.isfinite(self.overshoot)),
-        ):
-            if not good:
-                raise UserError(f"attack.{name}={getattr(self, name)} is out of range; see docs/universal.md")
+    epochs: int = knob(10, least=1)
+    fooling: float = knob(0.8, above=0, most=1)
+    steps: int = knob(10, least=1)
+    classes: int = knob(9, least=1)
+    overshoot: float = knob(0.02, least=0)
 
     def length(self, count: int) -> int:
         return self.epochs * -(-count // BATCH)

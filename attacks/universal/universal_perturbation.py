@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -54,7 +54,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Universal:
+class Universal(Knobs, key="attack"):
     """What the universal attacks share: the perturbation is fitted first, and then added to every image.
 
     Args:
@@ -69,12 +69,8 @@ class Universal:
     coverage: ClassVar[str] = "all"  # the fooling ratio is over every image, the misclassified ones too
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
 
-    images: int | None = 1000
+    images: int | None = knob(1000, least=1, optional=True, hint="there must be something to fit to; null takes all")
     delta: Tensor | None = field(default=None, metadata={"internal": True})
-
-    def __post_init__(self) -> None:
-        if self.images is not None and self.images < 1:
-            raise UserError(f"attack.images={self.images} leaves nothing to fit to; give 1 or more, or null for all")
 
     def length(self, count: int) -> int:
         """The steps of a whole fit to so many images. Raises UserError where they are too few."""

@@ -27,6 +27,7 @@ from gauntlet.config.field_types import typed
 from gauntlet.errors import UserError, reason
 from gauntlet.evidence.stable_names import ROOTS as OLD_PACKAGES
 from gauntlet.evidence.stable_names import place_of
+from gauntlet.knobs import check_knob
 from gauntlet.threat_model.threat import Threat
 
 PACKAGE = "gauntlet"
@@ -160,9 +161,12 @@ def _check_node(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
     for key in given:
         if key in ("_args_", "_partial_") or (key not in parameters and not open_ended):
             raise UserError(f"unknown option {path}.{key}{_near(key, parameters)}")
+    knobs = {each.name: each for each in dataclasses.fields(target)} if dataclasses.is_dataclass(target) else {}
     for key, hint in parameters.items():
         if key in given:
             new = typed(f"{path}.{key}", given[key], hint)
+            if key in knobs:
+                check_knob(f"{path}.{key}", knobs[key], new)
             if not isinstance(new, DictConfig | ListConfig):  # those are converted in place, and assigning copies them
                 node[key] = new
 

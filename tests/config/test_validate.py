@@ -72,7 +72,7 @@ def test_a_package_of_the_users_has_to_be_named():
 
 
 def test_a_constructors_complaint_comes_through_alone():
-    with pytest.raises(UserError, match=r"^attack\.steps=0 is out of range"):
+    with pytest.raises(UserError, match=r"^attack\.steps=0 must be a whole number from 1$"):
         build(check({"_target_": "gauntlet.attacks.pgd.PGD", "steps": 0}).attack)
 
 

@@ -1,0 +1,114 @@
+"""Knobs: fields of a configuration class that state their range, which is checked once and said in one wording."""
+
+import math
+from collections.abc import Collection
+from dataclasses import Field, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, ClassVar, TypeVar, cast
+
+from gauntlet.errors import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a knob takes: finite ones between the bounds, of which None is none."""
+
+    whole: bool
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    optional: bool = False
+    hint: str = ""
+
+    def check(self, key: str, value: object) -> None:
+        """Refuse a value outside the range. Raises UserError."""
+        if value is None and self.optional:
+            return
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}={value} must be finite")
+        if not self._holds(value):
+            null = ", or null" if self.optional else ""
+            why = f": {self.hint}" if self.hint else ""
+            raise UserError(f"{key}={value} must be a {'whole ' if self.whole else ''}number{self._words()}{null}{why}")
+
+    def _holds(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        return (
+            (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+    def _words(self) -> str:
+        ends = [
+            f"{word} {bound:g}"
+            for word, bound in (("from", self.least), ("above", self.above), ("to", self.most), ("below", self.below))
+            if bound is not None
+        ]
+        joint = " " if self.least is not None and self.most is not None else " and "
+        return " " + joint.join(ends) if ends else ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The words that a knob takes."""
+
+    names: Collection[str]
+
+    def check(self, key: str, value: object) -> None:
+        """Refuse another word. Raises UserError."""
+        if value not in self.names:
+            near = get_close_matches(str(value), self.names, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{key}={value!r} is unknown; choose one of {', '.join(self.names)}{meant}")
+
+
+T = TypeVar("T")
+
+
+class Knobs:
+    """Checks the knobs of a frozen dataclass below it when an instance is made.
+
+    `class PGD(Knobs, key="attack")` says where the class stands in a configuration, for messages; without a key they
+    name the class. A class that checks more has a `__post_init__` that calls `super().__post_init__()` first.
+    """
+
+    _key: ClassVar[str] = ""
+
+    def __init_subclass__(cls, key: str = "", **others: Any) -> None:
+        super().__init_subclass__(**others)
+        if key:
+            cls._key = key
+
+    def __post_init__(self) -> None:
+        for each in fields(cast(Any, self)):
+            check_knob(f"{self._key or type(self).__name__}.{each.name}", each, getattr(self, each.name))
+
+
+def knob(
+    default: T, *, least: float | None = None, above: float | None = None, most: float | None = None,
+    below: float | None = None, optional: bool = False, hint: str = "",
+) -> T:  # fmt: skip
+    """Return a dataclass field that takes numbers of a range: whole ones where its default is one.
+
+    Args:
+        least, above, most, below: the bounds: v >= least, v > above, v <= most, v < below.
+        optional: whether None is fine too.
+        hint: why, or the remedy, for the message.
+    """
+    span = Range(isinstance(default, int), least, above, most, below, optional, hint)
+    return field(default=default, metadata={"knob": span})
+
+
+def choice(default: str, names: Collection[str]) -> str:
+    """Return a dataclass field that takes one of these words."""
+    return field(default=default, metadata={"knob": Choice(names)})
+
+
+def check_knob(key: str, each: Field[Any], value: object) -> None:
+    """Refuse a value that a field does not take; a field that is no knob takes all. Raises UserError."""
+    if rule := each.metadata.get("knob"):
+        rule.check(key, value)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from gauntlet.certification.certifiable import Blend
 from gauntlet.defenses.base import Card, Defense
-from gauntlet.defenses.mixing import check_scales, mixed
+from gauntlet.defenses.mixing import mixed
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.models.feature_taps import Tapped
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -72,22 +73,19 @@ class AdaptiveSmoothing(Defense):
 
     names: ClassVar[tuple[str, ...]] = ("accurate", "robust", "mixer")
 
-    accurate_scale: float = 1.0
-    robust_scale: float = 1.0
-    alpha_low: float = 0.84
-    alpha_high: float = 0.99
-    gamma_scale: float = 2.0
+    accurate_scale: float = knob(1.0, above=0, hint="it multiplies the logits of a base model")
+    robust_scale: float = knob(1.0, above=0, hint="it multiplies the logits of a base model")
+    alpha_low: float = knob(0.84, least=0.5, most=1)
+    alpha_high: float = knob(0.99, least=0.5, most=1)
+    gamma_scale: float = knob(2.0, above=0, hint="it multiplies the logits of a base model")
     gamma_bias: float = 1.3
     taps: list[list[str]] = field(default_factory=lambda: [["stem", "layer1"], ["stem", "layer1"]])
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_taps("defense.taps", self.taps)
-        if not 0.5 <= self.alpha_low < self.alpha_high <= 1:
-            raise UserError(
-                f"defense.alpha_low={self.alpha_low}, alpha_high={self.alpha_high}: must be 0.5 <= low < high <= 1"
-            )
-        check_scales(self.accurate_scale, self.robust_scale, self.gamma_scale)
+        if not self.alpha_low < self.alpha_high:
+            raise UserError(f"defense.alpha_low={self.alpha_low} must be below defense.alpha_high={self.alpha_high}")
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
         left, right = ((names[0], names[1]) for names in self.taps)
@@ -124,7 +122,7 @@ class AdaptiveSmoothing(Defense):
 
 
 @dataclass(frozen=True)
-class AdaptiveSmoothingObjective(Objective):
+class AdaptiveSmoothingObjective(Knobs, Objective, key="recipe.objective"):
     """Trains the mixing network between two frozen base networks (arXiv 2301.12554).
 
     Per image: detection * BCE(gamma, s) + classification * CE(mixture, y) + product * BCE * CE, with s = 0 on clean and
@@ -148,26 +146,24 @@ class AdaptiveSmoothingObjective(Objective):
     robust: nn.Module
     eps: str | float
     norm: str = "linf"
-    steps: int = 10
-    gamma_scale: float = 2.0
+    steps: int = knob(10, least=1)
+    gamma_scale: float = knob(2.0, above=0, hint="it multiplies the logits of a base model")
     gamma_bias: float = 0.4
-    accurate_scale: float = 1.0
-    robust_scale: float = 1.0
+    accurate_scale: float = knob(1.0, above=0, hint="it multiplies the logits of a base model")
+    robust_scale: float = knob(1.0, above=0, hint="it multiplies the logits of a base model")
     taps: list[list[str]] = field(default_factory=lambda: [["stem", "layer1"], ["stem", "layer1"]])
     detection: float = 1.0
     classification: float = 0.5
     product: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.accurate is None or self.robust is None:
             raise UserError(
                 "recipe=adaptive_smoothing trains a part of a defense; run.py defense=adaptive_smoothing does that"
             )
         Threat(self.norm, self.eps)
         _check_taps("recipe.objective.taps", self.taps)
-        if self.steps < 1:
-            raise UserError(f"recipe.objective.steps={self.steps} must be at least 1")
-        check_scales(self.accurate_scale, self.robust_scale, self.gamma_scale)
 
     def classifier(self, model: nn.Module) -> nn.Module:
         """The mixture around the mixing network being trained, from pixels to logits."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs
 from gauntlet.threat_model.victim import Victim, plain
 from gauntlet.training.trained_network import TrainedNetwork
 
@@ -36,7 +37,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Defense:
+class Defense(Knobs, key="defense"):
     """A defense around its trained parts.
 
     A subclass says what is deployed, and how to attack it: `deploy` returns a Victim whose heads are the views that an
@@ -56,6 +57,7 @@ class Defense:
     parts: dict[str, TrainedNetwork] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if set(self.parts) != set(self.names):
             raise UserError(f"defense.parts must be {', '.join(self.names)}, not {', '.join(self.parts) or 'none'}")
 

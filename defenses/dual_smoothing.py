@@ -12,6 +12,7 @@ from gauntlet.certification.certifiable import Dual
 from gauntlet.certification.noise import Gaussian
 from gauntlet.defenses.base import Card, Defense
 from gauntlet.defenses.smoothing_heads import check_copies, mean_heads
+from gauntlet.knobs import knob
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Head, Victim
 
@@ -43,13 +44,12 @@ class DualSmoothing(Defense):
     )
     names: ClassVar[tuple[str, ...]] = ("left", "right")
 
-    sigma: float = 0.18
+    sigma: float = knob(0.18, above=0, hint="without noise nothing is certified")
     copies: tuple[int, ...] = (1, 8, 128)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_copies(self.copies)
-        Gaussian(self.sigma)
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
         left, right, noise = models["left"], models["right"], Gaussian(self.sigma)

@@ -9,6 +9,7 @@ from torch import nn
 from gauntlet.certification.noise import Gaussian, GridGaussian
 from gauntlet.defenses.base import Card, Defense
 from gauntlet.defenses.smoothing_heads import check_copies, smoothed
+from gauntlet.knobs import knob
 from gauntlet.threat_model.victim import Victim
 
 
@@ -40,15 +41,14 @@ class GaussianSmoothing(Defense):
         randomized=True,
     )
 
-    sigma: float = 0.25
+    sigma: float = knob(0.25, above=0, hint="without noise nothing is certified")
     copies: tuple[int, ...] = (1, 8, 128)
     exact: bool = False
-    steps: int = 255
+    steps: int = knob(255, least=1, hint="of a unit of brightness, 255 for bytes")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_copies(self.copies)
-        GridGaussian(self.sigma, self.steps)
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
         noise = GridGaussian(self.sigma, self.steps) if self.exact else Gaussian(self.sigma)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from gauntlet.defenses.base import Card, Defense
 from gauntlet.defenses.calibration_data import CalibrationData
-from gauntlet.defenses.mixing import check_scales, mixed
+from gauntlet.defenses.mixing import mixed
 from gauntlet.errors import UserError
+from gauntlet.knobs import knob
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Head, Victim, plain
 
@@ -177,21 +178,12 @@ class MixedNUTS(Defense):
 
     names: ClassVar[tuple[str, ...]] = ("accurate", "robust")
 
-    s: float = 5.0
+    s: float = knob(5.0, above=0, hint="it multiplies the logits of a base model")
     c: float = -1.1
-    p: float = 4.0
-    alpha: float = 0.999
-    blend: float = 0.95
+    p: float = knob(4.0, least=1, hint="a root has no gradient at zero")
+    alpha: float = knob(0.999, least=0.5, most=1, hint="below it the accurate model decides")
+    blend: float = knob(0.95, least=0.5, most=1, hint="below it the accurate model decides")
     calibration: CalibrationData = field(default_factory=CalibrationData)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_scales(self.s)
-        if not self.p >= 1:
-            raise UserError(f"defense.p={self.p} must be at least 1: a root has no gradient at zero")
-        for name, weight in (("alpha", self.alpha), ("blend", self.blend)):
-            if not 0.5 <= weight <= 1:
-                raise UserError(f"defense.{name}={weight} must lie in [0.5, 1]: below it the accurate model decides")
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
         accurate, robust = models["accurate"], models["robust"]

@@ -1,6 +1,5 @@
 """Mixing an accurate and a robust classifier with a fixed weight."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from gauntlet.certification.certifiable import Blend
 from gauntlet.defenses.base import Card, Defense
-from gauntlet.errors import UserError
+from gauntlet.knobs import knob
 from gauntlet.threat_model.victim import Head, Victim, plain
 
 
@@ -54,17 +53,9 @@ class Mixing(Defense):
 
     names: ClassVar[tuple[str, ...]] = ("accurate", "robust")
 
-    alpha: float = 0.75
-    accurate_scale: float = 1.0
-    robust_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.5 <= self.alpha <= 1:
-            raise UserError(
-                f"defense.alpha={self.alpha} must lie in [0.5, 1]: below it the accurate model alone decides"
-            )
-        check_scales(self.accurate_scale, self.robust_scale)
+    alpha: float = knob(0.75, least=0.5, most=1, hint="below it the accurate model decides")
+    accurate_scale: float = knob(1.0, above=0, hint="it multiplies the logits of a base model")
+    robust_scale: float = knob(1.0, above=0, hint="it multiplies the logits of a base model")
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
         accurate, robust = models["accurate"], models["robust"]
@@ -75,10 +66,3 @@ class Mixing(Defense):
         heads = (Head("robust", plain(robust)), Head("accurate", plain(accurate)))
         blend = Blend(robust, self.alpha, self.robust_scale)
         return Victim(predict, (accurate, robust), heads, mechanism=blend)
-
-
-def check_scales(*scales: float) -> None:
-    """Raises UserError unless all inverse temperatures are positive and finite."""
-    for scale in scales:
-        if not (scale > 0 and math.isfinite(scale)):
-            raise UserError(f"a scale of {scale} must be a positive number: it multiplies the logits of a base model")

@@ -14,6 +14,7 @@ from gauntlet.defenses.adaptive_smoothing import AdaptiveSmoothing, Composite
 from gauntlet.defenses.base import Card
 from gauntlet.defenses.mixing import Mixing, mixed
 from gauntlet.defenses.smoothing_heads import check_copies, mean_heads
+from gauntlet.knobs import knob
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Head, Victim, plain
 
@@ -48,14 +49,13 @@ class SmoothedMixing(Mixing):
         randomized=True,
     )
 
-    sigma: float = 0.25
+    sigma: float = knob(0.25, above=0, hint="without noise nothing is certified")
     draws: int = 50
     copies: tuple[int, ...] = (1, 8)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_copies((*self.copies, *([] if self.draws in self.copies else [self.draws])))
-        Gaussian(self.sigma)
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
         accurate = models["accurate"]
@@ -86,14 +86,13 @@ class SmoothedAdaptive(AdaptiveSmoothing):
         forwards=52.2,
     )
 
-    sigma: float = 0.25
+    sigma: float = knob(0.25, above=0, hint="without noise nothing is certified")
     draws: int = 50
     copies: tuple[int, ...] = (1, 8)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_copies((*self.copies, *([] if self.draws in self.copies else [self.draws])))
-        Gaussian(self.sigma)
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
         left, right = ((names[0], names[1]) for names in self.taps)

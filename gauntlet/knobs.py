@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar, cast
 
 from gauntlet.errors import UserError
@@ -25,7 +26,7 @@ class Range:
         """Refuse a value outside the range. Raises UserError."""
         if value is None and self.optional:
             return
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, Real) and not math.isfinite(value):
             raise UserError(f"{key}={value} must be finite")
         if not self._holds(value):
             null = ", or null" if self.optional else ""
@@ -33,18 +34,19 @@ class Range:
             raise UserError(f"{key}={value} must be a {'whole ' if self.whole else ''}number{self._words()}{null}{why}")
 
     def _holds(self, value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
+        number: Any = value  # `Real` has no order for the type checker
         return (
-            (self.least is None or value >= self.least)
-            and (self.above is None or value > self.above)
-            and (self.most is None or value <= self.most)
-            and (self.below is None or value < self.below)
+            (self.least is None or number >= self.least)
+            and (self.above is None or number > self.above)
+            and (self.most is None or number <= self.most)
+            and (self.below is None or number < self.below)
         )
 
     def _words(self) -> str:
         ends = [
-            f"{word} {bound:g}"
+            f"{word} {bound if isinstance(bound, int) else format(bound, 'g')}"
             for word, bound in (("from", self.least), ("above", self.above), ("to", self.most), ("below", self.below))
             if bound is not None
         ]

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)
-class Bands:
+class Bands(Knobs):
     """Only `width` neighbouring columns of the image are left, the rest is grey.
 
     Levine and Feizi 2020, arXiv 2002.10733. There is one band for each column where it may begin; those that reach the
@@ -31,15 +32,14 @@ class Bands:
 
     GREY: ClassVar[float] = 0.5
 
-    width: int = 2
-    size: int = 8
-    threshold: float = 0.3
+    width: int = knob(2, least=1)
+    size: int = knob(8, least=1)
+    threshold: float = knob(0.3, above=0, most=1)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.width <= self.size:
-            raise UserError(f"width={self.width} must be between 1 and {self.size}, the columns of an image")
-        if not 0 < self.threshold <= 1:
-            raise UserError(f"threshold={self.threshold} must be a probability above 0")
+        super().__post_init__()
+        if self.width > self.size:
+            raise UserError(f"width={self.width} must be at most {self.size}, the columns of an image")
 
     def view(self, x: Tensor, first: Tensor | int) -> Tensor:
         """The band of each image x [B, C, H, W] that begins at that column; first: one number or int64 [B]."""

@@ -14,6 +14,7 @@ from gauntlet.certification.crown.ibp import intervals
 from gauntlet.certification.crown.input_region import NORMS, Region, legal
 from gauntlet.certification.crown.margin_bounds import METHODS, Effort, Network, prove
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim
@@ -23,7 +24,7 @@ IMAGES = 32
 
 
 @dataclass(frozen=True)
-class Bounds:
+class Bounds(Knobs, key="certifier"):
     """Proves that no legal image changes the class of a network of affine layers, ReLUs and sums.
 
     Lower bounds of score[true] - score[other] over the ball, cut with the pixel box; a proof if all are positive. An
@@ -55,20 +56,10 @@ class Bounds:
     norms: ClassVar[tuple[str, ...]] = NORMS
     whole: ClassVar[bool] = False
 
-    method: str = "crown"
-    steps: int = 20
-    inner_steps: int = 0
-    memory: float = 16
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UserError(f"certifier.method={self.method!r} is unknown; choose one of {', '.join(METHODS)}")
-        if self.steps < 1:
-            raise UserError(f"certifier.steps={self.steps} must be at least 1; without steps take certifier=crown")
-        if self.inner_steps < 0:
-            raise UserError(f"certifier.inner_steps={self.inner_steps} must be at least 0")
-        if not self.memory > 0:
-            raise UserError(f"certifier.memory={self.memory} must be more than 0 MiB, such as 16")
+    method: str = choice("crown", METHODS)
+    steps: int = knob(20, least=1, hint="without steps take certifier=crown")
+    inner_steps: int = knob(0, least=0)
+    memory: float = knob(16.0, above=0, hint="it is in MiB, such as 16")
 
     @property
     def confidence(self) -> float:

@@ -13,6 +13,7 @@ from scipy import special
 from torch import Tensor
 
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 
 Floats = NDArray[np.float64]
@@ -38,7 +39,7 @@ class Noise(Protocol):
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Knobs):
     """x + N(0, sigma^2 I): l2 radius sigma Phi^-1(share). Cohen et al. 2019, arXiv 1902.02918.
 
     Args:
@@ -50,10 +51,7 @@ class Gaussian:
 
     norm: ClassVar[str] = "l2"
 
-    sigma: float = 0.25
-
-    def __post_init__(self) -> None:
-        positive("sigma", self.sigma)
+    sigma: float = knob(0.25, above=0, hint="without noise nothing is certified")
 
     def __call__(self, x: Tensor, rng: Rng, draw: Tensor | int) -> Tensor:
         return x + self.sigma * rng.normal(tuple(x.shape[1:]), draw, dtype=x.dtype)
@@ -80,12 +78,7 @@ class GridGaussian(Gaussian):
         UserError: a value outside its range.
     """
 
-    steps: int = 255
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 1:
-            raise UserError(f"steps={self.steps} must be at least 1: of a unit of brightness, 255 for bytes")
+    steps: int = knob(255, least=1, hint="of a unit of brightness, 255 for bytes")
 
     def __call__(self, x: Tensor, rng: Rng, draw: Tensor | int) -> Tensor:
         most, below = cells(self.sigma, self.steps)
@@ -136,7 +129,7 @@ def cells(sigma: float, steps: int) -> tuple[int, NDArray[np.int64]]:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Knobs):
     """x + U[-width, width]^d: l1 radius 2 width (share - 1/2). Yang et al. 2020, arXiv 2002.08118.
 
     Args:
@@ -145,10 +138,7 @@ class Uniform:
 
     norm: ClassVar[str] = "l1"
 
-    width: float = 0.5
-
-    def __post_init__(self) -> None:
-        positive("width", self.width)
+    width: float = knob(0.5, above=0, hint="without noise nothing is certified")
 
     def __call__(self, x: Tensor, rng: Rng, draw: Tensor | int) -> Tensor:
         return x + rng.uniform(tuple(x.shape[1:]), -self.width, self.width, draw, dtype=x.dtype)
@@ -159,7 +149,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class Laplace:
+class Laplace(Knobs):
     """x + Laplace(scale)^d: l1 radius -scale ln(2 (1 - share)). Teng et al. 2020; Yang et al. 2020, arXiv 2002.08118.
 
     Args:
@@ -168,10 +158,7 @@ class Laplace:
 
     norm: ClassVar[str] = "l1"
 
-    scale: float = 0.25
-
-    def __post_init__(self) -> None:
-        positive("scale", self.scale)
+    scale: float = knob(0.25, above=0, hint="without noise nothing is certified")
 
     def __call__(self, x: Tensor, rng: Rng, draw: Tensor | int) -> Tensor:
         unit = (rng.bits(tuple(x.shape[1:]), draw).double() + 0.5) * 2.0**-32 - 0.5
@@ -185,7 +172,7 @@ class Laplace:
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Knobs):
     """All pixels but `keep` random ones become grey: l0 radius in pixels. Levine and Feizi 2020, arXiv 1911.09272.
 
     A change of r pixels is seen by at most 1 - C(n - r, keep) / C(n, keep) of the copies, so a class keeps its majority
@@ -203,12 +190,13 @@ class Ablation:
 
     GREY: ClassVar[float] = 0.5
 
-    keep: int = 20
-    size: int = 8
+    keep: int = knob(20, least=1)
+    size: int = knob(8, least=1)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.keep <= self.size**2:
-            raise UserError(f"keep={self.keep} must be between 1 and {self.size**2}, the pixels of an image")
+        super().__post_init__()
+        if self.keep > self.size**2:
+            raise UserError(f"keep={self.keep} must be at most {self.size**2}, the pixels of an image")
 
     def __call__(self, x: Tensor, rng: Rng, draw: Tensor | int) -> Tensor:
         if tuple(x.shape[2:]) != (self.size, self.size):
@@ -233,9 +221,3 @@ class Ablation:
             fine = self.seen(middle) < excess
             low, high = np.where(fine, middle, low), np.where(fine, high, middle)
         return np.where(excess > 0, low, -1.0)
-
-
-def positive(name: str, value: float) -> None:
-    """Raises UserError unless the value is a positive finite number."""
-    if not (value > 0 and math.isfinite(value)):
-        raise UserError(f"{name}={value} must be a positive number: without noise nothing is certified")

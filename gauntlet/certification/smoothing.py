@@ -12,6 +12,7 @@ from gauntlet.certification.certifier import Certificates, Kind, Work
 from gauntlet.certification.sequential_test import Radius, Stopping, floored, looks
 from gauntlet.certification.vote_sampling import Counted, count
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim
@@ -23,7 +24,7 @@ MOST = 1 << 31
 
 
 @dataclass(frozen=True)
-class Smoothing:
+class Smoothing(Knobs, key="certifier"):
     """CERTIFY of Cohen et al. 2019 (arXiv 1902.02918), and its sequential forms.
 
     `selection` draws choose the class, fresh ones bound its share from below (one-sided Clopper-Pearson), and the bound
@@ -55,26 +56,17 @@ class Smoothing:
     whole: ClassVar[bool] = True
     takes: ClassVar[tuple[type, str]] = (Smoothed, "defense=gaussian_smoothing")
 
-    alpha: float = 0.001
-    samples: int = 100_000
-    selection: int = 100
-    rule: str = "fixed"
+    alpha: float = knob(0.001, above=0, below=1, hint="such as 0.001")
+    samples: int = knob(100_000, least=1, below=MOST)
+    selection: int = knob(100, least=1, below=MOST)
+    rule: str = choice("fixed", RULES)
     radii: list[float] | None = None
-    first: int = 100
-    ratio: float = 1.5
-    futility: float = 0.001
+    first: int = knob(100, least=1, below=MOST)
+    ratio: float = knob(1.5, above=1)
+    futility: float = knob(0.001, above=0, below=1, hint="such as 0.001")
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "futility"):
-            if not 0 < getattr(self, name) < 1:
-                raise UserError(f"certifier.{name}={getattr(self, name)} must lie between 0 and 1, such as 0.001")
-        for name in ("samples", "selection", "first"):
-            if not 1 <= getattr(self, name) < MOST:
-                raise UserError(f"certifier.{name}={getattr(self, name)} must be at least 1, and less than 2^31")
-        if not self.ratio > 1:
-            raise UserError(f"certifier.ratio={self.ratio} must be larger than 1")
-        if self.rule not in RULES:
-            raise UserError(f"certifier.rule={self.rule!r} is unknown; choose one of {', '.join(RULES)}")
+        super().__post_init__()
         if self.rule == "single_phase" and self.takes[0] is Dual:
             raise UserError("certifier.rule=single_phase is sound for one network that votes; take rule=fixed")
         radii = self.radii or []

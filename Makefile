@@ -31,6 +31,10 @@ types: $(VENV)/installed-dev
 unit: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# Minutes of damaged, foreign and hostile evidence against every program (benchmarks/assault.md); unit has a part of it.
+assault: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 0 tests/assault/*_assault.py
+
 # Sweeps on a real Slurm of one node, which the tests start and stop, and on Ray; skipped where they cannot be had.
 cluster-test: $(VENV)/installed-dev $(VENV)-ray/installed
 	@command -v sbatch >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \

@@ -36,8 +36,9 @@ from gauntlet.evidence.sealed_part import (
     encode_rows,
 )
 from gauntlet.evidence.typed_json import Misfit
-from gauntlet.system.atomic_file import _scratch, _write_synced, _writing, write_atomically
+from gauntlet.system.atomic_file import _write_synced, _writing, write_atomically
 from gauntlet.system.file_reader import read_json, read_regular
+from gauntlet.system.leftovers import temporary
 
 MOST_BYTES = 16 << 30
 """Bytes of a part, at most."""
@@ -74,7 +75,7 @@ class RunFolder:
         data = _encode(manifest)
         with _writing(self.manifest_path):
             self.manifest_path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = _scratch(self.manifest_path)
+            scratch = temporary(self.manifest_path)
             try:
                 _write_synced(scratch, data)
                 os.link(scratch, self.manifest_path)  # fails if it exists: the first process wins

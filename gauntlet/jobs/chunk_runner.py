@@ -1,6 +1,7 @@
 """The loop over the chunks of a shard: what is there and sound is left, the rest is done, each chunk whole."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from gauntlet.errors import UserError
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs.run_identity import refuse_another
-from gauntlet.system.lock import sole_owner
+from gauntlet.system.lock import clear_folder, sole_owner
 from gauntlet.system.process import give_back
 from gauntlet.system.progress import Bar
 
@@ -69,8 +70,15 @@ def held_shard(run: RunFolder, runtime: Runtime, mine: Callable[[], Manifest]) -
     Raises:
         UserError: another process works on the shard, the folder cannot be written, or it holds another run.
     """
+    if run.manifest_path.exists() and not os.access(run.path, os.W_OK):
+        standing = run.manifest()
+        if standing["status"] == "done":  # what is finished is reported, also where nothing can be written
+            refuse_another(standing, mine(), run.path)
+            yield standing
+            return
     name = f"run-{runtime.shard}-of-{runtime.shards}"
     with sole_owner(run.path, name, "; wait for it, or split the work with runtime.shards"):
+        clear_folder(run.path)
         first = mine()
         standing = run.create(first)
         refuse_another(standing, first, run.path)

@@ -2,28 +2,24 @@
 
 import errno
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gauntlet.errors import UserError, reason
+from gauntlet.system.leftovers import temporary
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = _scratch(path)
+        scratch = temporary(path)
         try:
             _write_synced(scratch, data)
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
-
-
-def _scratch(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -15,7 +15,6 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -23,8 +22,10 @@ from pathlib import Path
 
 import filelock
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, printable
 from gauntlet.system import progress
+from gauntlet.system.file_reader import read_regular
+from gauntlet.system.leftovers import remove_leftovers, temporary
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,10 @@ def owner_of(folder: Path, name: str) -> Owner | None:
     """What `folder/name.owner` says; None: there is no such file."""
     path = folder / f"{name}.owner"
     try:
-        stamp, (who, doing, *_) = path.stat().st_mtime_ns, [*path.read_text().splitlines(), "", ""]
+        stamp, (who, doing, *_) = path.stat().st_mtime_ns, [*_text(path).splitlines(), "", ""]
     except OSError:
         return None
-    return Owner(who or "another process", doing, stamp, _now(folder) - stamp / 1e9)
+    return Owner(printable(who) or "another process", printable(doing), stamp, _now(folder) - stamp / 1e9)
 
 
 def holder(folder: Path, name: str) -> Owner | None:
@@ -83,6 +84,16 @@ def holder(folder: Path, name: str) -> Owner | None:
     except (OSError, NotImplementedError):
         owner, alive = owner_of(folder, name), True
     return owner if owner is not None and alive and owner.age <= LEASE else None
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove what killed processes left in a folder: temporary files, and owners of locks that none holds."""
+    remove_leftovers(folder, _now(folder))
+    for path in folder.glob("*.owner"):
+        owner = owner_of(folder, path.stem)
+        if owner is not None and owner.age > LEASE and holder(folder, path.stem) is None:
+            with suppress(OSError):
+                path.unlink()
 
 
 @contextmanager
@@ -185,12 +196,12 @@ class _Lease:
 
     def _mine(self) -> bool:
         try:
-            return self.path.read_text().splitlines()[:1] == [self.who]
+            return _text(self.path).splitlines()[:1] == [self.who]
         except OSError:
             return False
 
     def _renew(self) -> None:
-        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+        scratch = temporary(self.path)
         try:
             scratch.write_text(f"{self.who}\n{progress.told()}\n")
             scratch.replace(self.path)
@@ -198,9 +209,17 @@ class _Lease:
             scratch.unlink(missing_ok=True)
 
 
+def _text(path: Path) -> str:
+    """Return what a small file says; nothing where it is no such file, as somebody else's may be."""
+    try:
+        return read_regular(path, 1 << 16).decode(errors="replace")
+    except UserError:
+        return ""
+
+
 def _now(folder: Path) -> float:
     """The time by the clock that stamps the files of a folder, which another machine may keep."""
-    probe = folder / f".clock.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    probe = temporary(folder / "clock")
     try:
         probe.touch()
         return probe.stat().st_mtime

@@ -170,7 +170,7 @@ def refused(done, *words):
         ("+foo=1", ("unknown option foo",)),
         ("+defense.parts.model.recipe.epoch=1", ("defense.parts.model.recipe.epoch", "epochs")),
         ("attack.steps=0", ("attack.steps=0",)),
-        ("heads=none", ("heads=none", "declared or true")),
+        ("heads=none", ("heads=none", "declared or deployed")),
         ("access=none", ("access=none", "gradient, score or decision")),
         ("access=decision", ("attack=pgd needs gradients", "decisions only", "rays or hop_skip_jump")),
         ("access=score", ("attack=pgd needs gradients", "scores only", "square")),
@@ -351,11 +351,11 @@ def test_a_mixture_is_attacked_through_every_head_and_verified(tmp_path):
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-def test_heads_true_is_for_comparison_only(tmp_path):
-    done = call(*QUICK, "defense=mixing", "heads=true", "dataset.limit=20", f"runs_dir={tmp_path}")
+def test_attacks_on_the_deployed_forward_are_for_comparison_only(tmp_path):
+    done = call(*QUICK, "defense=mixing", "heads=deployed", "dataset.limit=20", f"runs_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "pgd/robust" not in done.stdout
-    assert "not ranked: heads=true" in done.stdout
+    assert "not ranked: heads=deployed" in done.stdout
     assert json.loads((only_run(tmp_path) / "run.json").read_text())["stages"] == ["clean", "pgd/true"]
 
 

@@ -38,7 +38,7 @@ def lines(outcome: Outcome) -> list[str]:
     out += [f"red flag: {flag['name']}: {flag['detail']}" for flag in flags] or ["red flags: none"]
     out += [f"not ranked: {count} samples with error: {text}" for text, count in total.errors.items()]
     if manifest["heads"] == "true":
-        out.append("not ranked: heads=true attacks the deployed forward only")
+        out.append("not ranked: heads=deployed attacks the deployed forward only")
     if access != "gradient":
         out.append(f"not ranked: access={access}, the attacker had no gradients")
     if manifest["status"] == "running":

@@ -26,6 +26,9 @@ from gauntlet.transfer.plan import crafted, planned
 from gauntlet.transfer.precomputed import stored_suite
 from gauntlet.transfer.surrogates import owned
 
+DEPLOYED = "deployed"
+"""The value of `heads` with which attacks run on the deployed forward alone; version 0.1.0 called it `true`."""
+
 
 @dataclass(frozen=True)
 class AttackSetup:
@@ -67,10 +70,10 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Atta
         UserError: the configuration, the data or a model is unfit, or attack, threat and defense do not go together.
     """
     asked = request(owned(composed), choices, command)
-    if asked.cfg.heads is True:
-        asked.cfg.heads = "true"  # on the command line a bare `true` is a boolean
+    if asked.cfg.heads in (True, DEPLOYED):
+        asked.cfg.heads = "true"  # what version 0.1.0 wrote; records and hashes go on saying so
     if asked.cfg.heads not in ("declared", "true"):
-        raise UserError(f"heads={asked.cfg.heads} is unknown; choose declared or true")
+        raise UserError(f"heads={asked.cfg.heads} is unknown; choose declared or {DEPLOYED}")
     attack, protocol = build(asked.cfg.attack), build(asked.cfg.protocol)
     if not isinstance(protocol, Protocol):
         raise UserError(f"protocol must be a {Protocol.__module__}.Protocol, not {type(protocol).__name__}")

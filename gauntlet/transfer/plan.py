@@ -62,7 +62,7 @@ def _check_kind(cfg: DictConfig, attack: Any) -> None:
             f"access={cfg.access} and surrogates exclude each other: here the target answers nothing; leave one out"
         )
     if cfg.heads != "declared":
-        raise UserError(f"heads={cfg.heads} is about heads of the target, which surrogates replace; leave it out")
+        raise UserError("heads=deployed is about heads of the target, which surrogates replace; leave it out")
 
 
 def _surrogate(

@@ -30,3 +30,15 @@ def test_the_cut_into_chunks_belongs_to_runs_that_compare_samples(attack, compar
     plain = hashed()
     assert hashed("runtime.batch_size=7", "runtime.shards=2") == plain
     assert (hashed("runtime.chunk=100") != plain) is compares
+
+
+def test_both_words_for_the_deployed_forward_are_one_run_as_of_version_0_1_0(weights, tmp_path):
+    def manifest(*overrides):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(CONF, version_base=None):
+            cfg = compose("run", [f"checkpoint={weights}", f"runs_dir={tmp_path}", *overrides])
+        return prepare(cfg, {"attack": "pgd", "defense": "none", "model": "small_cnn"}, "").manifest
+
+    new, old, declared = manifest("heads=deployed"), manifest("heads=true"), manifest()
+    assert new["heads"] == old["heads"] == new["config"]["heads"] == "true"
+    assert new["config_hash"] == old["config_hash"] != declared["config_hash"]

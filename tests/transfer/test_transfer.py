@@ -283,7 +283,7 @@ def test_other_images_and_other_data_are_refused(swept, tmp_path):
         (["attack=adaea", "attack.targets=3", PLAIN, AT], "attack.targets=3 is not defined for adaea"),
         (["access=score", PLAIN], "access=score and surrogates exclude each other"),
         (["access=transfer"], "use attack=stored, or give surrogates"),
-        (["heads=true", PLAIN], "heads=true is about heads of the target"),
+        (["heads=true", PLAIN], "heads=deployed is about heads of the target"),
         (["attack=ens", PLAIN], "ens on plain is an ensemble of one"),
         (["attack=stored"], "attack.path is empty"),
         (["attack=stored", "attack.path=/nowhere"], "/nowhere is not an adversarial set"),

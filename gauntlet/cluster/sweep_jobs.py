@@ -1,7 +1,7 @@
 """What becomes of the cells of a sweep, told by files: the processes that work on them may be on any machine.
 
     runs/_sweep/cells/<key>.json    one cell: its command, its state, what it said last, where its log is
-    runs/_sweep/cells/<key>.lock    held by the process at work, and by none once it is dead (see `gauntlet.system.lock`)
+    runs/_sweep/cells/<key>.lock    held by the process at work (see `gauntlet.system.lock`), by none once it is dead
 
 The process that starts a sweep writes that each cell waits; the cell itself writes the rest. Imports no torch.
 """
@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 
 from gauntlet.cluster import slurm
 from gauntlet.errors import UserError
+from gauntlet.system.file_reader import read_json
 from gauntlet.system.lock import Owner, holder, sole_owner, whoami
 
 STATES = ("done", "running", "partial", "waiting", "failed")
@@ -109,8 +110,8 @@ class SweepJob:
 
     def _read(self) -> dict[str, Any]:
         try:
-            record = json.loads(self.path.read_text())
-        except (OSError, ValueError):
+            record = read_json(self.path)
+        except (OSError, UserError):
             return {}
         return record if isinstance(record, dict) else {}
 
@@ -131,9 +132,9 @@ def find_cells(root: Path) -> list[SweepJob]:
     found = []
     for path in sorted((root / "_sweep" / "cells").glob("*.json")):
         try:
-            record = json.loads(path.read_text())
+            record = read_json(path)
             found.append(SweepJob(path.parent, record["program"], tuple(record["words"])))
-        except (OSError, ValueError, KeyError, TypeError):  # being replaced, or damaged: the sweep writes it anew
+        except (OSError, UserError, KeyError, TypeError):  # being replaced, or damaged: the sweep writes it anew
             continue
     return found
 

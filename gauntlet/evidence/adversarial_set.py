@@ -23,6 +23,7 @@ from safetensors.numpy import save
 
 from gauntlet.errors import UserError, reason
 from gauntlet.system.atomic_file import write_atomically
+from gauntlet.system.file_reader import read_json
 
 SET_VERSION = 1
 
@@ -62,11 +63,9 @@ class AdversarialSet:
         """The content of set.json."""
         path = self.path / "set.json"
         try:
-            content = json.loads(path.read_text())
-        except OSError:
+            content = read_json(path, hint="move the folder away and craft the set again")
+        except FileNotFoundError:
             raise UserError(f"{self.path} is not an adversarial set: there is no set.json to read") from None
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise UserError(f"{path} is damaged; move the folder away and craft the set again") from None
         if not isinstance(content, dict) or content.get("version") != SET_VERSION:
             raise UserError(f"{path} is not of version {SET_VERSION} of adversarial sets; craft the set again")
         lacking = [key for key in NEEDED if key not in content]

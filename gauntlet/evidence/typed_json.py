@@ -6,7 +6,6 @@ A hint is a scalar, `Any`, `Literal`, a union, `list[...]`, `dict[str, ...]`, a 
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -151,14 +150,3 @@ def _within(field: str, key: str) -> str:
 def _misfit(value: Any, wanted: str, field: str) -> Misfit:
     shown = json.dumps(value) if isinstance(value, str | int | float | bool | NoneType) else type(value).__name__
     return Misfit(f"{field or 'its content'} is {shown[:60]}, not {wanted}")
-
-
-def meanings(hint: Any) -> Iterator[tuple[str, str]]:
-    """Yield each field of a document, the nested ones too, and what it means: the last text of its annotations."""
-    for key, kind in _hints(hint).items():
-        words = [word for word in get_args(kind)[1:] if isinstance(word, str)]
-        yield key, words[-1] if words else ""
-        base = get_args(kind)[0] if words else kind
-        for part in (base, *get_args(base)):
-            if is_typeddict(part):
-                yield from ((f"{key}.{name}", text) for name, text in meanings(part))

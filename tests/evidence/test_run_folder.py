@@ -153,6 +153,18 @@ def test_runs_are_found_and_private_folders_are_not_looked_into(tmp_path):
     assert [run.path.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)] == ["a/2", "b/1"]
 
 
+def test_links_to_run_folders_are_followed_once(tmp_path):
+    place = tmp_path / "elsewhere" / "run"
+    place.mkdir(parents=True)
+    (place / "run.json").write_text("{}")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "a").symlink_to(place)
+    (runs / "b").symlink_to(place)
+    (runs / "loop").symlink_to(runs)
+    assert [run.path for run in find_runs(runs)] == [runs / "a"]
+
+
 def test_the_tally_counts_by_hand(tmp_path):
     run = RunFolder(tmp_path)
     run.write_part(

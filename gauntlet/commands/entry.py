@@ -14,7 +14,7 @@ from gauntlet.cluster import launchers
 from gauntlet.cluster.sweep_jobs import announced, cell_of, verdict
 from gauntlet.cluster.sweep_overrides import prepared
 from gauntlet.commands.terminal import one_line, say, write
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, described
 
 STOPPED = 130
 """The exit status after Ctrl-C."""
@@ -102,6 +102,10 @@ def _attempt(work: Callable[[], bool], stopped: str) -> str:
     except KeyboardInterrupt:
         say(stopped)
         sys.exit(STOPPED)
+    except (SystemExit, GeneratorExit) as cause:  # of a user's model, attack or data set: it must not pass for success
+        text = f"code that the run calls ended the program ({described(cause)}); let it raise an error instead"
+        say(f"error: {text}")
+        return text
     except UserError as cause:
         say(f"error: {cause}")
         return str(cause)

@@ -56,20 +56,24 @@ class Certification:
 
     def _some(self, ids: Tensor, x: Tensor, y: Tensor, advance: Callable[[int, int], None]) -> pa.Table:
         name, certifier = self.certifier
-        here = ids.to(self.device)
+        here = ids.to(self.device, copy=True)
         try:
             with torch.no_grad():
                 found = certifier(
                     self.deployed.victim,
-                    x.to(self.device),
-                    y.to(self.device) if certifier.sees_label else None,
+                    x.to(self.device, copy=True),
+                    y.to(self.device, copy=True) if certifier.sees_label else None,
                     threat=self.threat,
                     rng=Rng(self.seed, here, STAGE),
                     work=Work(self.batch_size, advance),
                 )
         except UserError:
             raise
-        except Exception as cause:  # a crash is a record: it certifies nothing and does not stop a sweep
+        except (
+            Exception,
+            SystemExit,
+            GeneratorExit,
+        ) as cause:  # a crash is a record: it certifies nothing and does not stop a sweep
             log.exception("%s failed on %d samples", name, len(ids))
             return _rows(ids, y, _nothing(len(ids)), certifier, described(cause))
         return _rows(ids, y, found, certifier, None)

@@ -109,12 +109,17 @@ class ChunkEvaluator:
     def attack(self, stage: Stage, positions: Tensor) -> None:
         """Attack the samples at these positions and judge every candidate."""
         counts = Counts.of(self.ids[positions].to(self.run.device))
+        ids = counts.ids.clone()  # of which the attack may make what it likes
         try:
-            z, legal, distance = self._candidates(stage, positions, counts)
+            z, legal, distance = self._candidates(stage, positions, counts, ids)
             judged = self.judge.verdict(z, self.ids[positions], self.y[positions])
         except UserError:
             raise
-        except Exception as cause:  # a crash is a record: it must neither pass as robust nor stop the sweep
+        except (
+            Exception,
+            SystemExit,
+            GeneratorExit,
+        ) as cause:  # a crash is a record: it must neither pass as robust nor stop the sweep
             log.exception("%s failed on %d samples", stage.name, len(positions))
             self._fail(stage.name, positions, described(cause))
             return
@@ -136,12 +141,13 @@ class ChunkEvaluator:
             index = [s.name for s in self.run.stages].index(stage.name)
             self.kept.append((positions[kept], index, z[kept]))
 
-    def _candidates(self, stage: Stage, positions: Tensor, counts: Counts) -> tuple[Tensor, Tensor, Tensor]:
-        """Candidates on the host, whether each is legal, and its distance."""
+    def _candidates(self, stage: Stage, positions: Tensor, counts: Counts, ids: Tensor) -> tuple[Tensor, ...]:
+        """Return the candidates on the host, whether each is legal, and its distance; the attack gets copies."""
         run, device = self.run, self.run.device
         x, y = self.x[positions].to(device), self.y[positions].to(device)
         head = narrowed(run.counted_head(stage, counts), stage.attack.needs)
-        z = stage.attack(head, x, y, threat=run.threat, rng=Rng(run.seed, counts.ids, stage.name)).detach().cpu()
+        z = stage.attack(head, x, y, threat=run.threat, rng=Rng(run.seed, ids, stage.name))
+        z = z.detach().to("cpu", copy=True)  # what is judged is out of its reach
         return z, *self.judge.membership(z, self.x[positions])
 
     def close(self) -> Chunk:

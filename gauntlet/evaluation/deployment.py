@@ -1,23 +1,34 @@
 """A defense from its configuration to what can be attacked: weights loaded or trained, deployed, known by a hash."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from gauntlet.config.runtime import Runtime
 from gauntlet.config.validate import build
 from gauntlet.data.dataset import Dataset
+from gauntlet.errors import described
 from gauntlet.evidence.digest import digest_of
 from gauntlet.evidence.stable_names import to_record
 from gauntlet.models.batchnorm_folding import folded
 from gauntlet.models.layers import frozen
+from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Victim
 from gauntlet.threat_model.watched_forward import watched
 from gauntlet.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+PROBE = 2
+"""Random images on which BN-fused copies are compared with the networks."""
+
+ROUNDING = 0.01
+"""Share of the largest score by which a BN-fused copy may differ."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +82,46 @@ def deploy(
     config: Any = to_record(OmegaConf.to_container(node))
     told = config.get("parts", {})  # a defense may leave some of them out
     parts = {name: {"model": part["model"], "weights": weights[name]} for name, part in told.items() if name in weights}
+    victim = _deployed(defense, models)
     return Deployed(
         defense=defense,
-        victim=_deployed(defense, models),
-        twin=_deployed(defense, {n: folded(module) for n, module in models.items()}) if runtime.fold else None,
+        victim=victim,
+        twin=_fused(defense, models, victim, dataset, device) if runtime.fold else None,
         weights=weights,
         content={"defense": {**config, "parts": parts}},
     )
+
+
+def _fused(
+    defense: Any, models: dict[str, nn.Module], victim: Victim, dataset: Dataset, device: torch.device
+) -> Victim | None:
+    """Return the defense over BN-fused copies of its networks; None where they do not compute the same."""
+    form = (PROBE, dataset.channels, dataset.size, dataset.size)
+    x = torch.rand(form, generator=torch.Generator().manual_seed(0)).to(device)
+    rng = Rng(0, torch.arange(PROBE, device=device), "BN-fused copies")
+    copy = _deployed(defense, {name: folded(module) for name, module in models.items()})
+    with torch.no_grad():
+        try:
+            wanted = [head.forward(x, rng) for head in victim.heads]
+        except Exception:  # of the networks themselves: the start checks say it
+            return copy
+        try:
+            found = [head.forward(x, rng) for head in copy.heads]
+            apart = max(_apart(one, other) for one, other in zip(found, wanted, strict=True))
+            why = f"scores differ by {apart:.2g} of their size" if apart > ROUNDING else ""
+        except Exception as cause:  # such as a view that takes the usual order of pixels for granted
+            why = described(cause)
+    if why:
+        log.warning("gradients come from the networks themselves, not from their BN-fused copies: %s", why)
+        return None
+    return copy
+
+
+def _apart(found: Tensor, wanted: Tensor) -> float:
+    """Return the largest difference as a share of the largest score; 0 where the wanted scores are no numbers."""
+    if not wanted.isfinite().all():
+        return 0.0
+    return float(((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12)).nan_to_num(torch.inf))
 
 
 def _deployed(defense: Any, models: dict[str, nn.Module]) -> Victim:

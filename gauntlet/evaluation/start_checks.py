@@ -1,8 +1,9 @@
 """What is asked of a defense before any work: that each forward can be attacked and judged as it will be.
 
-Costs four passes of a batch of one or two images for each head.
+Costs six passes of one or two images, and one for each head.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,8 +14,10 @@ from gauntlet.errors import UserError, reason
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.threat_model.access import GRADIENT
 from gauntlet.threat_model.rng import Rng
-from gauntlet.threat_model.victim import Forward
-from gauntlet.threat_model.watched_forward import WRITES
+from gauntlet.threat_model.victim import Forward, Victim
+from gauntlet.threat_model.watched_forward import WRITES, Watched
+
+log = logging.getLogger(__name__)
 
 SETTINGS: dict[str, Callable[[], Any]] = {
     "torch.set_default_dtype": torch.get_default_dtype,
@@ -35,11 +38,7 @@ def check_forwards(run: Evaluation, form: Sequence[int]) -> None:
         UserError: a forward raises, writes into its input, changes a setting of the process, drops the dimension of a
             batch of one, or has no gradient where the attack takes one.
     """
-    for count in (2, 1):
-        x = torch.rand(count, *form, generator=torch.Generator().manual_seed(count)).to(run.device)
-        x[0, 0, 0, :2] = torch.tensor([0.0, 1.0], device=run.device)[: x.shape[-1]]  # the ends of the box too
-        rng = Rng(run.seed, torch.arange(count, device=run.device), "start checks")
-        _check_call(run.victim.predict, x, rng)
+    x, rng = check_predictions(run.victim, form, run.device, run.seed)
     if run.given != GRADIENT:
         return
     for stage in run.stages:
@@ -47,11 +46,35 @@ def check_forwards(run: Evaluation, form: Sequence[int]) -> None:
             _check_gradient(stage.head.name, (stage.fast or stage.head).forward, x, rng)
 
 
+def check_predictions(victim: Victim, form: Sequence[int], device: torch.device, seed: int) -> tuple[Tensor, Rng]:
+    """Refuse a defense that cannot predict two images, and one, as they are evaluated; return the one and its draws.
+
+    Args:
+        form: C, H, W of the images.
+        seed: of the run.
+
+    Raises:
+        UserError: the deployed forward raises, writes into its input, changes a setting of the process, or drops the
+            dimension of a batch of one.
+    """
+    state = torch.get_rng_state()
+    for count in (2, 1):
+        x = torch.rand(count, *form, generator=torch.Generator().manual_seed(count)).to(device)
+        x[0, 0, 0, :2] = torch.tensor([0.0, 1.0], device=device)[: x.shape[-1]]  # the ends of the box too
+        rng = Rng(seed, torch.arange(count, device=device), "start checks")
+        _check_call(victim.predict, x, rng)
+    if not torch.equal(state, torch.get_rng_state()):
+        log.warning("the model's forward draws from torch's global generator, or seeds it; use the Rng of the defense")
+    return x, rng
+
+
 def _check_call(forward: Forward, x: Tensor, rng: Rng) -> None:
     before, settings = x.clone(), {name: read() for name, read in SETTINGS.items()}
     with torch.no_grad():
         try:
             forward(x, rng)
+            if isinstance(forward, Watched):  # a write past the version counter, as through `.data`
+                forward.forward(x, rng)
         except UserError:
             raise
         except Exception as cause:
@@ -69,9 +92,18 @@ def _check_call(forward: Forward, x: Tensor, rng: Rng) -> None:
 
 def _check_gradient(head: str, forward: Forward, x: Tensor, rng: Rng) -> None:
     leaf = x.clone().requires_grad_()
-    with torch.enable_grad():
-        scores = forward(leaf, rng)
-    if not scores.requires_grad:
+    try:
+        with torch.enable_grad():
+            reached = forward(leaf, rng).requires_grad
+    except UserError:
+        raise
+    except Exception as cause:
+        if "numpy" not in str(cause).lower():  # else the same as a forward that detaches
+            raise UserError(
+                f"no gradient of the head {head} can be taken: {reason(cause)}; mend its forward"
+            ) from cause
+        reached = False
+    if not reached:
         raise UserError(
             f"no gradient reaches the pixels through the head {head}: its forward detaches them, or leaves torch; "
             "attack with access=score, or give the defense a head with a gradient (gauntlet.threat_model.bpda)"

@@ -57,7 +57,7 @@ class TrainImages:
 
     def read(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         batch = self.split.read(self.positions[positions.cpu().numpy()])
-        return batch.x.to(self.device), batch.y.to(self.device)
+        return batch.x.to(self.device, copy=True), batch.y.to(self.device, copy=True)
 
 
 def train_part(evaluation: Evaluation, dataset: Dataset) -> Split | None:

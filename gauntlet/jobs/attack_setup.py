@@ -103,7 +103,7 @@ def stocked(attack: Any, split: Split) -> Any:
     if not count:
         return attack
     batch = split.read([number * len(split) // count for number in range(count)])
-    return attack.stocked(batch.x, batch.y)
+    return attack.stocked(batch.x.clone(), batch.y.clone())
 
 
 def _check_attack(asked: Request, attack: Any) -> None:

@@ -10,6 +10,7 @@ from gauntlet.config.validate import build
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
 from gauntlet.evaluation.certification import STAGE, Certification
+from gauntlet.evaluation.start_checks import check_predictions
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.manifest_update import amend, reopen
 from gauntlet.evidence.run_folder import RunFolder
@@ -84,6 +85,8 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Cert
             f"certifier={name} has no certificate for threat={threat.norm}; take threat={' or '.join(certifier.norms)}"
         )
     setup = load(asked, fold=False)  # the certified network is the deployed one
+    form = tuple(setup.split.read(slice(0, 1)).x.shape[1:])
+    check_predictions(setup.target.victim, form, setup.device, asked.seed)
     certifier.check(setup.target.victim, threat)
     work = Certification(
         setup.target,

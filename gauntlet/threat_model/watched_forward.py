@@ -1,10 +1,11 @@
 """Calls of a user's forward, watched: what it does to its input and to the process, and what it gives back.
 
 A forward that writes into its input would have the attack's own images changed under it, and be judged on others than
-those on record. So each call looks at the version counter of its input, which every in-place operation of torch raises.
+those on record. So each call gets a copy, which no write can leave, and looks at the version counter of that copy,
+which every in-place operation of torch raises.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,9 +20,6 @@ WRITES = (
 )
 """What is said of a forward that changes the images that it is given."""
 
-LEAF = "a leaf Variable that requires grad is being used in an in-place operation"
-"""What autograd says of such a forward in a gradient pass."""
-
 
 def watched(victim: Victim) -> Victim:
     """Return the victim with every forward watched; see `watch`."""
@@ -30,25 +28,42 @@ def watched(victim: Victim) -> Victim:
 
 
 def watch(forward: Forward) -> Forward:
-    """Return a forward that raises where the given one misbehaves; scores of one that does not are untouched.
+    """Return the forward watched; one that is watched already is returned itself."""
+    return forward if isinstance(forward, Watched) else Watched(forward)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A forward that raises where the given one misbehaves; scores of one that does not are untouched.
+
+    A forward that cannot take the order in which pixels lie in memory, such as one with `h.view(n, -1)` after a
+    convolution, gets them in the usual order; the others keep theirs, since another order rounds otherwise.
 
     Raises:
         UserError: it writes into its input, leaves the gradient mode of the process changed, exits the process, or
             gives no dense floating-point scores [B, K].
     """
 
-    def call(x: Tensor, rng: Rng) -> Tensor:
-        version, gradients = x._version, torch.is_grad_enabled()
+    forward: Forward
+
+    def __call__(self, x: Tensor, rng: Rng) -> Tensor:
+        given, gradients = x.clone(), torch.is_grad_enabled()
+        version = given._version
         try:
-            scores = forward(x, rng)
-        except (SystemExit, GeneratorExit) as cause:
+            try:
+                scores = self.forward(given, rng)
+            except RuntimeError:
+                usual = x.clone(memory_format=torch.contiguous_format)
+                if usual.stride() == x.stride():
+                    raise
+                given, version = usual, usual._version
+                scores = self.forward(given, rng)
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as cause:  # meant for the interpreter, such as SystemExit
             raise UserError(
                 f"the model's forward ended with {type(cause).__name__}({reason(cause)}); a forward must return scores"
             ) from cause
-        except RuntimeError as cause:
-            if LEAF in str(cause):
-                raise UserError(WRITES) from cause
-            raise
         finally:
             changed = torch.is_grad_enabled() is not gradients
             if changed:
@@ -58,12 +73,10 @@ def watch(forward: Forward) -> Forward:
                 "the model's forward switches gradients on or off for the whole process; use torch.no_grad() and "
                 "torch.enable_grad() as with-blocks"
             )
-        if x._version != version:
+        if given._version != version:
             raise UserError(WRITES)
         _check_form(scores, len(x))
         return scores
-
-    return call
 
 
 def _check_form(scores: object, count: int) -> None:

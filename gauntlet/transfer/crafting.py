@@ -115,15 +115,15 @@ class SetCrafter:
 
     def _piece(self, ids: Tensor, x: Tensor, y: Tensor) -> Arrays:
         craft, device = self.craft, self.device
-        counts = Counts.of(ids.to(device))
-        there, labels = x.to(device), y.to(device)
+        counts = Counts.of(ids.to(device, copy=True))
+        there, labels = x.to(device, copy=True), y.to(device, copy=True)
         head = head_of(craft.surrogates, counts, self.gradients, self.batch_size)
-        rng = Rng(self.seed, counts.ids, craft.stage)
+        rng = Rng(self.seed, counts.ids.clone(), craft.stage)
         try:
             z = craft.attack(head, there, labels, threat=self.threat, rng=rng).detach()
         except UserError:
             raise
-        except Exception as cause:
+        except (Exception, SystemExit, GeneratorExit) as cause:
             log.exception("crafting %s failed on %d samples", craft.stage, len(ids))
             raise UserError(f"crafting {craft.stage} failed ({described(cause)}); mend the attack") from cause
         if z.shape != there.shape:
@@ -133,7 +133,7 @@ class SetCrafter:
         columns = ("forwards", "backwards", "zero_gradients", "bad_gradients")
         tensors = {"sample": ids, "label": y, "x": x.float(), "z": z.float()}
         tensors |= {name: getattr(counts, name) for name in columns}
-        tensors |= {"clean_pred": self._predictions(there, counts.ids), "pred": self._predictions(z, counts.ids)}
+        tensors |= {"clean_pred": self._predictions(x.to(device), counts.ids), "pred": self._predictions(z, counts.ids)}
         return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """A model that misbehaves ends the run before any work, with one line that says how; a good one is left alone."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from torch.nn import functional
 from gauntlet.attacks.pgd import PGD
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
+from gauntlet.evaluation import deployment
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.start_checks import check_forwards
+from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain
 from gauntlet.threat_model.watched_forward import watched
@@ -106,6 +109,81 @@ def test_a_forward_that_asserts_is_told_in_one_line():
 
     with pytest.raises(UserError, match=r"cannot predict images of shape .*expected images of 224"):
         check_forwards(evaluation(Net(check)), FORM)
+
+
+@pytest.mark.parametrize("ending", [SystemExit(0), GeneratorExit()])
+def test_an_attack_that_exits_is_an_error_record(ending):
+    class Leaves(PGD):
+        def __call__(self, head, x, y, *, threat, rng):
+            raise ending
+
+    run = evaluation(Net())
+    run = Evaluation(run.victim, ("leaves", Leaves()), THREAT, 3, coverage="all")
+    rows = evaluate_chunk(run, Batch(torch.arange(4), torch.rand(4, *FORM), torch.zeros(4, dtype=torch.long))).rows
+    assert rows.to_pandas()["error"].dropna().str.contains(type(ending).__name__).sum() == 4
+
+
+@pytest.mark.parametrize("write", ["data", "seed"])
+def test_what_a_forward_hides_from_the_version_counter_changes_no_record(write):
+    """Behind copies, a write through `.data` on some images only cannot move the attack's own."""
+
+    def hidden(x):
+        if write == "seed":
+            torch.manual_seed(3)
+        elif len(x) > 2:
+            x.data.clamp_(0.2, 0.8)
+        return x
+
+    x = torch.rand(6, *FORM)
+    batch = Batch(torch.arange(6), x.clone(), Net()(x).argmax(1))
+    done = evaluate_chunk(evaluation(Net(hidden), every=True), batch)
+    assert torch.equal(batch.x, x)
+    assert (torch.from_numpy(done.adversarial["z"]) - x[done.adversarial["sample"]]).abs().max() <= 0.1 + 1e-6
+    assert done.rows.to_pandas()["error"].isna().all()
+
+
+def test_a_seed_set_in_a_forward_is_named(caplog):
+    def seeded(x):
+        torch.manual_seed(3)
+        return x
+
+    torch.manual_seed(0)
+    check_forwards(evaluation(Net(seeded)), FORM)
+    assert "global generator" in caplog.text
+
+
+def test_a_forward_that_needs_the_usual_order_of_pixels_gets_it():
+    torch.manual_seed(0)
+    conv, head = nn.Conv2d(1, 3, 3), nn.Linear(108, 4)
+    x = torch.rand(5, 8, 8, 1).permute(0, 3, 1, 2)
+    assert x.stride() == (64, 1, 8, 1)
+    victim = watched(Victim(lambda z, rng: (lambda h: head(h.view(len(h), -1)))(conv(z)), (conv, head)))
+    usual = x.clone(memory_format=torch.contiguous_format)
+    assert torch.equal(victim.predict(x, Rng(0, torch.arange(5))), head(conv(usual).flatten(1)))
+
+
+def test_a_copy_with_folded_batch_norm_that_cannot_take_its_layout_is_dropped(caplog):
+    class LeNet(nn.Module):
+        def __init__(self, reshape):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(144, 5)
+            self.reshape = reshape
+
+        def forward(self, x):
+            h = self.norm(self.conv(x))
+            return self.head(h.reshape(len(h), -1) if self.reshape else h.view(len(h), -1))
+
+    class Plain:
+        def deploy(self, models):
+            return Victim(plain(models["net"]), (models["net"],))
+
+    data = SimpleNamespace(channels=3, size=8)
+    for reshape in (True, False):
+        models = {"net": LeNet(reshape).eval()}
+        copy = deployment._fused(Plain(), models, deployment._deployed(Plain(), models), data, torch.device("cpu"))
+        assert (copy is not None) is reshape
+    assert caplog.text.count("BN-fused copies: RuntimeError: view size") == 1
 
 
 def test_a_good_model_is_left_alone():

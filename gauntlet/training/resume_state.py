@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from gauntlet.errors import UserError, reason
 from gauntlet.system.atomic_file import write_atomically
+from gauntlet.system.lock import clear_folder, holder
 
 STATE = "state.pt"
 FORMAT = 2
@@ -49,3 +51,12 @@ def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 def clear(folder: Path) -> None:
     """Remove the state of a training that is done."""
     (folder / STATE).unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a killed process left beside finished weights: its state and its temporary files."""
+    left = (folder / STATE).exists() or any(folder.glob(".*.tmp"))
+    if left and holder(folder, "train") is None:
+        with suppress(OSError):  # a cache that only reads
+            clear(folder)
+            clear_folder(folder)

@@ -28,6 +28,7 @@ from gauntlet.training.loop import BEST, fit
 from gauntlet.training.model_context import seeded
 from gauntlet.training.output_check import check_output
 from gauntlet.training.recipe import Recipe
+from gauntlet.training.resume_state import tidy
 from gauntlet.training.weights_cache import training_key
 
 PART = "part.json"
@@ -128,6 +129,8 @@ class TrainedNetwork:
         key, world = self.key(dataset, given), join()
         folder = cache / self._name(dataset, key)
         if world.all((folder / BEST).exists()):
+            if world.rank == 0:
+                tidy(folder)
             return folder
         recipe, module = self._recipe(given), self._module().to(device)
         check_output(recipe.objective.classifier(module), dataset)

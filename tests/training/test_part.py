@@ -1,6 +1,7 @@
 """Trained networks by configuration: shipped, cached, trained once, or brought along."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -51,6 +52,17 @@ def trainings(monkeypatch):
 
 def _load(part, few, cache, **options):
     return part.load(few, cache, progress=False, **options)
+
+
+def test_what_a_killed_training_left_beside_its_weights_is_removed(part, few, tmp_path):
+    folder = part.train(few, tmp_path, progress=False)
+    before = {path.name for path in folder.iterdir()}
+    (folder / "state.pt").write_bytes(b"half")
+    old = folder / ".state.pt.4242-01234567.tmp"
+    old.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    part.train(few, tmp_path, progress=False)
+    assert {path.name for path in folder.iterdir()} - {"train.lock"} == before - {"train.lock"}
 
 
 def test_it_is_trained_once_and_then_taken_from_the_cache(part, few, tmp_path, trainings):

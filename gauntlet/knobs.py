@@ -75,7 +75,8 @@ class Knobs:
     """Checks the knobs of a frozen dataclass below it when an instance is made.
 
     `class PGD(Knobs, key="attack")` says where the class stands in a configuration, for messages; without a key they
-    name the class. A class that checks more has a `__post_init__` that calls `super().__post_init__()` first.
+    name the class. Where a class below sets another default, the range stays. A class that checks more has a
+    `__post_init__` that calls `super().__post_init__()` first.
     """
 
     _key: ClassVar[str] = ""
@@ -84,6 +85,10 @@ class Knobs:
         super().__init_subclass__(**others)
         if key:
             cls._key = key
+        known: dict[str, Field[Any]] = getattr(cls, "__dataclass_fields__", {})
+        for name, value in list(vars(cls).items()):
+            if name in known and not isinstance(value, Field):  # another default has the same range
+                setattr(cls, name, field(default=value, metadata=known[name].metadata))
 
     def __post_init__(self) -> None:
         for each in fields(cast(Any, self)):

@@ -6,6 +6,7 @@ import pytest
 
 from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.transfer.admix import Admix
+from gauntlet.certification.mixing_bounds import MixingBounds
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, choice, knob
 
@@ -62,3 +63,15 @@ def test_a_class_without_a_place_goes_by_its_name():
 def test_a_range_needs_no_instance():
     with pytest.raises(UserError, match=r"^attack\.step_size=0 must be a number above 0$"):
         PGD(step_size=0)
+
+
+def test_another_default_of_a_class_below_has_the_same_range():
+    @dataclass(frozen=True)
+    class Below(Mine):
+        steps: int = 20
+
+    assert Below().steps == 20
+    with pytest.raises(UserError, match=r"^attack\.steps=0 must be a whole number from 1$"):
+        Below(steps=0)
+    with pytest.raises(UserError, match=r"^certifier\.method='beta' is unknown; choose one of ibp"):
+        MixingBounds(method="beta")

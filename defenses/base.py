@@ -58,6 +58,8 @@ class Defense(Knobs, key="defense"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(getattr(self, "card", None), Card):
+            raise UserError(f"{type(self).__name__} has no card; give the class card = Card(SUMMARY), a ClassVar")
         if set(self.parts) != set(self.names):
             raise UserError(f"defense.parts must be {', '.join(self.names)}, not {', '.join(self.parts) or 'none'}")
 

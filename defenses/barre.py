@@ -9,7 +9,8 @@ from gauntlet.defenses.randomized_ensemble import RandomizedEnsemble
 
 @dataclass(frozen=True)
 class BARRE(RandomizedEnsemble):
-    """A randomised ensemble by boosting (Dbouk and Shanbhag 2023, arXiv 2302.03688): see `gauntlet.training.objectives.boosting`.
+    """A randomised ensemble by boosting (Dbouk and Shanbhag 2023, arXiv 2302.03688): see
+    `gauntlet.training.objectives.boosting`.
 
     Args:
         parts: "first" to "fifth"; each uses those before it.

@@ -24,8 +24,8 @@ class CrossMaxSelf(Defense):
     """The multi-resolution self-ensemble: `crossmax` over a backbone and probes on its layers, on one random stack.
 
     Args:
-        parts: "model", a `gauntlet.models.linear_probes.Probed` trained by the recipe `self_ensemble`; or "backbone" and "probes",
-            trained one after the other, the second a `gauntlet.models.linear_probes.Probes`.
+        parts: "model", a `gauntlet.models.linear_probes.Probed` trained by the recipe `self_ensemble`; or "backbone"
+            and "probes", trained one after the other, the second a `gauntlet.models.linear_probes.Probes`.
         stack: how images are stacked, as in training.
         k: the bid that counts; null: the median of the predictors.
         draws: stacks over which a gradient of any head is averaged, >= 20; `draws=n` on the command line raises it.

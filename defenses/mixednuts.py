@@ -153,9 +153,9 @@ class MixedNUTS(Defense):
     """(1 - alpha) onehot(g(x)) + alpha softmax(M(h(x))) of an accurate network g and a robust network h.
 
     From Bai et al., "MixedNUTS: training-free accuracy-robustness balance via nonlinearly mixed classifiers", arXiv
-    2402.02263. M is `gauntlet.defenses.mixednuts.mapped`. The choice of g has no gradient and M is flat where h is sure, so an attack
-    on the deployed forward sees little; the surrogates are the smooth path of its authors, (1 - a) softmax(g) + 0.9 a
-    softmax(h) + 0.1 a softmax(M(h)), and each network by itself. The parameters come from
+    2402.02263. M is `gauntlet.defenses.mixednuts.mapped`. The choice of g has no gradient and M is flat where h is
+    sure, so an attack on the deployed forward sees little; the surrogates are the smooth path of its authors,
+    (1 - a) softmax(g) + 0.9 a softmax(h) + 0.1 a softmax(M(h)), and each network by itself. The parameters come from
     `gauntlet calibrate mixednuts`, never from the images that are evaluated.
 
     Args:

@@ -22,7 +22,8 @@ class RandomizedEnsemble(Defense):
     draw.
 
     The share of right answers is the sum of a_i over the members that are right, without sampling noise. The mean loss
-    that plain attacks climb is no guide to it: see `gauntlet.attacks.randomized_ensemble.arc` (Dbouk and Shanbhag 2022, arXiv 2206.06737).
+    that plain attacks climb is no guide to it: see `gauntlet.attacks.randomized_ensemble.arc` (Dbouk and Shanbhag
+    2022, arXiv 2206.06737).
 
     Args:
         parts: any networks.

@@ -12,9 +12,9 @@ class DualSmoothing(Smoothing):
     """`Smoothing` for two networks that see a half of the pixels each (Xia et al. 2024, arXiv 2404.09586).
 
     Each half has its own bound, at half of alpha because both must hold together, and the radius is their sum over
-    sqrt 2 (see `gauntlet.certification.certifiable.Dual`); a half below one half counts against the other. The released code of
-    the paper differs in three points that are not sound: the root of the sum of squares, alpha for each half, and
-    halves below one half counted as zero.
+    sqrt 2 (see `gauntlet.certification.certifiable.Dual`); a half below one half counts against the other. The
+    released code of the paper differs in three points that are not sound: the root of the sum of squares, alpha for
+    each half, and halves below one half counted as zero.
 
     Args: as of `Smoothing`; single_phase is not for two networks.
     """

@@ -22,7 +22,8 @@ class Head:
         exact: whether this is the deployed forward. What fools an inexact head counts only if it fools `predict`.
         draws: forward passes over which a gradient is averaged (expectation over transformation).
         weight: probability with which a mixture answers by this head, a deterministic member of it; 0: it is none.
-        stand_in: whether its gradient is on purpose that of something else than its forward (`gauntlet.threat_model.bpda`).
+        stand_in: whether its gradient is on purpose that of something else than its forward
+            (`gauntlet.threat_model.bpda`).
     """
 
     name: str
@@ -46,7 +47,8 @@ class Victim:
         draws: gradient draws on the true head.
         access: what the deployed defense gives away at most: gradient, score or decision.
         mechanism: what a certifier is about: the bare network where `predict` is that network alone, a description
-            such as `gauntlet.certification.certifiable.Smoothed` where it is more; None: nothing certifies this defense.
+            such as `gauntlet.certification.certifiable.Smoothed` where it is more; None: nothing certifies this
+            defense.
     """
 
     predict: Forward

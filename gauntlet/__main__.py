@@ -4,6 +4,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import gauntlet
 from gauntlet.commands.subcommands import COMMANDS
@@ -69,5 +70,20 @@ def _unknown(given: Sequence[str]) -> str:
     )
 
 
+def _leave_current_folder(words: Sequence[str]) -> None:
+    """Take the current folder from the front of the import path, where `python -m` puts it.
+
+    There it would shadow other packages. `run` and `train` find a user's own packages in it still, behind all others;
+    a command that reads evidence imports nothing from there, unless this package itself is there.
+    """
+    if sys.flags.safe_path:  # Python has not put it there
+        return
+    folder = sys.path.pop(0)
+    here = Path(gauntlet.__file__).resolve().parent.parent
+    if Path(folder).resolve() == here or next(iter(words), "") in ("run", "train", "calibrate"):
+        sys.path.append(folder)
+
+
 if __name__ == "__main__":
+    _leave_current_folder(sys.argv[1:])
     sys.exit(main())

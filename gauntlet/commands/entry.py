@@ -14,10 +14,13 @@ from gauntlet.cluster import launchers
 from gauntlet.cluster.sweep_jobs import announced, cell_of, verdict
 from gauntlet.cluster.sweep_overrides import prepared
 from gauntlet.commands.terminal import one_line, say, write
+from gauntlet.config.trust import guard
 from gauntlet.errors import UserError, described
 
 STOPPED = 130
 """The exit status after Ctrl-C."""
+
+guard()
 
 
 def entry(main: Callable[[], None]) -> int:
@@ -59,6 +62,9 @@ def _called(main: Callable[[], None]) -> int:
         if not announced:
             raise
         return end.code if isinstance(end.code, int) else 1
+    except UserError as cause:
+        say(f"error: {cause}")
+        return 1
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as cause:
         if full:
             raise

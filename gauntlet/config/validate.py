@@ -13,9 +13,9 @@ import inspect
 import logging
 import math
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -23,6 +23,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import gauntlet
+from gauntlet.config.components import choices, declared
 from gauntlet.config.field_types import typed
 from gauntlet.errors import UserError, reason
 from gauntlet.evidence.stable_names import ROOTS as OLD_PACKAGES
@@ -75,8 +76,12 @@ def checked(cfg: DictConfig, known: Sequence[str]) -> DictConfig:
     assert isinstance(resolved, DictConfig)
     _check_root(resolved, known)
     trusted = (PACKAGE, *resolved.get("trusted_packages", []))
-    for path, node in list(_targets(resolved, "")):
-        _check_node(path, node, trusted)
+    _check_plain(resolved, "")
+    for key in resolved:
+        if key in GROUPS:
+            _check_nodes(str(key), resolved[key], trusted, _Field(str(key), None, root=True))
+        else:
+            _check_nodes(str(key), resolved[key], trusted, _Field(str(key), None))
     _check_finite(resolved, "")
     budgets = OmegaConf.select(resolved, "dataset.budgets")
     for norm in budgets if isinstance(budgets, DictConfig) else ():
@@ -124,6 +129,17 @@ def _check_root(cfg: DictConfig, known: Sequence[str]) -> None:
         raise UserError(f"seed={cfg.seed} is out of range; take a whole number from 0 to {SEEDS - 1}")
 
 
+def _check_plain(node: Any, path: str) -> None:
+    """Refuse an interpolation that came out of another: it would be read anew, and differently, after the check."""
+    if isinstance(node, DictConfig | ListConfig):
+        keys: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
+        for key in keys:
+            place = f"{path}.{key!s}" if path else str(key)
+            if OmegaConf.is_interpolation(node, key):
+                raise UserError(f"{place} holds ${{...}} after all is resolved; write the value itself")
+            _check_plain(node[key], place)
+
+
 def _check_finite(node: Any, path: str) -> None:
     """Refuse what JSON, and so the manifest of a run, cannot hold."""
     if isinstance(node, DictConfig):
@@ -136,26 +152,42 @@ def _check_finite(node: Any, path: str) -> None:
         raise UserError(f"{path}={node} must be finite")
 
 
-def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
-    if isinstance(node, DictConfig):
-        if "_target_" in node:
-            yield path, node
-        for key in node:
-            yield from _targets(node[key], f"{path}.{key!s}" if path else str(key))
-    elif isinstance(node, ListConfig):
-        for number, item in enumerate(node):
-            yield from _targets(item, f"{path}[{number}]")
+class _Field(NamedTuple):
+    """Where a node stands: the field of the node above, and its type hint; or a key of the root."""
+
+    name: str
+    hint: Any
+    root: bool = False
 
 
-def _check_node(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
+def _check_nodes(path: str, value: Any, trusted: Sequence[str], field: _Field) -> None:
+    """Check a node and those in it, from above. Lists and plain mappings in between belong to the field."""
+    if isinstance(value, DictConfig):
+        hints: dict[str, Any] | None = None
+        if "_target_" in value:
+            hints = _check_node(path, value, trusted, field)
+        for key in value:
+            inside = field if hints is None else _Field(str(key), hints.get(str(key), Any))
+            _check_nodes(f"{path}.{key!s}", value[key], trusted, inside)
+    elif isinstance(value, ListConfig):
+        for number, item in enumerate(value):
+            _check_nodes(f"{path}[{number}]", item, trusted, field)
+
+
+def _check_node(path: str, node: DictConfig, trusted: Sequence[str], field: _Field) -> dict[str, Any]:
+    """Check what a node names and what it gives to it; return the type hints of its fields."""
     name = node["_target_"] = _place(path, str(node["_target_"]), trusted)
     package = name.split(".")[0]
+    if any(piece.startswith("__") for piece in name.split(".")):
+        raise UserError(f"{path}._target_={name} is an internal of Python; name a class or function")
     target = _locate(name, path)
     home = str(getattr(target, "__module__", None) or "nothing").split(".")[0]
     if not callable(target) or home not in trusted:
         raise UserError(
             f"{path}._target_={name} is not code of {package} but of {home}; name a class or function of it"
         )
+    if package == PACKAGE:
+        _check_declared(path, name, target, field)
     parameters, open_ended = _parameters(target)
     given = {str(key): node[key] for key in node if key not in _RESERVED}
     for key in given:
@@ -169,6 +201,16 @@ def _check_node(path: str, node: DictConfig, trusted: Sequence[str]) -> None:
                 check_knob(f"{path}.{key}", knobs[key], new)
             if not isinstance(new, DictConfig | ListConfig):  # those are converted in place, and assigning copies them
                 node[key] = new
+    return parameters
+
+
+def _check_declared(path: str, name: str, target: Any, field: _Field) -> None:
+    """Refuse code of this package that is no component for this place."""
+    if field.root:
+        if name not in choices(field.name):
+            raise UserError(f"{path}._target_={name} is no {field.name} of gauntlet; --help lists the choices")
+    elif not declared(field.name, name, target, field.hint):
+        raise UserError(f"{path}._target_={name} is no component of gauntlet for {field.name}; see conf/ for those")
 
 
 def _place(path: str, name: str, trusted: Sequence[str]) -> str:
@@ -183,8 +225,8 @@ def _place(path: str, name: str, trusted: Sequence[str]) -> str:
     place, own = place_of(name), _users_own(package)
     if own:
         raise UserError(
-            f"{path}._target_={name}: there is a package {package} of yours ({own}), and {name} is also the old name of "
-            f"{place}; for yours add trusted_packages=[{package}], for ours write {place}"
+            f"{path}._target_={name}: there is a package {package} of yours ({own}), and {name} is also the old name "
+            f"of {place}; for yours add trusted_packages=[{package}], for ours write {place}"
         )
     _warn_of_old_name(name, place)
     return place

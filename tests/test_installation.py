@@ -24,7 +24,9 @@ def built(tree, out, target):
 
 def tree_of(folder):
     """A copy of what the version control knows or would know."""
-    done = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False)
+    done = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False
+    )
     if done.returncode:
         pytest.skip("no git checkout")
     for name in filter(None, done.stdout.decode().split("\0")):

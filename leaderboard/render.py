@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from gauntlet.errors import printable
@@ -29,7 +29,7 @@ from gauntlet.metrics.randomized_result import ACCURACIES
 def environment() -> Environment:
     """Templates with escaping always on, and errors for misspelt names."""
     env = Environment(
-        loader=PackageLoader("leaderboard"),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

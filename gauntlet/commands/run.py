@@ -1,4 +1,4 @@
-"""`gauntlet run`, or `python run.py`: evaluate a defense by an attack or a certifier. Torch is imported once it runs."""
+"""`gauntlet run`, or `python run.py`: evaluate a defense by an attack or a certifier. Imports torch once it runs."""
 
 import shlex
 import sys

@@ -185,7 +185,8 @@ def main() -> None:
     shared = options.shared
     networks = load(shared)
     out(
-        "| model | mismatch | unrelated | share_of_falls | dead starts | passes | flags |\n|---|---|---|---|---|---|---|\n"
+        "| model | mismatch | unrelated | share_of_falls | dead starts | passes | flags |\n"
+        "|---|---|---|---|---|---|---|\n"
     )
     models = [(name, networks.load(name), Threat(*threat), images(shared, name)) for name, threat in THREATS.items()]
     odd = crafted(networks.load("at_resnet2b"), networks.load("natural_medium"))

@@ -1,4 +1,4 @@
-"""The folder that the site is written to: beside the old one, then swapped in whole; nothing of somebody else's is lost."""
+"""The folder of the site: written beside the old one, then swapped in whole; files of others are kept."""
 
 import shutil
 from pathlib import Path, PurePosixPath

@@ -13,9 +13,9 @@ LINKED = ("attacks", "conf", "defenses", "leaderboard")
 """Folders at the top that are linked into the package."""
 
 ROOMS = (
-    "errors", "knobs", "system", "evidence", "metrics", "threat_model", "data", "config", "models", "tracking", "attacks",
-    "certification", "training", "evaluation", "transfer", "sanity_checks", "defenses", "jobs", "verification", "cluster",
-    "leaderboard", "commands", "__main__",
+    "errors", "knobs", "system", "evidence", "metrics", "threat_model", "data", "config", "models", "tracking",
+    "attacks", "certification", "training", "evaluation", "transfer", "sanity_checks", "defenses", "jobs",
+    "verification", "cluster", "leaderboard", "commands", "__main__",
 )  # fmt: skip
 """From the lowest to the highest; each imports from itself and from lower ones."""
 

@@ -56,7 +56,8 @@ def lines(run: RunFolder, found: Curve) -> list[str]:
             f"{at.budget:>9,}{success:>10}{failure:>10}{number(at.mean, ',.1f'):>10}{number(at.median, ',.1f'):>10}"
         )
     out.append(
-        f"{n - failures} successes with {number(last.mean, ',.1f')} queries on average, median {number(last.median, ',.1f')}; "
+        f"{n - failures} successes with {number(last.mean, ',.1f')} queries on average, "
+        f"median {number(last.median, ',.1f')}; "
         f"{failures} failures" + (f" after {found.spent:,.0f} queries or more" if failures else "")
     )
     out.append(f"area under success over log queries, from 1 to {found.end:,.0f}: {found.area:.3f}")

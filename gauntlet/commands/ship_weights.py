@@ -62,6 +62,7 @@ def main(arguments: list[str]) -> int:
         say(f"error: {cause}")
         return 1
     write(
-        f"{ZOO / arguments[1]}.safetensors is there; its line in gauntlet/models/zoo/README.md:\n{row(arguments[1], metadata)}"
+        f"{ZOO / arguments[1]}.safetensors is there; its line in gauntlet/models/zoo/README.md:\n"
+        f"{row(arguments[1], metadata)}"
     )
     return 0

@@ -3,9 +3,9 @@
 A component is named by the place where it first stood, however often its file moves afterwards. So a move changes no
 hash, and old evidence, old configurations and shipped weights stay valid. Imports no torch.
 
-A name in a record is one of four: the first name of a component of this package (`attacks.pgd.PGD`), the place of one
-that came into a room whose name no package of 0.1.0 had (`gauntlet.data.array_files.ArrayFiles`), a user's own name as it
-is (`mine.net.Net`), or, where a user's package is called like one of ours once was, `user:models.net.Net`.
+A name in a record is one of four: the first name of a component of this package (`attacks.pgd.PGD`); the place of one
+that came into a room whose name no package of 0.1.0 had (`gauntlet.data.array_files.ArrayFiles`); a user's own name
+(`mine.net.Net`); or, where a user's package is called like one of ours once was, `user:models.net.Net`.
 """
 
 from collections.abc import Mapping

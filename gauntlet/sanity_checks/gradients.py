@@ -66,7 +66,7 @@ def mismatch(linearity: LocalLinearity) -> float:
 
 
 def unrelated(linearity: LocalLinearity) -> float:
-    """Return the share of images whose gradients at two points have a cosine below two standard deviations of random vectors."""
+    """Return the share of images whose gradients at two points are no more alike than random vectors."""
     one, other = (gradient.flatten(1).double() for _, gradient in linearity.starts)
     there = ~(_zero(one) | _zero(other))
     if not there.any():

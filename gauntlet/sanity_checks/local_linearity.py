@@ -56,12 +56,12 @@ class LocalLinearity:
         return (logits.gather(1, self.target[:, None]) - logits.gather(1, self.y[:, None])).squeeze(1).double()
 
     def directions(self) -> Iterator[Tensor]:
-        """Yield the gradient's own direction at the image, and a random one; of unit length in the norm of the threat."""
+        """Yield the direction of the gradient at the image, and a random one; of unit length in the threat's norm."""
         yield self.threat.steepest(self.pull(self.x, self._cotangent)[1])
         yield self.threat.steepest(self.rng.stream("direction").normal(tuple(self.x.shape[1:]), dtype=self.x.dtype))
 
     def mismatch(self, direction: Tensor) -> float:
-        """Return |a - b| / (|a| + |b|) for the derivatives of all images along a direction, by autograd and differences."""
+        """Return |a - b| / (|a| + |b|) of derivatives along a direction, by autograd and by differences, for all images."""
         step = NEAR.get(self.threat.norm, 0.1) * self.threat.budget(self.x) * direction
         widest = step.abs()
         middle = torch.minimum(torch.maximum(self.x, self.threat.low + widest), self.threat.high - widest)

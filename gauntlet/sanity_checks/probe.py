@@ -16,7 +16,7 @@ from gauntlet.threat_model.threat import Threat
 
 @torch.no_grad()
 def fidelity(run: Evaluation, batch: Batch) -> dict[str, dict[str, int]]:
-    """Return head -> on how many `of` the first images, at most 64, its class `agrees` with the deployed one and is `right`.
+    """Return head -> on how many `of` the first images its class `agrees` with the deployed one, and is `right`.
 
     One draw of each, the same for all heads. Costs one forward pass of each image for each head.
     """
@@ -60,7 +60,7 @@ class Probe:
         return self.run.victim.predict(x, Rng(self.run.seed, ids, stream))
 
     def accuracy(self, attack: Attack, threat: Threat) -> float:
-        """Return the share of the probe that is right after an attack on the true head; of a randomized one, mostly right."""
+        """Return the share of the probe that is right, or mostly right, after an attack on the true head."""
         run, right = self.run, self.scores.argmax(1) == self.y
         if not right.any():
             return 0.0

@@ -48,9 +48,14 @@ def test_a_build_that_fails_changes_nothing(tmp_path: Path) -> None:
     with Site(out) as site:
         site.write("index.html", "first")
     (out / "CNAME").write_text("mine")
-    with pytest.raises(RuntimeError), Site(out) as site:
-        site.write("index.html", "second")
-        raise RuntimeError
+
+    def fail() -> None:
+        with Site(out) as site:
+            site.write("index.html", "second")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert (out / "index.html").read_text() == "first"
     with Site(out) as site:
         site.write("other.html", "third")

@@ -55,9 +55,9 @@ def lines(group: Sequence[Distances]) -> Iterator[str]:
             median, whole = _median(curve), f"{optimality(curve, best):.4f}"
         passes = "" if answer is None else f"{answer.forwards:>9.1f}{answer.backwards:>9.1f}"
         yield f"{label:<{width}}{median:>10}{whole:>12}{more}{passes}"
-    yield "(median: of the samples with a right clean prediction; F, B: forward and backward passes per attacked sample)"
+    yield "(median: of the samples with a right clean prediction; F, B: forward and backward passes per sample)"
     if any(label.endswith(" *") for label in labels):
-        yield "(*: a run with a finite eps, which stops at its first adversarial example and says nothing of larger eps)"
+        yield "(*: a run with a finite eps, which stops at its first success and says nothing of larger eps)"
 
 
 def _median(distance: Floats) -> str:

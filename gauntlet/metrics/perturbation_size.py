@@ -94,7 +94,7 @@ class Spread:
 
     @classmethod
     def of(cls, distance: Floats) -> "Spread | None":
-        """distance: of the nearest adversarial examples, 0 where the clean prediction is wrong, [n]; None: none is right.
+        """distance: of the nearest adversarial examples, 0 where the clean prediction is wrong, [n].
 
         >>> Spread.of(np.array([0.0, 0.1, 0.2, 0.3, np.inf]))
         Spread(right=4, survivors=1, low=0.2, median=0.3, high=inf)

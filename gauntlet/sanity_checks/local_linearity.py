@@ -61,7 +61,7 @@ class LocalLinearity:
         yield self.threat.steepest(self.rng.stream("direction").normal(tuple(self.x.shape[1:]), dtype=self.x.dtype))
 
     def mismatch(self, direction: Tensor) -> float:
-        """Return |a - b| / (|a| + |b|) of derivatives along a direction, by autograd and by differences, for all images."""
+        """Return |a - b| / (|a| + |b|) of derivatives along a direction by autograd and by differences, per image."""
         step = NEAR.get(self.threat.norm, 0.1) * self.threat.budget(self.x) * direction
         widest = step.abs()
         middle = torch.minimum(torch.maximum(self.x, self.threat.low + widest), self.threat.high - widest)

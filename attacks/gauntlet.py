@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.black_box.square import Square
-from gauntlet.attacks.losses import Cotangent, along, ce, cooled, margin, margins, pm, ranking
+from gauntlet.attacks.losses import Cotangent, along, ce, margin, margins, pm, ranking, temperature_scaled
 from gauntlet.attacks.projected_ascent import Best, Step, ascend
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.access import narrowed
@@ -16,7 +16,7 @@ from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
-TRUE, PROBABILITY = cooled(ce), cooled(pm)
+TRUE, PROBABILITY = temperature_scaled(ce), temperature_scaled(pm)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ RESOLUTION = 16.0
 """Gap of the two largest logits beyond which a float32 softmax no longer holds the second: exp(-16) is one rounding."""
 
 
-def cooled(loss: Cotangent) -> Cotangent:
+def temperature_scaled(loss: Cotangent) -> Cotangent:
     """The loss at a temperature that keeps it soft: where the two largest logits lie further apart than `RESOLUTION`,
     all logits are measured in units of that gap, which is the scaling of MIFPE.
 

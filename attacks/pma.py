@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gauntlet.attacks.losses import Cotangent, ce, cooled, pm, rival_probability, true_probability
+from gauntlet.attacks.losses import Cotangent, ce, pm, rival_probability, temperature_scaled, true_probability
 from gauntlet.attacks.projected_ascent import Best, Step, ascend
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, choice, knob
@@ -14,7 +14,7 @@ from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
-TRUE, RIVAL, MARGIN = cooled(ce), cooled(rival_probability), cooled(pm)
+TRUE, RIVAL, MARGIN = temperature_scaled(ce), temperature_scaled(rival_probability), temperature_scaled(pm)
 """-p_y, whose direction is that of cross-entropy; p_m; p_m - p_y."""
 
 

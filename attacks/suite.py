@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.errors import UserError
-from gauntlet.threat_model.access import LEVELS, Door, level_of, narrowed
+from gauntlet.threat_model.access import LEVELS, Handle, level_of, narrowed
 from gauntlet.threat_model.attack import traits_of
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -64,7 +64,7 @@ class Suite:
         """Whether every stage can do without a finite eps."""
         return all(traits_of(attack).unbounded for attack in self.stages.values())
 
-    def __call__(self, head: Door, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
+    def __call__(self, head: Handle, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         best = x.clone()
         index = torch.arange(len(x), device=x.device)

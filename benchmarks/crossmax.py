@@ -103,11 +103,13 @@ def measure(data: Data, ensemble: str, seed: int, eps: str) -> dict[str, Any]:
     models = {f"{recipe}_{n}": network(data, recipe, 10 * seed + n) for n, recipe in enumerate(recipes)}
     defense = CrossMax(parts=dict.fromkeys(models), members=list(models))  # type: ignore[arg-type]
     victim = defense.deploy(models)
-    twin = defense.deploy({name: folded(model) for name, model in models.items()})
+    fused = defense.deploy({name: folded(model) for name, model in models.items()})
     cfg = composed("recipe=standard", *data.settings)
     split = build(cfg.dataset).split("test")
     batch = split.read(slice(0, min(data.test, len(split))))
-    run = Evaluation(victim, ("pgd", PGD(steps=40)), Threat("linf", eps), 10, seed=seed, twin=twin, coverage="correct")
+    run = Evaluation(
+        victim, ("pgd", PGD(steps=40)), Threat("linf", eps), 10, seed=seed, fused=fused, coverage="correct"
+    )
     rows = evaluate_chunk(run, batch).rows.to_pandas()
     assert rows["error"].isna().all()
     wrong = {stage: set(each[each["broken"]]["sample"]) for stage, each in rows.groupby("stage")}

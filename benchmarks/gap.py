@@ -31,16 +31,16 @@ def line(name: str, first: int, samples: int) -> str:
     ids, x, y = ids[right], x[right], y[right]
     victim = Victim(plain(network), (network,))
 
-    def door(at: torch.Tensor) -> CountedHead:
+    def counted(at: torch.Tensor) -> CountedHead:
         return CountedHead(victim.heads[0], victim.predict, Counts.of(ids[at]))
 
     everyone = torch.arange(len(ids))
-    search = _Search(door(everyone), x, y, threat, Rng(0, ids, "screen"))
+    search = _Search(counted(everyone), x, y, threat, Rng(0, ids, "screen"))
     search.run("screen", everyone, _course(TRUE, PROBABILITY, Gauntlet().steps))
     left = search.standing()
     late = torch.zeros(len(left), dtype=torch.bool)
     for kind, attack in LONGER.items():
-        z = attack(door(left), x[left], y[left], threat=threat, rng=Rng(1, ids[left], kind))
+        z = attack(counted(left), x[left], y[left], threat=threat, rng=Rng(1, ids[left], kind))
         late |= network(z).argmax(1) != y[left]
     gaps = search.gaps()[left]
     shown = ", ".join(f"{gap:.2f}" for gap in gaps[late].sort(descending=True).values[:12].tolist())

@@ -28,11 +28,11 @@ from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain
 
 
-def bare(network: nn.Module, twin: nn.Module, x: Tensor, gradients: int, forwards: int) -> None:
-    """`gradients` forward and backward passes of the twin, `forwards` forward passes of the network."""
+def bare(network: nn.Module, fused: nn.Module, x: Tensor, gradients: int, forwards: int) -> None:
+    """`gradients` forward and backward passes of the BN-fused copy, `forwards` forward passes of the network."""
     for _ in range(gradients):
         leaf = x.detach().requires_grad_()
-        logits = twin(leaf)
+        logits = fused(leaf)
         torch.autograd.grad(logits, leaf, torch.ones_like(logits))
     with torch.no_grad():
         for _ in range(forwards):
@@ -60,14 +60,14 @@ def main() -> None:
     out = sys.stdout.write
     out(f"ResNet-18, 32x32, batch {options.batch}, one thread, {options.repeats} pairs, torch {torch.__version__}\n")
     for fold in (False, True):
-        twin = folded(network) if fold else network
+        fused = folded(network) if fold else network
         for name, attack, gradients, ends in (
             ("pgd", PGD(steps=options.steps), options.steps, 1),
             ("pma", PMA(steps=options.steps), 2 * options.steps, 2),
         ):
             run = Evaluation(
                 Victim(plain(network), (network,)), (name, attack), Threat("linf", 1e-6), 10,
-                twin=Victim(plain(twin), (twin,)) if fold else None, batch_size=options.batch,
+                fused=Victim(plain(fused), (fused,)) if fold else None, batch_size=options.batch,
             )  # fmt: skip
             rows = evaluate_chunk(run, batch).rows.to_pandas()  # also warms up
             made = rows[rows["stage"] != "clean"]
@@ -77,7 +77,7 @@ def main() -> None:
             pairs = []
             for _ in range(options.repeats):
                 whole = seconds(lambda run=run: evaluate_chunk(run, batch))  # type: ignore[misc]
-                base = seconds(lambda t=twin, g=gradients, n=needed: bare(network, t, x, g, n))  # type: ignore[misc]
+                base = seconds(lambda t=fused, g=gradients, n=needed: bare(network, t, x, g, n))  # type: ignore[misc]
                 pairs.append((whole, base))
             ratios = [whole / base for whole, base in pairs]
             out(

@@ -30,10 +30,10 @@ def crossmax(logits: Tensor, k: int | None = None) -> Tensor:
         UserError: fewer than two predictors, or k out of range.
     """
     check_bids(len(logits), k)
-    bids = columns(logits).sort(0, descending=True).values
+    order_statistics = columns(logits).sort(0, descending=True).values
     if k is not None:
-        return bids[k - 1]
-    return (bids[(len(bids) - 1) // 2] + bids[len(bids) // 2]) / 2
+        return order_statistics[k - 1]
+    return (order_statistics[(len(order_statistics) - 1) // 2] + order_statistics[len(order_statistics) // 2]) / 2
 
 
 def rows(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sweeps as a user runs them: shards, cells in other processes, kills in between."""
+"""Sweeps as a user runs them: shards, jobs in other processes, kills in between."""
 
 import json
 import signal
@@ -59,7 +59,7 @@ def test_shards_of_a_sweep_survive_a_kill_and_are_the_whole(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_cells_in_other_processes_are_told_and_the_sweep_ends_non_zero(whole, tmp_path):
+def test_job_in_other_processes_are_told_and_the_sweep_ends_non_zero(whole, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
     words = [*SHARDS, "runtime.shard=range(4)", f"runs_dir={tmp_path}", "hydra.launcher.n_jobs=2"]
     done = call("-m", "hydra/launcher=joblib", *CELLS, *words)

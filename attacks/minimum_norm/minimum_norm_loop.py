@@ -21,7 +21,7 @@ REFINE = 10
 """Forward passes at the end that move each find towards its image."""
 
 CLEAR = 1e-5
-"""Margin, as a share of the largest logit, by which a candidate must fool an exact head: the rounding of a faster twin
+"""Margin, as a share of the largest logit, by which a candidate must fool an exact head: the rounding of a fused copy
 or of another batch composition, such as the judge's, must not undo what lies on the decision boundary."""
 
 
@@ -164,7 +164,7 @@ def _verdicts(
 ) -> tuple[Tensor, Tensor]:
     """By which the walk goes on, and which of the points are finds that are nearer than those before, both bool [b].
 
-    The logits of an exact head are good enough to walk by. So are those of a faster twin, which differ by rounding, to
+    The logits of an exact head are good enough to walk by. So are those of a fused copy, which differ by rounding, to
     enter points by, since these must be clearly wrong. In reduced precision, or where the defense is random, the
     deployed forward is asked about what would be entered.
     """

@@ -78,9 +78,9 @@ class UAP(Universal):
         x, _ = images.read(at)
         delta, labels = state.delta, state.labels
         if (labels[at] < 0).any():
-            door = metered(head, rng.ids[at].sort().values)
-            labels = labels.index_copy(0, at, classes_of(door, x, rng.select(at).stream("labels")))
-            state = state.paid(door)
+            counted = metered(head, rng.ids[at].sort().values)
+            labels = labels.index_copy(0, at, classes_of(counted, x, rng.select(at).stream("labels")))
+            state = state.paid(counted)
         for number, position in enumerate(at.split(1)):  # type: ignore[no-untyped-call]
             draw = rng.select(position)
             z = (x[number] + delta).clamp(threat.low, threat.high)[None]
@@ -96,12 +96,12 @@ class UAP(Universal):
 
         None where the image is over it already, or no boundary was reached.
         """
-        door, z, path = metered(head, rng.ids), start, torch.zeros_like(start)
+        counted, z, path = metered(head, rng.ids), start, torch.zeros_like(start)
         push = None
         for number in range(self.steps + 1):
             draw = rng.stream(number)
-            logits, pull = door.linearize(z, draw)
-            if bool(door.broken(z, logits, y, draw)):
+            logits, pull = counted.linearize(z, draw)
+            if bool(counted.broken(z, logits, y, draw)):
                 push = (1 + self.overshoot) * path[0] if number else None
                 break
             step = self._nearest(z, logits, pull, y, threat) if number < self.steps else None
@@ -109,7 +109,7 @@ class UAP(Universal):
                 break
             path = path + step
             z = (start + (1 + self.overshoot) * path).clamp(threat.low, threat.high)
-        return push, state.paid(door)
+        return push, state.paid(counted)
 
     def _nearest(
         self, z: Tensor, logits: Tensor, pull: Callable[[Tensor], Tensor], y: Tensor, threat: Threat
@@ -130,9 +130,9 @@ class UAP(Universal):
         fooled = 0
         for at in torch.arange(len(images.ids), device=images.ids.device).split(BATCH):  # type: ignore[no-untyped-call]
             draw = rng.select(at)
-            door, (x, _) = metered(head, draw.ids), images.read(at)
+            counted, (x, _) = metered(head, draw.ids), images.read(at)
             z = (x + state.delta).clamp(threat.low, threat.high)
-            fooled += int((classes_of(door, z, draw) != state.labels[at]).sum())
-            state = state.paid(door)
+            fooled += int((classes_of(counted, z, draw) != state.labels[at]).sum())
+            state = state.paid(counted)
         enough = fooled >= self.fooling * len(images.ids)
         return state._replace(step=self.length(len(images.ids))) if enough else state

@@ -1,4 +1,4 @@
-"""Where the cells of a sweep run: `hydra/launcher=local|joblib|slurm|ray`. Says what is missing. No torch here."""
+"""Where the jobs of a sweep run: `hydra/launcher=local|joblib|slurm|ray`. Says what is missing. No torch here."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ PLUGINS = {"joblib": "hydra-joblib-launcher", "slurm": "hydra-submitit-launcher"
 """Launcher -> the distribution that brings it."""
 
 BATCH, CELLS = "hydra.sweeper.max_batch_size", 1000
-"""How many cells are given to a launcher at once, and the default of that."""
+"""How many jobs are given to a launcher at once, and the default of that."""
 
 
 def checked(words: Sequence[str]) -> list[str]:
@@ -33,7 +33,7 @@ def checked(words: Sequence[str]) -> list[str]:
     if chosen is None:
         return list(words)
     if not MULTIRUN & set(words) and not any(word.startswith("-") for word in words):
-        raise UserError(f"hydra/launcher={chosen} launches the cells of a sweep; add -m")
+        raise UserError(f"hydra/launcher={chosen} launches the jobs of a sweep; add -m")
     if chosen in PLUGINS and not _there(f"hydra_plugins.{PLUGINS[chosen].replace('-', '_')}"):
         extra = f"or, in a checkout, pip install -e '.[{chosen}]'"
         raise UserError(f"hydra/launcher={chosen} is not installed; pip install {PLUGINS[chosen]} ({extra})")

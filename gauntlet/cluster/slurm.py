@@ -1,7 +1,7 @@
 """Waiting for the jobs of a sweep under Slurm. Imports no torch, and submitit only when asked.
 
 submitit waits with sacct, which needs an accounting database, and stops at the first job that is lost. Here squeue is
-asked, which every site has, and a lost job ends no sweep: its cell tells what became of it.
+asked, which every site has, and a lost Slurm job ends no sweep: the sweep job's file says what became of it.
 """
 
 import subprocess
@@ -29,7 +29,7 @@ def watch_queue(lost: Callable[[Sequence[str], list[Path]], None]) -> None:
 
     Args:
         lost: is told of each job that left the queue without a result, when none is in the queue any more: the
-            overrides of its cell, and the logs of the job, the last one first.
+            overrides of its sweep job, and the logs of the job, the last one first.
     """
     from hydra.core.utils import JobReturn, JobStatus
     from submitit.core.core import Job

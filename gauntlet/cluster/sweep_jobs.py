@@ -1,9 +1,9 @@
-"""What becomes of the cells of a sweep, told by files: the processes that work on them may be on any machine.
+"""What becomes of the jobs of a sweep, kept in files: the processes that work on them may be on any machine.
 
-    runs/_sweep/cells/<key>.json    one cell: its command, its state, what it said last, where its log is
+    runs/_sweep/cells/<key>.json    one job: its command, its state, what it said last, where its log is
     runs/_sweep/cells/<key>.lock    held by the process at work (see `gauntlet.system.lock`), by none once it is dead
 
-The process that starts a sweep writes that each cell waits; the cell itself writes the rest. Imports no torch.
+The process that starts a sweep writes that each job waits; the job itself writes the rest. Imports no torch.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ STATES = ("done", "running", "partial", "waiting", "failed")
 _TAIL = 4096
 
 announced: list["SweepJob"] = []
-"""The cells of the sweep that this process has started."""
+"""The jobs of the sweep that this process has started."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a cell stands. state: one of `STATES`, partial: its process began and is gone; said: its last line, or its
+class JobState:
+    """The state of a job. state: one of `STATES`, partial: its process began and is gone; said: its last line, or its
     progress while it runs."""
 
     state: str
@@ -48,7 +48,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One cell: a program (run, train) and its options, in a folder of cells."""
+    """One job: a program (run, train) and its options, in a folder of jobs."""
 
     folder: Path
     program: str
@@ -61,7 +61,7 @@ class SweepJob:
 
     @property
     def command(self) -> str:
-        """What the user can paste to do this cell alone."""
+        """What the user can paste to do this job alone."""
         return shlex.join(["python", f"{self.program}.py", *self.words])
 
     def wait(self) -> None:
@@ -75,13 +75,13 @@ class SweepJob:
 
     @contextmanager
     def at_work(self) -> Iterator[list[str]]:
-        """Hold the cell. The caller appends what is wrong, "" for nothing, to the list; else the cell stays partial,
+        """Hold the job. The caller appends what is wrong, "" for nothing, to the list; else the job stays partial,
         and says that it was stopped if that was by Ctrl-C.
 
         Raises:
             UserError: another process holds it, or the folder cannot be written.
         """
-        with sole_owner(self.folder, self.path.stem, "; wait for it", what=f"this cell: {self.command}"):
+        with sole_owner(self.folder, self.path.stem, "; wait for it", what=f"this job: {self.command}"):
             about = {"who": whoami(), "log": _log()}
             self._write("running", **about)
             said: list[str] = []
@@ -93,17 +93,17 @@ class SweepJob:
             if said:
                 self._write("failed" if said[0] else "done", said=said[0], **about)
 
-    def standing(self) -> Standing:
+    def status(self) -> JobState:
         """How it stands, from its files."""
         record = self._read()
         state, said = str(record.get("state", "waiting")), str(record.get("said", ""))
         owner = self._holder() if state == "running" else None
         if owner is not None:
-            return Standing(state, owner.doing)
+            return JobState(state, owner.doing)
         state = "partial" if state == "running" else state
         if state in ("partial", "failed"):
             said = said or _last_line(record.get("log")) or "its process ended without a word"
-        return Standing(state, said)
+        return JobState(state, said)
 
     def _holder(self) -> Owner | None:
         return holder(self.folder, self.path.stem)
@@ -122,13 +122,13 @@ class SweepJob:
         write_atomically(self.path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def cell_of(hydra: HydraConf | DictConfig) -> SweepJob:
-    """The cell that this process works on, from Hydra's configuration."""
+def job_of(hydra: HydraConf | DictConfig) -> SweepJob:
+    """The job that this process works on, from Hydra's configuration."""
     return SweepJob(Path(hydra.sweep.dir) / "cells", hydra.job.name, tuple(hydra.overrides.task))
 
 
-def find_cells(root: Path) -> list[SweepJob]:
-    """Every cell of the sweeps whose runs are in `root`."""
+def find_jobs(root: Path) -> list[SweepJob]:
+    """Every job of the sweeps whose runs are in `root`."""
     found = []
     for path in sorted((root / "_sweep" / "cells").glob("*.json")):
         try:
@@ -143,38 +143,38 @@ class Announce(Callback):
     """Hydra calls it in the process that starts a sweep."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Write that each cell waits."""
+        """Write that each job waits."""
         hydra = config.hydra
         fixed = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides([*fixed, *hydra.overrides.task])
-        (cells,) = BasicSweeper.split_arguments(overrides, None)
-        cell_of_words = partial(SweepJob, Path(hydra.sweep.dir) / "cells", hydra.job.name)
-        announced[:] = [cell_of_words(tuple(words)) for words in cells]
+        (jobs,) = BasicSweeper.split_arguments(overrides, None)
+        job_of_words = partial(SweepJob, Path(hydra.sweep.dir) / "cells", hydra.job.name)
+        announced[:] = [job_of_words(tuple(words)) for words in jobs]
         if str(hydra.launcher.get("_target_")).endswith(".SlurmLauncher"):
-            slurm.watch_queue(lambda words, logs: _lost(cell_of_words(tuple(words)), logs))
-        for cell in announced:
+            slurm.watch_queue(lambda words, logs: _lost(job_of_words(tuple(words)), logs))
+        for job in announced:
             try:
-                cell.wait()
+                job.wait()
             except UserError:  # the launcher cannot write there either, and stops
                 return
 
 
-def _lost(cell: SweepJob, logs: list[Path]) -> None:
-    """Say of a cell whose job ended before it took the cell up what its log says last."""
+def _lost(job: SweepJob, logs: list[Path]) -> None:
+    """Record what the log says last of a job whose process ended before it took the job up."""
     said = next(filter(None, map(_last_line, logs)), "")
-    if said and cell.standing().state == "waiting":
-        cell.fail(said)
+    if said and job.status().state == "waiting":
+        job.fail(said)
 
 
-def verdict(cells: Iterable[SweepJob], stopped: bool = False) -> tuple[list[str], bool]:
-    """What to say of a sweep that has ended, or that the user has stopped, and whether every cell is done."""
-    stand = [(cell, cell.standing()) for cell in cells]
+def verdict(jobs: Iterable[SweepJob], stopped: bool = False) -> tuple[list[str], bool]:
+    """What to say of a sweep that has ended, or that the user has stopped, and whether every job is done."""
+    stand = [(job, job.status()) for job in jobs]
     counts = [f"{number} {state}" for state in STATES if (number := sum(one.state == state for _, one in stand))]
     out = [f"sweep of {len(stand)}: {', '.join(counts)}"]
-    for cell, one in stand:
+    for job, one in stand:
         if one.state in ("failed", "partial"):
-            out += [f"{one.state:<8} {cell.command}", f"         {one.said}"]
+            out += [f"{one.state:<8} {job.command}", f"         {one.said}"]
     if any(one.state == "waiting" for _, one in stand):
         nobody = f"no process took these up, or none that can write {stand[0][0].folder}"
         out.append(f"waiting: {'not begun' if stopped else nobody}")

@@ -2,7 +2,7 @@
 
 Hydra composes the default choice before it looks at the swept ones, and refuses an option that only those have. So such
 options are looked up in each swept choice, here, and then given to Hydra by force (`++`). A choice that does not exist
-is refused here too, before any cell of the sweep is written down.
+is refused here too, before any job of the sweep is written down.
 """
 
 import difflib

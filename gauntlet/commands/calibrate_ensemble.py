@@ -76,9 +76,9 @@ class Sets:
         """Which members the candidates of an attack make wrong, bool [M, B] for each batch."""
         wrong = []
         for ids, x, y in self.parts:
-            door = CountedHead(Head(MEMBERS, heads[0].forward), heads[0].forward, Counts.of(ids))
+            counted = CountedHead(Head(MEMBERS, heads[0].forward), heads[0].forward, Counts.of(ids))
             rng = Rng(0, ids, f"sampling/{self.attacks}")
-            z = attack(mixed(door, heads, {}), x, y, threat=self.threat, rng=rng)
+            z = attack(mixed(counted, heads, {}), x, y, threat=self.threat, rng=rng)
             wrong.append(self._wrong(z, y))
         self._note(wrong)
         return wrong

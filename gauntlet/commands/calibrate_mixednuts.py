@@ -49,9 +49,9 @@ def attacked(network: nn.Module, batch: Batch, threat: Threat, classes: int, ste
     for attack in (APGD(steps=steps), APGD(steps=steps, loss=loss, targets=min(targets, classes - 1))):
         right = (least.argmax(1) == y).nonzero().squeeze(1)
         if len(right):
-            door = CountedHead(head, head.forward, Counts.of(ids[right]))
+            counted = CountedHead(head, head.forward, Counts.of(ids[right]))
             rng = Rng(0, ids[right], f"calibration/{attack.loss}")
-            z = attack(door, x[right], y[right], threat=threat, rng=rng)
+            z = attack(counted, x[right], y[right], threat=threat, rng=rng)
             logits = network(z)
             lower = margins(logits, y[right]) < margins(least[right], y[right])
             least[right[lower]] = logits[lower]

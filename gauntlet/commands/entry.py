@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from gauntlet.cluster import launchers
-from gauntlet.cluster.sweep_jobs import announced, cell_of, verdict
+from gauntlet.cluster.sweep_jobs import announced, job_of, verdict
 from gauntlet.cluster.sweep_overrides import prepared
 from gauntlet.commands.terminal import one_line, say, write
 from gauntlet.config.trust import guard
@@ -24,7 +24,7 @@ guard()
 
 
 def entry(main: Callable[[], None]) -> int:
-    """Call a `@hydra.main` function and return the exit status; after a sweep, say how its cells stand.
+    """Call a `@hydra.main` function and return the exit status; after a sweep, print the state of its jobs.
 
     Hydra's own complaints take many lines. It prints them itself unless HYDRA_FULL_ERROR=1, so that is set, and what
     it then raises is said in one line here. A user who has set HYDRA_FULL_ERROR=1 gets the traceback.
@@ -78,11 +78,11 @@ def _called(main: Callable[[], None]) -> int:
     return 0
 
 
-def cell(work: Callable[[], bool], stopped: str) -> None:
-    """Do the work of one cell, a single run or one of a sweep.
+def attempt(work: Callable[[], bool], stopped: str) -> None:
+    """Do the work of one job, a single run or one of a sweep.
 
     A user's mistake, or evidence with errors, ends a single run with status 1, and Ctrl-C with status 130. In a sweep
-    the other cells go on and the files of the cell say that it failed, whatever process it ran in. A bug is treated
+    the other jobs go on and the files of the job say that it failed, whatever process it ran in. A bug is treated
     alike, with its traceback on standard error.
 
     Args:
@@ -95,7 +95,7 @@ def cell(work: Callable[[], bool], stopped: str) -> None:
             sys.exit(1)
         return
     try:
-        with cell_of(hydra).at_work() as said:
+        with job_of(hydra).at_work() as said:
             said.append(_attempt(work, stopped))
     except UserError as cause:
         say(f"error: {cause}")

@@ -8,14 +8,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from gauntlet.commands.entry import cell, entry
+from gauntlet.commands.entry import attempt, entry
 from gauntlet.commands.terminal import write
 from gauntlet.config.shipped import CONF
 from gauntlet.system.output import steady_output
 
 
 def job(cfg: DictConfig) -> None:
-    """Evaluate one job and report it; see `gauntlet.commands.entry.cell` for what becomes of mistakes."""
+    """Evaluate one job and report it; see `gauntlet.commands.entry.attempt` for what becomes of mistakes."""
     from gauntlet.commands.attack_report import lines
     from gauntlet.commands.certification_report import certificate_lines
     from gauntlet.jobs.attack_job import evaluate
@@ -38,7 +38,7 @@ def job(cfg: DictConfig) -> None:
             outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.summary)
         return outcome.manifest["status"] != "failed"
 
-    cell(work, "stopped; the same command goes on from here")
+    attempt(work, "stopped; the same command goes on from here")
 
 
 compose_and_run = hydra.main(version_base=None, config_path=CONF, config_name="run")(job)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gauntlet.cluster.sweep_jobs import Standing, SweepJob, find_cells
+from gauntlet.cluster.sweep_jobs import JobState, SweepJob, find_jobs
 from gauntlet.errors import UserError, printable, reason
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder, find_runs
@@ -134,33 +134,33 @@ def lines(root: Path) -> list[Line]:
     """Return the runs below `root`, latest last, then the sweep jobs that a run does not stand for."""
     found = sorted((line(run) for run in find_runs(root)), key=lambda each: (each.when, each.path))
     runs: dict[str, int] = {one.command: place for place, one in enumerate(found) if one.command}
-    for cell in find_cells(root):
-        standing, command = cell.standing(), whole(cell.command)
+    for job in find_jobs(root):
+        standing, command = job.status(), whole(job.command)
         if command not in runs:
             if standing.state != "done":
-                found.append(_without_run(cell, standing))
+                found.append(_without_run(job, standing))
             continue
-        found[runs[command]] = _with_cell(found[runs[command]], standing)
+        found[runs[command]] = _with_job(found[runs[command]], standing)
     return found
 
 
-def _with_cell(run: Line, cell: Standing) -> Line:
+def _with_job(run: Line, job: JobState) -> Line:
     """Return the line of a run that no process holds, with what one of its jobs says: it may be starting, or wait."""
-    if cell.state == "running" and run.state in ("partial", "waiting"):
-        return replace(run, state="running", remark=cell.said or "starting")
-    if cell.state == "waiting" and run.state == "partial":
+    if job.state == "running" and run.state in ("partial", "waiting"):
+        return replace(run, state="running", remark=job.said or "starting")
+    if job.state == "waiting" and run.state == "partial":
         return replace(run, state="waiting")
-    if cell.said and cell.state in ("partial", "failed") and run.state in ("partial", "failed"):
-        return replace(run, below=(*run.below, cell.said))
+    if job.said and job.state in ("partial", "failed") and run.state in ("partial", "failed"):
+        return replace(run, below=(*run.below, job.said))
     return run
 
 
-def _without_run(cell: SweepJob, standing: Standing) -> Line:
+def _without_run(job: SweepJob, standing: JobState) -> Line:
     if standing.state == "running":
-        return Line("running", 0, 0, Path(), f"{cell.command}: {standing.said or 'starting'}", command=cell.command)
-    forget = f"forget it: rm {shlex.quote(str(cell.path))}" if standing.state == "failed" else ""
+        return Line("running", 0, 0, Path(), f"{job.command}: {standing.said or 'starting'}", command=job.command)
+    forget = f"forget it: rm {shlex.quote(str(job.path))}" if standing.state == "failed" else ""
     below = tuple(filter(None, (standing.said, forget)))
-    return Line(standing.state, 0, 0, Path(), cell.command, command=cell.command, below=below)
+    return Line(standing.state, 0, 0, Path(), job.command, command=job.command, below=below)
 
 
 def sweep_table(jobs: Sequence[SweepJob]) -> list[str]:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
-from gauntlet.commands.entry import cell, entry
+from gauntlet.commands.entry import attempt, entry
 from gauntlet.commands.terminal import write
 from gauntlet.config.shipped import CONF
 from gauntlet.system.output import steady_output
 
 
 def job(cfg: DictConfig) -> None:
-    """Train one network and report it; see `gauntlet.commands.entry.cell` for what becomes of mistakes."""
+    """Train one network and report it; see `gauntlet.commands.entry.attempt` for what becomes of mistakes."""
     from gauntlet.commands.training_report import lines
     from gauntlet.jobs.training_job import train
     from gauntlet.training.distributed import join
@@ -24,7 +24,7 @@ def job(cfg: DictConfig) -> None:
             write("\n".join(lines(folder)))
         return True
 
-    cell(work, "stopped; the same command goes on from the last saved state")
+    attempt(work, "stopped; the same command goes on from the last saved state")
 
 
 compose_and_train = hydra.main(version_base=None, config_path=CONF, config_name="train")(job)

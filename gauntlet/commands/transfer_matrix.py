@@ -23,7 +23,7 @@ The attacker knows the surrogates and the attacks, never the target: gradients o
 
 HEADER = (
     "dataset", "selection", "threat", "target", "target_victim", "attack", "source", "group", "source_victim", "set",
-    "kin", "samples", "right", "broken", "accuracy", "asr", "asr_both_right", "mean_l2",
+    "white_box", "samples", "right", "broken", "accuracy", "asr", "asr_both_right", "mean_l2",
 )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def matrix(targets: Sequence[Target]) -> Iterator[str]:
 
 
 def _cell(pair: Pair | None) -> str:
-    return "–" if pair is None else f"{pair.accuracy:.2%} / {pair.rate:.2%}{'*' if pair.kin else ' '}"
+    return "–" if pair is None else f"{pair.accuracy:.2%} / {pair.rate:.2%}{'*' if pair.white_box else ' '}"
 
 
 def _best(target: Target, group: str) -> str:
@@ -72,7 +72,7 @@ def table(found: dict[Key, list[Target]]) -> str:
                 victims = "+".join(str(each["victim"]) for each in pair.sources.values())
                 writer.writerow(csv_row([
                     data, selection, threat, target.name, target.victim, attack, source, pair.group, victims, identity,
-                    int(pair.kin), pair.samples, len(pair.right), len(pair.right) - len(pair.standing),
+                    int(pair.white_box), pair.samples, len(pair.right), len(pair.right) - len(pair.standing),
                     f"{pair.accuracy:.6f}", f"{pair.rate:.6f}", _number(pair.shared_rate), _number(pair.mean_length),
                 ]))  # fmt: skip
     return sink.getvalue()

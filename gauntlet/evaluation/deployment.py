@@ -38,14 +38,14 @@ class Deployed:
     Attributes:
         defense: as it was built.
         victim: in eval mode, on the device.
-        twin: the same defense over copies of its networks with batch norm folded away; None where that is not wanted.
+        fused: the same defense over copies of its networks with batch norm folded away; None where that is not wanted.
         weights: part -> digest.
         content: configuration of the defense, with the digests of its weights in place of how they come about.
     """
 
     defense: Any
     victim: Victim
-    twin: Victim | None
+    fused: Victim | None
     weights: dict[str, str]
     content: dict[str, Any]
 
@@ -86,7 +86,7 @@ def deploy(
     return Deployed(
         defense=defense,
         victim=victim,
-        twin=_fused(defense, models, victim, dataset, device) if runtime.fold else None,
+        fused=_fused(defense, models, victim, dataset, device) if runtime.fold else None,
         weights=weights,
         content={"defense": {**config, "parts": parts}},
     )

@@ -35,7 +35,7 @@ class Evaluation:
         threat: what the attacker may change.
         classes: number of classes that scores must have.
         seed: of every random draw.
-        twin: the same defense over networks that are cheaper to differentiate; it proposes, `victim` judges.
+        fused: the same defense over networks that are cheaper to differentiate; it proposes, `victim` judges.
         heads: "declared": gradient attacks run on every head. "true": on the deployed forward only, for comparison.
         batch_size: samples per forward pass; changes no record.
         gradients: reduced precision of the gradient passes; None: that of the images.
@@ -54,7 +54,7 @@ class Evaluation:
     threat: Threat
     classes: int
     seed: int = 0
-    twin: Victim | None = None
+    fused: Victim | None = None
     heads: str = "declared"
     batch_size: int = 128
     gradients: torch.dtype | None = None
@@ -98,7 +98,7 @@ class Evaluation:
         return [stage for each, part in suite.items() for stage in self._on_heads(each, part)]
 
     def _on_heads(self, name: str, attack: Attack) -> Iterator[Stage]:
-        twins = {head.name: head for head in self.twin.heads} if self.twin else {}
+        fused_heads = {head.name: head for head in self.fused.heads} if self.fused else {}
         if attack.needs == TRANSFER:
             yield Stage(name, attack, self.victim.heads[0], None)  # its name says what it was crafted on
             return
@@ -108,17 +108,17 @@ class Evaluation:
         alone = self.heads == "true" or attack.needs not in ("gradient", "training-set")
         for head in self.victim.heads[:1] if alone else self.victim.heads:
             stage = f"{name}/{head.name}"
-            yield Stage(stage, self.fitted.get(stage, attack), head, twins.get(head.name))
+            yield Stage(stage, self.fitted.get(stage, attack), head, fused_heads.get(head.name))
 
     def counted_head(self, stage: Stage, counts: Counts) -> CountedHead:
         """The head of a stage as its attack sees it; passes are booked in `counts`."""
         fast = stage.fast.forward if stage.fast else None
         trials, members = TRIALS if self.rule else 1, self.victim.members
-        jury = tuple(head.forward for head in members) if self.exact else ()
+        member_predictors = tuple(head.forward for head in members) if self.exact else ()
         head = CountedHead(
             stage.head, self.victim.predict, counts, fast, self.gradients,
-            batch_size=self.batch_size, trials=trials, jury=jury,
+            batch_size=self.batch_size, trials=trials, member_predictors=member_predictors,
         )  # fmt: skip
         if stage.head.name != MEMBERS or not members:
             return head
-        return mixed(head, members, {head.name: head for head in self.twin.heads} if self.twin else {})
+        return mixed(head, members, {head.name: head for head in self.fused.heads} if self.fused else {})

@@ -56,14 +56,14 @@ def measure(
     ids, x, y = (t[few] for t in batch)
     found: dict[str, dict[str, Any]] = {}
     for head in victim.heads:
-        door = CountedHead(replace(head, draws=1), head.forward, Counts.of(ids))
+        counted = CountedHead(replace(head, draws=1), head.forward, Counts.of(ids))
         rng = Rng(seed, ids, f"draws/{head.name}")
-        if _still(door, x, y, rng, gradients):
+        if _still(counted, x, y, rng, gradients):
             found[head.name] = {"draws": 1}
         elif head.draws or not gradients:
             found[head.name] = {"draws": max(head.draws, asked or 0, 2)}
         else:
-            n, cosine = _enough(door, x, y, rng)
+            n, cosine = _enough(counted, x, y, rng)
             found[head.name] = {"draws": max(n, asked or 0), "cosine": round(cosine, 4)}
     return found
 
@@ -79,17 +79,17 @@ def settled(victim: Victim, found: dict[str, dict[str, Any]]) -> Victim:
     return replace(victim, surrogates=surrogates, draws=heads[victim.heads[0].name].draws)
 
 
-def _still(door: CountedHead, x: Tensor, y: Tensor, rng: Rng, gradients: bool) -> bool:
+def _still(counted: CountedHead, x: Tensor, y: Tensor, rng: Rng, gradients: bool) -> bool:
     """Whether two draws give the same, bit for bit."""
     if not gradients:
-        return torch.equal(*(door.scores(x, rng.stream(k)) for k in range(2)))
-    one, other = (door.gradient(x, partial(_margin, y=y), rng.stream(k)) for k in range(2))
+        return torch.equal(*(counted.scores(x, rng.stream(k)) for k in range(2)))
+    one, other = (counted.gradient(x, partial(_margin, y=y), rng.stream(k)) for k in range(2))
     return torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
 
 
-def _enough(door: CountedHead, x: Tensor, y: Tensor, rng: Rng) -> tuple[int, float]:
+def _enough(counted: CountedHead, x: Tensor, y: Tensor, rng: Rng) -> tuple[int, float]:
     """The draws at which the search ends, and the agreement there."""
-    sums, known, n = _sums(door, x, y, rng), [torch.zeros_like(x)], 2
+    sums, known, n = _sums(counted, x, y, rng), [torch.zeros_like(x)], 2
     while True:
         while len(known) <= 3 * n:
             known.append(next(sums))
@@ -99,11 +99,11 @@ def _enough(door: CountedHead, x: Tensor, y: Tensor, rng: Rng) -> tuple[int, flo
         n *= 2
 
 
-def _sums(door: CountedHead, x: Tensor, y: Tensor, rng: Rng) -> Iterator[Tensor]:
+def _sums(counted: CountedHead, x: Tensor, y: Tensor, rng: Rng) -> Iterator[Tensor]:
     """The sum of the gradients of the margin over the first 1, 2, 3, ... draws."""
     total, number = torch.zeros_like(x), 0
     while True:
-        total = total + door.gradient(x, partial(_margin, y=y), rng.stream(number))[1]
+        total = total + counted.gradient(x, partial(_margin, y=y), rng.stream(number))[1]
         number += 1
         yield total
 

@@ -73,14 +73,14 @@ class Protocol:
         """Whether the expectation is a finite sum over the members of the victim."""
         return self.rule == "expected" and bool(victim.members)
 
-    def told(self, exact: bool = False) -> dict[str, Any]:
+    def to_record(self, exact: bool = False) -> dict[str, Any]:
         """The fields, without an alpha of 1, which older records do not have; with 0 draws where it is exact."""
         fields = {name: value for name, value in asdict(self).items() if (name, value) != ("alpha", 1.0)}
         return fields | {"draws": 0} if exact else fields
 
     def identity(self) -> dict[str, Any]:
         """What of the protocol belongs to the deployed defense: a vote over other draws is another one."""
-        return self.told() if self.rule == "vote" else {"rule": self.rule}
+        return self.to_record() if self.rule == "vote" else {"rule": self.rule}
 
     def applied(self, victim: Victim, seed: int) -> Victim:
         """The victim as this protocol deploys it; seed: of the run."""

@@ -13,7 +13,7 @@ def amend(run: RunFolder, change: Callable[[Manifest], None]) -> Manifest:
     Raises:
         UserError: it cannot be written.
     """
-    with sole_owner(run.path, "manifest", None, aloud=False):
+    with sole_owner(run.path, "manifest", None, warn=False):
         manifest = run.manifest()
         change(manifest)
         run.update(manifest)

@@ -140,7 +140,7 @@ def _evaluation(setup: Setup, attack: Any, protocol: Protocol) -> tuple[Evaluati
         threat=threat,
         classes=classes,
         seed=cfg.seed,
-        twin=protocol.applied(target.twin, cfg.seed) if target.twin else None,
+        fused=protocol.applied(target.fused, cfg.seed) if target.fused else None,
         heads=cfg.heads,
         batch_size=runtime.batch_size,
         gradients=Runtime.GRADIENTS[runtime.gradients],

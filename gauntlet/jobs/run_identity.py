@@ -44,7 +44,7 @@ def attack_manifest(setup: Setup, evaluation: Evaluation, protocol: Protocol, tr
     if given != GRADIENT:  # runs from before this option keep their hash
         answer["access"] = given
     if counted is not None:
-        answer["protocol"] = counted.told(evaluation.exact)
+        answer["protocol"] = counted.to_record(evaluation.exact)
     if asked.cfg.draws is not None:
         answer["draws"] = asked.cfg.draws
     own = Manifest(
@@ -55,11 +55,11 @@ def attack_manifest(setup: Setup, evaluation: Evaluation, protocol: Protocol, tr
         keep=asked.runtime.keep,
     )
     if isinstance(suite, Transfer):
-        own |= Manifest(sets=suite.told())
+        own |= Manifest(sets=suite.to_record())
     if members := evaluation.victim.members:
         own |= Manifest(members=[[head.name, head.weight] for head in members])
     if counted is not None:
-        own |= Manifest(protocol=cast(ProtocolFacts, counted.told(evaluation.exact)), bare=target.identity)
+        own |= Manifest(protocol=cast(ProtocolFacts, counted.to_record(evaluation.exact)), bare=target.identity)
     stages = [CLEAN_STAGE, *(stage.name for stage in evaluation.stages)]
     data = {} if train is None else {"train": train.digest()}
     return _manifest(setup, "attack", name, digest_of(deployed), answer, stages, data) | own

@@ -29,7 +29,7 @@ class Pair:
         stage: `<attack>/<source>`.
         identity: of its set; equal means the same candidates.
         sources: what they were crafted on: name -> victim, weights, defense.
-        kin: whether the target, or a network inside it, is among these.
+        white_box: whether the target, or a network inside it, is among these.
         samples: all, also those that the target has wrong as they are.
         right: ids of those that the target has right as they are.
         standing: ids of those that it still has right.
@@ -41,7 +41,7 @@ class Pair:
     stage: str
     identity: str
     sources: dict[str, dict[str, Any]]
-    kin: bool = False
+    white_box: bool = False
     samples: int = 0
     right: set[int] = field(default_factory=set)
     standing: set[int] = field(default_factory=set)
@@ -89,11 +89,11 @@ class Metrics(NamedTuple):
 
 
 def metrics(pairs: Sequence[Pair]) -> Metrics | None:
-    """The three metrics over the pairs whose sources are no kin of the target; None where there is none.
+    """The three metrics over the pairs whose sources do not hold the target; None where there is none.
 
     pairs: all of the same target and samples.
     """
-    pairs = [pair for pair in pairs if not pair.kin]
+    pairs = [pair for pair in pairs if not pair.white_box]
     if not pairs:
         return None
     strongest = min(pairs, key=lambda pair: (pair.accuracy, pair.stage))
@@ -164,12 +164,12 @@ def lines(pairs: Sequence[Pair]) -> Iterator[str]:
     yield f"{'attack/source':<24}{'accuracy':>9}{'ASR':>9}{'ASR both':>10}{'mean L2':>9}"
     for pair in pairs:
         yield (
-            f"{pair.stage + ('*' if pair.kin else ''):<24}{pair.accuracy:>9.2%}{pair.rate:>9.2%}"
+            f"{pair.stage + ('*' if pair.white_box else ''):<24}{pair.accuracy:>9.2%}{pair.rate:>9.2%}"
             f"{number(pair.shared_rate, '.2%'):>10}{number(pair.mean_length, '.3f'):>9}"
         )
     if told := metrics(pairs):
         best = f"{told.strongest.accuracy:.2%} ({told.strongest.stage})"
         yield f"mean over pairs {told.mean:.2%}, strongest pair {best}, union {told.union:.2%}"
     yield "(ASR: flipped, of the samples that the target has right; both: of those that the sources have right too)"
-    if any(pair.kin for pair in pairs):
+    if any(pair.white_box for pair in pairs):
         yield "(* crafted on the target itself or on a network inside it; not in the metrics)"

@@ -65,7 +65,7 @@ class Probe:
         if not right.any():
             return 0.0
         ids, x, y = self.ids[right], self.x[right], self.y[right]
-        fast = run.twin.heads[0].forward if run.twin else None
+        fast = run.fused.heads[0].forward if run.fused else None
         trials = TRIALS if run.victim.randomized else 1
         head = CountedHead(run.victim.heads[0], run.victim.predict, Counts.of(ids), fast, trials=trials)
         z = attack(head, x, y, threat=threat, rng=Rng(run.seed, ids, "probe")).detach()

@@ -97,16 +97,14 @@ def clear_folder(folder: Path) -> None:
 
 
 @contextmanager
-def sole_owner(
-    folder: Path, name: str, way_out: str | None, aloud: bool = True, what: str | None = None
-) -> Iterator[None]:
+def sole_owner(folder: Path, name: str, hint: str | None, warn: bool = True, what: str | None = None) -> Iterator[None]:
     """Hold `folder/name.lock`.
 
     Args:
         folder: made if it is not there.
         name: of the lock.
-        way_out: what to do where another process holds it, the end of the line that the user reads; None: wait for it.
-        aloud: whether to warn the user that it waits.
+        hint: what to do where another process holds it, the end of the line that the user reads; None: wait for it.
+        warn: whether to warn the user that it waits.
         what: is worked on, for the user; None: the folder.
 
     Raises:
@@ -115,7 +113,7 @@ def sole_owner(
     lock = filelock.FileLock(folder / f"{name}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _acquire(lock, name, way_out, aloud, what or str(folder))
+        _acquire(lock, name, hint, warn, what or str(folder))
         lease = _Lease(folder / f"{name}.owner")
     except OSError as cause:
         lock.release()
@@ -129,7 +127,7 @@ def sole_owner(
         lock.release()
 
 
-def _acquire(lock: filelock.BaseFileLock, name: str, way_out: str | None, aloud: bool, what: str) -> None:
+def _acquire(lock: filelock.BaseFileLock, name: str, hint: str | None, warn: bool, what: str) -> None:
     """Returns once no live process holds the lock; it is then ours unless the system keeps it for a dead one."""
     folder, told = Path(lock.lock_file).parent, ""
     while True:
@@ -145,11 +143,11 @@ def _acquire(lock: filelock.BaseFileLock, name: str, way_out: str | None, aloud:
             if owner.age > LEASE:
                 log.warning("%s has been silent for %.0f s: taking over %s", owner.who, owner.age, what)
                 return
-        if way_out is not None:
-            raise UserError(f"{owner.who} is working on {what}{way_out}")
+        if hint is not None:
+            raise UserError(f"{owner.who} is working on {what}{hint}")
         if not told:
             told = f"waiting for {owner.who}, which works on {what}"
-            log.log(logging.WARNING if aloud else logging.DEBUG, "%s", told)
+            log.log(logging.WARNING if warn else logging.DEBUG, "%s", told)
 
 
 def _alive_elsewhere(folder: Path, name: str) -> Owner | None:
@@ -203,7 +201,7 @@ class _Lease:
     def _renew(self) -> None:
         scratch = temporary(self.path)
         try:
-            scratch.write_text(f"{self.who}\n{progress.told()}\n")
+            scratch.write_text(f"{self.who}\n{progress.describe()}\n")
             scratch.replace(self.path)
         finally:
             scratch.unlink(missing_ok=True)

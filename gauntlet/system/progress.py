@@ -56,7 +56,7 @@ class Bar:
         return f"{text}, {rate:.3g} {self._unit}/s, {duration((self._total - self._at) / rate)} left"
 
 
-def told() -> str:
+def describe() -> str:
     """What this process is doing, in one line; "": nothing that is counted."""
     return _open[-1]() if _open else ""
 

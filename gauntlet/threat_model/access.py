@@ -1,6 +1,6 @@
 """What the attacker is given of a victim: gradients, scores, decisions or nothing (transfer).
 
-An attack gets the narrowest door that serves its `needs`, and that door has no method for more: in no run can an attack
+An attack gets the narrowest handle that serves its `needs`, and that has no method for more: in no run can an attack
 on scores take a gradient, or one on decisions read a score.
 """
 
@@ -94,19 +94,19 @@ class CandidatesOnly:
             self._counts.add(getattr(self._counts, name), ids, amount)
 
 
-Door = CountedHead | ScoreHead | DecisionHead
+Handle = CountedHead | ScoreHead | DecisionHead
 
 
-def narrowed(door: Door, needs: str) -> Any:
-    """The narrowest door to the same victim that serves an attack's needs: that door itself where nothing is left over.
+def narrowed(handle: Handle, needs: str) -> Any:
+    """Return the narrowest handle to the victim that serves an attack's needs: this one where nothing is left over.
 
     What is no level of access, such as "training-set", is taken to need gradients.
     """
-    if needs == TRANSFER and isinstance(door, CountedHead):
-        return CandidatesOnly(door.counts)
+    if needs == TRANSFER and isinstance(handle, CountedHead):
+        return CandidatesOnly(handle.counts)
     if needs not in ("score", "decision"):
-        return door
-    head = _without_gradients(door) if isinstance(door, CountedHead) else door
+        return handle
+    head = _without_gradients(handle) if isinstance(handle, CountedHead) else handle
     return head.blunted() if needs == "decision" and isinstance(head, ScoreHead) else head
 
 

@@ -1,4 +1,4 @@
-"""The only door from an attack to its victim: it counts every pass, per sample, and says what is broken."""
+"""The access handle of an attack to its victim: it counts every pass, per sample, and says what is broken."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -77,7 +77,7 @@ class CountedHead:
         batch_size: the most samples of a pass; None: no limit.
         trials: draws of the deployed forward that must all be wrong before a candidate counts as found: one lucky draw
             shows nothing. 1 for a deterministic defense, `TRIALS` for a randomised one.
-        jury: the members of a mixture, whose expectation is exact: a candidate counts as found when all are wrong.
+        member_predictors: of a mixture, whose expectation is exact: a candidate counts as found when all are wrong.
 
     Attributes:
         answers: whether `broken` can say yes. A surrogate's cannot: an attack need not pay for asking it.
@@ -92,7 +92,7 @@ class CountedHead:
     dtype: torch.dtype | None = None
     batch_size: int | None = None
     trials: int = 1
-    jury: tuple[Forward, ...] = ()
+    member_predictors: tuple[Forward, ...] = ()
 
     @property
     def looks(self) -> int:
@@ -160,11 +160,11 @@ class CountedHead:
     def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
         """Which candidates fool the deployed forward, bool [B]. logits: what this head gave for them.
 
-        The logits of an exact head in full precision are the verdict. Those of a faster twin only propose, and those of
-        a surrogate say nothing: then `predict` decides, at the price of one forward for each sample asked. So it does
+        The logits of an exact head in full precision are the verdict. Those of a BN-fused copy only propose, and those
+        of a surrogate say nothing: then `predict` decides, at the price of one forward for each sample asked. So it does
         for a randomised defense, which must be wrong in all of `trials` draws; the first that is right ends the asking.
 
-        plain: the logits come from `scores`, which never uses the twin.
+        plain: the logits come from `scores`, which never uses the BN-fused copy.
         """
         wrong = logits.argmax(1) != y
         if self.trials == 1 and self.head.exact and (plain or (self.fast is None and self.dtype is None)):
@@ -176,9 +176,11 @@ class CountedHead:
 
     @torch.no_grad()
     def fooled(self, z: Tensor, y: Tensor, rng: Rng) -> Tensor:
-        """Whether `predict` is wrong in all of `trials` draws, or all of the jury is, bool [B]; one forward each until
-        one is right."""
-        first, *others = self.jury or (self.predict,) * self.trials
+        """Return whether `predict` is wrong in all of `trials` draws, or all member predictors are, bool [B].
+
+        Costs one forward each until one is right.
+        """
+        first, *others = self.member_predictors or (self.predict,) * self.trials
         wrong: Tensor = first(z, rng.stream("verdict")).argmax(1) != y
         self.counts.add(self.counts.forwards, rng.ids)
         for k, forward in enumerate(others, 1):

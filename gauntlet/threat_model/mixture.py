@@ -34,13 +34,18 @@ def on_members(attack: object) -> bool:
     return traits_of(attack).mixture
 
 
-def mixed(door: CountedHead, members: tuple[Head, ...], twins: dict[str, Head]) -> MixtureHead:
-    """The members behind a door to their mixture; twins: name -> the same head over cheaper networks."""
-    cheap = {name: twin.forward for name, twin in twins.items()}
-    together = tuple(replace(door, head=head, fast=cheap.get(head.name)) for head in members)
+def mixed(counted: CountedHead, members: tuple[Head, ...], fused_heads: dict[str, Head]) -> MixtureHead:
+    """Return the members behind an access handle to their mixture.
+
+    Args:
+        fused_heads: name -> the same head over BN-fused copies of the networks.
+    """
+    cheap = {name: fused.forward for name, fused in fused_heads.items()}
+    together = tuple(replace(counted, head=head, fast=cheap.get(head.name)) for head in members)
     return MixtureHead(
-        door.head, door.predict, door.counts, dtype=door.dtype,
-        batch_size=door.batch_size, trials=door.trials, jury=door.jury, together=together,
+        counted.head, counted.predict, counted.counts, dtype=counted.dtype,
+        batch_size=counted.batch_size, trials=counted.trials,
+        member_predictors=counted.member_predictors, together=together,
     )  # fmt: skip
 
 

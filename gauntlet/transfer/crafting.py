@@ -74,7 +74,7 @@ class SetCrafter:
         size = self.to.description["chunk"]
         for part in range(positions.start // size, -(-positions.stop // size)):
             if not self._sound(part):
-                with sole_owner(self.to.path / "locks", f"part-{part:05d}", None, aloud=False):
+                with sole_owner(self.to.path / "locks", f"part-{part:05d}", None, warn=False):
                     if not self._sound(part):  # another process may have made it meanwhile
                         advance(f"crafting {self.craft.stage}", 0)
                         begun = time.perf_counter()

@@ -93,7 +93,7 @@ class Transfer:
     identities: dict[str, str]  # stage -> of its set
     sources: dict[str, dict[str, Any]]  # stage -> name -> victim, weights and defense of what it was crafted on
 
-    def told(self) -> dict[str, dict[str, Any]]:
+    def to_record(self) -> dict[str, dict[str, Any]]:
         """What a manifest says of each stage."""
         return {stage: {"set": self.identities[stage], "sources": self.sources[stage]} for stage in self.stages}
 

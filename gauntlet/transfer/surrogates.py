@@ -89,9 +89,9 @@ def head_of(
     """
     heads = []
     for surrogate in surrogates:
-        victim, twin = surrogate.model.victim, surrogate.model.twin
+        victim, fused = surrogate.model.victim, surrogate.model.fused
         view = Head(surrogate.name, victim.predict, exact=True, draws=victim.draws)
-        fast = twin.predict if twin else None
+        fast = fused.predict if fused else None
         heads.append(SurrogateHead(view, victim.predict, counts, fast, dtype, batch_size))
     if len(heads) == 1:
         return heads[0]

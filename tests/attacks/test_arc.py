@@ -127,7 +127,9 @@ def test_pgd_between_two_members_reports_all_where_half_is_left():
     threat = Threat("linf", 1.5, low=-9, high=9)
 
     def least(attack, head):
-        door = CountedHead(head, victim.predict, Counts.of(ids), jury=tuple(h.forward for h in heads[1:]), trials=10)
+        door = CountedHead(
+            head, victim.predict, Counts.of(ids), member_predictors=tuple(h.forward for h in heads[1:]), trials=10
+        )
         door = mixed(door, heads[1:], {}) if getattr(attack, "mixture", False) else door
         z = attack(door, x, y, threat=threat, rng=Rng(0, ids))
         return float((between(z, None).argmax(2) == y).double().mean())

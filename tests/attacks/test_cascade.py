@@ -109,8 +109,8 @@ def test_plus_is_its_six_stages():
         ),
     ],
 )
-def test_a_loss_that_needs_more_classes_is_refused_before_the_run(case, attack, classes, way_out):
-    with pytest.raises(UserError, match=way_out):
+def test_a_loss_that_needs_more_classes_is_refused_before_the_run(case, attack, classes, hint):
+    with pytest.raises(UserError, match=hint):
         Evaluation(case.victim, ("a", attack), Threat("linf", 0.1), classes)
     Evaluation(case.victim, ("a", attack), Threat("linf", 0.1), classes + 1)
 

@@ -97,12 +97,12 @@ def test_an_unknown_loss_lists_the_known_ones():
 def test_cooling_touches_only_what_a_softmax_cannot_resolve(loss):
     y = torch.zeros(1, dtype=torch.long)
     soft = torch.tensor([[12.0, 0.0, -1.0, -2.0]])
-    assert torch.equal(losses.cooled(loss)(soft, y), loss(soft, y))
+    assert torch.equal(losses.temperature_scaled(loss)(soft, y), loss(soft, y))
     unit = loss(torch.tensor([[1.0, 0.0, -1 / 12, -2 / 12]]), y)
     for scale in (10.0, 1e3, 1e8, 1e30):
-        assert torch.allclose(losses.cooled(loss)(soft * scale, y), unit, atol=1e-6)
+        assert torch.allclose(losses.temperature_scaled(loss)(soft * scale, y), unit, atol=1e-6)
     tied = torch.tensor([[0.0, 0.0, -1.0, -2.0]])
-    assert losses.cooled(loss)(tied, y).isfinite().all()
+    assert losses.temperature_scaled(loss)(tied, y).isfinite().all()
 
 
 def test_mifpe_survives_a_tie_and_does_not_see_the_scale():

@@ -108,7 +108,7 @@ def site():
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory):
-    """The records of the twelve cells, from one process that nobody disturbs."""
+    """The records of the twelve jobs, from one process that nobody disturbs."""
     folder = tmp_path_factory.mktemp("alone")
     code, said = ended(start("-m", *TWELVE, f"runs_dir={folder}"))
     assert code == 0, said
@@ -184,7 +184,7 @@ def worker(folder, but=()):
 
 
 def trainer(folder):
-    """A process that trains a network that other cells need too."""
+    """A process that trains a network that other jobs need too."""
     begun = lambda place: (place / "history.json").exists()  # noqa: E731
     return caught(folder, "_trained/*/train.owner", begun, lambda place: (place / "best.safetensors").exists())
 

@@ -1,4 +1,4 @@
-"""The twelve cells through the other launchers."""
+"""The twelve jobs through the other launchers."""
 
 import os
 import signal

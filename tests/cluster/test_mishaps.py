@@ -15,7 +15,7 @@ def errors(said):
     return [line for line in said.splitlines() if line.startswith("error: ")]
 
 
-def test_a_failed_cell_is_told_with_its_last_line(site, tmp_path):
+def test_a_failed_job_is_told_with_its_last_line(site, tmp_path):
     terminal = site.sweep(tmp_path, *CELLS[:-1], "threat.eps=-1,0.1")
     said = site.ended(terminal)
     assert terminal.returncode == 1

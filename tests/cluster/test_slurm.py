@@ -9,10 +9,10 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
-def test_twelve_cells_survive_kills_a_cancel_and_a_drain(site, tools, alone, tmp_path):
+def test_twelve_job_survive_kills_a_cancel_and_a_drain(site, tools, alone, tmp_path):
     terminal = site.sweep(tmp_path, *tools.TWELVE)
     pid, first = tools.trainer(tmp_path)
-    os.kill(pid, signal.SIGKILL)  # other cells need this network, and go on training it
+    os.kill(pid, signal.SIGKILL)  # other jobs need this network, and go on training it
 
     pid, second = tools.worker(tmp_path)
     os.kill(pid, signal.SIGKILL)
@@ -50,9 +50,9 @@ def test_twelve_cells_survive_kills_a_cancel_and_a_drain(site, tools, alone, tmp
 
 def test_a_sweep_longer_than_the_largest_array_is_split(site, tools, tmp_path):
     assert "MaxArraySize            = 11" in site.ask("scontrol", "show", "config")
-    cells = ["attack=fgsm", "dataset.limit=8"]
+    jobs = ["attack=fgsm", "dataset.limit=8"]
     words = ",".join(f"0.{eps:02d}" for eps in range(1, 12))
-    terminal = site.sweep(tmp_path, *cells, f"threat.eps={words}")
+    terminal = site.sweep(tmp_path, *jobs, f"threat.eps={words}")
     said = site.ended(terminal)
     assert terminal.returncode == 0, said
     assert said.endswith("sweep of 11: 11 done\n")
@@ -62,19 +62,19 @@ def test_a_sweep_longer_than_the_largest_array_is_split(site, tools, tmp_path):
 
 @pytest.fixture
 def one(tools, tmp_path):
-    """Options of one cell, and its records from a process that nobody disturbs."""
+    """Options of one job, and its records from a process that nobody disturbs."""
     # Nothing breaks at this budget: every chunk takes all steps, on a fast machine too.
-    cell = ["attack=pgd", "attack.steps=1000", "dataset.limit=128", "runtime.chunk=8", "threat.eps=0.001"]
-    code, said = tools.ended(tools.start(*cell, f"runs_dir={tmp_path}/alone"))
+    job = ["attack=pgd", "attack.steps=1000", "dataset.limit=128", "runtime.chunk=8", "threat.eps=0.001"]
+    code, said = tools.ended(tools.start(*job, f"runs_dir={tmp_path}/alone"))
     assert code == 0, said
-    return cell, tools.records(tmp_path / "alone")
+    return job, tools.records(tmp_path / "alone")
 
 
-def test_a_cell_that_meets_its_time_limit_goes_on(site, tools, one, tmp_path):
+def test_a_job_that_meets_its_time_limit_goes_on(site, tools, one, tmp_path):
     """It is slowed down until Slurm gives the signal, so that it needs no minute of work."""
-    cell, records = one
+    job, records = one
     runs, limit = tmp_path / "runs", ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40"]
-    terminal = site.sweep(runs, *cell, *limit)
+    terminal = site.sweep(runs, *job, *limit)
     pid, _ = tools.worker(runs)
     logs = lambda: "".join(path.read_text() for path in runs.glob("_sweep/.submitit/*/*_log.*"))  # noqa: E731
 
@@ -94,9 +94,9 @@ def test_a_cell_that_meets_its_time_limit_goes_on(site, tools, one, tmp_path):
     assert tools.same(tools.records(runs), records)
 
 
-def test_a_cell_that_is_preempted_goes_on(site, tools, one, tmp_path):
-    cell, records = one
-    terminal = site.sweep(tmp_path / "runs", *cell, "hydra.launcher.partition=low")
+def test_a_job_that_is_preempted_goes_on(site, tools, one, tmp_path):
+    job, records = one
+    terminal = site.sweep(tmp_path / "runs", *job, "hydra.launcher.partition=low")
     pid, job = tools.worker(tmp_path / "runs")
     site.ask("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     site.suspended(pid, lambda: site.waits(job))

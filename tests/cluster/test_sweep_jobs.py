@@ -1,4 +1,4 @@
-"""How the cells of a sweep stand, from their files alone."""
+"""How the jobs of a sweep stand, from their files alone."""
 
 import json
 import os
@@ -9,45 +9,45 @@ import sys
 import pytest
 
 from gauntlet.cluster import launchers
-from gauntlet.cluster.sweep_jobs import Standing, SweepJob, find_cells, verdict
+from gauntlet.cluster.sweep_jobs import JobState, SweepJob, find_jobs, verdict
 from gauntlet.commands.status import whole
 from gauntlet.errors import UserError
 
 
 @pytest.fixture
-def cell(tmp_path):
+def job(tmp_path):
     return SweepJob(tmp_path / "_sweep" / "cells", "run", ("attack=pgd", "threat.eps=8/255"))
 
 
-def test_the_order_of_options_makes_no_other_cell(cell):
-    assert SweepJob(cell.folder, "run", cell.words[::-1]).path == cell.path
-    assert SweepJob(cell.folder, "train", cell.words).path != cell.path
-    assert SweepJob(cell.folder, "run", cell.words[:1]).path != cell.path
+def test_the_order_of_options_makes_no_other_job(job):
+    assert SweepJob(job.folder, "run", job.words[::-1]).path == job.path
+    assert SweepJob(job.folder, "train", job.words).path != job.path
+    assert SweepJob(job.folder, "run", job.words[:1]).path != job.path
 
 
-def test_a_cell_that_ends_is_done_or_failed(cell, tmp_path):
-    assert cell.standing() == Standing("waiting")
-    cell.wait()
-    assert find_cells(tmp_path) == [cell]
-    with cell.at_work() as said:
-        assert cell.standing() == Standing("running")
-        cell.wait()  # the sweep was started a second time: the process at work keeps the cell
-        assert cell.standing() == Standing("running")
+def test_a_job_that_ends_is_done_or_failed(job, tmp_path):
+    assert job.status() == JobState("waiting")
+    job.wait()
+    assert find_jobs(tmp_path) == [job]
+    with job.at_work() as said:
+        assert job.status() == JobState("running")
+        job.wait()  # the sweep was started a second time: the process at work keeps the job
+        assert job.status() == JobState("running")
         said.append("")
-    assert cell.standing() == Standing("done")
-    with cell.at_work() as said:
+    assert job.status() == JobState("done")
+    with job.at_work() as said:
         said.append("threat.eps=-1 must be positive")
-    assert cell.standing() == Standing("failed", "threat.eps=-1 must be positive")
+    assert job.status() == JobState("failed", "threat.eps=-1 must be positive")
 
 
-def test_two_copies_of_a_cell_do_no_harm(cell, monkeypatch):
+def test_two_copies_of_a_job_do_no_harm(job, monkeypatch):
     monkeypatch.setattr("gauntlet.system.lock.PATIENCE", 0.1)
-    with cell.at_work() as said:
-        busy = rf"process {os.getpid()} on .* is working on this cell: python run\.py"
-        with pytest.raises(UserError, match=busy), cell.at_work():
+    with job.at_work() as said:
+        busy = rf"process {os.getpid()} on .* is working on this job: python run\.py"
+        with pytest.raises(UserError, match=busy), job.at_work():
             pass
         said.append("")
-    assert cell.standing() == Standing("done")
+    assert job.status() == JobState("done")
 
 
 DIES = """
@@ -59,49 +59,49 @@ with SweepJob(Path({folder!r}), "run", {words!r}).at_work():
 """
 
 
-def test_a_killed_cell_is_partial_and_its_log_tells_the_last_line(cell):
-    code = DIES.format(folder=str(cell.folder), words=cell.words)
+def test_a_killed_job_is_partial_and_its_log_tells_the_last_line(job):
+    code = DIES.format(folder=str(job.folder), words=job.words)
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    assert cell.standing() == Standing("partial", "its process ended without a word")
-    log = cell.folder / "job.err"
+    assert job.status() == JobState("partial", "its process ended without a word")
+    log = job.folder / "job.err"
     log.write_text("loading\n 10%|#  |\r 20%|## |\n\n")
-    record = json.loads(cell.path.read_text())
-    cell.path.write_text(json.dumps(record | {"log": str(log)}))
-    assert cell.standing() == Standing("partial", "20%|## |")
+    record = json.loads(job.path.read_text())
+    job.path.write_text(json.dumps(record | {"log": str(log)}))
+    assert job.status() == JobState("partial", "20%|## |")
 
 
-def test_a_sweep_that_the_user_stops_says_so(cell):
-    with pytest.raises(SystemExit), cell.at_work():
+def test_a_sweep_that_the_user_stops_says_so(job):
+    with pytest.raises(SystemExit), job.at_work():
         sys.exit(130)
-    assert cell.standing() == Standing("partial", "stopped")
-    lines, done = verdict([cell, SweepJob(cell.folder, "run", ("attack=fgsm",))], stopped=True)
+    assert job.status() == JobState("partial", "stopped")
+    lines, done = verdict([job, SweepJob(job.folder, "run", ("attack=fgsm",))], stopped=True)
     assert not done
     assert lines[0] == "sweep of 2: 1 partial, 1 waiting"
     assert lines[2:] == ["         stopped", "waiting: not begun", "the same command goes on"]
-    with cell.at_work():
-        assert cell.standing() == Standing("running")
+    with job.at_work():
+        assert job.status() == JobState("running")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"program": "run"}'])
-def test_a_damaged_record_is_as_none(cell, tmp_path, content):
-    cell.folder.mkdir(parents=True)
-    cell.path.write_text(content)
-    assert cell.standing().state == "waiting"
-    assert find_cells(tmp_path) == []
+def test_a_damaged_record_is_as_none(job, tmp_path, content):
+    job.folder.mkdir(parents=True)
+    job.path.write_text(content)
+    assert job.status().state == "waiting"
+    assert find_jobs(tmp_path) == []
 
 
-def test_a_sweep_is_whole_once_every_cell_is_done(cell):
-    other = SweepJob(cell.folder, "run", ("attack=fgsm",))
-    with cell.at_work() as said:
+def test_a_sweep_is_whole_once_every_job_is_done(job):
+    other = SweepJob(job.folder, "run", ("attack=fgsm",))
+    with job.at_work() as said:
         said.append("")
-    assert verdict([cell]) == (["sweep of 1: 1 done"], True)
-    lines, done = verdict([cell, other])
+    assert verdict([job]) == (["sweep of 1: 1 done"], True)
+    lines, done = verdict([job, other])
     assert not done
     assert lines[0] == "sweep of 2: 1 done, 1 waiting"
-    assert str(cell.folder) in lines[1]
+    assert str(job.folder) in lines[1]
     with other.at_work() as said:
         said.append("no space left")
-    lines, done = verdict([cell, other])
+    lines, done = verdict([job, other])
     assert not done
     assert lines[1:] == ["failed   python run.py attack=fgsm", "         no space left", "the same command goes on"]
 

@@ -1,4 +1,4 @@
-"""What `gauntlet.commands.status` tells of runs and cells at work, from files alone."""
+"""What `gauntlet.commands.status` tells of runs and jobs at work, from files alone."""
 
 import json
 import os
@@ -60,9 +60,9 @@ def test_each_shard_at_work_takes_a_line_of_its_own(run, tmp_path, capsys):
     assert two.endswith(": none pgd 0 %")
 
 
-def test_a_cell_that_trains_before_it_has_a_run_is_told(tmp_path, capsys):
-    cell = SweepJob(tmp_path / "_sweep" / "cells", "run", ("attack=pgd",))
-    with bar("training digits") as done, cell.at_work():
+def test_a_job_that_trains_before_it_has_a_run_is_told(tmp_path, capsys):
+    job = SweepJob(tmp_path / "_sweep" / "cells", "run", ("attack=pgd",))
+    with bar("training digits") as done, job.at_work():
         assert told(capsys, tmp_path)[0] == "running  –  –  –  python run.py attack=pgd: training digits 0 %"
         done.update(1)
     assert told(capsys, tmp_path)[0] == "partial  –  –  –  python run.py attack=pgd"

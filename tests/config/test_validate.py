@@ -9,7 +9,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from gauntlet.attacks.pgd import PGD
-from gauntlet.commands.entry import cell, entry
+from gauntlet.commands.entry import attempt, entry
 from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
 from gauntlet.errors import UserError
@@ -194,7 +194,7 @@ def program(monkeypatch, tmp_path):
 
         @hydra.main(version_base=None, config_path=CONF, config_name="run")
         def main(cfg):
-            cell(lambda: task(cfg), "stopped")
+            attempt(lambda: task(cfg), "stopped")
 
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *standard])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
@@ -227,7 +227,7 @@ def test_a_complaint_of_hydra_takes_one_line(override, words, program, capfd):
     assert said.count("\n") == 1
 
 
-def test_a_bug_in_one_cell_does_not_stop_the_others(program, capfd):
+def test_a_bug_in_one_job_does_not_stop_the_others(program, capfd):
     done = []
 
     def task(cfg):

@@ -228,8 +228,8 @@ def test_weights_survive_the_way_to_a_file_and_to_another_type(name):
 
 
 def test_the_folded_twin_is_the_same_defense(deployed):
-    twin = deployed.defense.deploy({name: folded(module) for name, module in deployed.models.items()})
-    for head, other in zip(deployed.victim.heads, twin.heads, strict=True):
+    fused = deployed.defense.deploy({name: folded(module) for name, module in deployed.models.items()})
+    for head, other in zip(deployed.victim.heads, fused.heads, strict=True):
         assert head.name == other.name
         with torch.no_grad():
             ours, theirs = (each.forward(deployed.x, deployed.rng()) for each in (head, other))

@@ -160,8 +160,8 @@ def test_bfloat16_gradients_and_a_folded_twin_find_as_much_and_the_plain_network
     reduced = frame(replace(base, gradients=torch.bfloat16), batch)
     assert abs(int(reduced["broken"].sum()) - int(found)) <= 1
     assert (reduced["broken"] == (reduced["pred"] != reduced["label"])).all()
-    twin = replace(base, twin=Victim(plain(Net(torch.float32)), (net,)))
-    assert frame(twin, batch)["broken"].sum() == found
+    fused = replace(base, fused=Victim(plain(Net(torch.float32)), (net,)))
+    assert frame(fused, batch)["broken"].sum() == found
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ def test_a_vote_that_may_be_chance_is_withheld_and_counts_as_wrong():
     assert verdict.pred.tolist() == [0, -1, -1, 1, 0]
     assert verdict.wrong.tolist() == [0, 1, 1, 1, 0]
     assert verdict.share.tolist() == pytest.approx([0.33, 0.34, 0.5, 0.67, 0])
-    assert protocol.told() == protocol.identity() == {"rule": "vote", "draws": 100, "alpha": 0.001}
+    assert protocol.to_record() == protocol.identity() == {"rule": "vote", "draws": 100, "alpha": 0.001}
     assert Protocol("vote", 11).identity() == {"rule": "vote", "draws": 11}
 
 

@@ -276,12 +276,12 @@ def test_samples_are_weighted_and_attacked_each_in_its_way(few, batch, rng, make
 
     objective = Spy(InnerPGD(eps=0.15, steps=2))
     recipe = make_recipe(objective=objective, weighting=_Halves(), weight_decay=0.0, momentum=0.0)
-    net, twin = make_net(steps=2).train(), make_net(steps=2).train()
+    net, fused = make_net(steps=2).train(), make_net(steps=2).train()
     Player(net, recipe, ALONE, None)(batch.x, batch.y, rng, 1.0, (0.0, 0.0))
     factors, draws = _Halves().factors(batch.y, 0.0), rng.stream("objective")
-    z = objective.examples(twin, batch.x, batch.y, draws, factors)
-    (2 * objective.losses(twin, batch.x, batch.y, z, draws)[batch.y % 2 == 1].sum() / 32).backward()
-    assert torch.allclose(net.head.weight, twin.head.weight - 0.1 * twin.head.weight.grad, atol=1e-6)
+    z = objective.examples(fused, batch.x, batch.y, draws, factors)
+    (2 * objective.losses(fused, batch.x, batch.y, z, draws)[batch.y % 2 == 1].sum() / 32).backward()
+    assert torch.allclose(net.head.weight, fused.head.weight - 0.1 * fused.head.weight.grad, atol=1e-6)
 
 
 def test_equal_weights_change_no_bit(train, make_recipe, tmp_path):

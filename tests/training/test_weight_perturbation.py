@@ -161,17 +161,17 @@ KL = TRADES(InnerPGD(eps=0.15, steps=2, loss="kl", init="normal"))
 def test_a_step_is_the_gradient_at_the_moved_weights_applied_to_the_old_ones(objective, player, make_net, batch, rng):
     """Also that the examples are crafted once, at the old weights, and that TRADES ascends its own loss."""
     net, one = player(AWP, objective, weight_decay=0.0, momentum=0.0, learning_rate=0.1)
-    twin = make_net(steps=5).train()
-    old = [weight.detach().clone() for weight in twin.parameters()]
+    fused = make_net(steps=5).train()
+    old = [weight.detach().clone() for weight in fused.parameters()]
     draws = rng.stream(0).stream("objective")
-    z = objective.examples(twin, batch.x, batch.y, draws)
+    z = objective.examples(fused, batch.x, batch.y, draws)
 
     def gradients(weights):
-        loss = objective.losses(twin, batch.x, batch.y, z, draws).mean()
+        loss = objective.losses(fused, batch.x, batch.y, z, draws).mean()
         return list(torch.autograd.grad(loss, weights))
 
-    with AWP.moved(AWP.chosen(twin.parameters()), gradients):
-        at_moved = gradients(list(twin.parameters()))
+    with AWP.moved(AWP.chosen(fused.parameters()), gradients):
+        at_moved = gradients(list(fused.parameters()))
     _run(one, batch, rng, 1)
     for new, before, g in zip(net.parameters(), old, at_moved, strict=True):
         assert torch.allclose(new, before - 0.1 * g, atol=1e-6)
@@ -211,12 +211,12 @@ def test_the_inner_step_moves_neither_statistics_nor_momentum_nor_draws(player, 
 def test_statistics_follow_the_chosen_weights(where, perturbed, player, make_net, batch, rng):
     quiet = PGDAT(InnerPGD(eps=0.15, steps=0, init="zero"))
     net, one = player(WeightPerturbation(radius=0.3, batch_norm=where), quiet)
-    twin = make_net(steps=5).train()
-    twin(batch.x)
+    fused = make_net(steps=5).train()
+    fused(batch.x)
     _run(one, batch, rng, 1)
-    same = torch.allclose(net.body[4].running_mean, twin.body[4].running_mean)
+    same = torch.allclose(net.body[4].running_mean, fused.body[4].running_mean)
     assert same is not perturbed
-    assert int(net.body[4].num_batches_tracked) == int(twin.body[4].num_batches_tracked)
+    assert int(net.body[4].num_batches_tracked) == int(fused.body[4].num_batches_tracked)
 
 
 @pytest.mark.parametrize("steps", [1, 3])

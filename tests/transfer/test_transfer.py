@@ -111,7 +111,7 @@ def test_the_target_itself_as_surrogate_gives_the_white_box_number(tmp_path):
     (pair,) = pairs_of(own.run, own.manifest)
     assert pair.sources["plain"]["victim"] == own.manifest["victim"] == white.manifest["victim"]
     assert pair.rate == pair.shared_rate
-    assert pair.kin
+    assert pair.white_box
     assert metrics([pair]) is None  # says nothing about transfer
 
 
@@ -334,7 +334,7 @@ def test_the_matrix_lays_runs_side_by_side(swept, tmp_path, capsys):
         outcome = outcomes[values["target"]]
         stage = f"{values['attack']}/{values['source']}"
         assert int(values["broken"]) == outcome.summary.broken[stage]
-        assert values["kin"] == str(int(values["target_victim"] == values["source_victim"]))
+        assert values["white_box"] == str(int(values["target_victim"] == values["source_victim"]))
     assert transfer_matrix.main([str(tmp_path)]) == 1
     assert "there is no finished transfer run below" in capsys.readouterr().err
 

@@ -161,8 +161,8 @@ class CountedHead:
         """Which candidates fool the deployed forward, bool [B]. logits: what this head gave for them.
 
         The logits of an exact head in full precision are the verdict. Those of a BN-fused copy only propose, and those
-        of a surrogate say nothing: then `predict` decides, at the price of one forward for each sample asked. So it does
-        for a randomized defense, which must be wrong in all of `trials` draws; the first right draw ends the asking.
+        of a surrogate say nothing: then `predict` decides, at the price of one forward for each sample asked. A
+        randomized defense must be wrong in all of `trials` draws; the first right draw ends the asking.
 
         plain: the logits come from `scores`, which never uses the BN-fused copy.
         """

@@ -1,18 +1,17 @@
 """Adversarial examples of an entry as pictures: the clean image, the adversarial one, and their difference."""
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
+from gauntlet.errors import UserError
+from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.entry import Entry
 from gauntlet.leaderboard.run_metadata import Run
 from gauntlet.leaderboard.sample_verdicts import Find
@@ -47,8 +46,8 @@ def _pictures(entry: Entry, damaged: list[str]) -> Iterator[Example]:
         if find.sample in taken or not path.exists():
             continue
         try:
-            pair = _load(path, find)
-        except (SafetensorError, OSError, KeyError, IndexError, TypeError, ValueError):
+            pair = _load(run.folder, find)
+        except (UserError, OSError, KeyError, IndexError, TypeError, ValueError):
             line = f"{run.place}/adversarial/{path.name} cannot be read; run the same command again to redo it"
             damaged += [] if line in damaged else [line]
             continue
@@ -63,19 +62,17 @@ def _in_turn(runs: Sequence[tuple[Run, tuple[Find, ...]]]) -> Iterator[tuple[Run
         yield from ((run, find) for (run, _), find in zip(runs, layer, strict=True) if find is not None)
 
 
-def _load(path: Path, find: Find) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Clean and adversarial image of a find, float32 [C, H, W]; None where the file does not hold it."""
-    with safe_open(path, framework="numpy") as file:
-        stages = json.loads((file.metadata() or {})["stages"])
-        stage = stages.index(find.stage) if find.stage in stages else -1
-        rows = np.flatnonzero((file.get_tensor("sample") == find.sample) & (file.get_tensor("stage") == stage))
-        if not len(rows):
-            return None
-        row = int(rows[0])
-        x, z = (np.asarray(file.get_slice(name)[row : row + 1][0], np.float32) for name in ("x", "z"))
-        if x.ndim != 3 or x.shape != z.shape or not x.size:
-            raise ValueError("the images have no common shape")
-        return x, z
+def _load(run: RunFolder, find: Find) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Return clean and adversarial image of a find, float32 [C, H, W]; None where the file does not hold it."""
+    arrays, stages = run.read_staged_examples(find.chunk)
+    stage = stages.index(find.stage) if find.stage in stages else -1
+    rows = np.flatnonzero((arrays["sample"] == find.sample) & (arrays["stage"] == stage))
+    if not len(rows):
+        return None
+    x, z = (np.asarray(arrays[name][int(rows[0])], np.float32) for name in ("x", "z"))
+    if x.ndim != 3 or x.shape != z.shape or not x.size:
+        raise ValueError("the images have no common shape")
+    return x, z
 
 
 def png(image: NDArray[Any]) -> bytes:

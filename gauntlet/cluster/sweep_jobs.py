@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 
 from gauntlet.cluster import slurm
 from gauntlet.errors import UserError
-from gauntlet.system.file_reader import read_json
+from gauntlet.system.file_reader import read_json, read_tail
 from gauntlet.system.lock import Owner, holder, sole_owner, whoami
 
 STATES = ("done", "running", "partial", "waiting", "failed")
@@ -192,9 +192,7 @@ def _log() -> str:
 def _last_line(path: Any) -> str:
     """Of a log; where a progress bar wrote, its last state."""
     try:
-        with Path(str(path)).open("rb") as file:
-            file.seek(max(os.fstat(file.fileno()).st_size - _TAIL, 0))
-            lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
-    except OSError:
+        lines = read_tail(Path(str(path)), _TAIL).decode(errors="replace").replace("\r", "\n").splitlines()
+    except (OSError, UserError):
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -25,6 +25,7 @@ from scipy import special
 from gauntlet.errors import UserError
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.metrics.confidence import lower
+from gauntlet.system.file_reader import check_regular
 
 Floats = NDArray[np.float64]
 
@@ -95,6 +96,7 @@ def read(path: Path) -> Log:
         UserError: it is not there, has other columns, or a line that cannot be read; the message names it.
     """
     try:
+        check_regular(path, None, "give a tab-separated certification log")
         with path.open(newline="") as file:
             reader = csv.DictReader(file, delimiter="\t")
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from gauntlet.commands.terminal import say, write
 from gauntlet.config.validate import build
@@ -9,6 +10,7 @@ from gauntlet.errors import UserError
 from gauntlet.evidence.stable_names import from_record
 from gauntlet.models import checkpoint
 from gauntlet.system import provenance
+from gauntlet.system.file_reader import read_json
 from gauntlet.training import history
 from gauntlet.training.loop import BEST
 from gauntlet.training.trained_network import PART
@@ -26,8 +28,9 @@ def ship(folder: Path, name: str, zoo: Path = ZOO) -> dict[str, str]:
     """
     if not (folder / BEST).exists():
         raise UserError(f"{folder} holds no finished training; make one with train.py, which prints its folder")
-    part, done = json.loads((folder / PART).read_bytes()), history.read(folder)
-    assert done.best is not None
+    done, part = history.read(folder), _recorded(folder / PART)
+    if done.best is None:
+        raise UserError(f"{folder} holds an unfinished training; the same train.py command goes on with it")
     module = build(from_record(part["model"]))
     checkpoint.load(module, folder / BEST)
     metadata = {
@@ -42,6 +45,20 @@ def ship(folder: Path, name: str, zoo: Path = ZOO) -> dict[str, str]:
     }
     checkpoint.save(module, zoo / f"{name}.safetensors", metadata)
     return metadata
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """Return what a training was made from."""
+    hint = "train the network anew"
+    try:
+        part = read_json(path, hint=hint)
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there; {hint}") from None
+    found = part if isinstance(part, dict) else {}
+    lacking = [key for key in ("key", "command", "model", "recipe", "seed") if key not in found]
+    if lacking:
+        raise UserError(f"{path} is damaged: it lacks {', '.join(lacking)}; {hint}")
+    return found
 
 
 def row(name: str, metadata: dict[str, str]) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from gauntlet.data.decoding import turned
 from gauntlet.errors import UserError, reason
+from gauntlet.system.file_reader import check_regular
 
 WHOLE = 8 * 2**30
 """Most bytes that are read for a digest."""
@@ -96,6 +97,7 @@ def _fingerprint(files: Iterable[tuple[str, Path]]) -> tuple[str, int]:
     total = 0
     for label, path in files:
         with _reading(path):
+            check_regular(path, None, "check dataset.path")
             stat = path.stat()
         total += stat.st_size
         fingerprint.update(_frame(label, str(path.absolute()), stat.st_size, stat.st_mtime_ns))

@@ -17,6 +17,7 @@ from gauntlet.data.digest import Reading, any_turned, digest_files
 from gauntlet.data.image_dataset import LARGEST, ImageSet, Part
 from gauntlet.data.selection import Ids, hash_order, hold_out
 from gauntlet.errors import UserError, reason, some
+from gauntlet.system.file_reader import check_regular
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -179,6 +180,7 @@ class Folder:
     def _image(self, row: int) -> Pixels:
         path = self.folder / self.names[row]
         try:
+            check_regular(path, None, "check dataset.path")
             data = path.read_bytes()
         except OSError as cause:
             raise UserError(f"{path} cannot be read ({reason(cause)}); check dataset.path") from None

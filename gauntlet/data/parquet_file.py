@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gauntlet.errors import UserError, reason
+from gauntlet.system.file_reader import check_regular
 
 BLOCK = 8 << 20
 """Most bytes that are decoded at a time."""
@@ -54,6 +55,7 @@ def reading(path: Path) -> Iterator[None]:
 
 def open_file(path: Path) -> pq.ParquetFile:
     """Read through a small buffer: without one, a whole column of a row group is held at once."""
+    check_regular(path, None, "check dataset.path")
     return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
 
 

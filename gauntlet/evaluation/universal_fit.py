@@ -150,7 +150,10 @@ def _kept(path: Path) -> tuple[Tensor, dict[str, Any]] | None:
     if not path.exists():
         return None
     try:
-        return checkpoint_file.read(path)["delta"], json.loads(checkpoint_file.metadata(path)["fit"])
+        delta, facts = checkpoint_file.read(path)["delta"], json.loads(checkpoint_file.metadata(path)["fit"])
+        if not isinstance(facts, dict):
+            raise ValueError(f"{path} does not say how it was fitted")
+        return delta, facts
     except (UserError, KeyError, ValueError) as cause:
         log.warning("%s; fitting the perturbation anew", cause)
         return None

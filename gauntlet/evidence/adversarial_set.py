@@ -23,9 +23,12 @@ from safetensors.numpy import save
 
 from gauntlet.errors import UserError, reason
 from gauntlet.system.atomic_file import write_atomically
-from gauntlet.system.file_reader import read_json
+from gauntlet.system.file_reader import check_regular, read_json
 
 SET_VERSION = 1
+
+MOST_BYTES = 16 << 30
+"""Bytes of a part, at most."""
 
 SHAPES: dict[str, tuple[str, int]] = {
     "sample": ("int64", 1), "label": ("int64", 1),
@@ -40,6 +43,7 @@ NEEDED = ("stage", "sources", "threat", "data", "samples", "chunk")
 """What every set.json says."""
 
 Arrays = dict[str, NDArray[Any]]
+AGAIN = "move it away, and the run that crafted it makes it anew"
 _PART = re.compile(r"part-(\d{5,})\.safetensors")
 
 
@@ -71,6 +75,10 @@ class AdversarialSet:
         lacking = [key for key in NEEDED if key not in content]
         if lacking:
             raise UserError(f"{path} is damaged: it lacks {lacking[0]}; move the folder away and craft the set again")
+        odd = [key for key in ("sources", "data") if not isinstance(content[key], dict)]
+        odd += [key for key in ("samples", "chunk") if type(content[key]) is not int or content[key] < 1]
+        if odd:
+            raise UserError(f"{path} is damaged: its {odd[0]} cannot be; move the folder away and craft the set again")
         return content
 
     @property
@@ -96,6 +104,7 @@ class AdversarialSet:
         """The arrays of a part, all as `SHAPES` says, unchanged since they were written."""
         path = self.part_path(part)
         try:
+            check_regular(path, MOST_BYTES, AGAIN)
             with safe_open(path, framework="numpy") as file:
                 arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
                 digest = (file.metadata() or {}).get("digest")
@@ -114,6 +123,7 @@ class AdversarialSet:
     def samples(self, part: int) -> NDArray[np.int64]:
         """Ids of the samples of a part, without reading the rest."""
         try:
+            check_regular(self.part_path(part), MOST_BYTES, AGAIN)
             with safe_open(self.part_path(part), framework="numpy") as file:
                 ids: NDArray[np.int64] = file.get_tensor("sample")
                 return ids
@@ -182,4 +192,4 @@ def _digest(arrays: Arrays) -> str:
 
 
 def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is damaged ({why}); move it away, and the run that crafted it makes it anew")
+    return UserError(f"{path} is damaged ({why}); {AGAIN}")

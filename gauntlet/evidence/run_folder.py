@@ -139,7 +139,11 @@ class RunFolder:
         write_atomically(self.adversarial_path(chunk), encode_examples(arrays, self._identity(), chunk, stages))
 
     def read_examples(self, chunk: int) -> Arrays:
-        """Return the stored adversarial examples of a chunk.
+        """Return the stored adversarial examples of a chunk; exceptions are those of `read_staged_examples`."""
+        return self.read_staged_examples(chunk)[0]
+
+    def read_staged_examples(self, chunk: int) -> tuple[Arrays, list[str]]:
+        """Return the stored adversarial examples of a chunk, and the stages that their numbers stand for.
 
         Raises:
             FileNotFoundError: there is no file of them.
@@ -147,7 +151,7 @@ class RunFolder:
         """
         path = self.adversarial_path(chunk)
         try:
-            return decode_examples(read_regular(path, MOST_BYTES, REDO), self._identity(), chunk)[0]
+            return decode_examples(read_regular(path, MOST_BYTES, REDO), self._identity(), chunk)
         except DamagedPart as cause:
             raise UserError(f"{path} is damaged ({cause}); {REDO}") from None
 

@@ -21,11 +21,11 @@ _KINDS = {
 }  # fmt: skip
 
 
-def check_regular(path: Path, most: int = MOST_BYTES, hint: str = "give a regular file") -> None:
+def check_regular(path: Path, most: int | None = MOST_BYTES, hint: str = "give a regular file") -> None:
     """Refuse what is no regular file or too large, before a library opens it: reading a pipe or a device never ends.
 
     Args:
-        most: bytes that it may have.
+        most: bytes that it may have; None: any number, where its reader holds little of it at once.
         hint: the remedy, the end of the line that the user reads.
 
     Raises:
@@ -56,6 +56,22 @@ def read_regular(path: Path, most: int = MOST_BYTES, hint: str = "give a regular
         raise UserError(f"{printable(path)} cannot be read ({reason(cause)}); {hint}") from None
 
 
+def read_tail(path: Path, size: int) -> bytes:
+    """Return the last bytes of a regular file of any size; exceptions are those of `check_regular`."""
+    check_regular(path, None)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            _check(found, path, None, "give a regular file")
+            file.seek(max(found.st_size - size, 0))
+            return file.read(size)
+    except FileNotFoundError:
+        raise
+    except OSError as cause:
+        raise UserError(f"{printable(path)} cannot be read ({reason(cause)}); give a regular file") from None
+
+
 def read_json(path: Path, most: int = MOST_BYTES, hint: str = "give a file of plain JSON") -> Any:
     """Return the content of a JSON file, every number finite and within 64 bits, every text valid Unicode.
 
@@ -76,12 +92,12 @@ def read_json(path: Path, most: int = MOST_BYTES, hint: str = "give a file of pl
         raise UserError(f"{printable(path)} is damaged: {reason(cause)[:200]}; {hint}") from None
 
 
-def _check(found: os.stat_result, path: Path, most: int, hint: str) -> None:
+def _check(found: os.stat_result, path: Path, most: int | None, hint: str) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise UserError(
             f"{printable(path)} is {_KINDS.get(stat.S_IFMT(found.st_mode), 'no file')}, not a regular file; {hint}"
         )
-    if found.st_size > most:
+    if most is not None and found.st_size > most:
         raise UserError(f"{printable(path)} has {found.st_size} bytes, more than the {most} that it may have; {hint}")
 
 

@@ -6,7 +6,6 @@ from itertools import islice
 
 import numpy as np
 import pyarrow.compute as pc
-from safetensors import safe_open
 
 from gauntlet.evidence.run_folder import RunFolder
 
@@ -56,26 +55,26 @@ def _of_chunk(run: RunFolder, chunk: int, stages: list[str]) -> Iterator[Example
     """In the order of the samples; candidates that fooled nobody, which may be stored too, are no examples."""
     records = run.read_part(chunk)
     records = records.filter(records["broken"])
-    with safe_open(run.adversarial_path(chunk), framework="numpy") as file:
-        samples, numbers = file.get_tensor("sample"), file.get_tensor("stage")
-        for at in np.argsort(samples, kind="stable").tolist():
-            sample, stage = int(samples[at]), stages[int(numbers[at])]
-            match = pc.and_(pc.equal(records["sample"], sample), pc.equal(records["stage"], stage))
-            rows = records.filter(match).to_pylist()
-            if not rows:
-                continue
-            (row,) = rows
-            x, z = (file.get_slice(name)[at : at + 1][0] for name in ("x", "z"))
-            largest = float(np.abs(z - x).max())
-            yield Example(
-                sample=sample,
-                stage=stage,
-                **{name: row[name] for name in ("label", "clean_pred", "pred", "distance")},
-                largest=largest,
-                clean=picture(x),
-                adversarial=picture(z),
-                difference=picture(0.5 + (z - x) / (2 * largest or 1.0)),
-            )
+    arrays = run.read_examples(chunk)
+    samples, numbers = arrays["sample"], arrays["stage"]
+    for at in np.argsort(samples, kind="stable").tolist():
+        sample, stage = int(samples[at]), stages[int(numbers[at])]
+        match = pc.and_(pc.equal(records["sample"], sample), pc.equal(records["stage"], stage))
+        rows = records.filter(match).to_pylist()
+        if not rows:
+            continue
+        (row,) = rows
+        x, z = arrays["x"][at], arrays["z"][at]
+        largest = float(np.abs(z - x).max())
+        yield Example(
+            sample=sample,
+            stage=stage,
+            **{name: row[name] for name in ("label", "clean_pred", "pred", "distance")},
+            largest=largest,
+            clean=picture(x),
+            adversarial=picture(z),
+            difference=picture(0.5 + (z - x) / (2 * largest or 1.0)),
+        )
 
 
 def picture(x: np.ndarray) -> np.ndarray:

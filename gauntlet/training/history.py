@@ -8,6 +8,7 @@ from typing import Any
 
 from gauntlet.errors import UserError
 from gauntlet.system.atomic_file import write_atomically
+from gauntlet.system.file_reader import read_json
 
 HISTORY = "history.json"
 
@@ -74,10 +75,10 @@ def read(folder: Path) -> History:
     """The history of a folder. Raises UserError where it is missing or damaged."""
     path = folder / HISTORY
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path, hint="delete the folder to train anew")
         epochs = [Epoch(**_with_nan(epoch)) for epoch in content["epochs"]]
         best, last = (content[name] and Kept(**_with_nan(content[name])) for name in ("best", "last"))
-    except (OSError, ValueError, KeyError, TypeError) as cause:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
         raise UserError(f"{path} cannot be read ({cause}); delete the folder to train anew") from None
     return History(epochs, best, last)
 

@@ -29,6 +29,7 @@ from gauntlet.cluster import slurm
 from gauntlet.errors import UserError
 from gauntlet.system.file_reader import read_json, read_tail
 from gauntlet.system.lock import Owner, holder, sole_owner, whoami
+from gauntlet.system.orphan import end_with_parent
 
 STATES = ("done", "running", "partial", "waiting", "failed")
 _TAIL = 4096
@@ -76,12 +77,13 @@ class SweepJob:
     @contextmanager
     def at_work(self) -> Iterator[list[str]]:
         """Hold the job. The caller appends what is wrong, "" for nothing, to the list; else the job stays partial,
-        and says that it was stopped if that was by Ctrl-C.
+        and says that it was stopped if that was by Ctrl-C. A worker of joblib ends with the sweep, however that ends.
 
         Raises:
             UserError: another process holds it, or the folder cannot be written.
         """
         with sole_owner(self.folder, self.path.stem, "; wait for it", what=f"this job: {self.command}"):
+            end_with_parent()
             about = {"who": whoami(), "log": _log()}
             self._write("running", **about)
             said: list[str] = []

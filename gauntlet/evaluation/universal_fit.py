@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from gauntlet.errors import UserError
 from gauntlet.evaluation.evaluation import Evaluation, Stage
 from gauntlet.models import checkpoint_file
 from gauntlet.system.atomic_file import write_atomically
-from gauntlet.system.lock import sole_owner
+from gauntlet.system.lock import clear_folder, sole_owner
 from gauntlet.system.progress import Bar
 from gauntlet.threat_model.attack import Attack
 from gauntlet.threat_model.counted_head import Counts
@@ -107,8 +108,11 @@ def fitted(
             key = _key(evaluation, stage, split, victim)
             path = cache / f"{key}.safetensors"
             delta, found = _kept(path) or (None, {})
-            if delta is None:
+            if delta is not None:
+                _tidy(path.with_suffix(".state"))
+            else:
                 with sole_owner(cache, key, None):
+                    clear_folder(cache)
                     delta, found = _kept(path) or _fit(evaluation, stage, split, path, progress, save_seconds)
             attacks[stage.name] = stage.attack.fitted(delta)
             facts[stage.name] = {"digest": _digest(delta), "file": path.name, **found}
@@ -178,6 +182,12 @@ def _save(path: Path, state: State, seconds: float) -> None:
     tensors = {name: value.cpu().contiguous() for name, value in content.items() if isinstance(value, Tensor)}
     words = {name: str(value) for name, value in content.items() if not isinstance(value, Tensor)}
     write_atomically(path, safetensors.torch.save(tensors, words | {"seconds": str(seconds)}))
+
+
+def _tidy(scratch: Path) -> None:
+    """Remove what a process that was killed in its last step left beside a perturbation that is whole."""
+    with suppress(OSError):  # a cache that only reads
+        scratch.unlink(missing_ok=True)
 
 
 def _key(evaluation: Evaluation, stage: Stage, split: Split, victim: str) -> str:

@@ -102,6 +102,8 @@ def _work(job: AttackSetup, manifest: Manifest, share: ShardOfRun) -> int:
 
 def _worker(job: AttackSetup, evaluation: Evaluation, manifest: Manifest, policy: StoragePolicy) -> Worker:
     """Return what does one chunk: crafts, attacks, judges, and writes examples before records."""
+    for crafter in job.crafters:
+        crafter.tidy()
 
     def work(chunk: int, at: slice, batch: Batch, bar: Bar) -> None:
         advance = _advance(bar)

@@ -20,7 +20,7 @@ from gauntlet.evidence.stable_names import first_name, to_record
 from gauntlet.models import checkpoint
 from gauntlet.models.layers import frozen
 from gauntlet.system.atomic_file import write_atomically
-from gauntlet.system.lock import sole_owner
+from gauntlet.system.lock import clear_folder, sole_owner
 from gauntlet.tracking import NoTracker, Tracker
 from gauntlet.training import weights_cache
 from gauntlet.training.distributed import join
@@ -142,6 +142,7 @@ class TrainedNetwork:
                 config = to_record({"model": self.model, "recipe": self.recipe})
                 answer = {"key": key, "command": command, **config, "seed": self.seed}
                 if first:
+                    clear_folder(folder)
                     write_atomically(folder / PART, (json.dumps(answer, indent=1) + "\n").encode())
                 with (tracker if first else UNTRACKED).training(folder.name, key, answer) as listener:
                     fit(

@@ -16,7 +16,7 @@ from gauntlet.data.validation import check_images
 from gauntlet.errors import UserError, described
 from gauntlet.evidence.adversarial_set import AdversarialSet, Arrays
 from gauntlet.system import provenance
-from gauntlet.system.lock import sole_owner
+from gauntlet.system.lock import clear_folder, sole_owner
 from gauntlet.threat_model.attack import Attack, compares
 from gauntlet.threat_model.counted_head import Counts
 from gauntlet.threat_model.rng import Rng
@@ -61,6 +61,12 @@ class SetCrafter:
     batch_size: int
     gradients: torch.dtype | None
     device: torch.device
+
+    def tidy(self) -> None:
+        """Remove what killed processes left in the folder of the set."""
+        for folder in (self.to.path, self.to.path / "locks"):
+            if folder.is_dir():
+                clear_folder(folder)
 
     def ensure(self, positions: slice, advance: Advance) -> None:
         """Craft what is missing, or damaged, for these samples of the split. Two processes never craft the same part.

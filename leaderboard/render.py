@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from gauntlet.errors import printable
+from gauntlet.evidence.published import published
 from gauntlet.leaderboard import assets, formatting
 from gauntlet.leaderboard.certificates import Verdict
 from gauntlet.leaderboard.entry import Board, Entry
@@ -39,6 +40,7 @@ def environment() -> Environment:
     )
     env.filters |= {"address": formatting.address, "anchor": formatting.anchor, "norm": formatting.norm, "yaml": yaml}
     env.filters["breakable"] = breakable
+    env.filters["published"] = published
     env.globals |= {
         "percent": formatting.percent,
         "per": formatting.per,

@@ -11,6 +11,7 @@ from torch import nn
 
 from gauntlet.commands.terminal import one_line, say, write
 from gauntlet.config.shipped import CONF
+from gauntlet.config.trust import guard
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Batch, Dataset, Split
 from gauntlet.defenses.base import Defense
@@ -19,6 +20,8 @@ from gauntlet.jobs.setup import KEYS
 from gauntlet.threat_model.threat import Threat
 
 BATCH = 256
+
+guard()
 
 
 class Setting(NamedTuple):

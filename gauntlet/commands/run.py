@@ -3,10 +3,11 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gauntlet.commands.entry import attempt, entry
 from gauntlet.commands.terminal import write
@@ -27,7 +28,8 @@ def job(cfg: DictConfig) -> None:
     }
 
     def work() -> bool:
-        command = shlex.join(["python", "run.py", *hydra.overrides.task])
+        typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+        command = shlex.join(["python", "run.py", *map(str, typed)])
         if cfg.get("certifier") is not None:
             certified = certify(cfg, choices, command)
             write("\n".join(certificate_lines(certified)))

@@ -134,7 +134,7 @@ def _manifest(
             },
         ),
         command=asked.command,
-        config=asked.config,
+        config=asked.recorded,
         config_hash=digest_of(shared | dict(answer)),
         victim=victim,
         threat={

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from gauntlet.config import environment
 from gauntlet.config.runtime import Runtime
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Dataset, Split
@@ -36,11 +37,13 @@ class Request:
 
     Attributes:
         cfg: the checked configuration.
+        recorded: the same as a record holds it: values of the environment as they were typed.
         choices: group -> name of the choice.
         command: what the user can paste to get this run.
     """
 
     cfg: DictConfig
+    recorded: dict[str, Any]
     choices: Mapping[str, str]
     command: str
     runtime: Runtime
@@ -60,7 +63,7 @@ class Request:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration as a record holds it."""
+        """The configuration with its components by their stable names, for hashes."""
         config: dict[str, Any] = to_record(OmegaConf.to_container(self.cfg))
         return config
 
@@ -102,7 +105,8 @@ def request(composed: DictConfig, choices: Mapping[str, str], command: str) -> R
     for key, found, wanted in (("threat", threat, Threat), ("runtime", runtime, Runtime)):
         if not isinstance(found, wanted):
             raise UserError(f"{key} must be a {wanted.__module__}.{wanted.__name__}, not {type(found).__name__}")
-    return Request(cfg, choices, command, runtime, threat, tracker)
+    recorded = to_record(environment.recorded(composed, cfg))
+    return Request(cfg, recorded, choices, command, runtime, threat, tracker)
 
 
 def load(asked: Request, *, fold: bool) -> Setup:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from gauntlet.config import environment
 from gauntlet.config.validate import build, checked
 from gauntlet.data import Dataset
 from gauntlet.training.distributed import join
@@ -20,6 +21,7 @@ def train(composed: DictConfig) -> Path:
         UserError: the configuration, the data or the model is unfit, or the folder cannot be written.
     """
     cfg = checked(composed, KEYS)
+    environment.recorded(composed, cfg)  # so that the record of the training says what was typed
     join()
     runtime, tracker = build(cfg.runtime), build(cfg.logger)
     torch.set_num_threads(runtime.threads)

@@ -23,7 +23,7 @@ def name(words: list[str]) -> str | None:
     flags = {"-m", "--multirun"}
     if flags.isdisjoint(words):
         return None
-    text = shlex.join(word for word in words if word not in flags and not word.startswith("logger"))
+    text = shlex.join(word for word in words if word not in flags and not word.startswith(("logger", "runs_dir")))
     if len(text) <= LONGEST:
         return text or "sweep"
     return f"{text[: LONGEST - 9]} {hashlib.sha256(text.encode()).hexdigest()[:8]}"

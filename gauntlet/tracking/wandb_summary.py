@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.published import published
 from gauntlet.metrics.attack_summary import AttackSummary
 from gauntlet.metrics.display import ratio
 
@@ -13,9 +14,9 @@ STAGE_COLUMNS = ("stage", "attacked", "standing", "accuracy", "forwards", "backw
 def config(manifest: Manifest) -> dict[str, Any]:
     """The configuration, the names of its choices, and what the result depends on beside them."""
     origin = ("command", "config_hash", "victim", "commit", "dirty", "versions", "device", "weights", "card")
-    found: dict[str, Any] = dict(manifest)
+    found: dict[str, Any] = dict(published(manifest))
     return {
-        **manifest["config"],
+        **found["config"],
         "name": manifest["name"],
         "evidence": {key: found[key] for key in (*origin, "threat", "dataset") if key in found},
     }

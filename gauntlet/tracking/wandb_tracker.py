@@ -4,6 +4,7 @@ An evaluation is shown once its evidence is on disk, because W&B keeps its own f
 when the process is killed. The numbers of a training are in its history.json as well.
 """
 
+import json
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from gauntlet.errors import UserError, reason
 from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.published import published
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.metrics.attack_summary import AttackSummary
 from gauntlet.tracking import wandb_summary
@@ -135,7 +137,8 @@ def _tables(total: AttackSummary, shown: list[Example]) -> dict[str, Any]:
 
 def _artifact(run: RunFolder, key: str) -> object:
     artifact = wandb().Artifact(f"records-{key}", type="records")
-    artifact.add_file(str(run.manifest_path), name="run.json")
+    with artifact.new_file("run.json") as file:
+        json.dump(published(run.manifest()), file, indent=1)
     for chunk in sorted(run.present()):
         path = run.part_path(chunk).absolute()
         artifact.add_file(str(path), name=f"records/{path.name}", policy="immutable")  # sent from its place, not copied

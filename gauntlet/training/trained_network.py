@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from gauntlet.config.environment import as_typed
 from gauntlet.config.validate import PACKAGE, build
 from gauntlet.data import Dataset
 from gauntlet.errors import UserError, some
+from gauntlet.evidence.published import published_command
 from gauntlet.evidence.stable_names import first_name, to_record
 from gauntlet.models import checkpoint
 from gauntlet.models.layers import frozen
@@ -139,12 +141,13 @@ class TrainedNetwork:
             world.wait()  # until the first process holds the lock
             if world.all(not (folder / BEST).exists()):
                 command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-                config = to_record({"model": self.model, "recipe": self.recipe})
+                config = as_typed(to_record({"model": self.model, "recipe": self.recipe}))
                 answer = {"key": key, "command": command, **config, "seed": self.seed}
+                shown = answer | {"command": published_command(command)}
                 if first:
                     clear_folder(folder)
                     write_atomically(folder / PART, (json.dumps(answer, indent=1) + "\n").encode())
-                with (tracker if first else UNTRACKED).training(folder.name, key, answer) as listener:
+                with (tracker if first else UNTRACKED).training(folder.name, key, shown) as listener:
                     fit(
                         module, dataset, recipe, folder,
                         identity=key, seed=self.seed, device=device, log=listener, progress=progress,

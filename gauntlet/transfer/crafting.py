@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gauntlet.config.environment import as_typed
 from gauntlet.data.chunks import chunk_positions
 from gauntlet.data.dataset import Split
 from gauntlet.data.validation import check_images
@@ -95,7 +96,9 @@ class SetCrafter:
             if not (self.to.path / "set.json").exists():
                 commit, dirty = provenance.commit()
                 made = {"chunk": self.chunk, "samples": len(self.split), "commit": commit, "dirty": dirty}
-                self.to.create(self.key | made | {"versions": provenance.versions(), "started": provenance.now()})
+                self.to.create(
+                    as_typed(self.key) | made | {"versions": provenance.versions(), "started": provenance.now()}
+                )
 
     def _sound(self, part: int) -> bool:
         path = self.to.part_path(part)

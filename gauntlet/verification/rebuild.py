@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from gauntlet.config.environment import refuse_foreign
 from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
 from gauntlet.errors import UserError
@@ -31,7 +32,7 @@ TEXTS = ("summary", "source", "claim")
 """Keys of the card that may be worded anew without another result."""
 
 
-def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> AttackSetup:
+def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = (), env: Sequence[str] = ()) -> AttackSetup:
     """The evaluation of a run, from its configuration. Trains nothing.
 
     Trained weights are looked for beside the folder of the run, wherever that has been moved:
@@ -40,11 +41,17 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> At
     Args:
         trust: packages that the one who asks trusts; what the run says of that counts for nothing, since it may be
             somebody else's, and its configuration names code to call.
+        env: variables of the environment that its configuration may read.
 
     Raises:
         UserError: configuration, data or weights are no longer there, or the run needs a package that is not trusted.
     """
-    recorded: Any = OmegaConf.create(from_record(manifest["config"]))
+    config = dict(from_record(manifest["config"]))
+    above = run.path.resolve().parents
+    config["runs_dir"] = str(above[min(4, len(above) - 1)])
+    config["logger"] = {"_target_": "gauntlet.tracking.NoTracker"}
+    refuse_foreign(config, env)
+    recorded: Any = OmegaConf.create(config)
     recorded.setdefault("access", DEFAULTS["access"])
     recorded.setdefault("surrogates", {})
     recorded.setdefault("draws", None)
@@ -56,9 +63,6 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = ()) -> At
     foreign = [str(name) for name in recorded.trusted_packages if name not in trust]
     if foreign:
         raise UserError(f"the run calls code of {foreign[0]}; if you trust it, add --trust {foreign[0]}")
-    above = run.path.resolve().parents
-    recorded.runs_dir = str(above[min(4, len(above) - 1)])
-    recorded.logger = {"_target_": "gauntlet.tracking.NoTracker"}
     device = "cpu" if manifest["device"].startswith("cpu") else "auto"
     recorded.runtime.update(progress=False, fold=False, shards=1, shard=0, device=device)
     cfg = checked(recorded, KEYS)

@@ -45,11 +45,12 @@ BATCH = 37
 """Images per prediction; not a size that an attack is likely to have used."""
 
 
-def verify(run: RunFolder, trust: Sequence[str] = ()) -> Report:
+def verify(run: RunFolder, trust: Sequence[str] = (), env: Sequence[str] = ()) -> Report:
     """Check one finished run: its manifest, its rows, its clean predictions and its adversarial examples.
 
     Args:
         trust: packages beyond gauntlet's that its configuration may call.
+        env: variables of the environment that its configuration may read.
 
     Raises:
         UserError: the run is not finished or not an attack, a file is damaged, or its data or weights are gone.
@@ -60,7 +61,7 @@ def verify(run: RunFolder, trust: Sequence[str] = ()) -> Report:
     if manifest["status"] not in ("done", "failed"):
         raise UserError(f"{run.path} is not finished; run its command again to go on: {shown_command(manifest)}")
     try:
-        job = rebuild(run, manifest, trust)
+        job = rebuild(run, manifest, trust, env)
     except UserError as cause:
         raise UserError(f"{run.manifest_path}: {cause}") from cause
     except Exception as cause:  # whatever somebody else's configuration may do to what is built from it
@@ -191,6 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gauntlet verify", description="Re-check finished runs.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
     parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="a package that runs may call")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME", help="a variable that runs may read")
     options = parser.parse_args(arguments)
     failures = judged = 0
     try:
@@ -204,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
                 sys.stdout.write(f"{printable(run.path)}: certificates, which the board holds against attacks\n")
                 continue
             judged += 1
-            failures += not _judged(run, options.trust)
+            failures += not _judged(run, options.trust, options.env)
         except UserError as cause:
             sys.stderr.write(f"error: {printable(cause)}\n")
             failures += 1
@@ -213,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failures or not judged else 0
 
 
-def _judged(run: RunFolder, trust: Sequence[str]) -> bool:
+def _judged(run: RunFolder, trust: Sequence[str], env: Sequence[str]) -> bool:
     """Verify a run; print the verdict, and leave it beside the run, bound to the files as they were before it."""
     try:
         digests = {
@@ -223,7 +225,7 @@ def _judged(run: RunFolder, trust: Sequence[str]) -> bool:
         }
     except OSError as cause:
         raise UserError(f"{run.path} cannot be read ({cause.strerror or cause}); check its files") from None
-    report = verify(run, trust)
+    report = verify(run, trust, env)
     content = {
         "verified": report.verified,
         "partial": report.partial,

@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from gauntlet.commands import wandb_sync
 from gauntlet.errors import UserError
+from gauntlet.evidence.published import published
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import rows
 from gauntlet.metrics.attack_summary import summarize
@@ -201,7 +202,7 @@ def test_the_records_are_an_artifact_and_all_files_lie_in_one_folder(run, tmp_pa
     files = {file["path"]: file["local_path"] for file in artifacts["records-0123456789ab"]["contents"]}
     assert set(files) == {"run.json", "records/part-00000.parquet", "records/part-00001.parquet"}
     assert files["records/part-00001.parquet"] == str(run.part_path(1))
-    assert Path(files["run.json"]).read_bytes() == run.manifest_path.read_bytes()
+    assert json.loads(Path(files["run.json"]).read_text()) == published(run.manifest())
     assert Path(files["run.json"]).is_relative_to(tmp_path / "w")
     media = [file["path"] for file in artifacts["run-0123456789ab-examples"]["contents"]]
     assert sum(path.endswith(".png") for path in media) == 3 * 5

@@ -1,0 +1,104 @@
+"""Values that a configuration takes from the environment (`${oc.env:NAME}`): used as they are, recorded as typed.
+
+A variable may hold a secret, and records are published. So a record says `${oc.env:NAME}`, never what stood there.
+Imports no torch.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
+
+from gauntlet.errors import UserError
+
+_quoting: ContextVar[bool] = ContextVar("_quoting", default=False)
+
+_typed: dict[str, str] = {}
+"""Text that came out of the environment -> what was typed for it, of this process."""
+
+_VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)\s*(,[^${}]*)?\}")
+
+
+def _env(*words: Any) -> Any:
+    """Return a variable of the environment, or, while a configuration is quoted, what was typed for it."""
+    return f"${{oc.env:{','.join(map(str, words))}}}" if _quoting.get() else oc.env(*words)
+
+
+OmegaConf.register_new_resolver("oc.env", _env, replace=True)
+
+
+@contextmanager
+def _quoted() -> Iterator[None]:
+    before = _quoting.set(True)
+    try:
+        yield
+    finally:
+        _quoting.reset(before)
+
+
+def recorded(composed: DictConfig, checked: DictConfig) -> Any:
+    """Return the checked configuration with what was typed in place of values from the environment.
+
+    Args:
+        composed: as Hydra composed it, with its interpolations.
+        checked: the same, resolved and checked.
+    """
+    with _quoted():
+        quoted = OmegaConf.to_container(composed, resolve=True)
+    return _overlaid(OmegaConf.to_container(checked), quoted)
+
+
+def _overlaid(value: Any, quoted: Any) -> Any:
+    if isinstance(quoted, str):
+        if "${oc.env:" not in quoted:
+            return value
+        if isinstance(value, str):
+            _typed[value] = quoted
+        return quoted
+    if isinstance(value, dict) and isinstance(quoted, dict):
+        return {key: _overlaid(item, quoted.get(key)) for key, item in value.items()}
+    if isinstance(value, list) and isinstance(quoted, list) and len(value) == len(quoted):
+        return [_overlaid(item, other) for item, other in zip(value, quoted, strict=True)]
+    return value
+
+
+def as_typed(value: Any) -> Any:
+    """Return plain values with what was typed in place of texts that came out of the environment in this process."""
+    if isinstance(value, Mapping):
+        return {key: as_typed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_typed(item) for item in value]
+    return _typed.get(value, value) if isinstance(value, str) else value
+
+
+def refuse_foreign(config: Any, allowed: Sequence[str], place: str = "") -> None:
+    """Refuse a recorded configuration that would read the environment, or anything else, as it is resolved.
+
+    Args:
+        config: plain values; somebody else may have written them.
+        allowed: variables that the one who asks lets it read.
+        place: full key of the value.
+
+    Raises:
+        UserError: with the key, and how to allow a variable.
+    """
+    pairs: Iterator[tuple[str, Any]] = iter(())
+    if isinstance(config, Mapping):
+        pairs = ((f"{place}.{key}" if place else str(key), item) for key, item in config.items())
+    elif isinstance(config, list):
+        pairs = ((f"{place}[{number}]", item) for number, item in enumerate(config))
+    for key, item in pairs:
+        refuse_foreign(item, allowed, key)
+    if not isinstance(config, str):
+        return
+    for match in _VARIABLE.finditer(config):
+        if match[1] not in allowed:
+            raise UserError(
+                f"{place} comes from the environment; set {match[1]} as for the run and add --env {match[1]}"
+            )
+    if "${" in _VARIABLE.sub("", config):
+        raise UserError(f"{place} holds ${{...}}, which is not resolved for evidence; run again with the value itself")

@@ -26,7 +26,16 @@ YOURS = ("networks.load", "model=linear", "attack=corner", "defense=rounding")
 """Commands that need files which the page tells the reader to write: tests of their own run those."""
 
 FEW = ["dataset.limit=2", "runtime.chunk=2", "runtime.progress=false"]
-LONG = ("attack=autoattack", "gauntlet_deep", "crossmax_self", "arc_plus", "attack.rounds=30", "attack=pgd,autoattack")
+MANY = ("threat=l2 defense=gaussian_smoothing", "attack=sga", "attack=uap", "defense=bat")
+LONG = (
+    "attack=autoattack",
+    "gauntlet_deep",
+    "crossmax_self",
+    "arc_plus",
+    "attack.rounds=30",
+    "attack=pgd,autoattack",
+    *MANY,
+)
 """Marks of commands that take long on two images too: those are composed and checked, not run."""
 
 TRAINS = ("recipe@", "checkpoint=", "dataset=", "dataset.indices", "dual_smoothing", "defense.members=[pgd_at,mart]")

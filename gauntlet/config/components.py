@@ -16,8 +16,9 @@ import yaml
 
 from gauntlet.config.shipped import CONF
 
-TAKES = {"inner": "attack", "stages": "attack", "surrogates": "defense", "network": "model"}
-"""Field that takes any choice of a group -> that group. A field that is named as a group takes those of that one."""
+TAKES = {"inner": "attack", "stages": "attack", "surrogates": "defense", "network": "model", "noise": "bands"}
+"""Field that takes any choice of a group, or all that another field does -> that group or field. A field that is named as
+a group takes those of that one."""
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import yaml
 from gauntlet.config.shipped import CONF
 
 TAKES = {"inner": "attack", "stages": "attack", "surrogates": "defense", "network": "model", "noise": "bands"}
-"""Field that takes any choice of a group, or all that another field does -> that group or field. A field that is named as
+"""Field that takes any choice of a group, or what another field takes -> that group or field. A field named as
 a group takes those of that one."""
 
 

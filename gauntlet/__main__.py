@@ -71,17 +71,16 @@ def _unknown(given: Sequence[str]) -> str:
 
 
 def _leave_current_folder(words: Sequence[str]) -> None:
-    """Take the current folder from the front of the import path, where `python -m` puts it.
+    """Take the current folder from the end of the import path, where `gauntlet` has put it.
 
-    There it would shadow other packages. `run` and `train` find a user's own packages in it still, behind all others;
-    a command that reads evidence imports nothing from there, unless this package itself is there.
+    `run` and `train` find a user's own packages there; a command that reads evidence imports nothing from there, unless
+    this package itself is there.
     """
-    if sys.flags.safe_path:  # Python has not put it there
+    if sys.flags.safe_path:  # Python has not put it on the path
         return
-    folder = sys.path.pop(0)
     here = Path(gauntlet.__file__).resolve().parent.parent
-    if Path(folder).resolve() == here or next(iter(words), "") in ("run", "train", "calibrate"):
-        sys.path.append(folder)
+    if Path(sys.path[-1]).resolve() != here and next(iter(words), "") not in ("run", "train", "calibrate"):
+        sys.path.pop()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from gauntlet.cluster.sweep_jobs import JobState, SweepJob, find_jobs
 from gauntlet.errors import UserError, printable, reason
 from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.recorded_command import command_of_all_shards
 from gauntlet.evidence.run_folder import RunFolder, find_runs
 from gauntlet.metrics import certificate_summary
 from gauntlet.metrics.attack_summary import summarize
@@ -24,17 +25,6 @@ from gauntlet.metrics.display import DASH, UNKNOWN, points, ratio
 from gauntlet.metrics.perturbation_size import Spread, read
 from gauntlet.system.lock import Owner, holder
 from gauntlet.system.progress import duration
-
-OWN = {
-    (program, *rest)
-    for program, rest in [
-        ("python", ["run.py"]),
-        ("python", ["train.py"]),
-        ("gauntlet", ["run"]),
-        ("gauntlet", ["train"]),
-    ]
-}
-"""How the commands begin that are offered to go on with."""
 
 STATES = ("done", "running", "waiting", "partial", "failed", "damaged")
 
@@ -75,7 +65,9 @@ def line(run: RunFolder) -> Line:
         manifest = run.manifest()
         present, chunks, access = len(run.present()), manifest["chunks"], manifest.get("access", "gradient")
         when = str(manifest.get("finished") or manifest.get("started") or "")[:16].replace("T", " ")
-        about = Line("done", present, chunks, run.path, "", access, whole(manifest["command"]), when=when)
+        about = Line(
+            "done", present, chunks, run.path, "", access, command_of_all_shards(manifest["command"]), when=when
+        )
         if manifest["status"] in ("done", "failed") and present == chunks:
             about = replace(about, number=_number(run, manifest))
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as cause:
@@ -111,31 +103,12 @@ def _number(run: RunFolder, manifest: Manifest) -> str:
     return f"{'≤ ' * bool(total.open and not total.expected)}{points(share, 2)} %"
 
 
-def whole(command: str) -> str:
-    """Return the command of one shard turned into that of all shards; another one quoted anew.
-
-    Empty where it is no command of this package, as evidence may be somebody else's: such a one is offered to nobody.
-    """
-    try:
-        words = shlex.split(command)
-    except ValueError:  # an open quote
-        return ""
-    if tuple(words[:2]) not in OWN or not command.isprintable():
-        return ""
-    options = dict(word.partition("=")[::2] for word in words)
-    shards = options.get("runtime.shards", "1")
-    if shards == "1":
-        return shlex.join(words)
-    kept = [word for word in words if not word.startswith("runtime.shard=")]
-    return shlex.join([*kept[:2], "-m", *kept[2:], f"runtime.shard=range({shards})"])
-
-
 def lines(root: Path) -> list[Line]:
     """Return the runs below `root`, latest last, then the sweep jobs that a run does not stand for."""
     found = sorted((line(run) for run in find_runs(root)), key=lambda each: (each.when, each.path))
     runs: dict[str, int] = {one.command: place for place, one in enumerate(found) if one.command}
     for job in find_jobs(root):
-        standing, command = job.status(), whole(job.command)
+        standing, command = job.status(), command_of_all_shards(job.command)
         if command not in runs:
             if standing.state != "done":
                 found.append(_without_run(job, standing))
@@ -167,7 +140,7 @@ def sweep_table(jobs: Sequence[SweepJob]) -> list[str]:
     """Return the runs that the jobs of a sweep have made as a table, best number last; empty without any."""
     if not jobs:
         return []
-    asked = {whole(job.command) for job in jobs}
+    asked = {command_of_all_shards(job.command) for job in jobs}
     made = [each for each in lines(jobs[0].folder.parent.parent) if each.chunks and each.command in asked]
     return _table(made)
 

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 import gauntlet
 from gauntlet.config.components import choices, declared
 from gauntlet.config.field_types import typed
-from gauntlet.errors import UserError, reason
+from gauntlet.errors import UserError, printable, reason
 from gauntlet.evidence.stable_names import ROOTS as OLD_PACKAGES
 from gauntlet.evidence.stable_names import place_of
 from gauntlet.knobs import check_knob
@@ -249,7 +249,7 @@ def _ours(place: str) -> bool:
 
 @functools.cache
 def _warn_of_old_name(name: str, place: str) -> None:
-    log.warning("%s is an old name of %s; it goes on working", name, place)
+    log.warning("%s is an old name of %s; it goes on working", printable(name), place)
 
 
 def _locate(name: str, path: str) -> Any:

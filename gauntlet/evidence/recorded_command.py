@@ -1,12 +1,12 @@
-"""The command that a run says it was made by, as it can be shown: it may be somebody else's."""
+"""The command that a run says it was made by, as it can be shown and offered: it may be somebody else's."""
 
 import shlex
-from pathlib import PurePath
 
-from gauntlet.errors import printable
 from gauntlet.evidence.manifest import Manifest
 
-PROGRAMS = ("run.py", "train.py")
+PROGRAMS = {("python", "run.py"), ("python", "train.py"), ("gauntlet", "run"), ("gauntlet", "train")}
+"""How the commands begin that are offered to go on with."""
+
 UNFIT = "(its recorded command is none of gauntlet's)"
 
 
@@ -16,14 +16,20 @@ def command_words(text: str) -> list[str]:
         words = shlex.split(text)
     except ValueError:  # an open quote
         return []
-    name = [PurePath(word).name for word in words[:2]]
-    ours = name[:1] == ["gauntlet"] or (
-        name[0].startswith("python") and name[1] in PROGRAMS if len(name) > 1 else False
-    )
-    return words if ours and text.isprintable() else []
+    return words if tuple(words[:2]) in PROGRAMS and text.isprintable() else []
 
 
 def shown_command(manifest: Manifest) -> str:
     """Return the command with every word quoted, so that pasting it runs nothing beside gauntlet."""
-    words = command_words(manifest["command"])
-    return printable(shlex.join(words)) if words else UNFIT
+    return shlex.join(command_words(manifest["command"])) or UNFIT
+
+
+def command_of_all_shards(text: str) -> str:
+    """Return the command of one shard turned into that of all shards; another one quoted anew; empty for no command."""
+    words = command_words(text)
+    options = dict(word.partition("=")[::2] for word in words)
+    shards = options.get("runtime.shards", "1")
+    if shards == "1":
+        return shlex.join(words)
+    kept = [word for word in words if not word.startswith("runtime.shard=")]
+    return shlex.join([*kept[:2], "-m", *kept[2:], f"runtime.shard=range({shards})"])

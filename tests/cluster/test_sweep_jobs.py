@@ -10,8 +10,8 @@ import pytest
 
 from gauntlet.cluster import launchers
 from gauntlet.cluster.sweep_jobs import JobState, SweepJob, find_jobs, verdict
-from gauntlet.commands.status import whole
 from gauntlet.errors import UserError
+from gauntlet.evidence.recorded_command import command_of_all_shards
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_sweep_is_whole_once_every_job_is_done(job):
     ],
 )
 def test_a_run_in_shards_is_finished_by_all_of_them(one, all_of_them):
-    assert whole(one) == all_of_them
+    assert command_of_all_shards(one) == all_of_them
 
 
 @pytest.mark.parametrize(

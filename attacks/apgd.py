@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gauntlet.attacks.apgd_l1 import climb
 from gauntlet.attacks.losses import SCORED, fewest_classes, margins, ranking, scored
-from gauntlet.attacks.projected_ascent import Best, Region
+from gauntlet.attacks.projected_ascent import BestCandidates, PerturbationSet
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
@@ -28,7 +28,7 @@ class APGD(Knobs, key="attack"):
     Args:
         steps: per run, >= 1.
         loss: ce, margin, dlr or mifpe; its value, which never saturates here, also decides about the step size.
-        restarts: >= 1; only what still stands is attacked again.
+        restarts: >= 1; only survivors are attacked again.
         targets: 0 for untargeted; n: each restart moves to each of the n best other classes of the clean image in turn.
         rho: share of rising steps below which the step is halved, in (0, 1); without effect for l1.
         draws: the fewest draws over which a gradient of a random head is averaged; 0: as many as the head has.
@@ -50,11 +50,11 @@ class APGD(Knobs, key="attack"):
 
     @property
     def fewest_classes(self) -> int:
-        """How many classes the model must have."""
+        """Return how many classes the model must have."""
         return fewest_classes(self.loss, self.targets > 0)
 
     def checkpoints(self) -> dict[int, int]:
-        """Number of steps made at each check -> length of the window since the last one."""
+        """Return the number of steps made at each check -> length of the window since the last one."""
         window, shrink, least = (max(int(share * self.steps), 1) for share in (0.22, 0.03, 0.06))
         found, done = {}, 0
         while done + window <= self.steps:
@@ -64,8 +64,8 @@ class APGD(Knobs, key="attack"):
         return found
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
-        best = Best.start(x)
+        """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        best = BestCandidates.start(x)
         head = head.drawn(self.draws) if self.draws else head
         order = None
         if self.targets and len(x):
@@ -87,22 +87,22 @@ class APGD(Knobs, key="attack"):
         head: CountedHead,
         x: Tensor,
         y: Tensor,
-        best: Best,
+        best: BestCandidates,
         index: Tensor,
         threat: Threat,
         rng: Rng,
         target: Tensor | None,
     ) -> None:
-        loss, checks, region = scored(self.loss), self.checkpoints(), Region.around(threat, x)
+        loss, checks, region = scored(self.loss), self.checkpoints(), PerturbationSet.around(threat, x)
         z = threat.edge(x, rng.stream("start"))
-        state: _State | None = None
+        state: APGDState | None = None
         for number in range(self.steps + 1):
             draw = rng.stream(number)
             logits, gradient = head.gradient(z, partial(loss.cotangent, y=y, target=target), draw)
             broken = head.broken(z, logits, y, draw)
             best.note(index, z, margins(logits, y), broken)
             value = loss.value(logits, y, target)
-            state = _State.start(z, gradient, value) if state is None else state.observe(z, gradient, value)
+            state = APGDState.start(z, gradient, value) if state is None else state.observe(z, gradient, value)
             if broken.any():
                 stay = (~broken).nonzero().squeeze(1)
                 if not len(stay):
@@ -116,7 +116,7 @@ class APGD(Knobs, key="attack"):
                 z = state.z
 
 
-class _State(NamedTuple):
+class APGDState(NamedTuple):
     """The run of each sample: all tensors [B, ...]. Rows of `top` and `top_gradient` are written in place."""
 
     z: Tensor
@@ -132,17 +132,17 @@ class _State(NamedTuple):
     halved: Tensor  # whether the step was halved at the last check
 
     @classmethod
-    def start(cls, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
+    def start(cls, z: Tensor, gradient: Tensor, value: Tensor) -> "APGDState":
         return cls(
             z, z, gradient, z.new_full((len(z),), 2.0), value, torch.zeros_like(value, dtype=torch.int64),
             z.clone(), gradient.clone(), value, value, torch.ones_like(value, dtype=torch.bool),
         )  # fmt: skip
 
-    def select(self, index: Tensor) -> "_State":
-        return _State(*(item.index_select(0, index) for item in self))
+    def select(self, index: Tensor) -> "APGDState":
+        return APGDState(*(item.index_select(0, index) for item in self))
 
-    def observe(self, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
-        """The state after the loss at the new point z is known."""
+    def observe(self, z: Tensor, gradient: Tensor, value: Tensor) -> "APGDState":
+        """Return the state after the loss at the new point z is known."""
         better = value > self.top_value
         rows = better.nonzero().squeeze(1)
         if len(rows) == len(z):
@@ -158,7 +158,7 @@ class _State(NamedTuple):
             top_value=torch.where(better, value, self.top_value),
         )
 
-    def check(self, window: int, rho: float) -> "_State":
+    def check(self, window: int, rho: float) -> "APGDState":
         """Halve the step of the samples that get nowhere, and put them back to their best point."""
         stuck = self.rises <= rho * window
         halve = stuck | (~self.halved & (self.last_top >= self.top_value))
@@ -172,8 +172,8 @@ class _State(NamedTuple):
             halved=halve,
         )
 
-    def advance(self, region: Region, keep: float) -> "_State":
-        """One step with momentum; keep: share of the new direction."""
+    def advance(self, region: PerturbationSet, keep: float) -> "APGDState":
+        """Take one step with momentum; keep: share of the new direction."""
         ahead = region.step(self.z, self.gradient, self.step.reshape(-1, *[1] * (self.z.dim() - 1)))
         drift = (self.z - self.before).mul_(1 - keep)
         z = region.project(ahead.sub_(self.z).mul_(keep).add_(self.z).add_(drift))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.losses import Loss, margins
-from gauntlet.attacks.projected_ascent import Best
+from gauntlet.attacks.projected_ascent import BestCandidates
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -18,7 +18,8 @@ SLOWER, LEAST = 1.5, 0.1
 
 
 def phases(steps: int) -> list[tuple[float, int]]:
-    """(multiple of eps, steps): 30 % at 3 eps, 30 % at 2 eps, the rest at eps; less than three steps are all at eps."""
+    """Return (multiple of eps, steps): 30 % at 3 eps, 30 % at 2 eps, the rest at eps; less than three steps are all at
+    eps."""
     early = math.ceil(0.3 * steps) if steps >= 3 else 0
     return [(3.0, early), (2.0, early), (1.0, steps - 2 * early)] if early else [(1.0, steps)]
 
@@ -27,7 +28,7 @@ def climb(
     head: CountedHead,
     x: Tensor,
     y: Tensor,
-    best: Best,
+    best: BestCandidates,
     index: Tensor,
     threat: Threat,
     rng: Rng,
@@ -54,7 +55,7 @@ def climb(
             draw = below.stream(number)
             logits, gradient = head.gradient(z, partial(loss.cotangent, y=y, target=target), draw)
             value = loss.value(logits, y, target)
-            state = _State.start(x, z, gradient, value) if state is None else state.observe(z, gradient, value)
+            state = APGDL1State.start(x, z, gradient, value) if state is None else state.observe(z, gradient, value)
             if factor == 1:
                 broken = head.broken(z, logits, y, draw)
                 best.note(index, z, margins(logits, y), broken)
@@ -70,7 +71,7 @@ def climb(
             z = state.ahead(around, x) if number < count else state.top
 
 
-class _State(NamedTuple):
+class APGDL1State(NamedTuple):
     """One phase of each sample: all tensors [B, ...]. Rows of `top` and `top_gradient` are written in place."""
 
     z: Tensor
@@ -82,14 +83,14 @@ class _State(NamedTuple):
     top_value: Tensor  # and its loss
 
     @classmethod
-    def start(cls, x: Tensor, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
+    def start(cls, x: Tensor, z: Tensor, gradient: Tensor, value: Tensor) -> "APGDL1State":
         return cls(z, gradient, x.new_ones(len(x)), _changed(z, x), z.clone(), gradient.clone(), value)
 
-    def select(self, index: Tensor) -> "_State":
-        return _State(*(item.index_select(0, index) for item in self))
+    def select(self, index: Tensor) -> "APGDL1State":
+        return APGDL1State(*(item.index_select(0, index) for item in self))
 
-    def observe(self, z: Tensor, gradient: Tensor, value: Tensor) -> "_State":
-        """The state after the loss at the new point z is known."""
+    def observe(self, z: Tensor, gradient: Tensor, value: Tensor) -> "APGDL1State":
+        """Return the state after the loss at the new point z is known."""
         better = value > self.top_value
         rows = better.nonzero().squeeze(1)
         self.top.index_copy_(0, rows, z.index_select(0, rows))
@@ -100,7 +101,7 @@ class _State(NamedTuple):
             top_value=torch.where(better, value, self.top_value),
         )
 
-    def check(self, x: Tensor) -> "_State":
+    def check(self, x: Tensor) -> "APGDL1State":
         """Back to the best point with the full step where that has become sparser by 5 %, else a shorter step."""
         changed = _changed(self.top, x)
         sparser = changed < 0.95 * self.changed
@@ -113,15 +114,15 @@ class _State(NamedTuple):
         )
 
     def ahead(self, threat: Threat, x: Tensor) -> Tensor:
-        """The next point."""
+        """Return the next point."""
         size = self.gradient.abs().flatten(1)
         count = (self.changed / 1.5).ceil().long().clamp(1, size.shape[1])[:, None]
         least = size.topk(int(count.max()), dim=1).values.gather(1, count - 1)
-        way = self.gradient.flatten(1).sign() * (size >= least)
-        way = way / way.abs().sum(1, keepdim=True).clamp_min(1.0) * self.step[:, None]
-        return threat.project(self.z + threat.budget(x) * way.reshape(x.shape), x)
+        direction = self.gradient.flatten(1).sign() * (size >= least)
+        direction = direction / direction.abs().sum(1, keepdim=True).clamp_min(1.0) * self.step[:, None]
+        return threat.project(self.z + threat.budget(x) * direction.reshape(x.shape), x)
 
 
 def _changed(z: Tensor, x: Tensor) -> Tensor:
-    """Entries in which z differs from x, [B], in the dtype of x."""
+    """Count the entries in which z differs from x, [B], in the dtype of x."""
     return (z != x).flatten(1).sum(1).to(x.dtype)

@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.linearized_boundary import Plane, nearest_plane, plane_to
+from gauntlet.attacks.linearized_boundary import LinearizedBoundary, linearize_boundary, nearest_boundary
 from gauntlet.attacks.losses import ranking
-from gauntlet.attacks.minimum_norm.minimum_norm_loop import Nearest, arrived, refine
+from gauntlet.attacks.minimum_norm.minimum_norm_loop import NearestExamples, arrived, refine
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
@@ -18,13 +18,13 @@ from gauntlet.threat_model.threat import Threat
 
 @dataclass(frozen=True)
 class FAB(Knobs, key="attack"):
-    """FAB (Croce and Hein 2020, arXiv 1907.02044) for linf, l2 and l1: walks along the decision boundary.
+    """FAB (Croce and Hein 2020, arXiv 1907.02044) for linf, l2 and l1: steps along the decision boundary.
 
-    Each step linearises z_t - z_y for a target t, or for the t whose boundary is nearest, projects the point and the
+    Each step linearizes z_t - z_y for a target t, or for the t whose boundary is nearest, projects the point and the
     clean image onto the plane where it vanishes, inside the box, steps a little beyond the mixture of both, and comes
     back towards the image where that fools the victim. A
     sample leaves as soon as a candidate within eps fools the victim. Where the threat is unbounded it walks to every
-    target to the end, and its nearest find, refined with ten forwards, is the answer.
+    target to the end, and its nearest adversarial example, refined with ten forwards, is the answer.
 
     Args:
         steps: per target, >= 1.
@@ -53,8 +53,8 @@ class FAB(Knobs, key="attack"):
     bias: float = knob(0.1, least=0, most=1)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
-        best, alive = Nearest.start(x), torch.arange(len(x), device=x.device)
+        """Return candidates z like x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
+        best, alive = NearestExamples.start(x), torch.arange(len(x), device=x.device)
         if not len(x):
             return best.z
         order = ranking(head.scores(x, rng.stream("targets")), y) if self.targets else None
@@ -75,7 +75,7 @@ class FAB(Knobs, key="attack"):
         x: Tensor,
         y: Tensor,
         target: Tensor | None,
-        best: Nearest,
+        best: NearestExamples,
         alive: Tensor,
         threat: Threat,
         rng: Rng,
@@ -93,10 +93,10 @@ class FAB(Knobs, key="attack"):
         for number in range(self.steps):
             draw = rng.stream(number)
             if target is None:
-                plane = nearest_plane(head, point, y, threat.norm, draw)
+                boundary = nearest_boundary(head, point, y, threat.norm, draw)
             else:
-                plane = plane_to(head, point, y, target, draw)
-            point = self._ahead(point, x, plane, threat)
+                boundary = linearize_boundary(head, point, y, target, draw)
+            point = self._ahead(point, x, boundary, threat)
             broken = head.broken(point, head.scores(point, draw), y, draw, plain=True)
             inside = broken.clone()
             inside[broken] = arrived(point[broken], x[broken], threat.select(broken))
@@ -115,11 +115,11 @@ class FAB(Knobs, key="attack"):
             point = torch.where(broken.reshape(-1, 1, 1, 1), x + self.pull * (point - x), point)
         return done
 
-    def _ahead(self, point: Tensor, x: Tensor, plane: Plane, threat: Threat) -> Tensor:
-        """A little beyond the mixture of the projections of point and image."""
-        gap, slope = plane
-        offset = (slope * (point - x)).flatten(1).sum(1)
-        from_point, from_image = reach(point, slope, -gap, threat), reach(x, slope, offset - gap, threat)
+    def _ahead(self, point: Tensor, x: Tensor, boundary: LinearizedBoundary, threat: Threat) -> Tensor:
+        """Return the point a little beyond the mixture of the projections of point and image."""
+        gap, gradient = boundary
+        offset = (gradient * (point - x)).flatten(1).sum(1)
+        from_point, from_image = reach(point, gradient, -gap, threat), reach(x, gradient, offset - gap, threat)
         order = {"linf": math.inf, "l2": 2, "l1": 1}[threat.norm]
         one, two = (torch.linalg.vector_norm(d.flatten(1), order, dim=1) for d in (from_point, from_image))
         share = (one / (one + two).clamp_min(1e-12)).clamp(0, self.bias).reshape(-1, 1, 1, 1)
@@ -127,18 +127,19 @@ class FAB(Knobs, key="attack"):
         return mixed.clamp_(threat.low, threat.high)
 
 
-def reach(x: Tensor, slope: Tensor, amount: Tensor, threat: Threat) -> Tensor:
-    """The least move d with <slope, d> = amount that keeps x + d in the box; as far as the box allows where none does.
+def reach(x: Tensor, gradient: Tensor, amount: Tensor, threat: Threat) -> Tensor:
+    """Return the least move d with <gradient, d> = amount that keeps x + d in the box; as far as the box allows where
+    none does.
 
     Args:
-        x, slope: [B, C, H, W].
+        x, gradient: [B, C, H, W].
         amount: [B].
 
     Returns:
         d like x, least in the norm of the threat, of which it is the exact projection on a plane inside the box.
     """
-    peak = slope.flatten(1).abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-    weight, need = slope.flatten(1) / peak, amount.abs().to(x.dtype)[:, None] / peak
+    peak = gradient.flatten(1).abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    weight, need = gradient.flatten(1) / peak, amount.abs().to(x.dtype)[:, None] / peak
     helps = amount.sign().to(x.dtype)[:, None] * weight.sign()
     start, size = x.flatten(1), weight.abs()
     room = torch.where(helps > 0, threat.high - start, start - threat.low) * (size > 0)
@@ -150,7 +151,7 @@ def reach(x: Tensor, slope: Tensor, amount: Tensor, threat: Threat) -> Tensor:
 
 
 def _level(size: Tensor, room: Tensor, pace: Tensor, need: Tensor) -> Tensor:
-    """min(t pace, room) for the t at which the gain, the sum of size times that, is `need`; [B, d], need [B, 1].
+    """Return min(t pace, room) for the t at which the gain, the sum of size times that, is `need`; [B, d], need [B, 1].
 
     The gain is concave and piecewise linear in t, so Newton's method climbs to the answer from the left in finitely
     many steps, mostly four or five, where sorting the kinks costs many times as much.
@@ -170,7 +171,7 @@ def _level(size: Tensor, room: Tensor, pace: Tensor, need: Tensor) -> Tensor:
 
 
 def _greedy(size: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """The entries of largest size go to their box one after the other until the gain is `need`."""
+    """Move the entries of largest size to their box, one after the other, until the gain is `need`."""
     ordered, order = size.sort(dim=1, descending=True)
     room = room.gather(1, order)
     gain = ordered * room

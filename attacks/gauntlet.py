@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.losses import Cotangent, along, ce, margin, margins, pm, ranking, temperature_scaled
-from gauntlet.attacks.projected_ascent import Best, Step, ascend
+from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.access import narrowed
 from gauntlet.threat_model.counted_head import CountedHead
@@ -25,17 +25,17 @@ class Gauntlet(Knobs, key="attack"):
 
     The screen ascends cross-entropy and then the probability margin (PMA, arXiv 2411.15210), a few steps of each. What
     it leaves of a sample's margin, divided by what it took, is the sample's gap: the further perturbation, in units of
-    the one that it had, after which a linear model would fall. Attempts of different kinds follow, by turns:
-    `probability`, the probability margin alone; `turn`, the losses of the screen from a start that moved towards a
-    random rival (arXiv 2203.05154); `margin`, the margin of the logits; `rival`, that to the second best class at the
-    best point so far. From the second on only samples of small gap are tried, under a bound that falls, and when all
-    kinds had their turn the next attempts are longer. Steps follow a cosine from 2 eps to 0, success is checked on the
-    logits of the gradient pass, and a sample leaves at once.
+    the one that it had, after which a linear model would be fooled. Attempts of different kinds follow, by turns:
+    `probability`, the probability margin alone; `turn`, the losses of the screen after output-diversified
+    initialization (ODI) towards a random rival (arXiv 2203.05154); `margin`, the margin of the logits; `rival`, that to
+    the second best class at the best point so far. From the second on only samples of small gap are tried, under a
+    bound that falls, and when all kinds had their turn the next attempts are longer. Steps follow a cosine from 2 eps
+    to 0, success is checked on the logits of the gradient pass, and a sample leaves at once.
 
-    Gradients may lie. For each sample that stands, the slope at its best point is compared with the change of the
-    margin on the way back to the image, and a few random queries are made (`probe`; Square, arXiv 1912.00049). Where
-    the slope is wrong, or the queries took much beside what gradients took and what is left, more of them follow
-    (`trial`); where the slope is wrong and these take a fair share of what gradients took, the full Square attack
+    Gradients may lie. For each survivor, local linearity is checked: the gradient at its best point is compared with
+    the change of the margin on the way back to the image, and a few random queries are made (`probe`; Square, arXiv
+    1912.00049). Where local linearity fails, or the queries took much beside what gradients took and what is left, more
+    of them follow (`trial`); where it fails and these take a large share of what gradients took, the full Square attack
     (`square`).
 
     Everything is decided from the sample itself, so neither batch-mates nor chunks matter. Records name the phase that
@@ -47,11 +47,11 @@ class Gauntlet(Knobs, key="attack"):
         round_steps: of each until all kinds had their turn, >= 1; of the next as many twice that, and so on.
         gap: the largest gap of a sample that is tried again, >= 0; after n attempts, gap / (1 + n / 2). The first
             attempt, whose loss is another than those of the screen, is made on all.
-        turns: steps of eps that lead to the start of a `turn`, >= 0.
-        mismatch: relative error of the slope beyond which it is not believed, > 0.
-        probe: queries to each sample that stands, >= 0.
+        turns: ODI steps of eps before a `turn`, >= 0.
+        mismatch: relative error of the linear model beyond which gradients are not believed, > 0.
+        probe: queries to each survivor, >= 0.
         trial: queries to samples whose gradients are not believed, and where the probe did well, >= 0.
-        queries: to the former where queries do well, >= 0.
+        queries: to the former where queries are effective, >= 0.
 
     Raises:
         UserError: a value outside its range.
@@ -60,13 +60,13 @@ class Gauntlet(Knobs, key="attack"):
     needs: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     KINDS: ClassVar[tuple[str, ...]] = ("probability", "turn", "margin", "turn", "rival")
-    SOME: ClassVar[float] = 0.2
+    TRIAL_GAIN_SHARE: ClassVar[float] = 0.2
     """Share of what gradients took from a margin that the queries of a probe must take for a trial."""
-    HALF: ClassVar[float] = 0.5
+    TRIAL_MARGIN_SHARE: ClassVar[float] = 0.5
     """Share of what is left of the margin that they must take."""
-    FAIR: ClassVar[float] = 0.5
+    SQUARE_GAIN_SHARE: ClassVar[float] = 0.5
     """Share of what gradients took from a margin that the queries of a trial must take to go on."""
-    HOPE: ClassVar[float] = 0.6
+    SQUARE_MARGIN_SHARE: ClassVar[float] = 0.6
     """Share of the clean margin that they must take."""
 
     steps: int = knob(20, least=1)
@@ -80,89 +80,93 @@ class Gauntlet(Knobs, key="attack"):
     queries: int = knob(5000, least=0)
 
     def bound(self, number: int) -> float:
-        """The largest gap of the samples that attempt `number` (from 0) tries."""
+        """Return the largest gap of the samples that attempt `number` (from 0) tries."""
         return self.gap / (1 + number / 2) if number else math.inf
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
-        search = _Search(head, x, y, threat, rng)
+        """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        state = GauntletState(head, x, y, threat, rng)
         if len(x):
-            search.run("screen", search.standing(), _course(TRUE, PROBABILITY, self.steps))
+            state.run("screen", state.survivors(), _plan(TRUE, PROBABILITY, self.steps))
             for number in range(self.rounds):
-                self._attempt(search, number)
-            self._insure(search)
-        return search.best.z
+                self._attempt(state, number)
+            self._black_box_fallback(state)
+        return state.best.z
 
-    def _attempt(self, search: "_Search", number: int) -> None:
-        """One more attempt on the samples that are close."""
-        index = search.standing(search.gaps() <= self.bound(number))
+    def _attempt(self, state: "GauntletState", number: int) -> None:
+        """Make one more attempt on the samples that are close."""
+        index = state.survivors(state.gaps() <= self.bound(number))
         if not len(index):
             return
         cycle, place = divmod(number, len(self.KINDS))
         kind, steps = self.KINDS[place], self.round_steps * (1 + cycle)
         if kind == "probability":
-            search.run(kind, index, _course(PROBABILITY, PROBABILITY, steps), number)
+            state.run(kind, index, _plan(PROBABILITY, PROBABILITY, steps), number)
         elif kind == "margin":
-            search.run(kind, index, _course(margin, margin, steps), number)
+            state.run(kind, index, _plan(margin, margin, steps), number)
         elif kind == "rival":
-            order = search.order(index, number)
-            target = order[:, min(1, order.shape[1] - 1)]
-            search.run(kind, index, _course(margin, margin, steps), number, target=target)
+            ranked_classes = state.ranked_classes(index, number)
+            target = ranked_classes[:, min(1, ranked_classes.shape[1] - 1)]
+            state.run(kind, index, _plan(margin, margin, steps), number, target=target)
         else:
-            aside, lean = [Step(along, 1.0)] * self.turns, search.lean(index, number)
-            index, start = search.run(kind, index, aside, (number, "aside"), target=lean)
-            search.run(kind, index, _course(TRUE, PROBABILITY, steps), number, start=start)
+            odi_plan, odi_direction = [Step(along, 1.0)] * self.turns, state.odi_direction(index, number)
+            index, start = state.run(kind, index, odi_plan, (number, "aside"), target=odi_direction)
+            state.run(kind, index, _plan(TRUE, PROBABILITY, steps), number, start=start)
 
-    def _insure(self, search: "_Search") -> None:
-        """Queries to the samples that stand, more of them where gradients cannot be believed."""
-        index = search.standing()
-        doubted = torch.zeros_like(search.best.broken)
-        doubted[index] = search.mismatch(index) > self.mismatch
-        taken = search.clean - search.best.margin  # by gradients
-        by_probe = search.query("probe", index, self.probe)
-        promising = (by_probe >= self.SOME * taken) & (by_probe >= self.HALF * search.best.margin)
-        by_trial = search.query("trial", search.standing(doubted | promising), self.trial)
-        well = (by_trial >= self.FAIR * taken) & (by_trial >= self.HOPE * search.clean)
-        search.query("square", search.standing(doubted & well), self.queries)
+    def _black_box_fallback(self, state: "GauntletState") -> None:
+        """Query the survivors, more of them where gradients cannot be believed."""
+        index = state.survivors()
+        doubted = torch.zeros_like(state.best.broken)
+        doubted[index] = state.linearity_error(index) > self.mismatch
+        taken = state.clean - state.best.margin  # by gradients
+        by_probe = state.query("probe", index, self.probe)
+        promising = (by_probe >= self.TRIAL_GAIN_SHARE * taken) & (
+            by_probe >= self.TRIAL_MARGIN_SHARE * state.best.margin
+        )
+        by_trial = state.query("trial", state.survivors(doubted | promising), self.trial)
+        effective = (by_trial >= self.SQUARE_GAIN_SHARE * taken) & (by_trial >= self.SQUARE_MARGIN_SHARE * state.clean)
+        state.query("square", state.survivors(doubted & effective), self.queries)
 
 
-def _course(first: Cotangent, second: Cotangent, steps: int) -> list[Step]:
-    """Two losses for half of the steps each, along one cosine from 2 eps to 0."""
+def _plan(first: Cotangent, second: Cotangent, steps: int) -> list[Step]:
+    """Return two losses for half of the steps each, along one cosine from 2 eps to 0."""
     half = steps // 2
     return [Step(first if i < half else second, 1 + math.cos(math.pi * i / steps)) for i in range(steps)]
 
 
-class _Search:
+class GauntletState:
     """The state of one call."""
 
-    BACK = 0.05  # share of the way back to the image over which a slope is tested
+    LINEARITY_STEP = 0.05  # share of the way back to the image over which local linearity is tested
 
     def __init__(self, head: CountedHead, x: Tensor, y: Tensor, threat: Threat, rng: Rng) -> None:
         self.head, self.x, self.y, self.threat, self.rng = head, x, y, threat, rng
-        self.best = Best.start(x)
+        self.best = BestCandidates.start(x)
         self.clean = margins(head.scores(x, rng.stream("clean")), y) if len(x) else x.new_zeros(0)
 
-    def standing(self, where: Tensor | None = None) -> Tensor:
-        """Positions of the samples that stand, int64 [b]; where: of these, bool [B]."""
+    def survivors(self, where: Tensor | None = None) -> Tensor:
+        """Return the positions of the survivors, int64 [b]; where: of these, bool [B]."""
         return (~self.best.broken if where is None else ~self.best.broken & where).nonzero().squeeze(1)
 
     def gaps(self) -> Tensor:
-        """The margin that is left of each sample over the margin that was taken from it, [B]."""
+        """Return the margin that is left of each sample over the margin that was taken from it, [B]."""
         taken = self.clean - self.best.margin
         return torch.where(taken > 0, self.best.margin / taken, torch.inf)
 
-    def order(self, index: Tensor, name: object) -> Tensor:
-        """The other classes at the best point so far, the best first, int64 [b, K - 1]."""
+    def ranked_classes(self, index: Tensor, name: object) -> Tensor:
+        """Return the other classes at the best point so far, the best first, int64 [b, K - 1]."""
         draw = self.rng.select(index).stream(name).stream("order")
         return ranking(self.head.scores(self.best.z[index], draw), self.y[index])
 
-    def lean(self, index: Tensor, name: object) -> Tensor:
-        """Weights of the logits [b, K]: 1 for one of the four best rivals, -0.5 to 0.1 for the truth, else -1 to 1."""
-        order, draw = self.order(index, name), self.rng.select(index).stream(name)
-        classes = order.shape[1] + 1
+    def odi_direction(self, index: Tensor, name: object) -> Tensor:
+        """Return the weights of the logits [b, K]: 1 for one of the four best rivals, -0.5 to 0.1 for the truth, else
+        -1 to 1.
+        """
+        ranked_classes, draw = self.ranked_classes(index, name), self.rng.select(index).stream(name)
+        classes = ranked_classes.shape[1] + 1
         chosen = draw.stream("rival").integers((1,), min(4, classes - 1))
         weights = draw.stream("weights").uniform((classes,), -1, 1, dtype=self.x.dtype)
-        weights = weights.scatter(1, order.gather(1, chosen), 1.0)
+        weights = weights.scatter(1, ranked_classes.gather(1, chosen), 1.0)
         return weights.scatter(1, self.y[index, None], draw.stream("true").uniform((1,), -0.5, 0.1, dtype=self.x.dtype))
 
     def run(
@@ -174,7 +178,7 @@ class _Search:
         start: Tensor | None = None,
         target: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Ascend by a plan; return who still stands and where."""
+        """Ascend by a plan; return the survivors and their points."""
         around, draw = self.threat.select(index), self.rng.select(index).stream(phase).stream(name)
         self.head.counts.enter(phase, draw.ids)
         start = around.random(self.x[index], draw.stream("start")) if start is None else start
@@ -207,18 +211,19 @@ class _Search:
         taken[index] = self.clean[index] - left
         return taken
 
-    def mismatch(self, index: Tensor) -> Tensor:
-        """How far the slope at the best point is from the change of the margin on the way back to the image, [b].
+    def linearity_error(self, index: Tensor) -> Tensor:
+        """Return how far the linear model at the best point is from the change of the margin on the way back to the
+        image, [b].
 
         0: the same, or both are nothing; 1: one of both is nothing; 2: of opposite sign.
         """
         x, y, z, draw = self.x[index], self.y[index], self.best.z[index], self.rng.select(index).stream("slope")
-        back = self.BACK * (x - z)
-        logits, slope = self.head.gradient(z, lambda seen: margin(seen, y), draw)
+        back = self.LINEARITY_STEP * (x - z)
+        logits, gradient = self.head.gradient(z, lambda observed: margin(observed, y), draw)
         rival = ranking(logits, y)[:, :1]
         before = logits.gather(1, rival) - logits.gather(1, y[:, None])
         logits = self.head.scores(z + back, draw.stream("back"))
-        seen = (logits.gather(1, rival) - logits.gather(1, y[:, None]) - before).squeeze(1).double()
-        foretold = 2 * (slope * back).flatten(1).double().sum(1)  # the cotangent is half of e_m - e_y
-        most = seen.abs().maximum(foretold.abs())
-        return (seen - foretold).abs() / most.clamp_min(1e-30)
+        observed = (logits.gather(1, rival) - logits.gather(1, y[:, None]) - before).squeeze(1).double()
+        predicted = 2 * (gradient * back).flatten(1).double().sum(1)  # the cotangent is half of e_m - e_y
+        most = observed.abs().maximum(predicted.abs())
+        return (observed - predicted).abs() / most.clamp_min(1e-30)

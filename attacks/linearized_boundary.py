@@ -1,4 +1,4 @@
-"""The decision boundary as a plane: where two logits of the linearised network are equal."""
+"""The decision boundary linearized: the hyperplane where two logits of the linearized network are equal."""
 
 import math
 from typing import NamedTuple
@@ -13,32 +13,33 @@ from gauntlet.threat_model.rng import Rng
 DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
 
 
-class Plane(NamedTuple):
-    """gap + <slope, move> = 0, for the half difference of another logit and the true one."""
+class LinearizedBoundary(NamedTuple):
+    """gap + <gradient, move> = 0, for the half difference of another logit and the true one."""
 
     gap: Tensor  # [B], at the point: negative where the true logit is larger
-    slope: Tensor  # [B, C, H, W]
+    gradient: Tensor  # [B, C, H, W]
 
 
-def plane_to(head: CountedHead, point: Tensor, y: Tensor, target: Tensor, rng: Rng) -> Plane:
-    """The boundary to a chosen class, for one gradient. y, target: int64 [B]."""
-    logits, slope = head.gradient(point, lambda z: margin(z, y, target), rng)
-    return Plane(_gap(logits, y, target, point), slope)
+def linearize_boundary(head: CountedHead, point: Tensor, y: Tensor, target: Tensor, rng: Rng) -> LinearizedBoundary:
+    """Return the boundary to a chosen class, for one gradient. y, target: int64 [B]."""
+    logits, gradient = head.gradient(point, lambda z: margin(z, y, target), rng)
+    return LinearizedBoundary(_gap(logits, y, target, point), gradient)
 
 
-def nearest_plane(head: CountedHead, point: Tensor, y: Tensor, norm: str, rng: Rng) -> Plane:
-    """The boundary that is nearest in the norm, for one forward pass and a backward pass for each other class."""
+def nearest_boundary(head: CountedHead, point: Tensor, y: Tensor, norm: str, rng: Rng) -> LinearizedBoundary:
+    """Return the boundary that is nearest in the norm, for one forward pass and a backward pass for each other
+    class."""
     logits, pull = head.linearize(point, rng)
     best, least = None, torch.full((len(point),), math.inf, dtype=point.dtype, device=point.device)
     for number in range(1, logits.shape[1]):
         target = (y + number) % logits.shape[1]
-        plane = Plane(_gap(logits, y, target, point), pull(margin(logits, y, target)))
-        length = torch.linalg.vector_norm(plane.slope.flatten(1), DUAL[norm], dim=1)
-        away = plane.gap.abs() / length.clamp_min(1e-12)
+        boundary = LinearizedBoundary(_gap(logits, y, target, point), pull(margin(logits, y, target)))
+        length = torch.linalg.vector_norm(boundary.gradient.flatten(1), DUAL[norm], dim=1)
+        away = boundary.gap.abs() / length.clamp_min(1e-12)
         nearer = away < least
         wide = nearer.reshape(-1, *[1] * (point.dim() - 1))
-        best = plane if best is None else Plane(
-            torch.where(nearer, plane.gap, best.gap), torch.where(wide, plane.slope, best.slope)
+        best = boundary if best is None else LinearizedBoundary(
+            torch.where(nearer, boundary.gap, best.gap), torch.where(wide, boundary.gradient, best.gradient)
         )  # fmt: skip
         least = torch.where(nearer, away, least)
     assert best is not None, "a classifier has two classes at least"
@@ -46,5 +47,5 @@ def nearest_plane(head: CountedHead, point: Tensor, y: Tensor, norm: str, rng: R
 
 
 def _gap(logits: Tensor, y: Tensor, target: Tensor, point: Tensor) -> Tensor:
-    """The value that goes with the cotangent of `margin`, which is half of e_target - e_y."""
+    """Return the value that goes with the cotangent of `margin`, which is half of e_target - e_y."""
     return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1).to(point.dtype) / 2

@@ -2,9 +2,9 @@
 
 A loss is a function `(logits [B, K], y [B], target [B] or None) -> cotangent [B, K]`: the gradient of the loss with
 respect to the logits, up to a positive factor per sample, scaled to sum of absolute values one. Pulled back through the
-network once, it is the gradient of the input. Steps that do not depend on the length of the gradient (sign, normalised)
+network once, it is the gradient of the input. Steps that do not depend on the length of the gradient (sign, normalized)
 lose nothing, and three failures disappear: softmax underflow at confident samples, the mean over a batch, and the range
-of half precision. All exponents are <= 0. The loss is to be maximised.
+of half precision. All exponents are <= 0. The loss is to be maximized.
 
 Notation: m is the best other class, r_j = exp(z_j - z_m) for the other classes, S = sum of r_j, q = exp(z_m - z_y).
 """
@@ -26,7 +26,7 @@ class Cotangent(Protocol):
 
 
 def ce(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the true class; with a target, minus the cross-entropy of the target.
+    """Return the cross-entropy of the true class; with a target, minus the cross-entropy of the target.
 
     -log p_y grows with logsumexp_{j != y} z_j - z_y, whose gradient has no factor that vanishes.
     """
@@ -65,7 +65,7 @@ def dlr(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
 
 
 def pm(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """Probability margin p_m - p_y (PMA, arXiv 2411.15210), or p_t - p_y.
+    """Return the probability margin p_m - p_y (PMA, arXiv 2411.15210), or p_t - p_y.
 
     The cotangent is (2 + (S - 1) q) e_m + (1 - q) sum_j r_j e_j - (1 + S) e_y: the logit margin at the boundary, q = 1,
     mixed with the direction of cross-entropy far from it. Divided by q where q > 1. Far on the wrong side, where p_m is
@@ -106,8 +106,8 @@ RESOLUTION = 16.0
 
 
 def temperature_scaled(loss: Cotangent) -> Cotangent:
-    """The loss at a temperature that keeps it soft: where the two largest logits lie further apart than `RESOLUTION`,
-    all logits are measured in units of that gap, which is the scaling of MIFPE.
+    """Return the loss at a temperature that keeps it soft: where the two largest logits lie further apart than
+    `RESOLUTION`, all logits are measured in units of that gap, which is the scaling of MIFPE.
 
     A closed form does not underflow, but at such gaps every softmax loss has become the plain logit margin, and an
     attack that lives on the difference between its losses, as PMA does, loses it. No other sample is touched.
@@ -124,7 +124,7 @@ def temperature_scaled(loss: Cotangent) -> Cotangent:
 
 
 def mifpe(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the logits in units of the gap of their two largest (MIFPE; Yu and Xu, CVPR 2023).
+    """Return the cross-entropy of the logits in units of the gap of their two largest (MIFPE; Yu and Xu, CVPR 2023).
 
     The gap is a constant of the sample, at least 1e-8. Near the boundary, where it is small, the direction is that of
     the margin; where it is wide every class has its share, as at a high temperature.
@@ -135,14 +135,15 @@ def mifpe(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
 
 
 def along(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """The sum of w_j z_j with weights w [B, K], which stand in the place of the target: a move towards other outputs
-    (output diversification; Tashiro et al. 2020, arXiv 2003.06878)."""
+    """Return the sum of w_j z_j with weights w [B, K], which stand in the place of the target: a move towards other
+    outputs (output diversification; Tashiro et al. 2020, arXiv 2003.06878).
+    """
     assert target is not None
     return _unit(resolved(target))
 
 
 def fewest_classes(name: str, targeted: bool) -> int:
-    """How many classes a model must have for the loss of that name."""
+    """Return how many classes a model must have for the loss of that name."""
     return 2 if name != "dlr" else 4 if targeted else 3
 
 
@@ -151,7 +152,7 @@ LOSSES: dict[str, Cotangent] = {"ce": ce, "margin": margin, "dlr": dlr, "pm": pm
 
 
 def named(name: str) -> Cotangent:
-    """The loss of that name. Raises UserError."""
+    """Return the loss of that name. Raises UserError."""
     if name not in LOSSES:
         raise UserError(f"loss={name!r} is unknown; choose one of {', '.join(LOSSES)}")
     return LOSSES[name]
@@ -169,7 +170,7 @@ SCORED = ("ce", "margin", "dlr", "mifpe")
 
 
 def scored(name: str) -> Loss:
-    """The loss of that name with its value. Raises UserError."""
+    """Return the loss of that name with its value. Raises UserError."""
     # The value of mifpe as it is written falls on the way to the boundary, where its unit shrinks; the margin does not.
     values: dict[str, Cotangent] = {
         "ce": _ce_value, "margin": _margin_value, "dlr": _dlr_value, "mifpe": _margin_value,
@@ -180,7 +181,8 @@ def scored(name: str) -> Loss:
 
 
 def _ce_value(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """logsumexp_{j != y} z_j - z_y, of which -log p_y is a rising function; with a target, minus that of the target."""
+    """Return logsumexp_{j != y} z_j - z_y, of which -log p_y is a rising function; with a target, minus that of the
+    target."""
     z, at = resolved(logits), (y if target is None else target)[:, None]
     others, own = z.scatter(1, at, -torch.inf).logsumexp(1), z.gather(1, at).squeeze(1)
     return others - own if target is None else own - others
@@ -199,23 +201,23 @@ def _dlr_value(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tenso
 
 
 def runner_up(logits: Tensor, y: Tensor) -> Tensor:
-    """The best class other than y, int64 [B]."""
+    """Return the best class other than y, int64 [B]."""
     return logits.scatter(1, y[:, None], -torch.inf).argmax(1)
 
 
 def ranking(logits: Tensor, y: Tensor) -> Tensor:
-    """The classes other than y from the best to the worst, int64 [B, K - 1]."""
+    """Return the classes other than y from the best to the worst, int64 [B, K - 1]."""
     return logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
 def margins(logits: Tensor, y: Tensor) -> Tensor:
-    """z_y minus the best other logit, [B]: positive where the prediction is right."""
+    """Return z_y minus the best other logit, [B]: positive where the prediction is right."""
     rival = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     return logits.gather(1, y[:, None]).squeeze(1) - rival
 
 
 def _pieces(logits: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """z, m, r (zero at y and m), S - 1, min(q, 1) and min(1 / q, 1); the last three as [B, 1]."""
+    """Return z, m, r (zero at y and m), S - 1, min(q, 1) and min(1 / q, 1); the last three as [B, 1]."""
     z = resolved(logits)
     rival = runner_up(z, y) if target is None else target
     best = z.gather(1, rival[:, None])

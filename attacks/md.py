@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gauntlet.attacks.losses import Cotangent, along, margin, ranking, rival_logit, true_logit
 from gauntlet.attacks.pma import two_cosines, two_phases
-from gauntlet.attacks.projected_ascent import Best, Step, ascend
+from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
@@ -24,7 +24,7 @@ class MD(Knobs, key="attack"):
 
     Args:
         steps: per run, >= 2; even.
-        restarts: >= 1; only what still stands is attacked again.
+        restarts: >= 1; only survivors are attacked again.
         targets: 0 for untargeted; n: each restart moves to each of the n best other classes of the clean image in turn.
         diversify: first steps of a run, 0 to half of it, that go eps each towards random outputs instead.
 
@@ -47,12 +47,12 @@ class MD(Knobs, key="attack"):
             raise UserError(f"attack.diversify={self.diversify} must be at most {self.steps // 2}, half of the steps")
 
     def plan(self, first: Cotangent) -> list[Step]:
-        """The steps of a run whose first phase is on `first`, without those that diversify."""
+        """Return the steps of a run whose first phase is on `first`, without those that diversify."""
         return two_phases((_away, first, margin), two_cosines(self.steps))[self.diversify :]
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
-        best = Best.start(x)
+        """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        best = BestCandidates.start(x)
         clean = head.scores(x, rng.stream("targets")) if self.targets or self.diversify else None
         order = ranking(clean, y) if clean is not None and self.targets else None
         ranks = 1 if order is None else min(self.targets, order.shape[1])
@@ -81,12 +81,12 @@ class MD(Knobs, key="attack"):
         y: Tensor,
         z: Tensor,
         classes: int,
-        best: Best,
+        best: BestCandidates,
         index: Tensor,
         threat: Threat,
         rng: Rng,
     ) -> tuple[Tensor, Tensor]:
-        """Positions that still stand after steps towards random outputs, and their points."""
+        """Return the survivors' positions after steps towards random outputs, and their points."""
         below = rng.select(index).stream("diversify")
         weights = below.stream("weights").uniform((classes,), -1, 1)
         plan = [Step(along, 1.0)] * self.diversify

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from gauntlet.attacks.losses import LOSSES, fewest_classes, named, ranking
-from gauntlet.attacks.projected_ascent import Best, Step, ascend
+from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
@@ -25,7 +25,7 @@ class PGD(Knobs, key="attack"):
         step_size: first step as a multiple of eps, > 0.
         schedule: "constant"; "cosine": step i is step_size cos(pi i / (2 steps)); "linear": step_size (1 - i / steps).
         loss: ce, margin, dlr, pm or mifpe.
-        restarts: >= 1; only what still stands is attacked again.
+        restarts: >= 1; only survivors are attacked again.
         targets: 0 for untargeted; n: each restart moves to each of the n best other classes of the clean image in turn.
         random_start: begin at a random point of the ball, else at the image.
         sparsity: share of the entries that one step moves; l1 only.
@@ -47,11 +47,11 @@ class PGD(Knobs, key="attack"):
 
     @property
     def fewest_classes(self) -> int:
-        """How many classes the model must have."""
+        """Return how many classes the model must have."""
         return fewest_classes(self.loss, self.targets > 0)
 
     def plan(self) -> list[Step]:
-        """The steps of one run."""
+        """Return the steps of one run."""
         shape = [1.0] * self.steps
         if self.schedule == "cosine":
             shape = [math.cos(i / self.steps * math.pi / 2) for i in range(self.steps)]
@@ -60,8 +60,8 @@ class PGD(Knobs, key="attack"):
         return [Step(named(self.loss), self.step_size * share) for share in shape]
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
-        best = Best.start(x)
+        """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        best = BestCandidates.start(x)
         order = None
         if self.targets:
             order = ranking(head.scores(x, rng.stream("targets")), y)

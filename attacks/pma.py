@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from gauntlet.attacks.losses import Cotangent, ce, pm, rival_probability, temperature_scaled, true_probability
-from gauntlet.attacks.projected_ascent import Best, Step, ascend
+from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
@@ -27,7 +27,7 @@ class PMA(Knobs, key="attack"):
     where logits are so far apart that all of these become one and the same, they are cooled first.
 
     The two schedules differ as the paper and its released code do:
-    "released": a restart is two runs from fresh noise, the first on -p_y and the second on p_m; step 0 maximises p_y;
+    "released": a restart is two runs from fresh noise, the first on -p_y and the second on p_m; step 0 maximizes p_y;
         the step size is a cosine from 2 eps to 0 over the first half, and again over the second.
     "paper": a restart is one run, on p_m and -p_y by turns; one cosine from 2 eps to 0.
 
@@ -58,19 +58,19 @@ class PMA(Knobs, key="attack"):
         return two_cosines(self.steps)
 
     def plan(self, first: Cotangent) -> list[Step]:
-        """The steps of a run whose first phase is on `first`."""
+        """Return the steps of a run whose first phase is on `first`."""
         start = true_probability if self.schedule == "released" else first
         return two_phases((start, first, MARGIN), self.lengths())
 
     def runs(self) -> list[list[Step]]:
-        """The plans of all runs, in order."""
+        """Return the plans of all runs, in order."""
         if self.schedule == "released":
             return [self.plan(first) for _ in range(self.restarts) for first in (TRUE, RIVAL)]
         return [self.plan((RIVAL, TRUE)[number % 2]) for number in range(self.restarts)]
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
-        best = Best.start(x)
+        """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        best = BestCandidates.start(x)
         for number, plan in enumerate(self.runs()):
             index = (~best.broken).nonzero().squeeze(1)
             if not len(index):
@@ -89,7 +89,7 @@ def two_cosines(steps: int) -> list[float]:
 
 
 def two_phases(losses: tuple[Cotangent, Cotangent, Cotangent], lengths: list[float]) -> list[Step]:
-    """One step on the first loss, then on the second until half the steps are made, then on the third."""
+    """Return one step on the first loss, then on the second until half the steps are made, then on the third."""
     half = len(lengths) // 2
     start, first, last = losses
     order = [start] + [first] * (half - 1) + [last] * (len(lengths) - half)

@@ -14,7 +14,7 @@ from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 
-class Region(NamedTuple):
+class PerturbationSet(NamedTuple):
     """The set of a threat around images that stay the same from step to step.
 
     What depends on the images alone is computed once, so that a projection is a single clamp under linf. The points are
@@ -28,31 +28,32 @@ class Region(NamedTuple):
     high: Tensor | None  # the largest value of each pixel, where they bound the set
 
     @classmethod
-    def around(cls, threat: Threat, x: Tensor) -> "Region":
-        """The set of the threat around images x [B, C, H, W]."""
+    def around(cls, threat: Threat, x: Tensor) -> "PerturbationSet":
+        """Return the set of the threat around images x [B, C, H, W]."""
         eps = threat.budget(x)
         if threat.norm != "linf" or threat.unbounded:
             return cls(threat, x, eps, None, None)
         low, high = ((x + side * eps).clamp_(threat.low, threat.high) for side in (-1, 1))
         return cls(threat, x, eps, low, high)
 
-    def select(self, index: Tensor) -> "Region":
-        """The sets of some of the samples; positions int64 [b]."""
+    def select(self, index: Tensor) -> "PerturbationSet":
+        """Return the sets of some of the samples; positions int64 [b]."""
         low, high = (None if side is None else side.index_select(0, index) for side in (self.low, self.high))
         eps = self.eps if len(self.eps) == 1 else self.eps[index]
-        return Region(self.threat.select(index), self.x.index_select(0, index), eps, low, high)
+        return PerturbationSet(self.threat.select(index), self.x.index_select(0, index), eps, low, high)
 
     def project(self, z: Tensor) -> Tensor:
-        """The point of the set near z, which may be overwritten."""
+        """Return the point of the set near z, which may be overwritten."""
         return self.threat.project(z, self.x) if self.low is None else z.clamp_(self.low, self.high)
 
     def step(self, z: Tensor, gradient: Tensor, length: Tensor | float, sparsity: float = 0.05) -> Tensor:
-        """The point `length` times eps from z along the steepest direction, back inside the set; a tensor of its own.
+        """Return the point `length` times eps from z along the steepest direction, back inside the set; a tensor of its
+        own.
 
         length: a number, or one for each sample [B, 1, 1, 1].
         """
-        way = self.threat.steepest(gradient, sparsity).mul_(self.eps * length)
-        return self.project(way.add_(z))
+        direction = self.threat.steepest(gradient, sparsity).mul_(self.eps * length)
+        return self.project(direction.add_(z))
 
 
 class Step(NamedTuple):
@@ -62,7 +63,7 @@ class Step(NamedTuple):
     length: float
 
 
-class Best(NamedTuple):
+class BestCandidates(NamedTuple):
     """The candidate of each sample so far: the first that fools the victim, else the one of least margin."""
 
     z: Tensor  # [B, C, H, W]
@@ -70,8 +71,8 @@ class Best(NamedTuple):
     broken: Tensor  # bool [B]
 
     @classmethod
-    def start(cls, x: Tensor) -> "Best":
-        """Nothing found yet: the candidates are the images themselves."""
+    def start(cls, x: Tensor) -> "BestCandidates":
+        """Start with no success: the candidates are the images themselves."""
         return cls(x.clone(), x.new_full((len(x),), math.inf), torch.zeros(len(x), dtype=torch.bool, device=x.device))
 
     def note(self, index: Tensor, z: Tensor, margin: Tensor, broken: Tensor) -> None:
@@ -97,7 +98,7 @@ def ascend(
     y: Tensor,
     start: Tensor,
     plan: Sequence[Step],
-    best: Best,
+    best: BestCandidates,
     index: Tensor,
     *,
     threat: Threat,
@@ -105,7 +106,7 @@ def ascend(
     target: Tensor | None = None,
     sparsity: float = 0.05,
 ) -> tuple[Tensor, Tensor]:
-    """Ascend from `start` and enter what is found into `best`.
+    """Ascend from `start` and enter the candidates into `best`.
 
     A sample leaves at once when a candidate of its fools the victim. The check uses the logits of the gradient pass, so
     each step costs one forward and one backward, and the end point one more forward.
@@ -117,9 +118,9 @@ def ascend(
         sparsity: share of the entries that an l1 step moves.
 
     Returns:
-        The positions in `best` of the samples that still stand, int64 [s], and their end points [s, C, H, W].
+        The positions in `best` of the survivors, int64 [s], and their end points [s, C, H, W].
     """
-    z, region = start, Region.around(threat, x)
+    z, region = start, PerturbationSet.around(threat, x)
     if not len(index):
         return index, z
     for number, step in enumerate(plan):

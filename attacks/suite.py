@@ -1,4 +1,4 @@
-"""Attacks one after the other, each on what the ones before left standing."""
+"""Attacks one after the other, each on the survivors of the ones before."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
@@ -45,13 +45,13 @@ class Suite:
             self.under(norm)
 
     def under(self, norm: str) -> dict[str, Any]:
-        """The stages as they run under a threat of that norm."""
+        """Return the stages as they run under a threat of that norm."""
         changes = self.by_norm.get(norm, {})
         return {n: replace(attack, **changes[n]) if n in changes else attack for n, attack in self.stages.items()}
 
     @property
     def needs(self) -> str:
-        """What serves the most demanding stage."""
+        """Return the access that the most demanding stage needs."""
         return max((level_of(attack) for attack in self.stages.values()), key=LEVELS.index)
 
     @property
@@ -61,11 +61,11 @@ class Suite:
 
     @property
     def unbounded(self) -> bool:
-        """Whether every stage can do without a finite eps."""
+        """Return whether every stage can do without a finite eps."""
         return all(traits_of(attack).unbounded for attack in self.stages.values())
 
     def __call__(self, head: Handle, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         best = x.clone()
         index = torch.arange(len(x), device=x.device)
         for name, attack in self.under(threat.norm).items():

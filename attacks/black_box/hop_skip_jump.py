@@ -1,4 +1,4 @@
-"""HopSkipJump: a walk along the decision boundary with decisions alone."""
+"""HopSkipJump: steps along the decision boundary with decisions alone."""
 
 import math
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.black_box.boundary_margin import cleared
+from gauntlet.attacks.black_box.boundary_margin import with_boundary_margin
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.access import DecisionHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
-SEEK, BLEND, BISECT, FEEL, JUMP = range(5)
+SEEK, BLEND, BISECT, ESTIMATE, JUMP = range(5)
 """Phases: look for noise that fools the victim; bisect from it to the image; bisect from a point to the decision
 boundary; ask about small random moves; go along the normal, half as far each time until the victim is fooled."""
 
@@ -27,8 +27,8 @@ FIRST_MOVE = 0.1
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How far and how often: constants of a walk.
+class HopSkipJumpSchedule:
+    """How far and how often: constants of the schedule.
 
     Args:
         narrow: width at which a bisection to the boundary ends, as a share of its length.
@@ -42,21 +42,21 @@ class Pace:
     most: int
 
     @classmethod
-    def of(cls, threat: Threat, size: int, draws: int, most: int, gamma: float) -> "Pace":
-        """The constants of the paper for images of `size` entries."""
+    def of(cls, threat: Threat, size: int, draws: int, most: int, gamma: float) -> "HopSkipJumpSchedule":
+        """Return the constants of the paper for images of `size` entries."""
         narrow = gamma / size ** (1.5 if threat.norm == "l2" else 2)
         return cls(narrow, narrow * (math.sqrt(size) if threat.norm == "l2" else size), draws, most)
 
     def wanted(self, turn: Tensor) -> Tensor:
-        """Random moves of a turn, int64 like turn."""
+        """Return the number of random moves of a turn, int64 like turn."""
         return (self.draws * turn.double().sqrt()).long().clamp_max(self.most)
 
 
-class Walk:
-    """The walks of a batch; every tensor has one row for each sample."""
+class HopSkipJumpState:
+    """The state of a batch; every tensor has one row for each sample."""
 
-    def __init__(self, x: Tensor, threat: Threat, pace: Pace) -> None:
-        self.threat, self.pace = threat, pace
+    def __init__(self, x: Tensor, threat: Threat, schedule: HopSkipJumpSchedule) -> None:
+        self.threat, self.schedule = threat, schedule
         zeros = torch.zeros(len(x), device=x.device, dtype=torch.float64)
         self.x = x
         self.phase, self.turn, self.made, self.hits = (zeros.long() for _ in range(4))
@@ -66,21 +66,21 @@ class Walk:
         self.move, self.jump = zeros.clone(), zeros.clone()  # lengths of the random moves, and of the next jump
         self.far = x.clone()  # fools the victim: a bisection begins there
         self.edge = x.clone()  # fools it too, at the boundary
-        self.way = torch.zeros_like(x)  # the normal
+        self.direction = torch.zeros_like(x)  # the normal
         self.sum, self.signed = torch.zeros_like(x), torch.zeros_like(x)  # of the random moves, and of those times +-1
 
-    def keep(self, index: Tensor) -> None:
+    def select(self, index: Tensor) -> None:
         """Go on with some of the samples; index: positions int64 [b]."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[index])
 
-    def question(self, rng: Rng) -> Tensor:
-        """One candidate for each sample, like x."""
+    def next_query(self, rng: Rng) -> Tensor:
+        """Return one candidate for each sample, like x."""
         z = torch.empty_like(self.x)
         middles = (self.phase == BLEND) | (self.phase == BISECT)
         for rows, ask in (
-            (self.phase == SEEK, self._noise), (middles, self._middle), (self.phase == FEEL, self._around),
+            (self.phase == SEEK, self._noise), (middles, self._middle), (self.phase == ESTIMATE, self._around),
             (self.phase == JUMP, self._ahead),
         ):  # fmt: skip
             at = rows.nonzero().squeeze(1)
@@ -88,9 +88,15 @@ class Walk:
                 z[at] = ask(at, rng.select(at)).clamp(self.threat.low, self.threat.high)
         return z
 
-    def answer(self, z: Tensor, broken: Tensor) -> None:
+    def record_answer(self, z: Tensor, broken: Tensor) -> None:
         """Enter which of these candidates fooled the victim, bool [B]."""
-        enter = {SEEK: self._sought, BLEND: self._halved, BISECT: self._halved, FEEL: self._felt, JUMP: self._jumped}
+        enter = {
+            SEEK: self._sought,
+            BLEND: self._halved,
+            BISECT: self._halved,
+            ESTIMATE: self._estimated,
+            JUMP: self._jumped,
+        }
         rows = {phase: (self.phase == phase).nonzero().squeeze(1) for phase in enter}  # before any of them moves on
         for phase, at in rows.items():
             if len(at):
@@ -123,7 +129,7 @@ class Walk:
         ends = self._between(at, self.high[at])
         blends = self.phase[at] == BLEND
         self._bisect(at[blends], ends[blends])
-        self._feel(at[~blends], ends[~blends])
+        self._begin_estimate(at[~blends], ends[~blends])
 
     def _bisect(self, at: Tensor, far: Tensor) -> None:
         """Begin a turn: go from these points to the boundary."""
@@ -131,36 +137,36 @@ class Walk:
         self.turn[at] += 1
         distance = self.threat.distance(far, self.x[at])
         self.high[at] = torch.ones_like(distance) if self.threat.norm == "l2" else distance
-        self.narrow[at] = self.pace.narrow * self.high[at]
+        self.narrow[at] = self.schedule.narrow * self.high[at]
         first = FIRST_MOVE * (self.threat.high - self.threat.low)
-        self.move[at] = torch.where(self.turn[at] == 1, first, self.pace.move * distance)
+        self.move[at] = torch.where(self.turn[at] == 1, first, self.schedule.move * distance)
 
-    def _feel(self, at: Tensor, edge: Tensor) -> None:
-        self.edge[at], self.phase[at] = edge, FEEL
+    def _begin_estimate(self, at: Tensor, edge: Tensor) -> None:
+        self.edge[at], self.phase[at] = edge, ESTIMATE
         self.made[at], self.hits[at], self.sum[at], self.signed[at] = 0, 0, 0.0, 0.0
 
     def _around(self, at: Tensor, rng: Rng) -> Tensor:
-        way = _directions(rng.stream("move"), self.edge[at], self.threat.norm == "l2")
-        return self.edge[at] + _wide(self.move[at], way) * way
+        direction = _directions(rng.stream("move"), self.edge[at], self.threat.norm == "l2")
+        return self.edge[at] + _wide(self.move[at], direction) * direction
 
-    def _felt(self, at: Tensor, z: Tensor, broken: Tensor) -> None:
-        way = z - self.edge[at]
-        self.sum[at] += way
-        self.signed[at] += torch.where(_wide(broken), way, -way)
+    def _estimated(self, at: Tensor, z: Tensor, broken: Tensor) -> None:
+        direction = z - self.edge[at]
+        self.sum[at] += direction
+        self.signed[at] += torch.where(_wide(broken), direction, -direction)
         self.made[at] += 1
         self.hits[at] += broken.long()
-        at = at[self.made[at] >= self.pace.wanted(self.turn[at])]
+        at = at[self.made[at] >= self.schedule.wanted(self.turn[at])]
         if len(at):
             mean = 2 * self.hits[at] / self.made[at] - 1
             alike = mean.abs() == 1  # then the baseline would leave nothing
-            self.way[at] = self.threat.steepest(
+            self.direction[at] = self.threat.steepest(
                 self.signed[at] - _wide(torch.where(alike, 0.0, mean), z) * self.sum[at]
             )
             self.jump[at] = self.threat.distance(self.edge[at], self.x[at]) / self.turn[at].double().sqrt()
             self.phase[at] = JUMP
 
     def _ahead(self, at: Tensor, rng: Rng) -> Tensor:
-        return self.edge[at] + _wide(self.jump[at], self.x) * self.way[at]
+        return self.edge[at] + _wide(self.jump[at], self.x) * self.direction[at]
 
     def _jumped(self, at: Tensor, z: Tensor, broken: Tensor) -> None:
         self._bisect(at[broken], z[broken])
@@ -168,7 +174,7 @@ class Walk:
 
 
 def _directions(rng: Rng, like: Tensor, normal: bool) -> Tensor:
-    """Random directions of Euclidean length one, of the shape of `like`: entries normal, or uniform in [-1, 1].
+    """Return random directions of Euclidean length one, of the shape of `like`: entries normal, or uniform in [-1, 1].
 
     Entries take 256 values, at the middle of as many equal shares: one random word makes four of them.
     """
@@ -177,13 +183,13 @@ def _directions(rng: Rng, like: Tensor, normal: bool) -> Tensor:
     values = (torch.special.ndtri(shares) if normal else 2 * shares - 1).to(like.dtype)
     words = rng.bits((-(-size // 4),))
     octets = torch.stack([(words >> shift) & 255 for shift in (0, 8, 16, 24)], 2).flatten(1)[:, :size]
-    way = values[octets]
-    length: Tensor = torch.linalg.vector_norm(way, dim=1, keepdim=True)
-    return (way / length).reshape(like.shape)
+    direction = values[octets]
+    length: Tensor = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
+    return (direction / length).reshape(like.shape)
 
 
 def _wide(values: Tensor, like: Tensor | None = None) -> Tensor:
-    """Values [B] as [B, 1, 1, 1], in the dtype of `like`."""
+    """Return the values [B] as [B, 1, 1, 1], in the dtype of `like`."""
     return (values if like is None else values.to(like.dtype)).reshape(-1, 1, 1, 1)
 
 
@@ -194,7 +200,7 @@ class HopSkipJump(Knobs, key="attack"):
     Starts from uniform noise that fools the victim, blended with the image as far as that holds. Then in turns: bisect
     to the decision boundary, guess its normal from the answers to small random moves, go along it as far as the victim
     stays fooled. In a run with a finite eps a sample leaves as soon as any of its queries within eps fools the victim;
-    where the threat is unbounded it goes on to the end, and the answer is the nearest find.
+    where the threat is unbounded it goes on to the end, and the answer is the nearest adversarial example.
 
     Args:
         queries: for each sample, >= 1, the search for a start included.
@@ -216,29 +222,35 @@ class HopSkipJump(Knobs, key="attack"):
     gamma: float = knob(1.0, above=0)
 
     def __call__(self, head: DecisionHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
-        found, index = x.clone(), torch.arange(len(x), device=x.device)
+        """Return candidates z like x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
+        candidates, index = x.clone(), torch.arange(len(x), device=x.device)
         if not len(x):
-            return found
-        walk = Walk(x, threat, Pace.of(threat, x[0].numel(), self.draws, self.most, self.gamma))
+            return candidates
+        state = HopSkipJumpState(
+            x, threat, HopSkipJumpSchedule.of(threat, x[0].numel(), self.draws, self.most, self.gamma)
+        )
         best = torch.full((len(x),), math.inf, device=x.device, dtype=torch.float64)
         for query in range(self.queries - threat.unbounded):
             draw = rng.stream(query)
-            z = walk.question(draw)
+            z = state.next_query(draw)
             broken = head.broken(z, y, draw)
-            walk.answer(z, broken)
+            state.record_answer(z, broken)
             if threat.unbounded:
                 distance = torch.where(broken, threat.distance(z, x), math.inf)
                 nearer = distance < best
-                found[nearer], best = z[nearer], distance.minimum(best)
+                candidates[nearer], best = z[nearer], distance.minimum(best)
                 continue
             near = broken.clone()
             near[broken] = threat.select(broken).contains(z[broken], x[broken])
             if near.any():
-                found[index[near]] = z[near]
+                candidates[index[near]] = z[near]
                 stay = (~near).nonzero().squeeze(1)
                 if not len(stay):
-                    return found
-                walk.keep(stay)
+                    return candidates
+                state.select(stay)
                 x, y, index, threat, rng = x[stay], y[stay], index[stay], threat.select(stay), rng.select(stay)
-        return cleared(head, x, y, found, threat, rng.stream(self.queries)) if threat.unbounded else found
+        return (
+            with_boundary_margin(head, x, y, candidates, threat, rng.stream(self.queries))
+            if threat.unbounded
+            else candidates
+        )

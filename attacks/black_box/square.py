@@ -35,7 +35,7 @@ class Window(NamedTuple):
         return cls(top, left, side, (top * width + left)[:, None] + _inside(side, width, words.device))
 
     def read(self, image: Tensor) -> Tensor:
-        """What image [B, C, H, W] holds there, [B, C, side^2]."""
+        """Return what image [B, C, H, W] holds there, [B, C, side^2]."""
         return image.flatten(2).gather(2, self._of(image))
 
     def write(self, image: Tensor, value: Tensor) -> None:
@@ -43,7 +43,7 @@ class Window(NamedTuple):
         image.flatten(2).scatter_(2, self._of(image), value)
 
     def outside(self, other: "Window", width: int) -> Tensor:
-        """Which of the pixels lie outside another window, bool [B, 1, side^2]."""
+        """Return which of the pixels lie outside another window, bool [B, 1, side^2]."""
         row, column = self.where // width - other.top[:, None], self.where % width - other.left[:, None]
         return ((row < 0) | (row >= other.side) | (column < 0) | (column >= other.side))[:, None]
 
@@ -53,13 +53,14 @@ class Window(NamedTuple):
 
 @cache
 def _inside(side: int, width: int, device: torch.device) -> Tensor:
-    """Where the pixels of a square lie from its corner, in an image of that width, row by row: int64 [side^2]."""
+    """Return where the pixels of a square lie from its corner, in an image of that width, row by row: int64
+    [side^2]."""
     steps = torch.arange(side, device=device)
     return (steps[:, None] * width + steps).flatten()
 
 
 def begin(x: Tensor, threat: Threat, rng: Rng) -> Tensor:
-    """The first candidates: for linf one random sign for each column and channel, else a grid of bumps."""
+    """Return the first candidates: for linf one random sign for each column and channel, else a grid of bumps."""
     if threat.norm == "linf":
         return threat.project(x + threat.budget(x) * _signs(rng.bits((x.shape[1], 1, x.shape[3]))).to(x.dtype), x)
     height, width = x.shape[2:]
@@ -77,7 +78,7 @@ def begin(x: Tensor, threat: Threat, rng: Rng) -> Tensor:
 
 
 def propose(z: Tensor, x: Tensor, threat: Threat, side: int, words: Tensor) -> Tensor:
-    """Candidates that differ from z [B, C, H, W] in a random square of a side.
+    """Return candidates that differ from z [B, C, H, W] in a random square of a side.
 
     For linf each channel of the square goes to one end of the ball. For l2 and l1 the length in a second square, and
     what was not used, goes to the first, in the shape of two half bumps on top of what was there.
@@ -109,7 +110,8 @@ def propose(z: Tensor, x: Tensor, threat: Threat, side: int, words: Tensor) -> T
 
 
 def _bump(side: int, words: Tensor, norm: str, x: Tensor) -> Tensor:
-    """Two bumps of opposite sign that share a square, upright or lying by a bit of words [...]: [..., side, side].
+    """Return two bumps of opposite sign that share a square, upright or lying by a bit of words [...]: [..., side,
+    side].
 
     Its length is one in the norm.
     """
@@ -121,7 +123,7 @@ def _bump(side: int, words: Tensor, norm: str, x: Tensor) -> Tensor:
 
 
 def _pyramid(height: int, width: int, norm: str, x: Tensor) -> Tensor:
-    """A bump [height, width] that falls from its middle, of length one in the norm."""
+    """Return a bump [height, width] that falls from its middle, of length one in the norm."""
     n = height // 2
     rows = (torch.arange(height, device=x.device) - n).abs()
     columns = (torch.arange(width, device=x.device) - width // 2).abs()
@@ -137,7 +139,7 @@ def _mass(delta: Tensor, power: int) -> Tensor:
 
 
 def _length(delta: Tensor, norm: str) -> Tensor:
-    """Length in the norm over the last dimension, which is kept."""
+    """Return the length in the norm over the last dimension, which is kept."""
     length: Tensor = torch.linalg.vector_norm(delta, POWER[norm], dim=-1, keepdim=True)
     return length.clamp_min(1e-12)
 
@@ -182,7 +184,7 @@ class Square(Knobs, key="attack"):
         return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         found = x.clone()
         if not len(x):
             return found

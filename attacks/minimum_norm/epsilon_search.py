@@ -1,4 +1,4 @@
-"""The nearest find of an attack that takes a fixed eps."""
+"""The nearest adversarial example of an attack that takes a fixed eps."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gauntlet.attacks.apgd import APGD
 from gauntlet.attacks.losses import margin, margins
-from gauntlet.attacks.minimum_norm.minimum_norm_loop import Nearest, clearly_broken, farthest, refine, slope
+from gauntlet.attacks.minimum_norm.minimum_norm_loop import NearestExamples, clearly_broken, dual_norm, farthest, refine
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.attack import traits_of
@@ -19,15 +19,16 @@ from gauntlet.threat_model.threat import Threat
 
 @dataclass(frozen=True)
 class Search(Knobs, key="attack"):
-    """Searches, for each sample, the smallest eps at which another attack finds something, as AttackBench does for
+    """Searches, for each sample, the smallest eps at which another attack succeeds, as AttackBench does for
     attacks with a fixed eps (Cina et al. 2024, arXiv 2404.19460).
 
     The first eps is twice the distance to the boundary as the clean gradient sees it. eps is doubled until the attack
-    finds something, then the interval between the largest eps without a find and the nearest find is halved. Under a
+    succeeds, then the interval between the largest eps without an adversarial example and the nearest one is
+    halved. Under a
     finite eps there is nothing to search: the attack runs at that eps, once.
 
     Args:
-        inner: the attack; its cost times `rounds` is what this one costs, and less where it finds something.
+        inner: the attack; its cost times `rounds` is what this one costs, and less where it succeeds.
         rounds: values of eps that are tried, >= 1.
 
     Raises:
@@ -45,26 +46,26 @@ class Search(Knobs, key="attack"):
         if not callable(self.inner) or traits_of(self.inner).needs != "gradient":
             raise UserError("attack.inner must be an attack that uses gradients, such as attack/apgd")
         if traits_of(self.inner).unbounded:
-            raise UserError("attack.inner measures distances by itself; use it as it is, without search")
+            raise UserError("attack.inner measures distances by itself; use it directly, without search")
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """Those of the inner attack."""
+        """Return the norms of the inner attack."""
         return traits_of(self.inner).norms
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
+        """Return candidates z like x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
         if not threat.unbounded:
             z: Tensor = self.inner(head, x, y, threat=threat, rng=rng.stream("inner"))
             return z
-        best = Nearest.start(x)
+        best = NearestExamples.start(x)
         if not len(x):
             return best.z
         draw, most = rng.stream("first"), farthest(x, threat)
         logits, gradient = head.gradient(x, lambda scores: margin(scores, y), draw)
         wrong = head.broken(x, logits, y, draw)
         best.note(torch.arange(len(x), device=x.device), x, torch.zeros_like(best.distance), wrong)
-        eps = (margins(logits, y).to(x.dtype).abs() / slope(gradient, threat.norm)).minimum(most)
+        eps = (margins(logits, y).to(x.dtype).abs() / dual_norm(gradient, threat.norm)).minimum(most)
         if threat.norm == "l0":
             eps = eps.ceil().clamp_min(1)
         low = torch.zeros_like(eps)
@@ -80,9 +81,9 @@ class Search(Knobs, key="attack"):
         return best.z
 
     def _round(
-        self, head: CountedHead, x: Tensor, y: Tensor, best: Nearest, index: Tensor, ball: Threat, rng: Rng
+        self, head: CountedHead, x: Tensor, y: Tensor, best: NearestExamples, index: Tensor, ball: Threat, rng: Rng
     ) -> Tensor:
-        """Run the inner attack on the samples at `index`, each in its own ball; whether it found something, bool."""
+        """Run the inner attack on the samples at `index`, each in its own ball; whether it succeeded, bool."""
         x, y, ball = x[index], y[index], ball.select(index)
         z = self.inner(head, x, y, threat=ball, rng=rng.stream("inner"))
         draw = rng.stream("end")

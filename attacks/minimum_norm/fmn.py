@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.losses import margin
-from gauntlet.attacks.minimum_norm.minimum_norm_loop import Seen, farthest, slope, unit, walk
+from gauntlet.attacks.minimum_norm.minimum_norm_loop import StepResult, dual_norm, farthest, minimize_norm, unit
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
@@ -24,9 +24,10 @@ class FMN(Knobs, key="attack"):
     """Fast minimum-norm attack (Pintor et al. 2021, arXiv 2102.12827) for linf, l2, l1 and l0.
 
     Each step goes along the gradient of the margin and is projected to a ball of a radius of its own. Before the first
-    find the radius reaches a little beyond the boundary as the gradient sees it; then it shrinks where the point fools
-    the victim and grows where it does not, by ever less. The nearest find is the answer. l0 counts pixels: all channels
-    of a pixel move together. Cost: one forward and one backward a step, and ten forwards to refine.
+    adversarial example the radius reaches a little beyond the boundary as the gradient sees it; then it shrinks where
+    the point fools the victim and grows where it does not, by ever less. The nearest adversarial example is the answer.
+    l0 counts pixels: all channels of a pixel move together. Cost: one forward and one backward a step, and ten forwards
+    to refine.
 
     Args:
         steps: >= 1.
@@ -56,36 +57,36 @@ class FMN(Knobs, key="attack"):
             )
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
+        """Return candidates z like x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
         first = 1.0 if threat.norm == "l0" else math.inf
-        start = _Walk(x, x.new_full((len(x),), first), farthest(x, threat))
-        return walk(head, x, y, start, self._advance, self.steps, loss=margin, threat=threat, rng=rng)
+        start = FMNState(x, x.new_full((len(x),), first), farthest(x, threat))
+        return minimize_norm(head, x, y, start, self._advance, self.steps, loss=margin, threat=threat, rng=rng)
 
-    def _advance(self, state: "_Walk", seen: Seen) -> "_Walk":
-        rate = self.last_rate + (self.rate - self.last_rate) * seen.cosine
-        resized = state.pixels(seen, rate) if seen.threat.norm == "l0" else state.radius(seen, rate)
+    def _advance(self, state: "FMNState", result: StepResult) -> "FMNState":
+        rate = self.last_rate + (self.rate - self.last_rate) * result.cosine
+        resized = state.pixels(result, rate) if result.threat.norm == "l0" else state.radius(result, rate)
         eps = resized.minimum(state.most)
-        length = self.step_size * REACH[seen.threat.norm] * (0.01 + 0.99 * seen.cosine)
-        z = seen.threat.within(eps).project(state.z + length * unit(seen.gradient), seen.x)
+        length = self.step_size * REACH[result.threat.norm] * (0.01 + 0.99 * result.cosine)
+        z = result.threat.within(eps).project(state.z + length * unit(result.gradient), result.x)
         return state._replace(z=z, eps=eps)
 
 
-class _Walk(NamedTuple):
+class FMNState(NamedTuple):
     z: Tensor
     eps: Tensor  # radius of the ball
     most: Tensor  # radius that covers the box
 
-    def select(self, index: Tensor) -> "_Walk":
-        return _Walk(*(part[index] for part in self))
+    def select(self, index: Tensor) -> "FMNState":
+        return FMNState(*(part[index] for part in self))
 
-    def radius(self, seen: Seen, rate: float) -> Tensor:
-        best, far, gap = (values.to(self.eps.dtype) for values in (seen.best, seen.distance, seen.gap))
+    def radius(self, result: StepResult, rate: float) -> Tensor:
+        best, far, gap = (values.to(self.eps.dtype) for values in (result.best, result.distance, result.gap))
         # The paper goes to the boundary itself, which a linear victim is then never pushed across.
-        ahead = far + gap.abs() / slope(seen.gradient, seen.threat.norm)
+        ahead = far + gap.abs() / dual_norm(result.gradient, result.threat.norm)
         missed = torch.where(best.isfinite(), self.eps, ahead) * (1 + rate)
-        return torch.where(seen.broken, (self.eps * (1 - rate)).minimum(best), missed)
+        return torch.where(result.broken, (self.eps * (1 - rate)).minimum(best), missed)
 
-    def pixels(self, seen: Seen, rate: float) -> Tensor:
-        fewer = (self.eps - 1).minimum((self.eps * (1 - rate)).floor()).minimum(seen.best.to(self.eps.dtype))
+    def pixels(self, result: StepResult, rate: float) -> Tensor:
+        fewer = (self.eps - 1).minimum((self.eps * (1 - rate)).floor()).minimum(result.best.to(self.eps.dtype))
         more = (self.eps + 1).maximum((self.eps * (1 + rate)).floor())
-        return torch.where(seen.broken, fewer, more).clamp_min(1)
+        return torch.where(result.broken, fewer, more).clamp_min(1)

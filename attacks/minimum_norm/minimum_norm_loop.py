@@ -1,7 +1,7 @@
-"""The loop that the minimum-norm attacks share: walk, and keep the nearest point that fools the victim.
+"""The loop that the minimum-norm attacks share: step, and keep the nearest point that fools the victim.
 
 In a run with a finite eps a sample leaves as soon as a candidate within eps fools the victim. Where the threat is
-unbounded every sample walks to the end, and the answer is its nearest candidate.
+unbounded every sample makes all steps, and the answer is its nearest candidate.
 """
 
 import math
@@ -18,21 +18,21 @@ from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 REFINE = 10
-"""Forward passes at the end that move each find towards its image."""
+"""Forward passes at the end that move each adversarial example towards its image."""
 
 CLEAR = 1e-5
 """Margin, as a share of the largest logit, by which a candidate must fool an exact head: the rounding of a fused copy
-or of another batch composition, such as the judge's, must not undo what lies on the decision boundary."""
+or of another batch composition, such as the verifier's, must not undo what lies on the decision boundary."""
 
 
-class Nearest(NamedTuple):
-    """The nearest find of each sample so far."""
+class NearestExamples(NamedTuple):
+    """The nearest adversarial example of each sample so far."""
 
     z: Tensor  # [B, C, H, W]; the image itself where nothing was found
     distance: Tensor  # float64 [B]; infinite where nothing was found
 
     @classmethod
-    def start(cls, x: Tensor) -> "Nearest":
+    def start(cls, x: Tensor) -> "NearestExamples":
         return cls(x.clone(), torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device))
 
     def note(self, index: Tensor, z: Tensor, distance: Tensor, broken: Tensor) -> None:
@@ -43,38 +43,38 @@ class Nearest(NamedTuple):
         self.distance[where] = distance[better]
 
     def within(self, threat: Threat, x: Tensor) -> Tensor:
-        """The finds that are legal, and the images of the other samples."""
+        """Return the legal adversarial examples, and the images of the other samples."""
         return torch.where(wide(threat.contains(self.z, x), x), self.z, x)
 
 
-class Seen(NamedTuple):
-    """What a walk is told about its points."""
+class StepResult(NamedTuple):
+    """The head's answers at the points of a step."""
 
     number: int  # of the step
-    share: float  # of the walk that is behind, in [0, 1)
+    share: float  # of the steps that is behind, in [0, 1)
     x: Tensor
     gap: Tensor  # [b], half of true logit minus best other one: the value that falls along the gradient of `margin`
     gradient: Tensor  # without what pushes out of the box
     broken: Tensor  # bool [b]
     distance: Tensor  # of the point, float64 [b]
-    best: Tensor  # distance of the nearest find, float64 [b]
+    best: Tensor  # distance of the nearest adversarial example, float64 [b]
     threat: Threat
     rng: Rng
 
-    def select(self, index: Tensor) -> "Seen":
-        return Seen(
+    def select(self, index: Tensor) -> "StepResult":
+        return StepResult(
             self.number, self.share, self.x[index], self.gap[index], self.gradient[index], self.broken[index],
             self.distance[index], self.best[index], self.threat.select(index), self.rng.select(index),
         )  # fmt: skip
 
     @property
     def cosine(self) -> float:
-        """From one to zero over the walk."""
+        """Return a factor that falls from one to zero over the steps."""
         return (1 + math.cos(math.pi * self.share)) / 2
 
 
-class State(Protocol):
-    """What a walk knows of each sample between two steps; every tensor is [b, ...]."""
+class MinimumNormState(Protocol):
+    """The state of each sample between two steps; every tensor is [b, ...]."""
 
     @property
     def z(self) -> Tensor: ...
@@ -82,39 +82,40 @@ class State(Protocol):
     def select(self, index: Tensor) -> Self: ...
 
 
-S = TypeVar("S", bound=State)
+S = TypeVar("S", bound=MinimumNormState)
 
 
-def walk(
+def minimize_norm(
     head: CountedHead,
     x: Tensor,
     y: Tensor,
     state: S,
-    advance: Callable[[S, Seen], S],
+    advance: Callable[[S, StepResult], S],
     steps: int,
     *,
     loss: Cotangent,
     threat: Threat,
     rng: Rng,
 ) -> Tensor:
-    """Walk for `steps` gradients, at one forward and one backward each, then refine; the legal finds, else the images.
+    """Step along `steps` gradients, at one forward and one backward each, then refine; the legal adversarial examples,
+    else the images.
 
     Args:
         x, y: images [B, C, H, W] and labels int64 [B].
         state: at the start.
         advance: the state with the next point, which lies in the box.
-        loss: whose gradient the walk is given.
+        loss: whose gradient the steps follow.
     """
-    best, index, images = Nearest.start(x), torch.arange(len(x), device=x.device), x
+    best, index, images = NearestExamples.start(x), torch.arange(len(x), device=x.device), x
     whole, labels, draws = threat, y, rng
     for number in range(steps if len(x) else 0):
         draw = rng.stream(number)
         logits, gradient = head.gradient(state.z, partial(loss, y=y), draw)
         distance = threat.distance(state.z, x)
-        broken, found = _verdicts(head, state.z, logits, y, distance < best.distance[index], draw)
+        broken, found = _check_candidates(head, state.z, logits, y, distance < best.distance[index], draw)
         best.note(index, state.z, distance, found)
         leave = found & arrived(state.z, x, threat)
-        seen = Seen(
+        result = StepResult(
             number, number / steps, x, margins(logits, y) / 2, free(gradient, state.z, threat), broken, distance,
             best.distance[index], threat, rng,
         )  # fmt: skip
@@ -122,16 +123,17 @@ def walk(
             stay = (~leave).nonzero().squeeze(1)
             if not len(stay):
                 break
-            seen, state, y, index = seen.select(stay), state.select(stay), y[stay], index[stay]
-            x, threat, rng = seen.x, seen.threat, seen.rng
+            result, state, y, index = result.select(stay), state.select(stay), y[stay], index[stay]
+            x, threat, rng = result.x, result.threat, result.rng
         if number < steps - 1:
-            state = advance(state, seen)
+            state = advance(state, result)
     refine(head, images, labels, best, threat=whole, rng=draws.stream("refine"))
     return best.within(whole, images)
 
 
-def refine(head: CountedHead, x: Tensor, y: Tensor, best: Nearest, *, threat: Threat, rng: Rng) -> None:
-    """Move the finds towards their images, in place, as long as they fool the victim. Does nothing for l0.
+def refine(head: CountedHead, x: Tensor, y: Tensor, best: NearestExamples, *, threat: Threat, rng: Rng) -> None:
+    """Move the adversarial examples towards their images, in place, as long as they fool the victim. Does nothing for
+    l0.
 
     A step that holds is doubled until one fails; from then on it is halved. What is legal under a finite eps stays.
     """
@@ -155,16 +157,19 @@ def refine(head: CountedHead, x: Tensor, y: Tensor, best: Nearest, *, threat: Th
 
 
 def arrived(z: Tensor, x: Tensor, threat: Threat) -> Tensor:
-    """Whether a find ends the walk of its sample, bool [B]: it lies within a finite eps, or is the image itself."""
+    """Return whether an adversarial example ends the steps of its sample, bool [B]: it lies within a finite eps, or is
+    the image itself.
+    """
     return (z == x).flatten(1).all(1) if threat.unbounded else threat.contains(z, x)
 
 
-def _verdicts(
+def _check_candidates(
     head: CountedHead, z: Tensor, logits: Tensor, y: Tensor, nearer: Tensor, rng: Rng
 ) -> tuple[Tensor, Tensor]:
-    """By which the walk goes on, and which of the points are finds that are nearer than those before, both bool [b].
+    """Decide by which the steps go on, and which of the points are adversarial and nearer than those before, both bool
+    [b].
 
-    The logits of an exact head are good enough to walk by. So are those of a fused copy, which differ by rounding, to
+    The logits of an exact head are good enough to step by. So are those of a fused copy, which differ by rounding, to
     enter points by, since these must be clearly wrong. In reduced precision, or where the defense is random, the
     deployed forward is asked about what would be entered.
     """
@@ -180,7 +185,7 @@ def _verdicts(
 
 
 def clearly_broken(head: CountedHead, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
-    """`head.broken`, where an exact head must in addition be wrong by more than rounding."""
+    """Return `head.broken`, where an exact head must in addition be wrong by more than rounding."""
     broken = head.broken(z, logits, y, rng, plain)
     if not head.head.exact:
         return broken
@@ -188,7 +193,7 @@ def clearly_broken(head: CountedHead, z: Tensor, logits: Tensor, y: Tensor, rng:
 
 
 def free(gradient: Tensor, z: Tensor, threat: Threat) -> Tensor:
-    """The gradient without the entries that push a pixel through the wall of the box at which it stands."""
+    """Return the gradient without the entries that push a pixel through the wall of the box at which it stands."""
     blocked = ((z <= threat.low) & (gradient < 0)) | ((z >= threat.high) & (gradient > 0))
     return gradient.masked_fill(blocked, 0.0)
 
@@ -199,8 +204,8 @@ def farthest(x: Tensor, threat: Threat) -> Tensor:
     return threat.distance(corner, x).to(x.dtype)
 
 
-def slope(gradient: Tensor, norm: str) -> Tensor:
-    """The dual norm of the gradient: what a step of length one in `norm` gains at most, [B]; l0: one entry."""
+def dual_norm(gradient: Tensor, norm: str) -> Tensor:
+    """Return the dual norm of the gradient: what a step of length one in `norm` gains at most, [B]; l0: one entry."""
     flat = gradient.flatten(1)
     order = {"linf": 1.0, "l2": 2.0, "l1": math.inf, "l0": math.inf}[norm]
     length: Tensor = torch.linalg.vector_norm(flat, order, dim=1)
@@ -208,12 +213,12 @@ def slope(gradient: Tensor, norm: str) -> Tensor:
 
 
 def unit(gradient: Tensor) -> Tensor:
-    """The gradient at Euclidean length one; zero where it is zero."""
+    """Return the gradient at Euclidean length one; zero where it is zero."""
     return _EUCLID.steepest(gradient)
 
 
 def wide(values: Tensor, like: Tensor) -> Tensor:
-    """[B] values in a shape that broadcasts against images."""
+    """Reshape values [B] to a shape that broadcasts against images."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.losses import margin
-from gauntlet.attacks.minimum_norm.minimum_norm_loop import Seen, unit, walk, wide
+from gauntlet.attacks.minimum_norm.minimum_norm_loop import StepResult, minimize_norm, unit, wide
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
@@ -34,8 +34,8 @@ class PDPGD(Knobs, key="attack"):
     The primal step descends on softplus(true logit - best other logit), with the moments of Adam, and then applies the
     proximal operator of the norm in the metric of those moments. The dual step raises the weight of the margin while
     the point does not fool the victim, and lowers it while it does. Logits and gradients are measured in units of those
-    at the clean image, so that their scale does not matter. The nearest find is the answer. Cost: one forward and one
-    backward a step, and ten forwards to refine.
+    at the clean image, so that their scale does not matter. The nearest adversarial example is the answer. Cost: one
+    forward and one backward a step, and ten forwards to refine.
 
     Args:
         steps: >= 1.
@@ -59,36 +59,36 @@ class PDPGD(Knobs, key="attack"):
     inner: int = knob(5, least=1)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
+        """Return candidates z like x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
         none = x.new_zeros(len(x))
         dual = none + FIRST_DUAL
-        start = _Walk(x, 0 * x, 0 * x, none, none, dual, dual.sigmoid())
-        return walk(head, x, y, start, self._advance, self.steps, loss=margin, threat=threat, rng=rng)
+        start = PDPGDState(x, 0 * x, 0 * x, none, none, dual, dual.sigmoid())
+        return minimize_norm(head, x, y, start, self._advance, self.steps, loss=margin, threat=threat, rng=rng)
 
-    def _advance(self, state: "_Walk", seen: Seen) -> "_Walk":
-        x, threat = seen.x, seen.threat
-        now = seen.gap.to(x.dtype)
+    def _advance(self, state: "PDPGDState", result: StepResult) -> "PDPGDState":
+        x, threat = result.x, result.threat
+        now = result.gap.to(x.dtype)
         tiny = torch.finfo(x.dtype).tiny
-        gap, peak = (state.gap, state.peak) if seen.number else (now.abs(), seen.gradient.flatten(1).abs().amax(1))
+        gap, peak = (state.gap, state.peak) if result.number else (now.abs(), result.gradient.flatten(1).abs().amax(1))
         force = -torch.sigmoid(now / gap.clamp_min(tiny)) / peak.clamp_min(tiny)
-        slope = wide(force, x) * seen.gradient
-        first = MOMENTS[0] * state.first + (1 - MOMENTS[0]) * slope
-        second = MOMENTS[1] * state.second + (1 - MOMENTS[1]) * slope.square()
-        count = seen.number + 1
+        gradient = wide(force, x) * result.gradient
+        first = MOMENTS[0] * state.first + (1 - MOMENTS[0]) * gradient
+        second = MOMENTS[1] * state.second + (1 - MOMENTS[1]) * gradient.square()
+        count = result.number + 1
         metric = (second / (1 - MOMENTS[1] ** count)).sqrt() + 1e-8
-        length = self.step_size * 0.01**seen.share
+        length = self.step_size * 0.01**result.share
         z = (state.z - length / (1 - MOMENTS[0] ** count) * first / metric).clamp(threat.low, threat.high)
         stiff = metric.flatten(1).amax(1)
         pull = (1 - state.weight) / state.weight * length / stiff
         z = _proximal(z, x, metric / wide(stiff, x), pull, threat, self.inner)
-        dual_step = self.dual_step * (1 - 0.9 * seen.share)
+        dual_step = self.dual_step * (1 - 0.9 * result.share)
         bound = -math.log(LEAST_RATIO)
-        dual = (state.dual + torch.where(seen.broken, -dual_step, dual_step)).clamp(-bound, bound)
+        dual = (state.dual + torch.where(result.broken, -dual_step, dual_step)).clamp(-bound, bound)
         weight = self.memory * state.weight + (1 - self.memory) * torch.sigmoid(dual)
-        return _Walk(z, first, second, gap, peak, dual, weight)
+        return PDPGDState(z, first, second, gap, peak, dual, weight)
 
 
-class _Walk(NamedTuple):
+class PDPGDState(NamedTuple):
     z: Tensor
     first: Tensor  # moments of the gradient
     second: Tensor
@@ -97,12 +97,12 @@ class _Walk(NamedTuple):
     dual: Tensor  # logarithm of the weight of the margin over that of the distance
     weight: Tensor  # of the margin, averaged over the steps, in (0, 1)
 
-    def select(self, index: Tensor) -> "_Walk":
-        return _Walk(*(part[index] for part in self))
+    def select(self, index: Tensor) -> "PDPGDState":
+        return PDPGDState(*(part[index] for part in self))
 
 
 def _proximal(z: Tensor, x: Tensor, metric: Tensor, pull: Tensor, threat: Threat, steps: int) -> Tensor:
-    """The u in the box that minimises <u - z, metric (u - z)> / 2 + pull ||u - x||, by proximal gradient steps.
+    """Return the u in the box that minimizes <u - z, metric (u - z)> / 2 + pull ||u - x||, by proximal gradient steps.
 
     A sample whose last step changed its move by less than `SETTLED` of it makes no more. metric: in (0, 1]; pull: [B].
     """
@@ -120,7 +120,7 @@ def _proximal(z: Tensor, x: Tensor, metric: Tensor, pull: Tensor, threat: Threat
 
 
 def shrink(delta: Tensor, pull: Tensor, norm: str) -> Tensor:
-    """The proximal operator of a norm: the d that minimises ||d - delta||^2 / 2 + pull ||d||.
+    """Return the proximal operator of a norm: the d that minimizes ||d - delta||^2 / 2 + pull ||d||.
 
     Args:
         delta: [B, C, H, W].
@@ -136,7 +136,9 @@ def shrink(delta: Tensor, pull: Tensor, norm: str) -> Tensor:
 
 
 def _level(size: Tensor, pull: Tensor) -> Tensor:
-    """The level >= 0 above which the entries of a row add up to `pull`, [B]; zero where all of them do not reach it."""
+    """Return the level >= 0 above which the entries of a row add up to `pull`, [B]; zero where all of them do not reach
+    it.
+    """
     ordered = size.sort(dim=1, descending=True).values
     counts = torch.arange(1, size.shape[1] + 1, device=size.device, dtype=size.dtype)
     levels = (ordered.cumsum(1) - pull[:, None]) / counts

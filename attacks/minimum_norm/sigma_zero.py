@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.losses import margin
-from gauntlet.attacks.minimum_norm.minimum_norm_loop import Seen, walk, wide
+from gauntlet.attacks.minimum_norm.minimum_norm_loop import StepResult, minimize_norm, wide
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
@@ -27,7 +27,8 @@ class SigmaZero(Knobs, key="attack"):
     Descends, with the moments of Adam, on the margin while the victim is right plus a smooth count of the changed
     pixels, mean of s / (s + sigma), where s is the squared length of a pixel's change; the gradient is scaled to
     largest entry one. After each step every pixel whose largest change is below a threshold goes back to the image; the
-    threshold rises where the point fools the victim and falls where it does not. The nearest find is the answer.
+    threshold rises where the point fools the victim and falls where it does not. The nearest adversarial example is the
+    answer.
 
     The paper counts entries, the threat counts pixels: all channels of a pixel are kept or dropped together, which is
     the same for one channel. The margin is measured in units of its clean gradient, so the scale of the logits does not
@@ -55,46 +56,46 @@ class SigmaZero(Knobs, key="attack"):
     rate: float = knob(0.01, above=0)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
+        """Return candidates z like x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
         none = x.new_zeros(len(x))
-        start = _Walk(x, 0 * x, 0 * x, none, none + self.threshold)
-        return walk(head, x, y, start, self._advance, self.steps, loss=margin, threat=threat, rng=rng)
+        start = SigmaZeroState(x, 0 * x, 0 * x, none, none + self.threshold)
+        return minimize_norm(head, x, y, start, self._advance, self.steps, loss=margin, threat=threat, rng=rng)
 
-    def _advance(self, state: "_Walk", seen: Seen) -> "_Walk":
-        x, threat = seen.x, seen.threat
-        peak = state.peak if seen.number else seen.gradient.flatten(1).abs().amax(1)
-        slope = _top(self._slope(state, seen, peak))
-        first = MOMENTS[0] * state.first + (1 - MOMENTS[0]) * slope
-        second = MOMENTS[1] * state.second + (1 - MOMENTS[1]) * slope.square()
-        count = seen.number + 1
+    def _advance(self, state: "SigmaZeroState", result: StepResult) -> "SigmaZeroState":
+        x, threat = result.x, result.threat
+        peak = state.peak if result.number else result.gradient.flatten(1).abs().amax(1)
+        gradient = _unit_peak(self._gradient(state, result, peak))
+        first = MOMENTS[0] * state.first + (1 - MOMENTS[0]) * gradient
+        second = MOMENTS[1] * state.second + (1 - MOMENTS[1]) * gradient.square()
+        count = result.number + 1
         metric = (second / (1 - MOMENTS[1] ** count)).sqrt() + 1e-8
-        length = self.step_size * (0.1 + 0.9 * seen.cosine)
+        length = self.step_size * (0.1 + 0.9 * result.cosine)
         z = (state.z - length / (1 - MOMENTS[0] ** count) * first / metric).clamp(threat.low, threat.high)
-        change = torch.where(seen.broken, self.rate * length, -self.rate * length)
+        change = torch.where(result.broken, self.rate * length, -self.rate * length)
         threshold = (state.threshold + change).clamp(0, 1)
         keep = (z - x).abs().amax(1, keepdim=True) >= wide(threshold, x)
-        return _Walk(torch.where(keep, z, x), first, second, peak, threshold)
+        return SigmaZeroState(torch.where(keep, z, x), first, second, peak, threshold)
 
-    def _slope(self, state: "_Walk", seen: Seen, peak: Tensor) -> Tensor:
-        """Gradient of what is descended on."""
-        delta, sigma = state.z - seen.x, self.sigma
+    def _gradient(self, state: "SigmaZeroState", result: StepResult, peak: Tensor) -> Tensor:
+        """Return the gradient of what is descended on."""
+        delta, sigma = state.z - result.x, self.sigma
         size = delta.square().sum(1, keepdim=True)
         count = 2 * sigma * delta / (size + sigma).square() / size[0].numel()
-        away = seen.gradient / wide(peak.clamp_min(torch.finfo(peak.dtype).tiny), delta)
-        return count - torch.where(wide(seen.gap > 0, delta), WEIGHT * away, 0.0)
+        away = result.gradient / wide(peak.clamp_min(torch.finfo(peak.dtype).tiny), delta)
+        return count - torch.where(wide(result.gap > 0, delta), WEIGHT * away, 0.0)
 
 
-class _Walk(NamedTuple):
+class SigmaZeroState(NamedTuple):
     z: Tensor
     first: Tensor  # moments of the gradient
     second: Tensor
     peak: Tensor  # largest entry of the clean gradient
     threshold: Tensor
 
-    def select(self, index: Tensor) -> "_Walk":
-        return _Walk(*(part[index] for part in self))
+    def select(self, index: Tensor) -> "SigmaZeroState":
+        return SigmaZeroState(*(part[index] for part in self))
 
 
-def _top(slope: Tensor) -> Tensor:
+def _unit_peak(gradient: Tensor) -> Tensor:
     """Scaled to largest entry one."""
-    return slope / wide(slope.flatten(1).abs().amax(1).clamp_min(1e-12), slope)
+    return gradient / wide(gradient.flatten(1).abs().amax(1).clamp_min(1e-12), gradient)

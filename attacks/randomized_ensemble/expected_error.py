@@ -1,4 +1,4 @@
-"""The expectation over a mixture that an attacker lowers: exact, from what each member says."""
+"""The expected error of a mixture: exact, from the logits of each member."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ TIE = 1e-9
 """Sums of probabilities that are nearer to each other are equal."""
 
 
-class Seen(NamedTuple):
-    """What the members say of candidates."""
+class MixtureResult(NamedTuple):
+    """The members' answers on candidates."""
 
     wrong: Tensor  # bool [M, B]
     error: Tensor  # the sum of the probabilities of those that are wrong, float64 [B]
     value: Tensor  # how near they are to being wrong, for candidates of equal error: minus the mean margin, [B]
     done: Tensor  # whether nothing is left to gain, bool [B]
 
-    def select(self, index: Tensor) -> "Seen":
-        """Of some of the samples; positions int64 [b]."""
-        return Seen(self.wrong[:, index], self.error[index], self.value[index], self.done[index])
+    def select(self, index: Tensor) -> "MixtureResult":
+        """Select some of the samples; positions int64 [b]."""
+        return MixtureResult(self.wrong[:, index], self.error[index], self.value[index], self.done[index])
 
-    def enter(self, where: Tensor, new: "Seen") -> None:
+    def enter(self, where: Tensor, new: "MixtureResult") -> None:
         """Replace what is known of the samples at these positions, in place."""
         self.wrong[:, where] = new.wrong
         for mine, other in zip(self[1:], new[1:], strict=True):
@@ -49,41 +49,44 @@ class Mixture:
 
     @classmethod
     def of(cls, head: CountedHead, x: Tensor) -> "Mixture":
-        """What is behind a head; the weights are on the device of x."""
+        """Build the mixture behind a head; the weights are on the device of x."""
         members = head.members
         raw = [member.head.weight for member in members] if len(members) > 1 else [1.0]
         weights = torch.tensor(raw, dtype=torch.float64, device=x.device)
         return cls(members, weights / weights.sum())
 
-    def look(self, z: Tensor, y: Tensor, rng: Rng) -> Seen:
-        """One forward of each member. z: [B, C, H, W]; y: int64 [B]."""
+    def evaluate(self, z: Tensor, y: Tensor, rng: Rng) -> MixtureResult:
+        """Evaluate each member, with one forward. z: [B, C, H, W]; y: int64 [B]."""
         logits = torch.stack([member.scores(z, rng.stream(member.head.name)) for member in self.members])
-        return self.seen(logits, z, y, rng)
+        return self.evaluate_logits(logits, z, y, rng)
 
-    def seen(self, logits: Tensor, z: Tensor, y: Tensor, rng: Rng) -> Seen:
-        """The same of logits [M, B, K] that are known already. A head that is no mixture says itself what is found."""
+    def evaluate_logits(self, logits: Tensor, z: Tensor, y: Tensor, rng: Rng) -> MixtureResult:
+        """Return the same of logits [M, B, K] that are known already. A head that is no mixture decides itself what is
+        adversarial.
+        """
         wrong = logits.argmax(2) != y
         left = torch.stack([margins(each, y) for each in logits]).double()
         error, value = self.error(wrong), -(self.weights[:, None] * left).sum(0)
         done = error > 1 - TIE
         if len(self.members) == 1:
             done = self.members[0].broken(z, logits[0], y, rng, plain=True)
-        return Seen(wrong, error, value, done)
+        return MixtureResult(wrong, error, value, done)
 
     def error(self, wrong: Tensor) -> Tensor:
-        """The probability of a wrong answer, float64 [B]. wrong: bool [M, B]."""
+        """Return the probability of a wrong answer, float64 [B]. wrong: bool [M, B]."""
         return (self.weights[:, None] * wrong).sum(0)
 
     def orders(self, rng: Rng, count: int, drawn: bool) -> Tensor:
-        """An order of the members for each sample, int64 [B, M]: drawn by their probabilities, or by falling ones
-        and of equals the last first."""
+        """Return an order of the members for each sample, int64 [B, M]: drawn by their probabilities, or by falling
+        ones and of equals the last first.
+        """
         if not drawn:
             return self.weights.argsort(dim=0, stable=True).flip(0).expand(count, -1)
         unit = rng.uniform((len(self.members),), dtype=torch.float64) + 2.0**-25
         return (self.weights.log() - (-unit.log()).log()).argsort(dim=1, descending=True, stable=True)
 
 
-class Worst(NamedTuple):
+class WorstCandidates(NamedTuple):
     """The candidate of each sample with the largest error so far; of equals the one that is nearer to more."""
 
     z: Tensor  # [B, C, H, W]
@@ -92,28 +95,28 @@ class Worst(NamedTuple):
     done: Tensor  # bool [B]
 
     @classmethod
-    def start(cls, x: Tensor, seen: Seen) -> "Worst":
-        """Of the images themselves."""
-        return cls(x.clone(), seen.error.clone(), seen.value.clone(), seen.done.clone())
+    def start(cls, x: Tensor, result: MixtureResult) -> "WorstCandidates":
+        """Start from the images themselves."""
+        return cls(x.clone(), result.error.clone(), result.value.clone(), result.done.clone())
 
     def open(self) -> Tensor:
-        """Positions of the samples from which something can still be gained, int64 [b]."""
+        """Return the positions of the samples from which something can still be gained, int64 [b]."""
         return (~self.done).nonzero().squeeze(1)
 
-    def note(self, index: Tensor, z: Tensor, seen: Seen) -> None:
+    def note(self, index: Tensor, z: Tensor, result: MixtureResult) -> None:
         """Enter candidates of the samples at `index`, in place."""
-        level = (seen.error - self.error[index]).abs() <= TIE
-        better = (seen.error > self.error[index] + TIE) | (level & (seen.value > self.value[index])) | seen.done
+        level = (result.error - self.error[index]).abs() <= TIE
+        better = (result.error > self.error[index] + TIE) | (level & (result.value > self.value[index])) | result.done
         rows = (better & ~self.done[index]).nonzero().squeeze(1)
         where = index[rows]
         self.z.index_copy_(0, where, z.index_select(0, rows))
-        for mine, new in ((self.error, seen.error), (self.value, seen.value), (self.done, seen.done)):
+        for mine, new in ((self.error, result.error), (self.value, result.value), (self.done, result.done)):
             mine[where] = new[rows]
 
 
 @dataclass
-class Walk:
-    """Where some of the samples stand, and what the members say there; z and seen change in place."""
+class ExpectedErrorState:
+    """Points of some of the samples and the members' answers there; z and result change in place."""
 
     index: Tensor  # positions among all samples, int64 [b]
     mixture: Mixture
@@ -121,28 +124,36 @@ class Walk:
     y: Tensor
     threat: Threat
     z: Tensor
-    seen: Seen
+    result: MixtureResult
     rng: Rng
 
-    def select(self, at: Tensor) -> "Walk":
-        """Of some of them; positions int64."""
-        return Walk(
+    def select(self, at: Tensor) -> "ExpectedErrorState":
+        """Select some of the samples; positions int64."""
+        return ExpectedErrorState(
             self.index[at], self.mixture, self.x[at], self.y[at], self.threat.select(at), self.z[at],
-            self.seen.select(at), self.rng.select(at),
+            self.result.select(at), self.rng.select(at),
         )  # fmt: skip
 
-    def enter(self, where: Tensor, z: Tensor, seen: Seen) -> None:
+    def enter(self, where: Tensor, z: Tensor, result: MixtureResult) -> None:
         """Go to other points with the samples at these positions."""
         self.z[where] = z
-        self.seen.enter(where, seen)
+        self.result.enter(where, result)
 
 
-def walks(
-    mixture: Mixture, best: Worst, first: Seen, x: Tensor, y: Tensor, threat: Threat, rng: Rng, restarts: int
-) -> Iterator[Walk]:
-    """A walk for each restart, of the samples that are still open: the first from the image, others from random points.
+def restart_states(
+    mixture: Mixture,
+    best: WorstCandidates,
+    first: MixtureResult,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    rng: Rng,
+    restarts: int,
+) -> Iterator[ExpectedErrorState]:
+    """Yield a state for each restart, of the samples that are still open: the first from the image, others from random
+    points.
 
-    best: where starts are entered; first: what the members say of the images.
+    best: where starts are entered; first: the members' answers on the images.
     """
     for restart in range(restarts):
         index = best.open()
@@ -151,8 +162,8 @@ def walks(
         below, around, here = rng.select(index).stream(restart), threat.select(index), x[index]
         if restart:
             z = around.random(here, below.stream("start"))
-            seen = mixture.look(z, y[index], below.stream("started"))
-            best.note(index, z, seen)
+            result = mixture.evaluate(z, y[index], below.stream("started"))
+            best.note(index, z, result)
         else:
-            z, seen = here.clone(), first.select(index)
-        yield Walk(index, mixture, here, y[index], around, z, seen, below)
+            z, result = here.clone(), first.select(index)
+        yield ExpectedErrorState(index, mixture, here, y[index], around, z, result, below)

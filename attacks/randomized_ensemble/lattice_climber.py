@@ -8,8 +8,14 @@ from torch import Tensor
 
 from gauntlet.attacks.linearized_boundary import DUAL
 from gauntlet.attacks.losses import margin, margins
-from gauntlet.attacks.projected_ascent import Region
-from gauntlet.attacks.randomized_ensemble.expected_error import TIE, Mixture, Walk, Worst, walks
+from gauntlet.attacks.projected_ascent import PerturbationSet
+from gauntlet.attacks.randomized_ensemble.expected_error import (
+    TIE,
+    ExpectedErrorState,
+    Mixture,
+    WorstCandidates,
+    restart_states,
+)
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
@@ -45,46 +51,48 @@ class LatticeClimber(Knobs, key="attack"):
     restarts: int = knob(1, least=1)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         mixture = Mixture.of(head, x)
         if not len(x):
             return x.clone()
-        first = mixture.look(x, y, rng.stream("start"))
-        best = Worst.start(x, first)
-        for restart, walk in enumerate(walks(mixture, best, first, x, y, threat, rng, self.restarts)):
-            orders = mixture.orders(walk.rng.stream("order"), len(walk.index), drawn=restart > 0)
-            region = Region.around(walk.threat, walk.x)
+        first = mixture.evaluate(x, y, rng.stream("start"))
+        best = WorstCandidates.start(x, first)
+        for restart, state in enumerate(restart_states(mixture, best, first, x, y, threat, rng, self.restarts)):
+            orders = mixture.orders(state.rng.stream("order"), len(state.index), drawn=restart > 0)
+            region = PerturbationSet.around(state.threat, state.x)
             for place in range(orders.shape[1]):
-                self._climb(walk, region, orders[:, place], walk.rng.stream(place), best)
+                self._climb(state, region, orders[:, place], state.rng.stream(place), best)
         return best.z
 
-    def _climb(self, walk: Walk, around: Region, wanted: Tensor, rng: Rng, best: Worst) -> None:
-        """Try to fool the wanted member [B] of each sample beside those that are fooled; moves `walk` in place."""
-        already = walk.seen.wrong.gather(0, wanted[None]).squeeze(0)
-        at = (~already & ~walk.seen.done).nonzero().squeeze(1)
-        z, pool = walk.z[at], walk.seen.wrong[:, at].scatter(0, wanted[None, at], True)
+    def _climb(
+        self, state: ExpectedErrorState, around: PerturbationSet, wanted: Tensor, rng: Rng, best: WorstCandidates
+    ) -> None:
+        """Try to fool the wanted member [B] of each sample beside those that are fooled; moves `state` in place."""
+        already = state.result.wrong.gather(0, wanted[None]).squeeze(0)
+        at = (~already & ~state.result.done).nonzero().squeeze(1)
+        z, pool = state.z[at], state.result.wrong[:, at].scatter(0, wanted[None, at], True)
         for number in range(self.steps):
             if not len(at):
                 return
             draw = rng.select(at).stream(number)
-            region, y = around.select(at), walk.y[at]
-            gradient = _ascent(walk.mixture, z, y, pool, region.threat.norm, draw)
+            region, y = around.select(at), state.y[at]
+            gradient = _ascent(state.mixture, z, y, pool, region.threat.norm, draw)
             z = region.step(z, gradient, self.step_size * (1 - number / self.steps))
-            seen = walk.mixture.look(z, y, draw.stream("looked"))
-            best.note(walk.index[at], z, seen)
-            up = ((seen.wrong | ~pool).all(0) | seen.done) & (seen.error >= walk.seen.error[at] - TIE)
-            walk.enter(at[up], z[up], seen.select(up.nonzero().squeeze(1)))
+            result = state.mixture.evaluate(z, y, draw.stream("looked"))
+            best.note(state.index[at], z, result)
+            up = ((result.wrong | ~pool).all(0) | result.done) & (result.error >= state.result.error[at] - TIE)
+            state.enter(at[up], z[up], result.select(up.nonzero().squeeze(1)))
             at, z, pool = at[~up], z[~up], pool[:, ~up]
 
 
 def _ascent(mixture: Mixture, z: Tensor, y: Tensor, pool: Tensor, norm: str, rng: Rng) -> Tensor:
-    """The gradient of the sum of the distances of those of the pool, bool [M, B], that are still right."""
+    """Return the gradient of the sum of the distances of those of the pool, bool [M, B], that are still right."""
     total = torch.zeros_like(z)
     for number, member in enumerate(mixture.members):
         logits, pull = member.linearize(z, rng.stream(member.head.name))
-        slope = pull(margin(logits, y))
-        length = torch.linalg.vector_norm(slope.flatten(1), DUAL[norm], dim=1)
+        gradient = pull(margin(logits, y))
+        length = torch.linalg.vector_norm(gradient.flatten(1), DUAL[norm], dim=1)
         wanted = pool[number] & (margins(logits, y) >= 0)
         share = wanted / length.clamp_min(torch.finfo(length.dtype).tiny)
-        total = total + share.reshape(-1, *[1] * (z.dim() - 1)) * slope
+        total = total + share.reshape(-1, *[1] * (z.dim() - 1)) * gradient
     return total

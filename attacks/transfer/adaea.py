@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from gauntlet.attacks.log_scaled_gradient import Slope, surprise
-from gauntlet.attacks.transfer.context import AttackContext, GradientResult, Look, Members
+from gauntlet.attacks.log_scaled_gradient import LogScaledGradient, cross_entropy
+from gauntlet.attacks.transfer.context import AttackContext, DrawView, GradientResult, Members
 from gauntlet.attacks.transfer.ensemble_gradient import ordered
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.rng import Rng
@@ -36,24 +36,30 @@ class AdaEA(Knobs, key="attack.ensemble"):
     threshold: float = knob(-0.3, least=-1, most=1)
     form: str = choice("paper", ("paper", "released"))
 
-    def __call__(self, members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
+    def __call__(
+        self, members: Members, draw_view: DrawView, context: AttackContext, z: Tensor, rng: Rng
+    ) -> GradientResult:
         # The released filter knows a last member; without it the order cannot matter.
         ranked = tuple(m for m, _ in ordered(members)) if self.form == "paper" else members
-        shown = [look(member.head.name) for member in ranked]
+        shown = [draw_view(member.head.name) for member in ranked]
         parts = [
             member.linearize(z, rng.stream(member.head.name), each.view)
             for member, each in zip(ranked, shown, strict=True)
         ]
-        gradients = torch.stack([pull(scene.cotangent(logits)) for logits, pull in parts])
-        weights = self.weights(_losses(ranked, [scene.stepped(z, g) for g in gradients], scene, rng))
+        gradients = torch.stack([pull(context.cotangent(logits)) for logits, pull in parts])
+        weights = self.weights(_losses(ranked, [context.stepped(z, g) for g in gradients], context, rng))
         logits = (weights[:, :, None] * torch.stack([logits for logits, _ in parts])).sum(0)
-        way = scene.cotangent(logits)
-        pulled = torch.stack([pull(weight[:, None] * way) for (_, pull), weight in zip(parts, weights, strict=True)])
+        direction = context.cotangent(logits)
+        pulled = torch.stack(
+            [pull(weight[:, None] * direction) for (_, pull), weight in zip(parts, weights, strict=True)]
+        )
         plain = torch.stack([each.plain for each in shown]).all(0)
-        return GradientResult(logits, plain, Slope(pulled.sum(0) * self.passes(gradients), scene.log(logits)))
+        return GradientResult(
+            logits, plain, LogScaledGradient(pulled.sum(0) * self.passes(gradients), context.log_scale(logits))
+        )
 
     def weights(self, losses: Tensor) -> Tensor:
-        """Weights [K, B] from the losses [K, K, B] of member k at the trial step of member i."""
+        """Return the weights [K, B] from the losses [K, K, B] of member k at the trial step of member i."""
         count = len(losses)
         own = losses.diagonal().T[:, None].clamp_min(1e-6)  # [K, 1, B]
         ratio = (losses / own).clamp_max(50.0)  # bounded: the own loss of a robust member may be zero
@@ -62,7 +68,7 @@ class AdaEA(Knobs, key="attack.ensemble"):
         return (rise / (count - 1) if self.form == "paper" else rise).softmax(0)
 
     def passes(self, gradients: Tensor) -> Tensor:
-        """Which pixels are moved, in the dtype of the gradients [K, B, C, H, W]: zero or one, [B, 1, H, W]."""
+        """Return which pixels are moved, in the dtype of the gradients [K, B, C, H, W]: zero or one, [B, 1, H, W]."""
         count = len(gradients)
         peak = gradients.abs().flatten(2).amax(2).clamp_min(torch.finfo(gradients.dtype).tiny)
         even = gradients / peak[:, :, None, None, None]
@@ -73,11 +79,11 @@ class AdaEA(Knobs, key="attack.ensemble"):
         return (mine[:-1].sum(0) / count >= self.threshold).to(gradients.dtype)[:, None]
 
 
-def _losses(members: Members, trials: list[Tensor], scene: AttackContext, rng: Rng) -> Tensor:
-    """Cross-entropy [K, K, B] of member k at trial point i."""
+def _losses(members: Members, trials: list[Tensor], context: AttackContext, rng: Rng) -> Tensor:
+    """Return the cross-entropy [K, K, B] of member k at trial point i."""
     return torch.stack([
         torch.stack([
-            surprise(member.scores(trial, rng.stream(f"{member.head.name} at {taker.head.name}")), scene.y)
+            cross_entropy(member.scores(trial, rng.stream(f"{member.head.name} at {taker.head.name}")), context.y)
             for taker, trial in zip(members, trials, strict=True)
         ])
         for member in members

@@ -31,21 +31,21 @@ class Admix(Knobs):
     pool: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False, metadata={"internal": True})
 
     def stocked(self, images: Tensor, labels: Tensor) -> "Admix":
-        """The same with a pool."""
+        """Set the pool."""
         return replace(self, pool=(images, labels))
 
-    def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
-        plain = torch.full_like(scene.y, self.strength == 0, dtype=torch.bool)
+    def draw(self, copy: int, context: AttackContext, rng: Rng) -> TransformedInput:
+        plain = torch.full_like(context.y, self.strength == 0, dtype=torch.bool)
         if self.strength == 0:
             return TransformedInput(None, plain)
         if self.pool is None:
             raise UserError(
                 "admix mixes in images of other classes, and this kind of run hands over none; leave it out"
             )
-        images, labels = self.pool[0], self.pool[1].to(scene.y.device)
-        fit = labels != scene.y[:, None]
+        images, labels = self.pool[0], self.pool[1].to(context.y.device)
+        fit = labels != context.y[:, None]
         if not fit.any(1).all():
             raise UserError("admix found no image of another class in its pool; raise its field images")
         chosen = rng.uniform((len(labels),)).masked_fill(~fit, -1.0).argmax(1)
-        other = self.strength * images[chosen.to(images.device)].to(scene.x)
+        other = self.strength * images[chosen.to(images.device)].to(context.x)
         return TransformedInput(lambda z: z + other, plain)

@@ -27,15 +27,15 @@ class ShuffledRotations(Knobs):
     blocks: int = knob(3, least=1)
     degrees: float = knob(24.0, least=0, most=180)
 
-    def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
-        here, count = side(scene.x), self.blocks
+    def draw(self, copy: int, context: AttackContext, rng: Rng) -> TransformedInput:
+        here, count = side(context.x), self.blocks
         upright = (rng.stream("axis").uniform((1,)) < 0.5)[:, :, None, None]
         strip, first, length, local = _shuffled(here, count, 1, rng.stream("strips"))
         strip, first, length, local = (t[:, 0, :, None] for t in (strip, first, length, local))
         # For each strip its own cut along the other axis; pixels [B, here, here] read that of their strip.
         _, start, _, inside = _shuffled(here, count, count, rng.stream("pieces"))
         along = (start + inside).gather(1, strip.expand(-1, -1, here))
-        angle = rng.stream("angle").uniform((count,), -self.degrees, self.degrees, dtype=scene.x.dtype)
+        angle = rng.stream("angle").uniform((count,), -self.degrees, self.degrees, dtype=context.x.dtype)
         angle = angle.gather(1, strip[:, :, 0])[:, :, None] * (math.pi / 180)
         down, across = local - (length - 1) / 2, along - (here - 1) / 2
         row = angle.cos() * down + angle.sin() * across + (length - 1) / 2
@@ -51,7 +51,7 @@ class ShuffledRotations(Knobs):
             out = out.reshape(z.shape)
             return torch.where(upright, out, out.mT)
 
-        return TransformedInput(view, torch.zeros_like(scene.y, dtype=torch.bool))
+        return TransformedInput(view, torch.zeros_like(context.y, dtype=torch.bool))
 
 
 def _shuffled(here: int, count: int, sets: int, rng: Rng) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -75,13 +75,13 @@ def _shuffled(here: int, count: int, sets: int, rng: Rng) -> tuple[Tensor, Tenso
 
 
 def _corners(row: Tensor, column: Tensor, first: Tensor, length: Tensor, here: int) -> list[tuple[Tensor, Tensor]]:
-    """The four pixels around each position inside its strip, flat [B, H W], and their bilinear weights."""
-    found = []
+    """Return the four pixels around each position inside its strip, flat [B, H W], and their bilinear weights."""
+    total = []
     for below in (0, 1):
         for right in (0, 1):
             r, c = row.floor() + below, column.floor() + right
             inside = (r >= 0) & (r <= length - 1) & (c >= 0) & (c <= here - 1)
             weight = (1 - (row - r).abs()) * (1 - (column - c).abs()) * inside
             source = (first + r).clamp(0, here - 1).long() * here + c.clamp(0, here - 1).long()
-            found.append((source.flatten(1), weight.flatten(1)))
-    return found
+            total.append((source.flatten(1), weight.flatten(1)))
+    return total

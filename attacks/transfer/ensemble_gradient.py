@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.log_scaled_gradient import Slope, added
-from gauntlet.attacks.transfer.context import AttackContext, GradientResult, Look, Members
+from gauntlet.attacks.log_scaled_gradient import LogScaledGradient, weighted_sum
+from gauntlet.attacks.transfer.context import AttackContext, DrawView, GradientResult, Members
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, choice
 from gauntlet.threat_model.counted_head import CountedHead
@@ -18,15 +18,17 @@ from gauntlet.threat_model.rng import Rng
 class Combination(Protocol):
     """How the gradients of several networks become one."""
 
-    def __call__(self, members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
-        """The gradient at z [B, C, H, W] of what the members see."""
+    def __call__(
+        self, members: Members, draw_view: DrawView, context: AttackContext, z: Tensor, rng: Rng
+    ) -> GradientResult:
+        """Return the gradient at z [B, C, H, W] of what the members see."""
 
 
-def alone(members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
-    """The gradient of the only member."""
-    shown = look("")
-    logits, way = members[0].gradient(z, scene.cotangent, rng, shown.view)
-    return GradientResult(logits, shown.plain, Slope(way, scene.log(logits)))
+def alone(members: Members, draw_view: DrawView, context: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
+    """Return the gradient of the only member."""
+    shown = draw_view("")
+    logits, direction = members[0].gradient(z, context.cotangent, rng, shown.view)
+    return GradientResult(logits, shown.plain, LogScaledGradient(direction, context.log_scale(logits)))
 
 
 @dataclass(frozen=True)
@@ -52,23 +54,26 @@ class Ensemble(Knobs, key="attack.ensemble"):
         if not all(0 < weight < math.inf for weight in self.weights):
             raise UserError(f"attack.ensemble.weights={list(self.weights)} must be positive numbers")
 
-    def __call__(self, members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
+    def __call__(
+        self, members: Members, draw_view: DrawView, context: AttackContext, z: Tensor, rng: Rng
+    ) -> GradientResult:
         ranked = ordered(members, self.weights)
-        shown = look("")
+        shown = draw_view("")
         parts = [member.linearize(z, rng.stream(member.head.name), shown.view) for member, _ in ranked]
         raw = torch.stack([logits for logits, _ in parts])  # [M, B, K]
         weight = raw.new_tensor([w for _, w in ranked])
         scale = _spread(raw) if self.standardise else torch.ones_like(raw[:, :, :1])
         logits = raw / scale
-        cotangents, logs = _split(self.kind, logits, weight, scene)
-        slopes = [
-            (1.0, Slope(pull(way), log)) for (_, pull), way, log in zip(parts, cotangents / scale, logs, strict=True)
+        cotangents, logs = _split(self.kind, logits, weight, context)
+        gradients = [
+            (1.0, LogScaledGradient(pull(direction), log))
+            for (_, pull), direction, log in zip(parts, cotangents / scale, logs, strict=True)
         ]
-        return GradientResult((weight[:, None, None] * logits).sum(0), shown.plain, added(*slopes))
+        return GradientResult((weight[:, None, None] * logits).sum(0), shown.plain, weighted_sum(*gradients))
 
 
 def ordered(members: Members, weights: tuple[float, ...] = ()) -> list[tuple[CountedHead, float]]:
-    """The members in the order of their names, with weights that sum to one.
+    """Return the members in the order of their names, with weights that sum to one.
 
     Raises:
         UserError: the number of weights is not that of the members.
@@ -83,19 +88,19 @@ def ordered(members: Members, weights: tuple[float, ...] = ()) -> list[tuple[Cou
     return sorted(pairs, key=lambda pair: pair[0].head.name)
 
 
-def _split(kind: str, logits: Tensor, weight: Tensor, scene: AttackContext) -> tuple[Tensor, Tensor]:
-    """The cotangent [M, B, K] of each member and the logarithm [M, B] of its length."""
+def _split(kind: str, logits: Tensor, weight: Tensor, context: AttackContext) -> tuple[Tensor, Tensor]:
+    """Return the cotangent [M, B, K] of each member and the logarithm [M, B] of its length."""
     if kind == "logits":
         mean = (weight[:, None, None] * logits).sum(0)
-        ways = weight[:, None, None] * scene.cotangent(mean)
-        return ways, scene.log(mean).expand(len(weight), -1)
-    ways = torch.stack([scene.cotangent(one) for one in logits])
-    logs = torch.stack([scene.log(one) for one in logits]) + weight.log()[:, None]
+        directions = weight[:, None, None] * context.cotangent(mean)
+        return directions, context.log_scale(mean).expand(len(weight), -1)
+    directions = torch.stack([context.cotangent(one) for one in logits])
+    logs = torch.stack([context.log_scale(one) for one in logits]) + weight.log()[:, None]
     if kind == "losses":
-        return ways, logs
+        return directions, logs
     # d/dx log sum_m w_m p_m = sum_m (w_m p_m / sum_j w_j p_j) d/dx log p_m, p that of the class aimed at
-    told = logits.log_softmax(2).gather(2, scene.aim.expand(len(weight), -1)[:, :, None]).squeeze(2)
-    return ways, logs + told - (weight.log()[:, None] + told).logsumexp(0)
+    log_probabilities = logits.log_softmax(2).gather(2, context.aim.expand(len(weight), -1)[:, :, None]).squeeze(2)
+    return directions, logs + log_probabilities - (weight.log()[:, None] + log_probabilities).logsumexp(0)
 
 
 def _spread(logits: Tensor) -> Tensor:

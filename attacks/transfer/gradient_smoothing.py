@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from gauntlet.attacks.log_scaled_gradient import Slope, added
+from gauntlet.attacks.log_scaled_gradient import LogScaledGradient, weighted_sum
 from gauntlet.attacks.transfer.context import AttackContext
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 
-At = Callable[[Tensor, Rng], Slope]
+At = Callable[[Tensor, Rng], LogScaledGradient]
 """The gradient at some points, under draws of its own."""
 
 
@@ -25,9 +25,16 @@ class Smoothing(Protocol):
     """Whether the gradient at the point itself is wanted."""
 
     def __call__(
-        self, at: At, z: Tensor, center: Slope | None, memory: Slope | None, scene: AttackContext, rng: Rng, last: bool
-    ) -> tuple[Slope, Slope | None]:
-        """The gradient to follow, and what to remember for the next step.
+        self,
+        at: At,
+        z: Tensor,
+        center: LogScaledGradient | None,
+        memory: LogScaledGradient | None,
+        context: AttackContext,
+        rng: Rng,
+        last: bool,
+    ) -> tuple[LogScaledGradient, LogScaledGradient | None]:
+        """Return the gradient to follow, and what to remember for the next step.
 
         Args:
             z: the points [B, C, H, W].
@@ -54,17 +61,24 @@ class Variance(Knobs, key="attack.smoothing"):
     reach: float = knob(1.5, above=0)
 
     def __call__(
-        self, at: At, z: Tensor, center: Slope | None, memory: Slope | None, scene: AttackContext, rng: Rng, last: bool
-    ) -> tuple[Slope, Slope | None]:
+        self,
+        at: At,
+        z: Tensor,
+        center: LogScaledGradient | None,
+        memory: LogScaledGradient | None,
+        context: AttackContext,
+        rng: Rng,
+        last: bool,
+    ) -> tuple[LogScaledGradient, LogScaledGradient | None]:
         assert center is not None
-        tuned = center if memory is None else added((1.0, center), (1.0, memory))
+        tuned = center if memory is None else weighted_sum((1.0, center), (1.0, memory))
         if last:
             return tuned, None
-        variance = added((-1.0, center))
+        variance = weighted_sum((-1.0, center))
         for number in range(self.neighbours):
             draw = rng.stream(number)
-            near = at(scene.nearby(z, self.reach, draw.stream("near")), draw)
-            variance = added((1.0, variance), (1 / self.neighbours, near))
+            near = at(context.nearby(z, self.reach, draw.stream("near")), draw)
+            variance = weighted_sum((1.0, variance), (1 / self.neighbours, near))
         return tuned, variance
 
 
@@ -86,16 +100,23 @@ class Flatness(Knobs, key="attack.smoothing"):
     balance: float = knob(0.5, least=0, most=1)
 
     def __call__(
-        self, at: At, z: Tensor, center: Slope | None, memory: Slope | None, scene: AttackContext, rng: Rng, last: bool
-    ) -> tuple[Slope, Slope | None]:
-        total: list[tuple[float, Slope]] = []
+        self,
+        at: At,
+        z: Tensor,
+        center: LogScaledGradient | None,
+        memory: LogScaledGradient | None,
+        context: AttackContext,
+        rng: Rng,
+        last: bool,
+    ) -> tuple[LogScaledGradient, LogScaledGradient | None]:
+        total: list[tuple[float, LogScaledGradient]] = []
         for number in range(self.neighbours):
             draw = rng.stream(number)
-            near = scene.nearby(z, self.reach, draw.stream("near"))
+            near = context.nearby(z, self.reach, draw.stream("near"))
             first = at(near, draw.stream("first"))
-            second = at(near - scene.shift(scene.scaled(first.way)), draw.stream("second"))
-            mean = added((1 - self.balance, first), (self.balance, second))
-            total = [(1.0, added(*total, (1 / self.neighbours, mean)))]
+            second = at(near - context.shift(context.scaled(first.direction)), draw.stream("second"))
+            mean = weighted_sum((1 - self.balance, first), (self.balance, second))
+            total = [(1.0, weighted_sum(*total, (1 / self.neighbours, mean)))]
         return total[0][1], None
 
 
@@ -118,7 +139,7 @@ class Kernel(Knobs, key="attack.kernel"):
             raise UserError(f"attack.kernel.size={self.size} must be odd: the kernel has a middle")
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        """The blurred gradient [B, C, H, W], with zeros beyond its edges."""
+        """Return the blurred gradient [B, C, H, W], with zeros beyond its edges."""
         line = (
             torch.linspace(-self.spread, self.spread, self.size, dtype=torch.float64)
             if self.size > 1

@@ -36,15 +36,15 @@ class Diversity(Knobs):
         if self.rate == 1:
             raise UserError(f"Diversity.rate={self.rate} changes no size; take another, such as 1.1, or probability=0")
 
-    def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
-        here = side(scene.x)
+    def draw(self, copy: int, context: AttackContext, rng: Rng) -> TransformedInput:
+        here = side(context.x)
         other = max(1, int(here * self.rate))
         low, high = min(here, other), max(here, other)
         chosen = rng.stream("chosen").uniform((1,))[:, 0] < self.probability
         size = low + rng.stream("size").integers((1,), max(high - low, 1))[:, 0]
         corner = (rng.stream("corner").uniform((2,)) * (high - size)[:, None]).floor().long()
-        back = _resizing(high, here, scene.x)
-        rows, columns = (back @ _placing(here, size, corner[:, axis], high, scene.x) for axis in (0, 1))
+        back = _resizing(high, here, context.x)
+        rows, columns = (back @ _placing(here, size, corner[:, axis], high, context.x) for axis in (0, 1))
 
         def view(z: Tensor) -> Tensor:
             moved = rows[:, None] @ z @ columns[:, None].mT
@@ -63,7 +63,7 @@ def _interpolating(source: Tensor, count: int) -> Tensor:
 
 
 def _resizing(before: int, after: int, like: Tensor) -> Tensor:
-    """The matrix [after, before] of a bilinear resize along one axis."""
+    """Return the matrix [after, before] of a bilinear resize along one axis."""
     at = torch.arange(after, device=like.device, dtype=like.dtype)
     return _interpolating(((at + 0.5) * (before / after) - 0.5).clamp_min(0), before)
 

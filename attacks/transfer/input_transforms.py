@@ -22,8 +22,8 @@ class Piece(Protocol):
     def copies(self) -> int:
         """Views over which a gradient is averaged."""
 
-    def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
-        """View number `copy` for the samples of the scene.
+    def draw(self, copy: int, context: AttackContext, rng: Rng) -> TransformedInput:
+        """Draw view number `copy` for the samples of the context.
 
         Raises:
             UserError: the images do not fit this view.
@@ -40,8 +40,8 @@ class Scales(Knobs):
 
     copies: int = knob(5, least=1)
 
-    def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
-        same = torch.full_like(scene.y, copy == 0, dtype=torch.bool)
+    def draw(self, copy: int, context: AttackContext, rng: Rng) -> TransformedInput:
+        same = torch.full_like(context.y, copy == 0, dtype=torch.bool)
         return TransformedInput(None if copy == 0 else lambda z: z / 2**copy, same)
 
 
@@ -49,15 +49,15 @@ class TransformGrid:
     """The views at one point of an attack: every combination of the copies of the pieces, each piece applied to what
     the one before shows. A copy of a piece is drawn once: the scales of an admixed image share what was mixed in."""
 
-    def __init__(self, pieces: Mapping[str, Piece], scene: AttackContext, rng: Rng) -> None:
-        self.pieces, self.scene, self.rng = pieces, scene, rng
+    def __init__(self, pieces: Mapping[str, Piece], context: AttackContext, rng: Rng) -> None:
+        self.pieces, self.context, self.rng = pieces, context, rng
         self.count = math.prod(piece.copies for piece in pieces.values())
         self._drawn: dict[str, tuple[int, TransformedInput]] = {}
 
     def shown(self, copy: int, name: str) -> TransformedInput:
         """Combination number `copy`; other names give independent draws."""
         views: list[View] = []
-        plain = torch.ones_like(self.scene.y, dtype=torch.bool)
+        plain = torch.ones_like(self.context.y, dtype=torch.bool)
         left = self.count
         for key, piece in self.pieces.items():
             left //= piece.copies
@@ -68,9 +68,9 @@ class TransformGrid:
         return TransformedInput(_chain(views) if views else None, plain)
 
     def _draw(self, stream: str, piece: Piece, copy: int) -> TransformedInput:
-        """The view of a piece: the last one is kept, for the pieces after it turn over faster."""
+        """Return the view of a piece: the last one is kept, for the pieces after it turn over faster."""
         if stream not in self._drawn or self._drawn[stream][0] != copy:
-            self._drawn[stream] = copy, piece.draw(copy, self.scene, self.rng.stream(stream).stream(copy))
+            self._drawn[stream] = copy, piece.draw(copy, self.context, self.rng.stream(stream).stream(copy))
         return self._drawn[stream][1]
 
 

@@ -7,9 +7,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.log_scaled_gradient import MEASURED, Slope, added, measured
+from gauntlet.attacks.log_scaled_gradient import LOG_SCALED_LOSSES, LogScaledGradient, log_scaled_loss, weighted_sum
 from gauntlet.attacks.losses import margins, ranking
-from gauntlet.attacks.projected_ascent import Best
+from gauntlet.attacks.projected_ascent import BestCandidates
 from gauntlet.attacks.transfer.adaea import AdaEA
 from gauntlet.attacks.transfer.admix import Admix
 from gauntlet.attacks.transfer.context import AttackContext, GradientResult, Members
@@ -25,7 +25,8 @@ from gauntlet.threat_model.threat import Threat
 
 @dataclass(frozen=True)
 class Transfer(Knobs, key="attack"):
-    """Momentum ascent (MI, Dong et al. 2018, arXiv 1710.06081) with pieces that make its finds hold on other networks.
+    """Momentum ascent (MI, Dong et al. 2018, arXiv 1710.06081) with pieces that make its adversarial examples hold on
+    other networks.
 
     Each step: gradients of the loss, through every view, averaged with their true lengths; blurred by the kernel;
     scaled and added to the momentum; one step in its steepest direction. For linf, l2 and l1. The last point is the
@@ -59,7 +60,7 @@ class Transfer(Knobs, key="attack"):
     step_size: float = knob(0.1, above=0)
     decay: float = knob(1.0, least=0)
     nesterov: bool = False
-    loss: str = choice("ce", MEASURED)
+    loss: str = choice("ce", LOG_SCALED_LOSSES)
     random_start: bool = False
     noise: float = knob(0.0, least=0)
     targets: int = knob(0, least=0)
@@ -77,56 +78,56 @@ class Transfer(Knobs, key="attack"):
 
     @property
     def together(self) -> bool:
-        """Whether one call takes all surrogates."""
+        """Return whether one call takes all surrogates."""
         return self.ensemble is not None
 
     @property
     def pool(self) -> int:
-        """How many images of the data set the views mix in."""
+        """Return how many images of the data set the views mix in."""
         return max((piece.images for piece in self.views.values() if isinstance(piece, Admix)), default=0)
 
     def stocked(self, images: Tensor, labels: Tensor) -> "Transfer":
-        """The same with `pool` images of the data set, [n, C, H, W], and their labels [n]."""
+        """Set `pool` images of the data set, [n, C, H, W], and their labels [n]."""
         views = self.views.items()
         return replace(self, views={k: v.stocked(images, labels) if isinstance(v, Admix) else v for k, v in views})
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         members = self._members(head)
-        scene = AttackContext(x, y, threat, measured(self.loss), self.step_size)
+        context = AttackContext(x, y, threat, log_scaled_loss(self.loss), self.step_size)
         if not self.targets:
-            return self._run(head, members, scene, rng)[0]
-        best, order = Best.start(x), ranking(head.scores(x, rng.stream("targets")), y)
+            return self._run(head, members, context, rng)[0]
+        best, order = BestCandidates.start(x), ranking(head.scores(x, rng.stream("targets")), y)
         runs = min(self.targets, order.shape[1])
         for rank in range(runs):
             at = (~best.broken).nonzero().squeeze(1)
             if not len(at):
                 break
             below = rng.select(at).stream(rank)
-            z, broken = self._run(head, members, replace(scene, target=order[:, rank]).select(at), below)
+            z, broken = self._run(head, members, replace(context, target=order[:, rank]).select(at), below)
             margin = margins(head.scores(z, below.stream("margin")), y[at]) if runs > 1 else z.new_zeros(len(at))
             best.note(at, z, margin, broken)
         return best.z
 
-    def _run(self, head: CountedHead, members: Members, scene: AttackContext, rng: Rng) -> tuple[Tensor, Tensor]:
-        """Candidates of one run, and which of them fooled the victim on the way, bool [B]."""
-        z = self._start(scene, rng.stream("start"))
-        walk = _Walk(torch.arange(len(z), device=z.device), scene, z, torch.zeros_like(z), None, rng)
+    def _run(self, head: CountedHead, members: Members, context: AttackContext, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Return candidates of one run, and which of them fooled the victim on the way, bool [B]."""
+        z = self._start(context, rng.stream("start"))
+        state = MomentumState(torch.arange(len(z), device=z.device), context, z, torch.zeros_like(z), None, rng)
         best, done = z.clone(), torch.zeros(len(z), dtype=torch.bool, device=z.device)
         for number in range(self.steps):
-            seen = None
+            result = None
             if self.smoothing is None or self.smoothing.central:
-                seen = self._look(members, walk.scene, self._ahead(walk), walk.rng.stream(number))
-            broken = _broken(head, walk, self._ahead(walk), seen, walk.rng.stream(number))
-            center = None if seen is None else seen.slope
+                result = self._mean_gradient(members, state.context, self._ahead(state), state.rng.stream(number))
+            broken = _broken(head, state, self._ahead(state), result, state.rng.stream(number))
+            center = None if result is None else result.gradient
             if broken.any():
-                best[walk.at[broken]], done[walk.at[broken]] = walk.z[broken], True
+                best[state.at[broken]], done[state.at[broken]] = state.z[broken], True
                 stay = (~broken).nonzero().squeeze(1)
-                walk, center = walk.select(stay), None if center is None else center.select(stay)
-            if not len(walk.at):
+                state, center = state.select(stay), None if center is None else center.select(stay)
+            if not len(state.at):
                 return best, done
-            walk = self._moved(members, walk, center, number)
-        best[walk.at] = walk.z
+            state = self._moved(members, state, center, number)
+        best[state.at] = state.z
         return best, done
 
     def _members(self, head: CountedHead) -> Members:
@@ -137,74 +138,79 @@ class Transfer(Knobs, key="attack"):
             raise UserError(f"this attack takes one network, there are {count}; use attack=ens, svre or adaea")
         return head.members
 
-    def _start(self, scene: AttackContext, rng: Rng) -> Tensor:
-        z = scene.threat.random(scene.x, rng) if self.random_start else scene.x
+    def _start(self, context: AttackContext, rng: Rng) -> Tensor:
+        z = context.threat.random(context.x, rng) if self.random_start else context.x
         if self.noise == 0:
             return z
         noise = rng.stream("noise").normal(tuple(z.shape[1:]), dtype=z.dtype)
-        return scene.threat.project(z + self.noise * noise, scene.x)
+        return context.threat.project(z + self.noise * noise, context.x)
 
-    def _ahead(self, walk: "_Walk") -> Tensor:
-        return walk.z + walk.scene.shift(self.decay * walk.momentum) if self.nesterov else walk.z
+    def _ahead(self, state: "MomentumState") -> Tensor:
+        return state.z + state.context.shift(self.decay * state.momentum) if self.nesterov else state.z
 
-    def _look(self, members: Members, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
-        """The mean gradient at z over all views. The logits are those of the first view that changes nothing."""
-        ask, views = self.ensemble or alone, TransformGrid(self.views, scene, rng)
-        found: GradientResult | None = None
+    def _mean_gradient(self, members: Members, context: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
+        """Return the mean gradient at z over all views. The logits are those of the first view that changes nothing."""
+        ask, views = self.ensemble or alone, TransformGrid(self.views, context, rng)
+        total: GradientResult | None = None
         for copy in range(views.count):
-            seen = ask(members, partial(views.shown, copy), scene, z, rng.stream(copy))
-            share = added((1 / views.count, seen.slope))
-            if found is None:
-                found = seen._replace(slope=share)
+            result = ask(members, partial(views.shown, copy), context, z, rng.stream(copy))
+            share = weighted_sum((1 / views.count, result.gradient))
+            if total is None:
+                total = result._replace(gradient=share)
                 continue
-            logits = torch.where(found.plain[:, None], found.logits, seen.logits)
-            found = GradientResult(logits, found.plain | seen.plain, added((1.0, found.slope), (1.0, share)))
-        assert found is not None
-        return found
+            logits = torch.where(total.plain[:, None], total.logits, result.logits)
+            total = GradientResult(
+                logits, total.plain | result.plain, weighted_sum((1.0, total.gradient), (1.0, share))
+            )
+        assert total is not None
+        return total
 
-    def _moved(self, members: Members, walk: "_Walk", center: Slope | None, number: int) -> "_Walk":
-        """One step on."""
-        slope, memory = center, None
+    def _moved(
+        self, members: Members, state: "MomentumState", center: LogScaledGradient | None, number: int
+    ) -> "MomentumState":
+        """Take one step."""
+        gradient, memory = center, None
         if self.smoothing is not None:
-            draw, scene = walk.rng.stream(number).stream("around"), walk.scene
-            slope, memory = self.smoothing(
-                lambda z, below: self._look(members, scene, z, below).slope,
-                self._ahead(walk), center, walk.memory, scene, draw, number == self.steps - 1,
+            draw, context = state.rng.stream(number).stream("around"), state.context
+            gradient, memory = self.smoothing(
+                lambda z, below: self._mean_gradient(members, context, z, below).gradient,
+                self._ahead(state), center, state.memory, context, draw, number == self.steps - 1,
             )  # fmt: skip
-        assert slope is not None
-        way = slope.way if self.kernel is None else self.kernel(slope.way)
-        momentum = self.decay * walk.momentum + walk.scene.scaled(way)
-        return walk._replace(z=walk.scene.stepped(walk.z, momentum), momentum=momentum, memory=memory)
+        assert gradient is not None
+        direction = gradient.direction if self.kernel is None else self.kernel(gradient.direction)
+        momentum = self.decay * state.momentum + state.context.scaled(direction)
+        return state._replace(z=state.context.stepped(state.z, momentum), momentum=momentum, memory=memory)
 
 
-class _Walk(NamedTuple):
-    """The samples that still stand, and where they are."""
+class MomentumState(NamedTuple):
+    """The samples that survive so far, and where they are."""
 
     at: Tensor  # positions in the batch, int64 [b]
-    scene: AttackContext
+    context: AttackContext
     z: Tensor
     momentum: Tensor
-    memory: Slope | None
+    memory: LogScaledGradient | None
     rng: Rng
 
-    def select(self, stay: Tensor) -> "_Walk":
+    def select(self, stay: Tensor) -> "MomentumState":
         memory = None if self.memory is None else self.memory.select(stay)
-        return _Walk(
-            self.at[stay], self.scene.select(stay), self.z[stay], self.momentum[stay], memory, self.rng.select(stay)
+        return MomentumState(
+            self.at[stay], self.context.select(stay), self.z[stay], self.momentum[stay], memory, self.rng.select(stay)
         )
 
 
-def _broken(head: CountedHead, walk: _Walk, shown: Tensor, seen: GradientResult | None, rng: Rng) -> Tensor:
-    """Which points fool the victim, bool [b]. Where the logits of a gradient pass are not those of the point itself,
-    that costs one more forward; surrogates, which could only say no, are not asked."""
-    broken = torch.zeros_like(walk.at, dtype=torch.bool)
+def _broken(head: CountedHead, state: MomentumState, shown: Tensor, result: GradientResult | None, rng: Rng) -> Tensor:
+    """Return which points fool the victim, bool [b]. Where the logits of a gradient pass are not those of the point
+    itself, that costs one more forward; surrogates, which could only say no, are not asked.
+    """
+    broken = torch.zeros_like(state.at, dtype=torch.bool)
     if not head.answers:
         return broken
-    own = broken if seen is None else seen.plain & (shown == walk.z).flatten(1).all(1)
+    own = broken if result is None else result.plain & (shown == state.z).flatten(1).all(1)
     for asked in (own, ~own):
         at = asked.nonzero().squeeze(1)
         if len(at):
-            z, y, draw, free = walk.z[at], walk.scene.y[at], rng.select(at), seen is not None and asked is own
-            logits = seen.logits[at] if seen is not None and free else head.scores(z, draw.stream("check"))
+            z, y, draw, free = state.z[at], state.context.y[at], rng.select(at), result is not None and asked is own
+            logits = result.logits[at] if result is not None and free else head.scores(z, draw.stream("check"))
             broken = broken.index_put((at,), head.broken(z, logits, y, draw, plain=not free))
     return broken

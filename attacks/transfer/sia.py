@@ -29,8 +29,8 @@ class BlockTransforms(Knobs):
     blocks: int = knob(3, least=1)
     noise: float = knob(0.0627451, least=0)
 
-    def draw(self, copy: int, scene: AttackContext, rng: Rng) -> TransformedInput:
-        here, threat = side(scene.x), scene.threat
+    def draw(self, copy: int, context: AttackContext, rng: Rng) -> TransformedInput:
+        here, threat = side(context.x), context.threat
         if here < self.blocks:
             raise UserError(f"blocks={self.blocks} of sia is too many for images of {here} pixels")
         grid = (self.blocks, self.blocks)
@@ -38,7 +38,7 @@ class BlockTransforms(Knobs):
         columns = _Axis.cut(here, self.blocks, rng.stream("columns"))
 
         def spread(values: Tensor) -> Tensor:
-            """Values of the blocks [B, blocks, blocks] at their pixels, [B, H, W]."""
+            """Return the values of the blocks [B, blocks, blocks] at their pixels, [B, H, W]."""
             flat = rows.block[:, :, None] * self.blocks + columns.block[:, None, :]
             return values.flatten(1).gather(1, flat.flatten(1)).reshape(flat.shape)
 
@@ -47,15 +47,15 @@ class BlockTransforms(Knobs):
         down = rows.source(operation == 0, (operation == 2) | (operation == 4), shift, -1)
         across = columns.source(operation == 1, (operation == 3) | (operation == 4), shift, -2)
         source = (down * here + across).flatten(1)[:, None]
-        scale = torch.where(operation == 5, spread(rng.stream("scale").uniform(grid)), 1.0)[:, None].to(scene.x.dtype)
+        scale = torch.where(operation == 5, spread(rng.stream("scale").uniform(grid)), 1.0)[:, None].to(context.x.dtype)
         noisy = (operation == 6)[:, None]
-        noise = rng.stream("noise").uniform(tuple(scene.x.shape[1:]), -self.noise, self.noise, dtype=scene.x.dtype)
+        noise = rng.stream("noise").uniform(tuple(context.x.shape[1:]), -self.noise, self.noise, dtype=context.x.dtype)
 
         def view(z: Tensor) -> Tensor:
             moved = z.flatten(2).gather(2, source.expand(-1, z.shape[1], -1)).reshape(z.shape) * scale
             return torch.where(noisy, (moved + noise).clamp(threat.low, threat.high), moved)
 
-        return TransformedInput(view, torch.zeros_like(scene.y, dtype=torch.bool))
+        return TransformedInput(view, torch.zeros_like(context.y, dtype=torch.bool))
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class _Axis:
         return cls(block, edges.gather(1, block), (ends - edges).gather(1, block))
 
     def source(self, shifted: Tensor, flipped: Tensor, shift: Tensor, other: int) -> Tensor:
-        """Where each pixel [B, H, W] comes from along this axis; `other` is the dimension of the other axis.
+        """Return where each pixel [B, H, W] comes from along this axis; `other` is the dimension of the other axis.
 
         shift: uniform in [0, 1), the cyclic shift as a share of the block.
         """

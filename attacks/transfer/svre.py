@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.log_scaled_gradient import Slope, added
-from gauntlet.attacks.transfer.context import AttackContext, GradientResult, Look, Members
+from gauntlet.attacks.log_scaled_gradient import LogScaledGradient, weighted_sum
+from gauntlet.attacks.transfer.context import AttackContext, DrawView, GradientResult, Members
 from gauntlet.attacks.transfer.ensemble_gradient import ordered
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
@@ -31,21 +31,25 @@ class SVRE(Knobs, key="attack.ensemble"):
     inner_steps: int = knob(0, least=0)
     decay: float = knob(1.0, least=0)
 
-    def __call__(self, members: Members, look: Look, scene: AttackContext, z: Tensor, rng: Rng) -> GradientResult:
+    def __call__(
+        self, members: Members, draw_view: DrawView, context: AttackContext, z: Tensor, rng: Rng
+    ) -> GradientResult:
         ranked = [member for member, _ in ordered(members)]
-        shown = look("")
+        shown = draw_view("")
         parts = [member.linearize(z, rng.stream(member.head.name), shown.view) for member in ranked]
         mean = torch.stack([logits for logits, _ in parts]).mean(0)
-        way = scene.cotangent(mean) / len(parts)
-        outer = Slope(torch.stack([pull(way) for _, pull in parts]).sum(0), scene.log(mean))
-        own = [Slope(pull(scene.cotangent(logits)), scene.log(logits)) for logits, pull in parts]
+        direction = context.cotangent(mean) / len(parts)
+        outer = LogScaledGradient(torch.stack([pull(direction) for _, pull in parts]).sum(0), context.log_scale(mean))
+        own = [LogScaledGradient(pull(context.cotangent(logits)), context.log_scale(logits)) for logits, pull in parts]
         count = self.inner_steps or 4 * len(parts)
         # Which member comes next is drawn once for all samples: each could have its own order, at no gain.
         draw = replace(rng.stream("member"), ids=rng.ids.new_zeros(1))
         inner, momentum = z, torch.zeros_like(z)
         for number, k in enumerate(draw.integers((count,), len(parts))[0].tolist()):
-            logits, gradient = ranked[k].gradient(inner, scene.cotangent, rng.stream(number), shown.view)
-            here = Slope(gradient, scene.log(logits))
-            momentum = self.decay * momentum + scene.scaled(added((1.0, here), (-1.0, own[k]), (1.0, outer)).way)
-            inner = scene.stepped(inner, momentum)
-        return GradientResult(mean, shown.plain, Slope(momentum, torch.zeros_like(outer.log)))
+            logits, gradient = ranked[k].gradient(inner, context.cotangent, rng.stream(number), shown.view)
+            here = LogScaledGradient(gradient, context.log_scale(logits))
+            momentum = self.decay * momentum + context.scaled(
+                weighted_sum((1.0, here), (-1.0, own[k]), (1.0, outer)).direction
+            )
+            inner = context.stepped(inner, momentum)
+        return GradientResult(mean, shown.plain, LogScaledGradient(momentum, torch.zeros_like(outer.log_scale)))

@@ -13,8 +13,8 @@ from torch.nn.functional import logsigmoid, softplus
 from gauntlet.attacks.losses import Cotangent, ce, scored
 from gauntlet.attacks.universal.universal_perturbation import (
     Images,
-    State,
     Universal,
+    UniversalState,
     classes_of,
     metered,
     moved,
@@ -28,25 +28,25 @@ from gauntlet.threat_model.threat import Threat
 
 
 def logit(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """Minus the label's logit."""
+    """Return minus the label's logit."""
     return torch.zeros_like(logits, dtype=torch.float32).scatter_(1, y[:, None], -1.0)
 
 
 LOSSES: dict[str, Cotangent] = {"ce": ce, "logit": logit}
 
 
-class Slope(NamedTuple):
+class LogScaledMeanGradient(NamedTuple):
     """A mean gradient, [C, H, W], as `direction` times exp(`scale`): means of tiny gradients do not underflow."""
 
     direction: Tensor
     scale: float = -math.inf
 
-    def plus(self, other: "Slope") -> "Slope":
+    def plus(self, other: "LogScaledMeanGradient") -> "LogScaledMeanGradient":
         top = max(self.scale, other.scale)
         if top == -math.inf:
             return self
         mine, theirs = math.exp(self.scale - top), math.exp(other.scale - top)
-        return Slope(mine * self.direction + theirs * other.direction, top)
+        return LogScaledMeanGradient(mine * self.direction + theirs * other.direction, top)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +91,10 @@ class SPGD(Universal):
         return self.epochs * -(-count // self.batch)
 
     def fit(
-        self, head: CountedHead, images: Images, *, threat: Threat, rng: Rng, state: State | None = None
-    ) -> Iterator[State]:
+        self, head: CountedHead, images: Images, *, threat: Threat, rng: Rng, state: UniversalState | None = None
+    ) -> Iterator[UniversalState]:
         count = len(images.ids)
-        state = State.start(images) if state is None else state
+        state = UniversalState.start(images) if state is None else state
         batches = self.length(count) // self.epochs
         for epoch in range(state.step // batches, self.epochs):
             order = shuffled(rng, epoch)
@@ -103,32 +103,38 @@ class SPGD(Universal):
                 state = self._step(head, images, at, state, threat, rng.select(at).stream(epoch))
                 yield state
 
-    def _step(self, head: CountedHead, images: Images, at: Tensor, state: State, threat: Threat, rng: Rng) -> State:
-        """One step on the images at these positions."""
+    def _step(
+        self, head: CountedHead, images: Images, at: Tensor, state: UniversalState, threat: Threat, rng: Rng
+    ) -> UniversalState:
+        """Take one step on the images at these positions."""
         x, y = images.read(at)
         head, labels = metered(head, rng.ids), state.labels
         if (labels[at] < 0).any():
             known = y if self.labels == "true" else classes_of(head, x, rng.stream("labels"))
             labels = labels.index_copy(0, at, known)
-        slope = self._slope(head, x, labels[at], state.delta, threat, rng).direction
-        velocity = self._velocity(state.velocity, slope)
+        gradient = self._step_gradient(head, x, labels[at], state.delta, threat, rng).direction
+        velocity = self._velocity(state.velocity, gradient)
         delta = self._moved(state.delta, velocity, threat)
         return state.paid(head)._replace(delta=delta, labels=labels, velocity=velocity, step=state.step + 1)
 
-    def _velocity(self, before: Tensor, slope: Tensor) -> Tensor:
-        """The direction of the step, from that of the batch before."""
-        return slope
+    def _velocity(self, before: Tensor, gradient: Tensor) -> Tensor:
+        """Return the direction of the step, from that of the batch before."""
+        return gradient
 
-    def _slope(self, head: CountedHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
-        """The slope along which the step of a batch goes."""
-        return self._mean(head, x, y, delta, threat, rng.stream(0))
+    def _step_gradient(
+        self, head: CountedHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng
+    ) -> LogScaledMeanGradient:
+        """Return the gradient along which the step of a batch goes."""
+        return self._mean_gradient(head, x, y, delta, threat, rng.stream(0))
 
-    def _mean(self, head: CountedHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
-        """Gradient of the mean loss at the perturbed images with respect to the perturbation.
+    def _mean_gradient(
+        self, head: CountedHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng
+    ) -> LogScaledMeanGradient:
+        """Return the gradient of the mean loss at the perturbed images with respect to the perturbation.
 
         The gradient of a sample is its unit cotangent pulled back, times a weight: so are confident samples, whose
-        weight is the tiny probability of all other classes, told from samples without a gradient. A pixel that the box
-        holds back passes no gradient on.
+        weight is the tiny probability of all other classes, as opposed to samples without a gradient. A pixel that the
+        box holds back passes no gradient on.
         """
         there = x + delta
         z = there.clamp(threat.low, threat.high)
@@ -140,9 +146,9 @@ class SPGD(Universal):
         weight = self._weight(logits, y)
         top = float(weight.max())
         if top == -math.inf:
-            return Slope(torch.zeros_like(delta))
+            return LogScaledMeanGradient(torch.zeros_like(delta))
         share = (weight - top).exp().to(x.dtype).reshape(-1, 1, 1, 1)
-        return Slope((share * gradient * (there == z)).mean(0), top)
+        return LogScaledMeanGradient((share * gradient * (there == z)).mean(0), top)
 
     def _weight(self, logits: Tensor, y: Tensor) -> Tensor:
         """Logarithm of the size of each sample's gradient with respect to its logits, up to a constant, [B]."""
@@ -151,15 +157,15 @@ class SPGD(Universal):
         gap = scored("ce").value(logits, y)  # logsumexp of the others minus the label's logit
         return torch.where(softplus(gap) < self.clip, logsigmoid(gap), -math.inf)
 
-    def _moved(self, delta: Tensor, slope: Tensor, threat: Threat) -> Tensor:
-        return moved(delta, self.step_size * threat.radius * threat.steepest(slope[None])[0], threat)
+    def _moved(self, delta: Tensor, gradient: Tensor, threat: Threat) -> Tensor:
+        return moved(delta, self.step_size * threat.radius * threat.steepest(gradient[None])[0], threat)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SGA(SPGD):
     """Stochastic gradient aggregation (Liu et al., ICCV 2023, arXiv 2308.06015).
 
-    For each batch a pre-search of small steps on random parts of it, from the perturbation as it stands; the mean of
+    For each batch a pre-search of small steps on random parts of it, from the present perturbation; the mean of
     their gradients then gives one step of the perturbation itself, and where the pre-search ended is forgotten.
 
     Args:
@@ -176,21 +182,23 @@ class SGA(SPGD):
     inner: int = knob(10, least=1)
     decay: float = knob(0.0, least=0, below=1)
 
-    def _slope(self, head: CountedHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng) -> Slope:
-        total, ahead = Slope(torch.zeros_like(delta)), delta
+    def _step_gradient(
+        self, head: CountedHead, x: Tensor, y: Tensor, delta: Tensor, threat: Threat, rng: Rng
+    ) -> LogScaledMeanGradient:
+        total, ahead = LogScaledMeanGradient(torch.zeros_like(delta)), delta
         for number, size in enumerate(self._sizes(len(x))):
             draw = rng.stream(number)
             part = draw.stream("part").bits((1,)).squeeze(1).argsort(stable=True)[:size].sort().values
-            slope = self._mean(head, x[part], y[part], ahead, threat, draw.select(part))
-            ahead = self._moved(ahead, slope.direction, threat)
-            total = total.plus(slope)
+            gradient = self._mean_gradient(head, x[part], y[part], ahead, threat, draw.select(part))
+            ahead = self._moved(ahead, gradient.direction, threat)
+            total = total.plus(gradient)
         return total
 
-    def _velocity(self, before: Tensor, slope: Tensor) -> Tensor:
-        return self.decay * before + slope / slope.abs().sum().clamp_min(torch.finfo(slope.dtype).tiny)
+    def _velocity(self, before: Tensor, gradient: Tensor) -> Tensor:
+        return self.decay * before + gradient / gradient.abs().sum().clamp_min(torch.finfo(gradient.dtype).tiny)
 
     def _sizes(self, count: int) -> list[int]:
-        """Images of each pre-search step; they sum to sweeps times count."""
+        """Return the number of images of each pre-search step; they sum to sweeps times count."""
         size = min(self.inner, count)
         whole, rest = divmod(self.sweeps * count, size)
         return [size] * whole + [rest] * (rest > 0)

@@ -11,8 +11,8 @@ from gauntlet.attacks.fab import reach
 from gauntlet.attacks.losses import margin
 from gauntlet.attacks.universal.universal_perturbation import (
     Images,
-    State,
     Universal,
+    UniversalState,
     classes_of,
     metered,
     moved,
@@ -59,10 +59,10 @@ class UAP(Universal):
         return self.epochs * -(-count // BATCH)
 
     def fit(
-        self, head: CountedHead, images: Images, *, threat: Threat, rng: Rng, state: State | None = None
-    ) -> Iterator[State]:
+        self, head: CountedHead, images: Images, *, threat: Threat, rng: Rng, state: UniversalState | None = None
+    ) -> Iterator[UniversalState]:
         count = len(images.ids)
-        state = State.start(images) if state is None else state
+        state = UniversalState.start(images) if state is None else state
         batches = self.length(count) // self.epochs
         for epoch in range(state.step // batches, self.epochs):
             order = shuffled(rng, epoch)
@@ -73,7 +73,9 @@ class UAP(Universal):
                     state = self._judged(head, images, state, threat, rng.stream("end").stream(epoch))
                 yield state
 
-    def _pass(self, head: CountedHead, images: Images, at: Tensor, state: State, threat: Threat, rng: Rng) -> State:
+    def _pass(
+        self, head: CountedHead, images: Images, at: Tensor, state: UniversalState, threat: Threat, rng: Rng
+    ) -> UniversalState:
         """Visit the images at these positions, one after the other."""
         x, _ = images.read(at)
         delta, labels = state.delta, state.labels
@@ -90,9 +92,9 @@ class UAP(Universal):
         return state._replace(delta=delta, labels=labels, step=state.step + 1)
 
     def _deepfool(
-        self, head: CountedHead, start: Tensor, y: Tensor, threat: Threat, rng: Rng, state: State
-    ) -> tuple[Tensor | None, State]:
-        """The move [C, H, W] from an image [1, C, H, W] over the boundary of its label y [1], and what it cost.
+        self, head: CountedHead, start: Tensor, y: Tensor, threat: Threat, rng: Rng, state: UniversalState
+    ) -> tuple[Tensor | None, UniversalState]:
+        """Return the move [C, H, W] from an image [1, C, H, W] over the boundary of its label y [1], and what it cost.
 
         None where the image is over it already, or no boundary was reached.
         """
@@ -114,19 +116,23 @@ class UAP(Universal):
     def _nearest(
         self, z: Tensor, logits: Tensor, pull: Callable[[Tensor], Tensor], y: Tensor, threat: Threat
     ) -> Tensor | None:
-        """The least l2 move in the box over a linearised boundary, like z [1, C, H, W]; None where there is none."""
+        """Return the least l2 move in the box over a linearized boundary, like z [1, C, H, W]; None where there is
+        none.
+        """
         order = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
         target = order[0, : min(self.classes, logits.shape[1] - 1)]
-        slope = torch.cat([pull(margin(logits, y, rival)) for rival in target.split(1)])  # type: ignore[no-untyped-call]
+        gradient = torch.cat([pull(margin(logits, y, rival)) for rival in target.split(1)])  # type: ignore[no-untyped-call]
         need = (logits[0, y] - logits[0, target]).to(z.dtype) / 2  # the cotangent is half of e_t - e_y
-        step = reach(z.expand_as(slope), slope, need, Threat("l2", 1.0, threat.low, threat.high))
-        short = (slope * step).flatten(1).sum(1) < 0.999 * need  # the box ends before the boundary
+        step = reach(z.expand_as(gradient), gradient, need, Threat("l2", 1.0, threat.low, threat.high))
+        short = (gradient * step).flatten(1).sum(1) < 0.999 * need  # the box ends before the boundary
         length = step.flatten(1).norm(dim=1).masked_fill(short | (need <= 0), math.inf)
         best = length.argmin()
         return step[best][None] if length[best] < math.inf else None
 
-    def _judged(self, head: CountedHead, images: Images, state: State, threat: Threat, rng: Rng) -> State:
-        """The state at the end of an epoch, moved to the end of the fit where enough images are fooled."""
+    def _judged(
+        self, head: CountedHead, images: Images, state: UniversalState, threat: Threat, rng: Rng
+    ) -> UniversalState:
+        """Return the state at the end of an epoch, moved to the end of the fit where enough images are fooled."""
         fooled = 0
         for at in torch.arange(len(images.ids), device=images.ids.device).split(BATCH):  # type: ignore[no-untyped-call]
             draw = rng.select(at)

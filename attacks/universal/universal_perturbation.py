@@ -18,13 +18,13 @@ class Images(Protocol):
 
     @property
     def ids(self) -> Tensor:
-        """int64 [n], strictly increasing."""
+        """Return int64 [n], strictly increasing."""
 
     def read(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, C, H, W] and true labels int64 [B] at these positions in [0, n), in that order."""
+        """Return x [B, C, H, W] and true labels int64 [B] at these positions in [0, n), in that order."""
 
 
-class State(NamedTuple):
+class UniversalState(NamedTuple):
     """A fit between two steps: all that it needs to go on.
 
     delta: [C, H, W], inside the ball; the pixel box is the images' affair.
@@ -47,7 +47,7 @@ class State(NamedTuple):
         return cls(blank, torch.full_like(images.ids, -1), blank)
 
     def paid(self, head: CountedHead) -> Self:
-        """The state with the passes added that this head has counted."""
+        """Return the state with the passes added that this head has counted."""
         counts = head.counts
         forwards, backwards = int(counts.forwards.sum()), int(counts.backwards.sum())
         return self._replace(forwards=self.forwards + forwards, backwards=self.backwards + backwards)
@@ -73,12 +73,12 @@ class Universal(Knobs, key="attack"):
     delta: Tensor | None = field(default=None, metadata={"internal": True})
 
     def length(self, count: int) -> int:
-        """The steps of a whole fit to so many images. Raises UserError where they are too few."""
+        """Return the steps of a whole fit to so many images. Raises UserError where they are too few."""
         raise NotImplementedError
 
     def fit(
-        self, head: CountedHead, images: Images, *, threat: Threat, rng: Rng, state: State | None = None
-    ) -> Iterator[State]:
+        self, head: CountedHead, images: Images, *, threat: Threat, rng: Rng, state: UniversalState | None = None
+    ) -> Iterator[UniversalState]:
         """Fit the perturbation, or go on from a state; yields the state after each step until `length` is reached.
 
         rng: its ids are those of the images.
@@ -86,36 +86,36 @@ class Universal(Knobs, key="attack"):
         raise NotImplementedError
 
     def fitted(self, delta: Tensor) -> Self:
-        """This attack with its perturbation."""
+        """Return this attack with its perturbation."""
         return replace(self, delta=delta)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """Candidates z of the shape of x [B, C, H, W]: the image plus the perturbation, inside the box."""
+        """Return candidates z of the shape of x [B, C, H, W]: the image plus the perturbation, inside the box."""
         if self.delta is None:
             raise ValueError("a universal attack has to be fitted before it is applied")
         return threat.project(x + self.delta.to(x), x)
 
 
 def metered(head: CountedHead, ids: Tensor) -> CountedHead:
-    """The head with a count of its own for these samples."""
+    """Return the head with a count of its own for these samples."""
     return replace(head, counts=type(head.counts).of(ids))
 
 
 @torch.no_grad()
 def classes_of(head: CountedHead, z: Tensor, rng: Rng) -> Tensor:
-    """What the deployed defense says, int64 [B], at the price of one forward for each sample."""
+    """Return the deployed defense's classes, int64 [B], at the price of one forward for each sample."""
     head.counts.add(head.counts.forwards, rng.ids)
     pieces = head.batches(torch.arange(len(z), device=z.device))
     return torch.cat([head.predict(z[piece], rng.select(piece)).argmax(1) for piece in pieces])
 
 
 def shuffled(rng: Rng, epoch: int) -> Tensor:
-    """Positions of the images in the order of the epoch: a function of their ids, the seed and the epoch."""
+    """Return the positions of the images in the order of the epoch: a function of their ids, the seed and the epoch."""
     return rng.stream("order").stream(epoch).bits((1,)).squeeze(1).argsort(stable=True)
 
 
 def moved(delta: Tensor, by: Tensor, threat: Threat) -> Tensor:
-    """delta + by, back inside the ball; all [C, H, W]. No pixel can change by more than the width of the box."""
+    """Return delta + by, back inside the ball; all [C, H, W]. No pixel can change by more than the width of the box."""
     width = threat.high - threat.low
     ball = replace(threat, low=-width, high=width)
     return ball.project((delta + by)[None], torch.zeros_like(delta)[None])[0]

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gauntlet.attacks.universal.universal_perturbation import State, Universal
+from gauntlet.attacks.universal.universal_perturbation import Universal, UniversalState
 from gauntlet.data.dataset import Dataset, Split
 from gauntlet.errors import UserError
 from gauntlet.evaluation.evaluation import Evaluation, Stage
@@ -128,7 +128,7 @@ def _fit(
     head = evaluation.counted_head(stage, Counts.of(images.ids[:0]))
     rng = Rng(evaluation.seed, images.ids, f"{stage.name}/fit")
     total = attack.length(len(images.positions))
-    state, before = _standing(scratch, evaluation.device) or (State.start(images), 0.0)
+    state, before = _standing(scratch, evaluation.device) or (UniversalState.start(images), 0.0)
     begun = due = time.monotonic()
     with Bar(total=total, initial=state.step, unit="steps", shown=progress, desc=f"fit {stage.name}") as bar:
         for now in attack.fit(head, images, threat=evaluation.threat, rng=rng, state=state):
@@ -163,7 +163,7 @@ def _kept(path: Path) -> tuple[Tensor, dict[str, Any]] | None:
         return None
 
 
-def _standing(path: Path, device: torch.device) -> tuple[State, float] | None:
+def _standing(path: Path, device: torch.device) -> tuple[UniversalState, float] | None:
     """The state of a fit that was stopped, and the seconds that it took so far."""
     if not path.exists():
         return None
@@ -171,13 +171,13 @@ def _standing(path: Path, device: torch.device) -> tuple[State, float] | None:
         tensors, words = checkpoint_file.read(path), checkpoint_file.metadata(path)
         delta, labels, velocity = (tensors[name].to(device) for name in ("delta", "labels", "velocity"))
         step, forwards, backwards = (int(words[name]) for name in ("step", "forwards", "backwards"))
-        return State(delta, labels, velocity, step, forwards, backwards), float(words["seconds"])
+        return UniversalState(delta, labels, velocity, step, forwards, backwards), float(words["seconds"])
     except (UserError, KeyError, ValueError, TypeError) as cause:
         log.warning("%s; fitting the perturbation from the start", cause)
         return None
 
 
-def _save(path: Path, state: State, seconds: float) -> None:
+def _save(path: Path, state: UniversalState, seconds: float) -> None:
     content = state._asdict()
     tensors = {name: value.cpu().contiguous() for name, value in content.items() if isinstance(value, Tensor)}
     words = {name: str(value) for name, value in content.items() if not isinstance(value, Tensor)}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gauntlet.attacks.a3 import A3, NARROW, WIDE, _Search, directions, due, leaning, lengths, ranks
+from gauntlet.attacks.a3 import A3, NARROW, WIDE, A3State, lengths, logit_weights, odi_weights, ranks, select_nearest
 from gauntlet.attacks.losses import margins
 from gauntlet.errors import UserError
 from gauntlet.threat_model.counted_head import CountedHead, Counts
@@ -46,10 +46,10 @@ def test_the_step_sizes():
 def test_due_takes_the_nearest_of_those_that_stand():
     margin = torch.tensor([5.0, 1.0, -3.0, 4.0, 2.0, 3.0])
     broken = torch.tensor([False, False, True, False, False, False])
-    assert due(margin, broken, 0.7, 1).tolist() == [1, 4, 5]
-    assert due(margin, broken, 0.1, 2).tolist() == [1, 4]
-    assert due(margin, broken, 0.1, 100).tolist() == [0, 1, 3, 4, 5]
-    assert due(margin, torch.ones(6, dtype=torch.bool), 1.0, 1).tolist() == []
+    assert select_nearest(margin, broken, 0.7, 1).tolist() == [1, 4, 5]
+    assert select_nearest(margin, broken, 0.1, 2).tolist() == [1, 4]
+    assert select_nearest(margin, broken, 0.1, 100).tolist() == [0, 1, 3, 4, 5]
+    assert select_nearest(margin, torch.ones(6, dtype=torch.bool), 1.0, 1).tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -63,19 +63,19 @@ def test_due_takes_the_nearest_of_those_that_stand():
     ],
 )
 def test_starts_lean_as_stage_one_taught(true, fallen, expected):
-    assert leaning(true, fallen, wide=False, final=False) == expected
-    assert leaning(true, fallen, wide=False, final=True) == (-0.8, 0.1, 0.8)
-    assert leaning(true, fallen, wide=True, final=False) == (-0.1, 0.5, 0.8)
-    assert leaning(true, fallen, wide=True, final=True) == (0.0, 0.0, 0.8)
+    assert odi_weights(true, fallen, wide=False, final=False) == expected
+    assert odi_weights(true, fallen, wide=False, final=True) == (-0.8, 0.1, 0.8)
+    assert odi_weights(true, fallen, wide=True, final=False) == (-0.1, 0.5, 0.8)
+    assert odi_weights(true, fallen, wide=True, final=True) == (0.0, 0.0, 0.8)
 
 
 def test_directions_lean_by_a_tenth_of_the_classes():
     y, rival = torch.zeros(500, dtype=torch.long), torch.ones(500, dtype=torch.long)
     rng = Rng(0, torch.arange(500))
-    free = directions(rng, 20, y, rival, None)
+    free = logit_weights(rng, 20, y, rival, None)
     assert -1 <= free.min() < -0.95
     assert 0.95 < free.max() < 1
-    led = directions(rng, 20, y, rival, leaning(-1.0, -1.0, wide=False, final=False))
+    led = logit_weights(rng, 20, y, rival, odi_weights(-1.0, -1.0, wide=False, final=False))
     assert torch.equal(led[:, 2:], free[:, 2:])
     assert led[:, 1].numpy() == pytest.approx(-1.6)
     assert -1 <= led[:, 0].min() < -0.95
@@ -130,7 +130,7 @@ class Linear(nn.Module):
 def search_on(network, x, y, threat):
     victim = Victim(plain(network), (network,))
     ids = torch.arange(len(x))
-    return _Search(CountedHead(victim.heads[0], victim.predict, Counts.of(ids)), x, y, threat, Rng(0, ids, "a3"))
+    return A3State(CountedHead(victim.heads[0], victim.predict, Counts.of(ids)), x, y, threat, Rng(0, ids, "a3"))
 
 
 def test_the_signs_are_learnt_from_those_who_fell():
@@ -143,8 +143,8 @@ def test_the_signs_are_learnt_from_those_who_fell():
     assert search.true == pytest.approx(weights[::2, 0].sum().item())
     assert search.fallen == pytest.approx(weights[::2, 1].sum().item())
     assert search.head.counts.forwards.tolist() == [1, 0] * 32
-    lean = leaning(search.true, search.fallen, wide=False, final=False)
-    assert (lean.high, lean.rival) == (0.1, 0.8)  # away from the true class, towards the rival
+    odi = odi_weights(search.true, search.fallen, wide=False, final=False)
+    assert (odi.high, odi.rival) == (0.1, 0.8)  # away from the true class, towards the rival
 
 
 class Walled(nn.Module):

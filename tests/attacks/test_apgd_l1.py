@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from gauntlet.attacks.apgd import APGD
-from gauntlet.attacks.apgd_l1 import _State, phases
+from gauntlet.attacks.apgd_l1 import APGDL1State, phases
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -63,7 +63,7 @@ def test_a_step_moves_two_thirds_as_many_entries_as_the_best_point_has_changed()
     gradient = Rng(0, torch.arange(1), "g").normal((1, 6, 6))
     changed = x.clone()
     changed[0, 0, :3] += 0.1
-    state = _State.start(x, changed, gradient, torch.zeros(1))._replace(step=torch.full((1,), 0.05))
+    state = APGDL1State.start(x, changed, gradient, torch.zeros(1))._replace(step=torch.full((1,), 0.05))
     moved = state.ahead(Threat("l1", 2.0), x) - changed
     assert (moved.abs() > 1e-6).sum() == 12
     assert moved.abs().sum().item() == pytest.approx(0.1)
@@ -73,7 +73,7 @@ def test_the_step_shrinks_until_the_best_point_is_sparser():
     x = torch.full((1, 1, 6, 6), 0.5)
     many, few = x + 0.01, x.clone()
     few[0, 0, 0] += 0.1
-    state = _State.start(x, many, 0 * x, torch.zeros(1))
+    state = APGDL1State.start(x, many, 0 * x, torch.zeros(1))
     for _ in range(9):
         state = state.check(x)
     assert state.step.item() == pytest.approx(0.1)

@@ -2,14 +2,14 @@
 
 import torch
 
-from gauntlet.attacks.projected_ascent import Best
+from gauntlet.attacks.projected_ascent import BestCandidates
 
 
 def test_the_best_of_everyone_is_kept_as_the_best_of_some():
     """Entered at once, or one sample after the other."""
     torch.manual_seed(0)
     x = torch.rand(4, 1, 2, 2)
-    once, singly = Best.start(x), Best.start(x)
+    once, singly = BestCandidates.start(x), BestCandidates.start(x)
     margins = torch.tensor([[3.0, 3, 3, 3], [2, 2, 2, 2], [1, 5, -1, 2], [0.5, 1, 1, 1]])
     for margin in margins:
         z, broken = torch.rand_like(x), margin < 0

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from gauntlet.attacks.black_box.boundary_margin import CLEARANCE
-from gauntlet.attacks.black_box.hop_skip_jump import HopSkipJump, Pace
+from gauntlet.attacks.black_box.boundary_margin import BOUNDARY_MARGIN
+from gauntlet.attacks.black_box.hop_skip_jump import HopSkipJump, HopSkipJumpSchedule
 from gauntlet.attacks.black_box.rays import RayS
 from gauntlet.errors import UserError
 from gauntlet.threat_model.access import narrowed
@@ -54,13 +54,13 @@ def nearest(norm):
 def test_rays_finds_the_nearest_vector_of_signs():
     distance, broken, forwards = attacked(RayS(queries=300, tolerance=1e-6), Threat("linf", "unbounded"))
     assert broken.all()
-    assert distance.numpy() == pytest.approx(nearest("linf") * (1 + CLEARANCE), rel=1e-5)
+    assert distance.numpy() == pytest.approx(nearest("linf") * (1 + BOUNDARY_MARGIN), rel=1e-5)
     assert forwards.tolist() == [300] * 3
 
 
 def test_rays_bisects_to_its_tolerance():
     distance, _, _ = attacked(RayS(queries=300, tolerance=0.01), Threat("linf", "unbounded"))
-    distance /= 1 + CLEARANCE
+    distance /= 1 + BOUNDARY_MARGIN
     assert ((distance >= nearest("linf")) & (distance <= nearest("linf") + 0.01 / 12**0.5)).all()
 
 
@@ -110,7 +110,7 @@ def test_more_questions_never_lead_away(attack, norm, case):
     few, many = (case.attack(replace(attack, queries=n), threat)[0] for n in (60, 300))
     assert case.broken(few).all()
     assert case.broken(many).all()
-    assert (threat.distance(many, case.x) <= threat.distance(few, case.x) * (1 + CLEARANCE)).all()
+    assert (threat.distance(many, case.x) <= threat.distance(few, case.x) * (1 + BOUNDARY_MARGIN)).all()
     assert threat.distance(many, case.x).mean() < 0.9 * threat.distance(few, case.x).mean()
 
 
@@ -140,7 +140,7 @@ def test_rays_asks_about_all_signs_then_blocks_then_pixels():
 
 
 def test_the_pace_is_that_of_the_paper():
-    l2, linf = (Pace.of(Threat(norm, 0.1), 100, 100, 250, 1.0) for norm in ("l2", "linf"))
+    l2, linf = (HopSkipJumpSchedule.of(Threat(norm, 0.1), 100, 100, 250, 1.0) for norm in ("l2", "linf"))
     assert (l2.narrow, linf.narrow) == (pytest.approx(1e-3), pytest.approx(1e-4))
     assert (l2.move, linf.move) == (pytest.approx(1e-2), pytest.approx(1e-2))
     assert l2.wanted(torch.tensor([1, 2, 4, 9])).tolist() == [100, 141, 200, 250]

@@ -98,7 +98,7 @@ def test_plus_is_its_six_stages():
 
 
 @pytest.mark.parametrize(
-    ("attack", "classes", "way_out"),
+    ("attack", "classes", "hint"),
     [
         (APGD(loss="dlr"), 2, "the loss of a/true needs 3 classes, there are 2; use attack.loss=margin"),
         (APGD(loss="dlr", targets=2), 3, "the loss of a/true needs 4 classes, there are 3; use attack.loss=margin"),

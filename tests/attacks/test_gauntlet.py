@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gauntlet.attacks.gauntlet import Gauntlet, _Search
+from gauntlet.attacks.gauntlet import Gauntlet, GauntletState
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
 from gauntlet.evaluation.chunk import evaluate_chunk
@@ -51,10 +51,10 @@ def door(network: nn.Module, ids: Tensor) -> CountedHead:
 
 def test_the_gap_of_a_linear_model_is_the_perturbation_that_is_missing():
     ids, x, y = grey([0.61, 0.65, 0.7, 0.85])
-    search = _Search(door(Line(), ids), x, y, THREAT, Rng(0, ids, "g"))
-    search.best.note(torch.arange(4), x - EPS, 16 * (x[:, 0, 0, 0] - EPS) - 8, torch.zeros(4, dtype=torch.bool))
-    assert torch.allclose(search.gaps(), torch.tensor([0.1, 0.5, 1.0, 2.5]), atol=1e-4)
-    assert torch.allclose(search.mismatch(torch.arange(4)), torch.zeros(4, dtype=torch.double), atol=1e-3)
+    state = GauntletState(door(Line(), ids), x, y, THREAT, Rng(0, ids, "g"))
+    state.best.note(torch.arange(4), x - EPS, 16 * (x[:, 0, 0, 0] - EPS) - 8, torch.zeros(4, dtype=torch.bool))
+    assert torch.allclose(state.gaps(), torch.tensor([0.1, 0.5, 1.0, 2.5]), atol=1e-4)
+    assert torch.allclose(state.linearity_error(torch.arange(4)), torch.zeros(4, dtype=torch.double), atol=1e-3)
 
 
 def test_a_linear_model_falls_exactly_where_it_can():
@@ -67,7 +67,7 @@ def test_a_hopeless_sample_costs_two_runs_and_two_looks():
     ids, x, y = grey([0.95])
     head = door(Line(), ids)
     Gauntlet()(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
-    # clean 1; screen 20 and its end 1; attempt 30 and its end 1; slope 1, and 1 on the way back; probe 20 and its end 1
+    # clean 1; screen 20 and its end 1; attempt 30 and its end 1; linearity 1 and 1; probe 20 and its end 1
     assert head.counts.forwards.tolist() == [76]
     assert head.counts.backwards.tolist() == [51]
     assert head.counts.phases[head.counts.phase] == "probe"
@@ -82,7 +82,7 @@ def test_only_close_samples_are_tried_again():
 
 
 def test_a_trial_goes_where_the_probe_took_much():
-    ids, x, y = grey([0.61, 0.85])  # both slopes are right
+    ids, x, y = grey([0.61, 0.85])  # both gradients are right
     head = door(Line(), ids)
     Gauntlet(rounds=0, trial=50)(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
     assert (head.counts.forwards - (76 - 31)).tolist() == [51, 0]  # little is left of the first, and much of the second

@@ -13,7 +13,7 @@ from gauntlet.attacks.fab import FAB
 from gauntlet.attacks.minimum_norm.ddn import DDN
 from gauntlet.attacks.minimum_norm.epsilon_search import Search
 from gauntlet.attacks.minimum_norm.fmn import FMN
-from gauntlet.attacks.minimum_norm.minimum_norm_loop import REFINE, slope
+from gauntlet.attacks.minimum_norm.minimum_norm_loop import REFINE, dual_norm
 from gauntlet.attacks.minimum_norm.pdpgd import PDPGD, shrink
 from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
 from gauntlet.attacks.suite import Suite
@@ -61,7 +61,7 @@ def test_the_distance_to_a_plane(name, norm, make_case):
     case, threat = on_a_plane(make_case), Threat(norm, "unbounded")
     z, _ = case.attack(ATTACKS[name], threat)
     gap = (case.x - 0.5).flatten(1) @ case.network.weight
-    exact = gap.abs().squeeze(1) / slope(case.network.weight.T, norm)
+    exact = gap.abs().squeeze(1) / dual_norm(case.network.weight.T, norm)
     assert case.broken(z).all()
     far = threat.distance(z, case.x)
     assert (far >= exact - 1e-12).all()

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from gauntlet.attacks.fab import FAB
-from gauntlet.attacks.linearized_boundary import nearest_plane, plane_to
+from gauntlet.attacks.linearized_boundary import linearize_boundary, nearest_boundary
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -34,7 +34,7 @@ def x():
 def test_a_plane_is_half_the_difference_of_two_logits(head, x):
     w = Linear().w
     y, target = torch.zeros(40, dtype=torch.long), torch.full((40,), 2)
-    plane = plane_to(head, x, y, target, Rng(0, torch.arange(40)))
+    plane = linearize_boundary(head, x, y, target, Rng(0, torch.arange(40)))
     assert torch.allclose(plane.slope.flatten(1), ((w[:, 2] - w[:, 0]) / 2).expand(40, -1))
     assert torch.allclose(plane.gap, (x - 0.5).flatten(1) @ (w[:, 2] - w[:, 0]) / 2)
 
@@ -46,8 +46,8 @@ def test_the_nearest_plane_is_nearest_in_the_norm(head, x, norm, dual):
     gaps = logits.gather(1, y[:, None]) - logits
     away = (gaps / (w.T[y][:, None] - w.T[None]).norm(dual, dim=2)).scatter(1, y[:, None], torch.inf)
     target = away.argmin(1)
-    plane = nearest_plane(head, x, y, norm, Rng(0, torch.arange(40)))
-    chosen = plane_to(head, x, y, target, Rng(0, torch.arange(40)))
+    plane = nearest_boundary(head, x, y, norm, Rng(0, torch.arange(40)))
+    chosen = linearize_boundary(head, x, y, target, Rng(0, torch.arange(40)))
     assert torch.allclose(plane.slope, chosen.slope)
     assert torch.allclose(plane.gap, chosen.gap)
     assert len(set(target.tolist())) > 2

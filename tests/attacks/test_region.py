@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gauntlet.attacks.projected_ascent import Region
+from gauntlet.attacks.projected_ascent import PerturbationSet
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -29,7 +29,7 @@ def test_it_projects_to_the_last_bit_as_the_threat_does(threat, own, draws):
     x, z, _ = draws
     threat = threat.scaled(torch.linspace(0, 2, len(x))) if own else threat
     wanted = threat.project(z, x)
-    assert torch.equal(Region.around(threat, x).project(z.clone()), wanted)
+    assert torch.equal(PerturbationSet.around(threat, x).project(z.clone()), wanted)
     assert threat.contains(wanted, x).all()
 
 
@@ -39,7 +39,7 @@ def test_a_step_goes_along_the_steepest_direction_and_leaves_its_inputs_alone(th
     z = threat.project(z, x)
     before = [t.clone() for t in (x, z, gradient)]
     length = torch.linspace(0.1, 2, len(x)).reshape(-1, 1, 1, 1)
-    found = Region.around(threat, x).step(z, gradient, length)
+    found = PerturbationSet.around(threat, x).step(z, gradient, length)
     assert torch.equal(found, threat.project(z + threat.budget(x) * length * threat.steepest(gradient), x))
     assert all(torch.equal(a, b) for a, b in zip((x, z, gradient), before, strict=True))
     assert found.data_ptr() not in {t.data_ptr() for t in (x, z, gradient)}
@@ -51,5 +51,5 @@ def test_some_samples_keep_their_own_sets(threat, own, draws):
     x, z, _ = draws
     threat = threat.scaled(torch.linspace(0, 2, len(x))) if own else threat
     index = torch.tensor([4, 1])
-    found = Region.around(threat, x).select(index).project(z[index].clone())
+    found = PerturbationSet.around(threat, x).select(index).project(z[index].clone())
     assert torch.equal(found, threat.project(z, x)[index])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import InterpolationMode, rotate
 
-from gauntlet.attacks.log_scaled_gradient import Slope, added, measured, surprise
+from gauntlet.attacks.log_scaled_gradient import LogScaledGradient, cross_entropy, log_scaled_loss, weighted_sum
 from gauntlet.attacks.transfer.admix import Admix
 from gauntlet.attacks.transfer.bsr import ShuffledRotations
 from gauntlet.attacks.transfer.context import AttackContext
@@ -38,7 +38,9 @@ def on_surrogate(attack, case, threat=LINF, dtype=None):
 
 
 def scene_of(x, y=None, threat=LINF):
-    return AttackContext(x, torch.zeros(len(x), dtype=torch.long) if y is None else y, threat, measured("ce"), 0.1)
+    return AttackContext(
+        x, torch.zeros(len(x), dtype=torch.long) if y is None else y, threat, log_scaled_loss("ce"), 0.1
+    )
 
 
 def shown(piece, x, seed=0):
@@ -152,14 +154,17 @@ def test_variance_and_flatness_of_a_linear_loss_change_nothing(make_case):
 def test_slopes_add_with_their_true_lengths():
     logits = torch.tensor([[3.0, 1.0, 0.0], [0.5, 0.0, 2.0]], dtype=torch.float64)
     hot = logits * 50
-    y, ce = torch.tensor([0, 1]), measured("ce")
-    slopes = [(0.5, Slope(ce.cotangent(z, y), ce.log(z, y))) for z in (logits, logits / 2)]
+    y, ce = torch.tensor([0, 1]), log_scaled_loss("ce")
+    slopes = [(0.5, LogScaledGradient(ce.cotangent(z, y), ce.log(z, y))) for z in (logits, logits / 2)]
     true = sum((z.softmax(1) - torch.eye(3)[y]) / 2 for z in (logits, logits / 2))
-    total = added(*slopes)
-    assert torch.allclose(total.way * total.log.exp()[:, None] * 2, true)
-    assert torch.allclose(surprise(logits, y), -logits.log_softmax(1).gather(1, y[:, None]).squeeze(1))
-    tiny = added((0.5, Slope(ce.cotangent(hot, y), ce.log(hot, y))), (0.5, Slope(ce.cotangent(hot, y), ce.log(hot, y))))
-    assert torch.allclose(tiny.way, ce.cotangent(hot, y))
+    total = weighted_sum(*slopes)
+    assert torch.allclose(total.direction * total.log_scale.exp()[:, None] * 2, true)
+    assert torch.allclose(cross_entropy(logits, y), -logits.log_softmax(1).gather(1, y[:, None]).squeeze(1))
+    tiny = weighted_sum(
+        (0.5, LogScaledGradient(ce.cotangent(hot, y), ce.log(hot, y))),
+        (0.5, LogScaledGradient(ce.cotangent(hot, y), ce.log(hot, y))),
+    )
+    assert torch.allclose(tiny.direction, ce.cotangent(hot, y))
 
 
 def test_half_precision_gradients_stay_finite(make_case):

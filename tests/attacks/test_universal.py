@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from gauntlet.attacks.universal.spgd import SGA, SPGD, Slope
+from gauntlet.attacks.universal.spgd import SGA, SPGD, LogScaledMeanGradient
 from gauntlet.attacks.universal.uap import UAP
-from gauntlet.attacks.universal.universal_perturbation import State, moved
+from gauntlet.attacks.universal.universal_perturbation import UniversalState, moved
 from gauntlet.errors import UserError
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
@@ -105,7 +105,7 @@ def test_the_mean_of_tiny_gradients_does_not_underflow(scale):
 
 @pytest.mark.parametrize("loss", ["ce", "logit"])
 @pytest.mark.parametrize("clip", [9.0, 1.5])
-def test_the_slope_is_the_gradient_of_the_clipped_mean_loss(loss, clip, make_case):
+def test_the_gradient_is_the_gradient_of_the_clipped_mean_loss(loss, clip, make_case):
     case = make_case(dtype=torch.float64)
     head, _ = of_case(case)
     attack = SPGD(loss=loss, clip=clip, images=None)
@@ -114,29 +114,31 @@ def test_the_slope_is_the_gradient_of_the_clipped_mean_loss(loss, clip, make_cas
     values = nn.functional.cross_entropy(logits, case.y, reduction="none").clamp_max(clip)
     values = values if loss == "ce" else -logits.gather(1, case.y[:, None])
     (expected,) = torch.autograd.grad(values.mean(), delta)
-    slope = attack._mean(
+    gradient = attack._mean_gradient(
         replace(head, counts=Counts.of(case.ids)), case.x, case.y, delta.detach(), Threat("linf", 0.2),
         Rng(0, case.ids, "f"),
     )  # fmt: skip
-    cosine = torch.cosine_similarity(slope.direction.flatten(), expected.flatten(), dim=0)
+    cosine = torch.cosine_similarity(gradient.direction.flatten(), expected.flatten(), dim=0)
     assert cosine == pytest.approx(1.0, abs=1e-12)
-    size = slope.direction.norm().log() + slope.scale - expected.norm().log()
+    size = gradient.direction.norm().log() + gradient.scale - expected.norm().log()
     assert size == pytest.approx(0.0 if loss == "logit" else -math.log(2), abs=1e-9)
 
 
-def test_sums_of_slopes_keep_their_scale():
-    one, tiny, none = (Slope(torch.tensor([v]), s) for v, s in [(1.0, 0.0), (2.0, -3.0), (0.0, -float("inf"))])
+def test_sums_of_gradients_keep_their_scale():
+    one, tiny, none = (
+        LogScaledMeanGradient(torch.tensor([v]), s) for v, s in [(1.0, 0.0), (2.0, -3.0), (0.0, -float("inf"))]
+    )
     both = one.plus(tiny).plus(none)
     assert float(both.direction) * torch.tensor(both.scale).exp() == pytest.approx(1 + 2 * 2.718281828**-3)
     assert none.plus(none) == none
-    far = Slope(torch.tensor([1.0]), -1e6)
+    far = LogScaledMeanGradient(torch.tensor([1.0]), -1e6)
     assert float(far.plus(far).direction) == 2.0
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_sga_without_looking_ahead_is_spgd(norm, case):
     head, images = of_case(case)
-    threat = Threat(norm, 0.1)  # SGA scales the slope before it steps: the last bit may differ
+    threat = Threat(norm, 0.1)  # SGA scales the gradient before it steps: the last bit may differ
     ahead = SGA(**SMALL, sweeps=1, inner=8)
     states = [fit(attack, head, images, threat) for attack in (SPGD(**SMALL), ahead)]
     for one, other in zip(*states, strict=True):
@@ -153,8 +155,8 @@ def test_a_short_last_batch_counts_only_its_own_images(case):
     x, y = case.x[order[23:]], case.y[order[23:]]
     delta = last[0].delta.clone().requires_grad_()
     there = (x + delta).clamp(0, 1)
-    (slope,) = torch.autograd.grad(-case.network(there).gather(1, y[:, None]).mean(), delta)
-    expected = moved(last[0].delta, 0.3 * slope / slope.norm(), Threat("l2", 0.3))
+    (gradient,) = torch.autograd.grad(-case.network(there).gather(1, y[:, None]).mean(), delta)
+    expected = moved(last[0].delta, 0.3 * gradient / gradient.norm(), Threat("l2", 0.3))
     assert torch.allclose(last[1].delta, expected, atol=1e-6)
 
 
@@ -234,7 +236,7 @@ def test_an_unfitted_attack_is_not_applied(case):
 
 def test_a_start_has_no_perturbation(case):
     _, images = of_case(case)
-    state = State.start(images)
+    state = UniversalState.start(images)
     assert not state.delta.any()
     assert (state.labels == -1).all()
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from gauntlet.errors import UserError, printable
 from gauntlet.leaderboard.build import build
-from gauntlet.leaderboard.certificates import Verdict
+from gauntlet.leaderboard.certificates import CertificateVerdict
 from gauntlet.leaderboard.entry import Board
 from gauntlet.leaderboard.formatting import percent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0; 2 after one line about what the user can mend; 1 where attacks contradict certificates."""
+    """Build the site; return the exit status: 0; 2 after one line about what the user can fix; 1 where attacks
+    contradict certificates."""
     parser = argparse.ArgumentParser("gauntlet board", description="Build the leaderboard from the run folders.")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the evidence (default: runs)")
     parser.add_argument(
@@ -41,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(verdict.broken for verdict in built.certificates))
 
 
-def _against(verdict: Verdict) -> str:
-    first = verdict.found[0]
+def _against(verdict: CertificateVerdict) -> str:
+    first = verdict.contradictions[0]
     return (
         f"{verdict.samples} samples are certified by {verdict.claims.place} and broken within their radius, "
         f"{verdict.allowed} may be; first: sample {first.sample}, certified at {first.radius:.6g}, broken at "

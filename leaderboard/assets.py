@@ -11,12 +11,12 @@ _DEFAULT = re.compile(r"([\w$]+)\s+as\s+default")
 
 
 def plotly() -> Path:
-    """plotly.js, minified: a classic script that defines `Plotly`."""
+    """Return plotly.js, minified: a classic script that defines `Plotly`."""
     return _inside("plotly", "package_data/plotly.min.js")
 
 
 def datatables() -> str:
-    """DataTables with jQuery as a classic script that defines `DataTable`.
+    """Return DataTables with jQuery as a classic script that defines `DataTable`.
 
     itables ships an ES module, and browsers refuse to load module files from `file://`. So the module becomes the body
     of a function, and its export statement an assignment.
@@ -32,7 +32,7 @@ def datatables() -> str:
 
 
 def _inside(package: str, name: str) -> Path:
-    """A file of an installed package, without importing it."""
+    """Return a file of an installed package, without importing it."""
     spec = find_spec(package)
     places = (spec.submodule_search_locations if spec else None) or []
     for place in places:

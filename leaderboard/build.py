@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gauntlet.leaderboard import certificate_page, render
-from gauntlet.leaderboard.certificates import Verdict, certified, verdicts
-from gauntlet.leaderboard.collect import Found, collect, discover
+from gauntlet.leaderboard.certificates import CertificateVerdict, certified, verdicts
+from gauntlet.leaderboard.collect import DiscoveredRuns, collect, discover
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.score import boards, pools, score
 from gauntlet.leaderboard.site_writer import Site
@@ -17,7 +17,7 @@ class Built:
 
     boards: tuple[Board, ...]
     damaged: tuple[str, ...]
-    certificates: tuple[Verdict, ...] = ()
+    certificates: tuple[CertificateVerdict, ...] = ()
 
 
 def build(runs: Path, out: Path) -> Built:
@@ -31,7 +31,7 @@ def build(runs: Path, out: Path) -> Built:
         return _write(site, found, runs)
 
 
-def _write(site: Site, found: Found, runs: Path) -> Built:
+def _write(site: Site, found: DiscoveredRuns, runs: Path) -> Built:
     """Write every page."""
     damaged = list(found.damaged)
     entries: list[Entry] = []

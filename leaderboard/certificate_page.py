@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment
 
 from gauntlet.leaderboard import formatting
-from gauntlet.leaderboard.certificates import Claims, Verdict
+from gauntlet.leaderboard.certificates import CertificateVerdict, Claims
 from gauntlet.leaderboard.robustness_curve_plot import DASHES, plain
 from gauntlet.leaderboard.site_writer import Site
 from gauntlet.metrics.certificate_summary import grid
@@ -22,11 +22,11 @@ COLUMNS = 6
 KINDS = {"sound_prob": "with confidence", "sound_det": "proof"}
 
 
-def write(site: Site, env: Environment, verdicts: Sequence[Verdict]) -> None:
+def write(site: Site, env: Environment, verdicts: Sequence[CertificateVerdict]) -> None:
     """Write the page; nothing where there are no certificates."""
     if not verdicts:
         return
-    grouped: dict[tuple[Any, str], list[Verdict]] = defaultdict(list)
+    grouped: dict[tuple[Any, str], list[CertificateVerdict]] = defaultdict(list)
     for verdict in verdicts:
         if verdict.claims.counts:
             grouped[verdict.claims.data, verdict.claims.norm].append(verdict)
@@ -39,7 +39,7 @@ def write(site: Site, env: Environment, verdicts: Sequence[Verdict]) -> None:
     site.write(PAGE, page)
 
 
-def _table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _table(verdicts: Sequence[CertificateVerdict]) -> dict[str, Any]:
     first = verdicts[0].claims
     ordered = sorted(verdicts, key=lambda each: (-each.claims.total.average, each.claims.place))
     proofs = {each.claims.eps for each in verdicts if not each.claims.total.graded}
@@ -73,7 +73,7 @@ def _table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def _row(verdict: Verdict, radii: Sequence[float]) -> list[str]:
+def _row(verdict: CertificateVerdict, radii: Sequence[float]) -> list[str]:
     claims, total = verdict.claims, verdict.claims.total
     n, drawn = total.samples, total.samples_used > 0
 

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from gauntlet.errors import UserError, reason
 from gauntlet.evidence.run_folder import RunFolder, find_runs
-from gauntlet.leaderboard.run_metadata import DataKey, Run
+from gauntlet.leaderboard.run_metadata import AttackRun, DataKey
 from gauntlet.leaderboard.sample_verdicts import Bools, Floats, Ints, locate
-from gauntlet.metrics.certificate_summary import Summary, grid, summary
+from gauntlet.metrics.certificate_summary import CertificateSummary, grid, summary
 from gauntlet.metrics.confidence import most, tail
 from gauntlet.metrics.perturbation_size import reach
 
@@ -47,19 +47,19 @@ class Claims:
     certifier: str
     kind: str
     eps: float
-    total: Summary
+    total: CertificateSummary
     ids: Ints
     radius: Floats
     problems: tuple[str, ...]
 
     @property
     def counts(self) -> bool:
-        """Whether it belongs in a table of certificates."""
+        """Return whether it belongs in a table of certificates."""
         return self.kind != "estimate" and not self.problems
 
     @property
     def curve(self) -> list[tuple[float, int, tuple[float, float]]]:
-        """Radius, samples certified at it, and its interval; a yes-or-no certifier has its one radius."""
+        """Return radius, samples certified at it, and its interval; a yes-or-no certifier has its one radius."""
         asked = grid(float(self.radius.max(initial=0.0)), self.norm) if self.total.graded else [0.0, self.eps]
         return [(radius, self.total.certified(radius), self.total.interval(radius)) for radius in asked]
 
@@ -77,26 +77,26 @@ class Contradiction:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CertificateVerdict:
     """What attacks say of the certificates of one run. `allowed`: samples that may fall though all is right."""
 
     claims: Claims
     attacks: int
     allowed: int
-    found: tuple[Contradiction, ...]
+    contradictions: tuple[Contradiction, ...]
 
     @property
     def samples(self) -> int:
-        return len({each.sample for each in self.found})
+        return len({each.sample for each in self.contradictions})
 
     @property
     def broken(self) -> bool:
-        """Whether more certificates fell than their confidence allows."""
+        """Return whether more certificates fell than their confidence allows."""
         return self.samples > self.allowed
 
 
 def certified(root: Path) -> tuple[list[Claims], list[str]]:
-    """Every certificate run below `root`, ordered by folder, and a line for each that cannot be read."""
+    """Return every certificate run below `root`, ordered by folder, and a line for each that cannot be read."""
     found, damaged = [], []
     for folder in find_runs(root):
         place = folder.path.relative_to(root).as_posix()
@@ -139,9 +139,9 @@ def _read(folder: RunFolder, place: str, manifest: Any) -> Claims:
     )
 
 
-def verdicts(claims: Sequence[Claims], runs: Iterable[Run]) -> list[Verdict]:
+def verdicts(claims: Sequence[Claims], runs: Iterable[AttackRun]) -> list[CertificateVerdict]:
     """Hold every certificate against every attack run on the same model and images in the same norm."""
-    pool: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+    pool: dict[tuple[object, ...], list[AttackRun]] = defaultdict(list)
     for run in runs:
         victim = str(run.manifest.get("bare", run.victim))
         pool[run.data.name, run.data.digest, run.threat.norm, run.threat.low, run.threat.high, victim].append(run)
@@ -150,17 +150,19 @@ def verdicts(claims: Sequence[Claims], runs: Iterable[Run]) -> list[Verdict]:
     ]
 
 
-def _verdict(claims: Claims, runs: Sequence[Run]) -> Verdict:
+def _verdict(claims: Claims, runs: Sequence[AttackRun]) -> CertificateVerdict:
     positive = int((claims.radius > 0).sum())
     if claims.kind == "estimate":
-        return Verdict(claims, 0, positive, ())
+        return CertificateVerdict(claims, 0, positive, ())
     able = [run for run in runs if run.rule != "fixed"]  # a frozen draw is another classifier than the certified one
     found = sorted(each for run in able for each in contradictions(claims, run))
-    return Verdict(claims, len(able), most(positive, 1 - claims.total.confidence, DOUBT), tuple(found))
+    return CertificateVerdict(claims, len(able), most(positive, 1 - claims.total.confidence, DOUBT), tuple(found))
 
 
-def contradictions(claims: Claims, run: Run) -> Iterable[Contradiction]:
-    """The finds of a run that lie within a certified radius. Parts that cannot be read are told elsewhere."""
+def contradictions(claims: Claims, run: AttackRun) -> Iterable[Contradiction]:
+    """Return the adversarial examples of a run that lie within a certified radius. Parts that cannot be read are
+    reported elsewhere.
+    """
     for chunk in sorted(run.folder.present()):
         try:
             table = run.folder.read_part(chunk)
@@ -169,7 +171,7 @@ def contradictions(claims: Claims, run: Run) -> Iterable[Contradiction]:
         sample, distance = table["sample"].to_numpy(), table["distance"].to_numpy()
         place, there = locate(sample, claims.ids)
         radius = np.where(there, claims.radius[place] if len(claims.ids) else 0.0, 0.0)
-        # A proof holds for all that a threat calls legal; else a find on its rim would contradict nothing.
+        # A proof holds for all that a threat calls legal; else an example on its rim would contradict nothing.
         rim = reach(radius) if claims.kind == "sound_det" else radius * (1 + 1e-9)
         within = there & (radius > 0) & (distance <= rim)
         fallen = (
@@ -182,10 +184,11 @@ def contradictions(claims: Claims, run: Run) -> Iterable[Contradiction]:
             )
 
 
-def _fooled(table: pa.Table, run: Run, claims: int) -> Bools:
-    """Which rows show that the model is wrong on their candidate.
+def _fooled(table: pa.Table, run: AttackRun, claims: int) -> Bools:
+    """Return which rows show that the model is wrong on their candidate.
 
-    Of a randomised model: that more than half of its draws are, beyond what chance would do on any of the samples.
+    Of a randomized model: that more than half of its draws are, beyond what random draws would give on any of the
+    samples.
     """
     if not run.randomized:
         broken: Bools = table["broken"].to_numpy(zero_copy_only=False)

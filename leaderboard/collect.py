@@ -12,13 +12,22 @@ from gauntlet.evidence.digest import adversarial_digest, manifest_digest, record
 from gauntlet.evidence.run_folder import find_runs
 from gauntlet.evidence.typed_json import Misfit, check
 from gauntlet.evidence.verdict import Verdict
-from gauntlet.leaderboard.run_metadata import Run, read_run
-from gauntlet.leaderboard.sample_verdicts import Bools, Find, Floats, Ints, Stage, Verdicts, judge, merge
+from gauntlet.leaderboard.run_metadata import AttackRun, read_run
+from gauntlet.leaderboard.sample_verdicts import (
+    AdversarialExample,
+    Bools,
+    Floats,
+    Ints,
+    StageTotals,
+    Verdicts,
+    judge,
+    merge,
+)
 from gauntlet.metrics.randomized_result import RandomizedResult
 from gauntlet.system.file_reader import read_json
 
 EXAMPLES = 12
-"""Finds remembered per run, from which an entry's page draws its examples."""
+"""Adversarial examples remembered per run, from which an entry's page draws its examples."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Verification:
 
 
 @dataclass(frozen=True)
-class Passes:
+class RunPasses:
     """Passes of the defended pipeline over all stages of a run, the clean prediction left out."""
 
     attacked: int
@@ -47,19 +56,19 @@ class Passes:
 class Evidence:
     """The verdict of one run. Arrays are [samples that have a clean row], ordered by id.
 
-    `found_at` is the distance of the nearest candidate that counts, infinite where nothing was found; `complete` says
-    that the sample was attacked to the end, or was broken before.
+    `nearest_distance` is the distance of the nearest candidate that counts, infinite where nothing was found;
+    `complete` says that the sample was attacked to the end, or was broken before.
     """
 
-    run: Run
+    run: AttackRun
     ids: Ints
     clean_wrong: Bools
-    found_at: Floats
+    nearest_distance: Floats
     complete: Bools
     by_true: Bools  # broken through the deployed forward alone
-    stages: tuple[Stage, ...]
-    passes: Passes
-    finds: tuple[Find, ...]
+    stages: tuple[StageTotals, ...]
+    passes: RunPasses
+    examples: tuple[AdversarialExample, ...]
     errors: int
     randomized: RandomizedResult | None  # of a randomized defense
     verification: Verification
@@ -68,16 +77,16 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Found:
+class DiscoveredRuns:
     """What lies in a runs folder: attack runs, folders of other kinds, and lines about what cannot be read."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[AttackRun, ...]
     other: int
     damaged: tuple[str, ...]
 
 
-def discover(root: Path) -> Found:
-    """Every run below `root`, finished or not, ordered by folder. Reads manifests only.
+def discover(root: Path) -> DiscoveredRuns:
+    """Return every run below `root`, finished or not, ordered by folder. Reads manifests only.
 
     Raises:
         UserError: there is no such folder.
@@ -95,19 +104,19 @@ def discover(root: Path) -> Found:
             other += 1
         else:
             runs.append(run)
-    return Found(tuple(runs), other, tuple(damaged))
+    return DiscoveredRuns(tuple(runs), other, tuple(damaged))
 
 
 def relative(line: str, root: Path) -> str:
-    """A line without the place of the runs folder in it, so that the site does not depend on where that is."""
+    """Return a line without the place of the runs folder in it, so that the site does not depend on where that is."""
     return line.replace(f"{root}{os.sep}", "")
 
 
-def collect(run: Run, root: Path) -> Evidence:
-    """Stream the parts of a run. A part that cannot be read is told, and its samples count as missing."""
+def collect(run: AttackRun, root: Path) -> Evidence:
+    """Stream the parts of a run. A part that cannot be read is reported, and its samples count as missing."""
     damaged: list[str] = []
     chunks: list[Verdicts] = []
-    finds: list[Find] = []
+    examples: list[AdversarialExample] = []
     drawn: list[RandomizedResult] = []
     seen = sorted(run.folder.present())
     for chunk in seen:
@@ -119,15 +128,17 @@ def collect(run: Run, root: Path) -> Evidence:
         verdicts = judge(table, run.stages, run.threat.reach)
         chunks.append(replace(verdicts, counted=verdicts.counted[:0]))
         drawn += filter(None, [RandomizedResult.of(table)])
-        finds += verdicts.examples(table, chunk, EXAMPLES - len(finds))
+        examples += verdicts.examples(table, chunk, EXAMPLES - len(examples))
     verification = _verification(run, damaged)
-    return _evidence(run, merge(chunks, run.stages), finds, RandomizedResult.among(drawn), seen, verification, damaged)
+    return _evidence(
+        run, merge(chunks, run.stages), examples, RandomizedResult.among(drawn), seen, verification, damaged
+    )
 
 
 def _evidence(
-    run: Run,
+    run: AttackRun,
     all_: Verdicts,
-    finds: list[Find],
+    examples: list[AdversarialExample],
     randomized: RandomizedResult | None,
     seen: list[int],
     verification: Verification,
@@ -137,12 +148,12 @@ def _evidence(
         run=run,
         ids=all_.ids,
         clean_wrong=all_.clean_wrong,
-        found_at=all_.found_at,
+        nearest_distance=all_.nearest_distance,
         complete=all_.complete,
         by_true=all_.by_true,
-        stages=tuple(Stage.of(name, row) for name, row in zip(run.stages, all_.totals.tolist(), strict=True)),
-        passes=Passes(*all_.spent.tolist()),
-        finds=tuple(finds),
+        stages=tuple(StageTotals.of(name, row) for name, row in zip(run.stages, all_.totals.tolist(), strict=True)),
+        passes=RunPasses(*all_.spent.tolist()),
+        examples=tuple(examples),
         errors=all_.errors,
         randomized=randomized,
         verification=verification,
@@ -151,7 +162,7 @@ def _evidence(
     )
 
 
-def _problems(run: Run, verdicts: Verdicts, seen: list[int], damaged: list[str]) -> Iterable[str]:
+def _problems(run: AttackRun, verdicts: Verdicts, seen: list[int], damaged: list[str]) -> Iterable[str]:
     missing = run.chunks - sum(chunk < run.chunks for chunk in seen)
     lacking = run.samples - int(verdicts.complete.sum())
     if run.status != "done":
@@ -171,10 +182,10 @@ def _problems(run: Run, verdicts: Verdicts, seen: list[int], damaged: list[str])
     if verdicts.unknown:
         yield f"{verdicts.unknown} rows name a stage that the run does not declare"
     if verdicts.outside:
-        yield f"{verdicts.outside} finds lie outside the threat and do not count"
+        yield f"{verdicts.outside} adversarial examples lie outside the threat and do not count"
 
 
-def _verification(run: Run, damaged: list[str]) -> Verification:
+def _verification(run: AttackRun, damaged: list[str]) -> Verification:
     path = run.folder.path / "verification.json"
     if not path.exists():
         return Verification("none")

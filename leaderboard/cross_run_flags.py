@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gauntlet.leaderboard.run_metadata import GRADIENT, Flag, Run
+from gauntlet.leaderboard.run_metadata import GRADIENT, AttackRun, EntryFlag
 from gauntlet.leaderboard.sample_verdicts import Bools
 from gauntlet.metrics.ranking import mcnemar
 
@@ -23,17 +23,19 @@ HERE = "across runs"
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """The verdicts of one run on the samples of an entry, bool [n]: broken includes those misclassified as they are."""
+    """The verdicts of one run on the samples of an entry, bool [n]: broken includes those misclassified without an
+    attack."""
 
-    run: Run
+    run: AttackRun
     clean_wrong: Bools
     broken: Bools
     complete: Bools
-    by_true: Bools  # wrong as it is, or broken through the deployed forward alone
+    by_true: Bools  # wrong without an attack, or broken through the deployed forward alone
 
 
-def across(own: Sequence[Aligned], others: Sequence[Aligned]) -> Iterable[Flag]:
-    """Flags of one entry. own: its runs, through declared heads or not; others: further runs of the same model."""
+def across(own: Sequence[Aligned], others: Sequence[Aligned]) -> Iterable[EntryFlag]:
+    """Return flags of one entry. own: its runs, through declared heads or not; others: further runs of the same
+    model."""
     declared = _by_attack(view for view in own if view.run.declared)
     true = _by_attack(view for view in own if not view.run.declared and view.run.access == GRADIENT)
     blind = _by_attack(view for view in own if view.run.access != GRADIENT)
@@ -45,20 +47,20 @@ def across(own: Sequence[Aligned], others: Sequence[Aligned]) -> Iterable[Flag]:
         for high in strong:
             if gap := _clearly_more(views, declared[high]):
                 detail = f"{low} breaks {gap} of the samples more than {high}, which is stronger by design"
-                yield Flag("weaker-beats-stronger", f"{detail}: {high} is not finding what is there", HERE)
+                yield EntryFlag("weaker-beats-stronger", f"{detail}: {high} misses examples that exist", HERE)
     for name in sorted(set(true) & set(declared)):
         if gap := _clearly_more(true[name], declared[name]):
             detail = f"{name} through the true head alone breaks {gap} of the samples more than through all heads"
-            yield Flag("true-head-wins", detail, HERE)
+            yield EntryFlag("true-head-wins", detail, HERE)
     yield from _smaller_eps(own, others, declared)
     yield from _moving(own)
     if declared and len(weak) == len(declared):
-        yield Flag("weak-attacks-only", f"nothing stronger than {', '.join(weak)} was run", HERE)
+        yield EntryFlag("weak-attacks-only", f"nothing stronger than {', '.join(weak)} was run", HERE)
 
 
 def _smaller_eps(
     own: Sequence[Aligned], others: Sequence[Aligned], declared: dict[str, list[Aligned]]
-) -> Iterable[Flag]:
+) -> Iterable[EntryFlag]:
     run = own[0].run
     smaller = [
         view
@@ -70,11 +72,11 @@ def _smaller_eps(
         for name in sorted(set(found) & set(declared)):
             if gap := _clearly_more(found[name], declared[name]):
                 detail = f"{name} breaks {gap} of the samples more at eps {eps} than at {run.eps}"
-                yield Flag("smaller-eps-wins", detail, HERE)
+                yield EntryFlag("smaller-eps-wins", detail, HERE)
 
 
-def _moving(own: Sequence[Aligned]) -> Iterable[Flag]:
-    """The same clean images, another prediction: randomness that the defense does not declare."""
+def _moving(own: Sequence[Aligned]) -> Iterable[EntryFlag]:
+    """Return the same clean images, another prediction: randomness that the defense does not declare."""
     if any(view.run.randomized for view in own):
         return
     known = np.all([view.complete | view.broken for view in own], axis=0)
@@ -82,7 +84,7 @@ def _moving(own: Sequence[Aligned]) -> Iterable[Flag]:
     moved = int((wrong.any(0) & ~wrong.all(0) & known).sum())
     if moved:
         detail = f"{moved} clean predictions are right in one run, wrong in another; no randomness is declared"
-        yield Flag("undeclared-randomness", detail, HERE)
+        yield EntryFlag("undeclared-randomness", detail, HERE)
 
 
 def _by_attack(views: Iterable[Aligned]) -> dict[str, list[Aligned]]:
@@ -93,12 +95,13 @@ def _by_attack(views: Iterable[Aligned]) -> dict[str, list[Aligned]]:
 
 
 def _is(attack: str, family: Sequence[str]) -> bool:
-    """Whether an attack is one of the family or a variant, such as `pgd_cosine` of `pgd`."""
+    """Return whether an attack is one of the family or a variant, such as `pgd_cosine` of `pgd`."""
     return any(attack == name or attack.startswith((f"{name}_", f"{name}-")) for name in family)
 
 
 def _clearly_more(suspect: Sequence[Aligned], better: Sequence[Aligned]) -> str:
-    """How much more the first broke, in points; empty where that is not clear. Only samples that both decided."""
+    """Return how much more the first broke, in points; empty where that is not clear. Only samples that both
+    decided."""
     broken = [np.any([view.broken for view in views], axis=0) for views in (suspect, better)]
     known = [np.all([view.complete | view.broken for view in views], axis=0) for views in (suspect, better)]
     both = known[0] & known[1]

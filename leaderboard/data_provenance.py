@@ -8,13 +8,13 @@ from gauntlet.leaderboard.run_metadata import mapping
 
 
 def splits(manifest: Manifest, n: int) -> list[str]:
-    """What each network was trained on, what parameters were fitted to, and what was evaluated."""
+    """Return what each network was trained on, what parameters were fitted to, and what was evaluated."""
     defense = mapping(mapping(manifest.get("config")).get("defense"))
     parts = mapping(defense.get("parts"))
-    told: dict[str, list[str]] = {}
+    reported: dict[str, list[str]] = {}
     for name in manifest.get("weights", {}):
-        told.setdefault(_training(parts.get(name)), []).append(str(name))
-    lines = [f"{', '.join(names)}: {how}" for how, names in told.items()]
+        reported.setdefault(_training(parts.get(name)), []).append(str(name))
+    lines = [f"{', '.join(names)}: {how}" for how, names in reported.items()]
     fitted = defense.get("calibration")
     if isinstance(fitted, Mapping):
         known = fitted.get("split") or "not recorded: they may be of images that are evaluated"
@@ -27,7 +27,7 @@ def splits(manifest: Manifest, n: int) -> list[str]:
 
 
 def _training(part: Any) -> str:
-    """Of one network."""
+    """Return that of one network."""
     if not isinstance(part, Mapping):
         return "what it saw is not on record"
     weights, recipe = part.get("weights"), part.get("recipe")

@@ -1,12 +1,12 @@
-"""What the board shows: entries, their runs, and the tables that they stand in."""
+"""What the board shows: entries, their runs, and the tables that hold them."""
 
 from dataclasses import dataclass
 
-from gauntlet.leaderboard.collect import Passes, Verification
-from gauntlet.leaderboard.query_plot import Told
-from gauntlet.leaderboard.robustness_curve_plot import Curve
-from gauntlet.leaderboard.run_metadata import DataKey, Flag, Run, ThreatKey
-from gauntlet.leaderboard.sample_verdicts import Find, Ints, Stage
+from gauntlet.leaderboard.collect import RunPasses, Verification
+from gauntlet.leaderboard.query_plot import NamedQueryCurve
+from gauntlet.leaderboard.robustness_curve_plot import RobustnessCurve
+from gauntlet.leaderboard.run_metadata import AttackRun, DataKey, EntryFlag, ThreatKey
+from gauntlet.leaderboard.sample_verdicts import AdversarialExample, Ints, StageTotals
 from gauntlet.metrics.confidence import wilson
 from gauntlet.metrics.gradient_masking import Masking
 from gauntlet.metrics.perturbation_size import Spread
@@ -17,28 +17,28 @@ from gauntlet.metrics.randomized_result import ACCURACIES, ExpectedAccuracy
 class RunLine:
     """One run of an entry, without its arrays."""
 
-    run: Run
-    standing: int  # samples that this run alone leaves standing, of those that it recorded to the end
+    run: AttackRun
+    survivors: int  # samples that this run alone does not break, of those that it recorded to the end
     open: int  # samples that it neither broke nor recorded to the end
     spread: Spread | None  # of its nearest adversarial examples, where there is no eps
     alone: int  # samples that it broke and no other counted run of the entry
-    stages: tuple[Stage, ...]
+    stages: tuple[StageTotals, ...]
     expected: ExpectedAccuracy | None  # of a randomized defense: right on its worst candidates
-    passes: Passes
-    finds: tuple[Find, ...]
+    passes: RunPasses
+    examples: tuple[AdversarialExample, ...]
     verification: Verification
     problems: tuple[str, ...]
     damaged: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Attack:
+class AttackColumn:
     """One column of an entry: the worst case over the runs of one attack."""
 
     column: str
     declared: bool
     runs: int
-    standing: int
+    survivors: int
     open: int
     expected: ExpectedAccuracy | None
     spread: Spread | None  # of the nearest adversarial examples, where there is no eps
@@ -46,7 +46,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A run outside the entry whose finds lower its number."""
+    """A run outside the entry whose adversarial examples lower its number."""
 
     place: str
     reason: str
@@ -70,13 +70,13 @@ class Entry:
     open: int
     robust_ids: Ints
     runs: tuple[RunLine, ...]
-    attacks: tuple[Attack, ...]
+    attacks: tuple[AttackColumn, ...]
     elsewhere: tuple[Elsewhere, ...]
-    flags: tuple[Flag, ...]
+    flags: tuple[EntryFlag, ...]
     reasons: tuple[str, ...]  # why it is not ranked; empty: it is
-    curves: tuple[Curve, ...]  # accuracy at every eps, where a run measured distances; the worst case first
-    queries: tuple[Told, ...]  # of its runs that took no gradient
-    spread: Spread | None  # of the nearest finds, where there is no eps
+    curves: tuple[RobustnessCurve, ...]  # accuracy at every eps, where a run measured distances; the worst case first
+    queries: tuple[NamedQueryCurve, ...]  # of its runs that took no gradient
+    spread: Spread | None  # of the nearest adversarial examples, where there is no eps
     expected: (
         ExpectedAccuracy | None
     )  # of a randomized defense, whose counts speak of majorities: its accuracy under attack
@@ -86,12 +86,13 @@ class Entry:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the robust accuracy: Wilson's of the share of samples, or that of an expectation."""
+        """Return the 95 % interval of the robust accuracy: Wilson's of the share of samples, or that of an
+        expectation."""
         return self.expected.interval if self.expected else wilson(self.robust, self.n)
 
     @property
     def accuracy(self) -> float:
-        """The robust accuracy, in [0, 1]: the number to quote."""
+        """Return the robust accuracy, in [0, 1]: the number to quote."""
         return self.expected.mean if self.expected else self.robust / self.n
 
     @property
@@ -101,14 +102,14 @@ class Entry:
 
     @property
     def clean_accuracy(self) -> float | None:
-        """Without an attack, in [0, 1]; None where nothing is known."""
+        """Return the accuracy without an attack, in [0, 1]; None where nothing is known."""
         if self.expected_clean:
             return self.expected_clean.mean
         return self.clean / self.known if self.known else None
 
     @property
     def measure(self) -> str:
-        """What the robust accuracy of a randomized defense is; empty for a deterministic one."""
+        """Return what the robust accuracy of a randomized defense is; empty for a deterministic one."""
         return ACCURACIES.get(self.runs[0].run.rule, "")
 
     @property
@@ -117,13 +118,13 @@ class Entry:
 
     @property
     def cost(self) -> float:
-        """Passes per attacked sample, F + 2 B, summed over the counted runs."""
+        """Return passes per attacked sample, F + 2 B, summed over the counted runs."""
         passes = [line.passes for line in self.counted]
         return sum((each.forwards + 2 * each.backwards) / max(1, each.attacked) for each in passes)
 
     @property
     def verified(self) -> int:
-        """Number of counted runs whose stored examples an independent check confirmed."""
+        """Return the number of counted runs whose stored examples an independent check confirmed."""
         return sum(line.verification.state == "verified" for line in self.counted)
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gauntlet.leaderboard.certificates import Claims, Verdict
+from gauntlet.leaderboard.certificates import CertificateVerdict, Claims
 from gauntlet.leaderboard.data_provenance import splits
 from gauntlet.leaderboard.entry import Entry
 from gauntlet.leaderboard.formatting import percent
@@ -20,7 +20,7 @@ NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
-class Line:
+class CardLine:
     """A row of the card; key: its name in `board.json`."""
 
     key: str
@@ -28,18 +28,20 @@ class Line:
     values: tuple[str, ...]
 
 
-def card(entry: Entry, entries: Sequence[Entry] = (), certificates: Sequence[Verdict] = ()) -> tuple[Line, ...]:
-    """The card of an entry.
+def card(
+    entry: Entry, entries: Sequence[Entry] = (), certificates: Sequence[CertificateVerdict] = ()
+) -> tuple[CardLine, ...]:
+    """Return the card of an entry.
 
     Args:
         entries: of all boards, for what is known of the same networks elsewhere.
         certificates: of all certificate runs.
     """
     lead = (entry.counted or entry.runs)[0].run.manifest
-    told = mapping(lead.get("card"))
+    described = mapping(lead.get("card"))
     found = {
-        ("defense", "Defense"): _sentences(told.get("summary"), told.get("source")),
-        ("claims", "Claims"): _sentences(told.get("claim", "none")),
+        ("defense", "Defense"): _sentences(described.get("summary"), described.get("source")),
+        ("claims", "Claims"): _sentences(described.get("claim", "none")),
         ("clean", "Clean"): _clean(entry),
         ("non_adaptive", "Non-adaptive attack"): _non_adaptive(entry),
         ("adaptive", "Adaptive attack"): _adaptive(entry),
@@ -50,12 +52,12 @@ def card(entry: Entry, entries: Sequence[Entry] = (), certificates: Sequence[Ver
         ("networks", "Networks alone"): _networks(entry, entries),
         ("splits", "Splits used"): splits(lead, entry.n),
         ("settings", "Settings"): _settings(mapping(mapping(lead.get("config")).get("defense"))),
-        ("cost", "Cost"): _cost(entry, told),
+        ("cost", "Cost"): _cost(entry, described),
         ("randomness", "Randomness"): _randomness(entry, entries),
-        ("certificate", "Certificate"): _certificate(entry, told, certificates),
+        ("certificate", "Certificate"): _certificate(entry, described, certificates),
         ("evidence", "Evidence"): _evidence(entry),
     }
-    return tuple(Line(key, title, tuple(values)) for (key, title), values in found.items() if values)
+    return tuple(CardLine(key, title, tuple(values)) for (key, title), values in found.items() if values)
 
 
 def _sentences(*parts: object) -> list[str]:
@@ -74,7 +76,7 @@ def _clean(entry: Entry) -> list[str]:
 def _non_adaptive(entry: Entry) -> list[str]:
     true = [attack for attack in entry.attacks if attack.column.endswith("(true head)")]
     direct = [
-        f"{attack.column}: {100 * attack.expected.mean if attack.expected else 100 * attack.standing / entry.n:.1f} %"
+        f"{attack.column}: {100 * attack.expected.mean if attack.expected else 100 * attack.survivors / entry.n:.1f} %"
         for attack in true
     ]
     if entry.masking:
@@ -99,10 +101,10 @@ def _adaptive(entry: Entry) -> list[str]:
 def _masking(entry: Entry) -> list[str]:
     if entry.masking is None:
         return []
-    told = entry.masking
-    samples = f"{told.added:,} {'sample' if told.added == 1 else 'samples'}"
-    best = f"{told.best} added most, {samples}" if told.best else "no other head added anything"
-    return [f"{'at most ' * told.bound}{told.index:.1f} points; {best}"]
+    described = entry.masking
+    samples = f"{described.added:,} {'sample' if described.added == 1 else 'samples'}"
+    best = f"{described.best} added most, {samples}" if described.best else "no other head added anything"
+    return [f"{'at most ' * described.bound}{described.index:.1f} points; {best}"]
 
 
 def _heads(entry: Entry) -> list[str]:
@@ -143,7 +145,7 @@ def _surrogates(fidelity: Mapping[str, Any]) -> list[str]:
 
 
 def _networks(entry: Entry, entries: Sequence[Entry]) -> list[str]:
-    """What the networks of a defense of several do by themselves, where the board knows that."""
+    """Return what the networks of a defense of several do by themselves, where the board knows that."""
     weights = mapping(entry.runs[0].run.manifest.get("weights"))
     if len(weights) < 2:
         return []
@@ -173,8 +175,8 @@ def _words(value: object) -> str:
     return ("; " if any(isinstance(item, list) for item in value) else ", ").join(map(_words, value))
 
 
-def _cost(entry: Entry, told: Mapping[str, Any]) -> list[str]:
-    forwards, parameters = told.get("forwards"), told.get("parameters")
+def _cost(entry: Entry, described: Mapping[str, Any]) -> list[str]:
+    forwards, parameters = described.get("forwards"), described.get("parameters")
     lines = []
     if isinstance(forwards, int | float):
         size = f", {parameters:,} parameters" if isinstance(parameters, int) else ""
@@ -204,13 +206,13 @@ def _randomness(entry: Entry, entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def _certificate(entry: Entry, told: Mapping[str, Any], certificates: Sequence[Verdict]) -> list[str]:
+def _certificate(entry: Entry, described: Mapping[str, Any], certificates: Sequence[CertificateVerdict]) -> list[str]:
     first = entry.runs[0].run
     bare = str(first.manifest.get("bare", first.victim))
-    return list(_claims(entry, bare, certificates)) or [_declared(told)]
+    return list(_claims(entry, bare, certificates)) or [_declared(described)]
 
 
-def _claims(entry: Entry, bare: str, certificates: Sequence[Verdict]) -> Iterator[str]:
+def _claims(entry: Entry, bare: str, certificates: Sequence[CertificateVerdict]) -> Iterator[str]:
     for verdict in certificates:
         claims = verdict.claims
         if (claims.victim, claims.data, claims.norm) != (bare, entry.data, entry.threat.norm) or not claims.counts:
@@ -221,15 +223,15 @@ def _claims(entry: Entry, bare: str, certificates: Sequence[Verdict]) -> Iterato
 
 
 def _share(claims: Claims, threat: ThreatKey) -> str:
-    """What is certified against this threat; on average where it has no eps and radii were sought."""
+    """Return what is certified against this threat; on average where it has no eps and radii were sought."""
     if claims.total.graded and threat.unbounded:
         return f"average radius {claims.total.average:.4g}"
     radius = threat.radius if claims.total.graded else min(threat.radius, claims.eps)
     return f"{percent(claims.total.certified(radius), claims.total.samples)} % certified at {radius:.4g}"
 
 
-def _declared(told: Mapping[str, Any]) -> str:
-    declared = str(told.get("certificate", "none"))
+def _declared(described: Mapping[str, Any]) -> str:
+    declared = str(described.get("certificate", "none"))
     return "none" if declared == "none" else f"{declared}: {NOT_RUN} on this model"
 
 

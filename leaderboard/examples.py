@@ -13,8 +13,8 @@ from PIL import Image
 from gauntlet.errors import UserError
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.entry import Entry
-from gauntlet.leaderboard.run_metadata import Run
-from gauntlet.leaderboard.sample_verdicts import Find
+from gauntlet.leaderboard.run_metadata import AttackRun
+from gauntlet.leaderboard.sample_verdicts import AdversarialExample
 
 LIMIT = 12
 """Examples on one page."""
@@ -24,49 +24,53 @@ GAIN = 10
 
 
 @dataclass(frozen=True)
-class Example:
-    """One find with its pictures, PNG."""
+class ExamplePictures:
+    """One adversarial example with its pictures, PNG."""
 
-    find: Find
+    record: AdversarialExample
     place: str
     clean: bytes
     adversarial: bytes
     difference: bytes
 
 
-def examples(entry: Entry, damaged: list[str]) -> list[Example]:
-    """Up to `LIMIT` finds, taken from the runs in turn, each sample once. Unreadable files go to `damaged` as lines."""
+def examples(entry: Entry, damaged: list[str]) -> list[ExamplePictures]:
+    """Return up to `LIMIT` adversarial examples, taken from the runs in turn, each sample once. Unreadable files go to
+    `damaged` as lines."""
     return list(islice(_pictures(entry, damaged), LIMIT))
 
 
-def _pictures(entry: Entry, damaged: list[str]) -> Iterator[Example]:
+def _pictures(entry: Entry, damaged: list[str]) -> Iterator[ExamplePictures]:
     taken: set[int] = set()
-    for run, find in _in_turn([(line.run, line.finds) for line in entry.counted or entry.runs]):
-        path = run.folder.adversarial_path(find.chunk)
-        if find.sample in taken or not path.exists():
+    for run, record in _in_turn([(line.run, line.examples) for line in entry.counted or entry.runs]):
+        path = run.folder.adversarial_path(record.chunk)
+        if record.sample in taken or not path.exists():
             continue
         try:
-            pair = _load(run.folder, find)
+            pair = _load(run.folder, record)
         except (UserError, OSError, KeyError, IndexError, TypeError, ValueError):
             line = f"{run.place}/adversarial/{path.name} cannot be read; run the same command again to redo it"
             damaged += [] if line in damaged else [line]
             continue
         if pair is not None:
-            taken.add(find.sample)
+            taken.add(record.sample)
             x, z = pair
-            yield Example(find, run.place, png(x), png(z), png(0.5 + GAIN * (z - x)))
+            yield ExamplePictures(record, run.place, png(x), png(z), png(0.5 + GAIN * (z - x)))
 
 
-def _in_turn(runs: Sequence[tuple[Run, tuple[Find, ...]]]) -> Iterator[tuple[Run, Find]]:
-    for layer in zip_longest(*(finds for _, finds in runs)):
-        yield from ((run, find) for (run, _), find in zip(runs, layer, strict=True) if find is not None)
+def _in_turn(
+    runs: Sequence[tuple[AttackRun, tuple[AdversarialExample, ...]]],
+) -> Iterator[tuple[AttackRun, AdversarialExample]]:
+    for layer in zip_longest(*(examples for _, examples in runs)):
+        yield from ((run, record) for (run, _), record in zip(runs, layer, strict=True) if record is not None)
 
 
-def _load(run: RunFolder, find: Find) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Return clean and adversarial image of a find, float32 [C, H, W]; None where the file does not hold it."""
-    arrays, stages = run.read_staged_examples(find.chunk)
-    stage = stages.index(find.stage) if find.stage in stages else -1
-    rows = np.flatnonzero((arrays["sample"] == find.sample) & (arrays["stage"] == stage))
+def _load(run: RunFolder, record: AdversarialExample) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Return the clean and adversarial image of an adversarial example, float32 [C, H, W]; None where the file does not
+    hold it."""
+    arrays, stages = run.read_staged_examples(record.chunk)
+    stage = stages.index(record.stage) if record.stage in stages else -1
+    rows = np.flatnonzero((arrays["sample"] == record.sample) & (arrays["stage"] == stage))
     if not len(rows):
         return None
     x, z = (np.asarray(arrays[name][int(rows[0])], np.float32) for name in ("x", "z"))
@@ -76,7 +80,9 @@ def _load(run: RunFolder, find: Find) -> tuple[NDArray[np.float32], NDArray[np.f
 
 
 def png(image: NDArray[Any]) -> bytes:
-    """An image with pixels in [0, 1], [C, H, W], as PNG: three channels in colour, any other number as their mean."""
+    """Return an image with pixels in [0, 1], [C, H, W], as PNG: three channels in color, any other number as their
+    mean.
+    """
     pixels = np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
     grey = pixels.mean(0).round().astype(np.uint8) if len(pixels) != 3 else None
     sink = io.BytesIO()

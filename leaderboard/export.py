@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from gauntlet.leaderboard.entry import Attack, Board, Entry
-from gauntlet.leaderboard.entry_card import Line
+from gauntlet.leaderboard.entry import AttackColumn, Board, Entry
+from gauntlet.leaderboard.entry_card import CardLine
 from gauntlet.leaderboard.formatting import address
 from gauntlet.metrics.display import csv_row
 
@@ -17,14 +17,14 @@ SCHEMA_VERSION = 1
 
 
 def records(boards: Sequence[Board]) -> list[dict[str, Any]]:
-    """One record per entry, boards and entries in the order of the page. Shares are in [0, 1]."""
+    """Return one record per entry, boards and entries in the order of the page. Shares are in [0, 1]."""
     return [_record(entry) for board in boards for entry in board.entries]
 
 
 def as_json(
-    boards: Sequence[Board], damaged: Sequence[str], cards: Mapping[Entry, Sequence[Line]] = MappingProxyType({})
+    boards: Sequence[Board], damaged: Sequence[str], cards: Mapping[Entry, Sequence[CardLine]] = MappingProxyType({})
 ) -> str:
-    """The same as text, each record with the card of its entry."""
+    """Return the same as text, each record with the card of its entry."""
     entries = records(boards)
     for record, entry in zip(entries, (entry for board in boards for entry in board.entries), strict=True):
         record["card"] = {line.key: list(line.values) for line in cards.get(entry, ())}
@@ -33,7 +33,7 @@ def as_json(
 
 
 def as_csv(boards: Sequence[Board]) -> str:
-    """The same, with one column per attack; lists are joined by `; `."""
+    """Return the same, with one column per attack; lists are joined by `; `."""
     rows = records(boards)
     attacks = sorted({name for row in rows for name in row["attacks"]})
     fixed = [name for name in rows[0] if name != "attacks"] if rows else []
@@ -82,7 +82,8 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 
 def _distances(entry: Entry) -> dict[str, float | None]:
-    """Quartiles of the distances of an entry without eps; null where there are none, or that many samples stand."""
+    """Return the quartiles of the distances of an entry without eps; null where there are none, or that many samples
+    survive."""
     found = entry.spread
     values = (found.low, found.median, found.high) if found else (math.inf,) * 3
     names = ("distance_25", "distance_median", "distance_75")
@@ -90,20 +91,22 @@ def _distances(entry: Entry) -> dict[str, float | None]:
 
 
 def _masking(entry: Entry) -> dict[str, Any]:
-    """What the deployed forward alone leaves, the gradient-masking index in points, and the head that added most."""
-    told = entry.masking
+    """Return what the deployed forward alone leaves, the gradient-masking index in points, and the head that added
+    most.
+    """
+    hidden = entry.masking
     return {
-        "left_by_true_head": round(told.true, 6) if told else None,
-        "left_by_all_heads": round(told.all, 6) if told else None,
-        "masking_index": round(told.index, 4) if told else None,
-        "masking_index_is_bound": told.bound if told else None,
-        "best_head": told.best if told else None,
+        "left_by_true_head": round(hidden.true, 6) if hidden else None,
+        "left_by_all_heads": round(hidden.all, 6) if hidden else None,
+        "masking_index": round(hidden.index, 4) if hidden else None,
+        "masking_index_is_bound": hidden.bound if hidden else None,
+        "best_head": hidden.best if hidden else None,
     }
 
 
-def _attack(attack: Attack, n: int) -> dict[str, Any]:
+def _attack(attack: AttackColumn, n: int) -> dict[str, Any]:
     return {
-        "robust": round(attack.expected.mean, 6) if attack.expected else _share(attack.standing, n),
+        "robust": round(attack.expected.mean, 6) if attack.expected else _share(attack.survivors, n),
         "open": _share(attack.open, n),
         "declared_heads": attack.declared,
         "runs": attack.runs,

@@ -3,7 +3,7 @@
 import hashlib
 import re
 
-from gauntlet.leaderboard.entry import Attack, Board, Entry, RunLine
+from gauntlet.leaderboard.entry import AttackColumn, Board, Entry, RunLine
 from gauntlet.leaderboard.run_metadata import DataKey, ThreatKey
 from gauntlet.metrics.display import DASH, points, ratio
 
@@ -11,7 +11,8 @@ NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "patch": "patches"}
 
 
 def address(entry: Entry) -> str:
-    """Name of an entry's page and folder: readable, safe as a file name, and different for different entries."""
+    """Return the name of an entry's page and folder: readable, safe as a file name, and different for different
+    entries."""
     identity = repr((entry.data, entry.threat, entry.victim)).encode()
     words = f"{entry.data.name}-{entry.threat.norm}-{entry.eps}-{entry.defense}"
     return f"{_safe(words)}-{hashlib.sha256(identity).hexdigest()[:8]}"
@@ -29,29 +30,29 @@ def norm(threat: ThreatKey) -> str:
 
 
 def samples(data: DataKey, n: int) -> str:
-    """Which samples, such as `all 360 samples`."""
+    """Return which samples, such as `all 360 samples`."""
     return f"all {n:,} samples" if data.selection == "all" else f"{n:,} samples, selection {data.selection}"
 
 
 def percent(count: int, n: int) -> str:
-    """A share in percent with one decimal, without the sign."""
+    """Return a share in percent with one decimal, without the sign."""
     return points(ratio(count, n))
 
 
-def left(of: RunLine | Attack, n: int) -> str:
+def left(of: RunLine | AttackColumn, n: int) -> str:
     """Return what a run or an attack leaves, in percent; without an eps the median distance that it needs."""
     if of.spread:
         return of.spread.reported()[1]
-    return points(of.expected.mean if of.expected else ratio(of.standing + of.open, n))
+    return points(of.expected.mean if of.expected else ratio(of.survivors + of.open, n))
 
 
 def share(value: float | None) -> str:
-    """A share in percent with one decimal, without the sign."""
+    """Return a share in percent with one decimal, without the sign."""
     return points(value)
 
 
 def per(total: int, n: int) -> str:
-    """A mean per sample, with as many digits as it is worth."""
+    """Return a mean per sample, with as many digits as it is worth."""
     if not n:
         return DASH
     mean = total / n

@@ -18,33 +18,33 @@ RANK = Column(
     "Rank",
     "First and last place that the entry may hold: one more than the number of entries that are significantly "
     "better, and the number of entries less those that are significantly worse (exact McNemar tests on the same "
-    "samples, Holm's adjustment over all pairs, 5 %). Entries whose ranks overlap are not told apart. Bold: may be "
-    "first.",
+    "samples, Holm's adjustment over all pairs, 5 %). Entries whose ranks overlap cannot be distinguished. "
+    "Bold: may be first.",
     "asc",
 )
 DEFENSE = Column("defense", "Defense", "The deployed pipeline; it links to the page with all evidence.", "asc")
 MODEL = Column("model", "Model", "The configured architecture.", "asc")
-CLEAN = Column("clean", "Clean", "Share of the samples that are classified correctly as they are, in percent.")
+CLEAN = Column("clean", "Clean", "Share of the samples that are classified correctly without an attack, in percent.")
 ROBUST = Column(
     "robust",
     "Robust, worst case",
     "Share of the samples that are classified correctly and that no recorded attack broke within the threat, in "
     "percent: the number to quote. Below it the Wilson 95 % interval. “≤” marks entries with samples that were not "
     "attacked to the end: these do not count as robust, and the bound is what would remain if all of them were. “†” "
-    "marks entries that finds from elsewhere lower: of the same weights on the same images, in other selections, at "
-    "another ε, through the true head alone or without gradients.",
+    "marks entries that adversarial examples from elsewhere lower: of the same weights on the same images, in other "
+    "selections, at another ε, through the true head alone or without gradients.",
 )
 DISTANCE = Column(
     "robust",
     "Median distance",
-    "Where ε is unbounded, in place of a robust accuracy: how far the nearest find over all recorded attacks lies, in "
-    "the norm of the threat. The median over the samples that are classified correctly, below it the quartiles; “not "
-    "found” where that many were not broken at all.",
+    "Where ε is unbounded, in place of a robust accuracy: how far the nearest adversarial example over all recorded "
+    "attacks lies, in the norm of the threat. The median over the samples that are classified correctly, below it the "
+    "quartiles; “not found” where that many were not broken at all.",
 )
 ATTACK = Column(
     "attack",
     "Attack columns",
-    "Share of the samples that this attack alone leaves standing, in percent, over all its runs. “–”: it was not run. "
+    "Share of the samples that this attack alone does not break, in percent, over all its runs. “–”: it was not run. "
     "“true head” marks attacks through the deployed forward pass alone, for comparison: they do not adapt to the "
     "defense and never earn a rank, though what they break is broken. “access” marks attackers that "
     "were given less than gradients; the same holds for them.",
@@ -87,16 +87,14 @@ TERMS = (
     Column(
         "measure",
         "Expected, vote, fixed-seed",
-        "Three accuracies of a randomised defense, never mixed: the expected share of right draws that the attacker "
+        "Three accuracies of a randomized defense, never mixed: the expected share of right draws that the attacker "
         "does not know, on the worst candidate of each sample; that of a majority of draws; that of one frozen draw "
         "which the attacker knows. The first two come from draws that chose nothing; their interval holds samples and "
         "draws.",
     ),
     Column("card", "Card", "What an entry claims, used, withstood and cost, generated from its runs."),
     Column("head", "Head", "A differentiable view of the defense that attacks take gradients from."),
-    Column(
-        "stage", "Stage", "One attack on one head. Stages run one after the other, on the samples that still stand."
-    ),
+    Column("stage", "Stage", "One attack on one head. Stages run one after the other, on the samples not broken yet."),
 )
 
 GLOSSARY = (*BEFORE, DISTANCE, ATTACK, *AFTER, *TERMS)

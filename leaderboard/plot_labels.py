@@ -9,7 +9,7 @@ _CHARACTER, _LINE, _GAP = 0.018, 0.055, 0.015
 
 
 def positions(points: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[str]:
-    """A `textposition` of plotly.js for each label.
+    """Return a `textposition` of plotly.js for each label.
 
     Args:
         points: places in the plot as shares of its width and height, [0, 1].
@@ -46,5 +46,5 @@ def _overlap(a: Box, b: Box) -> float:
 
 
 def _outside(box: Box) -> float:
-    """How far a box leaves the plot, weighed above any overlap."""
+    """Return how far a box leaves the plot, weighed above any overlap."""
     return sum(max(0.0, -end) for end in box[:2]) + sum(max(0.0, end - 1) for end in box[2:])

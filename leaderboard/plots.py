@@ -20,7 +20,7 @@ LABELLED = 16
 
 
 def figure(board: Board) -> dict[str, Any]:
-    """The figure of a board. The `customdata` of a point is the address of its entry's page."""
+    """Return the figure of a board. The `customdata` of a point is the address of its entry's page."""
     ranked = [entry for entry in board.entries if entry.rank is not None]
     unranked = [entry for entry in board.entries if entry.rank is None]
     best = [ranked[i] for i in pareto_front([_place(entry) for entry in ranked])]
@@ -45,7 +45,7 @@ def figure(board: Board) -> dict[str, Any]:
 def _points(role: str, entries: list[Entry], labels: dict[str, tuple[str, str]]) -> go.Scatter:
     places = [_place(entry) for entry in entries]
     ends = [[100 * end for end in entry.interval] for entry in entries]
-    told = [labels.get(address(entry), ("", "middle right")) for entry in entries]
+    reported = [labels.get(address(entry), ("", "middle right")) for entry in entries]
     certain = role == "ranked"
     return go.Scatter(
         x=[x for x, _ in places],
@@ -53,8 +53,8 @@ def _points(role: str, entries: list[Entry], labels: dict[str, tuple[str, str]])
         mode="markers+text",
         name="ranked" if certain else "not ranked (at most)",
         meta=role,
-        text=[text for text, _ in told],
-        textposition=[side for _, side in told],
+        text=[text for text, _ in reported],
+        textposition=[side for _, side in reported],
         cliponaxis=False,
         customdata=[f"entries/{address(entry)}.html" for entry in entries],
         hovertext=[_hover(entry) for entry in entries],
@@ -73,7 +73,9 @@ def _points(role: str, entries: list[Entry], labels: dict[str, tuple[str, str]])
 
 
 def _place(entry: Entry) -> tuple[float, float]:
-    """Clean and worst-case robust accuracy in percent; samples with missing records count as robust for the place."""
+    """Return the clean and worst-case robust accuracy in percent; samples with missing records count as robust for the
+    place.
+    """
     robust = entry.accuracy if entry.expected else (entry.robust + entry.open) / entry.n
     return round(100 * (entry.clean_accuracy or 0.0), 3), round(100 * robust, 3)
 
@@ -81,9 +83,9 @@ def _place(entry: Entry) -> tuple[float, float]:
 def _hover(entry: Entry) -> str:
     clean, robust = _place(entry)
     low, high = (100 * end for end in entry.interval)
-    told = f"{low:.1f}–{high:.1f}" if entry.rank else "not ranked"
+    reported = f"{low:.1f}–{high:.1f}" if entry.rank else "not ranked"
     model = f"<br>{plain(entry.model)}" if entry.model else ""
-    return f"<b>{plain(entry.defense)}</b>{model}<br>clean {clean:.1f}<br>robust {robust:.1f} ({told})"
+    return f"<b>{plain(entry.defense)}</b>{model}<br>clean {clean:.1f}<br>robust {robust:.1f} ({reported})"
 
 
 def _layout(entries: Sequence[Entry]) -> dict[str, Any]:
@@ -102,13 +104,13 @@ def _layout(entries: Sequence[Entry]) -> dict[str, Any]:
 
 
 def _shares(place: tuple[float, float], spans: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """A place as shares of the width and height of the plot."""
+    """Return a place as shares of the width and height of the plot."""
     x, y = ((value - low) / (high - low) for value, (low, high) in zip(place, spans, strict=True))
     return x, y
 
 
 def _range(values: Sequence[float]) -> list[float]:
-    """The span of the values with room for labels: at least ten points, hardly more than 0 to 100 %."""
+    """Return the span of the values with room for labels: at least ten points, hardly more than 0 to 100 %."""
     low, high = min(values), max(values)
     room = max(0.14 * (high - low), (10 - (high - low)) / 2, 1.5)
     beyond = 0.06 * (high - low + 2 * room)  # less than a tick, so that no number outside 0 to 100 % is shown

@@ -10,18 +10,20 @@ import plotly.graph_objects as go
 from gauntlet.errors import UserError
 from gauntlet.leaderboard.collect import Evidence
 from gauntlet.leaderboard.robustness_curve_plot import DASHES, POINTS, names, plain
-from gauntlet.metrics.query_curve import Curve, curve
+from gauntlet.metrics.query_curve import QueryCurve, curve
 
 
-class Told(NamedTuple):
+class NamedQueryCurve(NamedTuple):
     """The queries of one run, under the name of its attack."""
 
     name: str
-    curve: Curve
+    curve: QueryCurve
 
 
-def queries(own: Sequence[Evidence]) -> tuple[Told, ...]:
-    """Of the runs of an entry that took no gradient, in their order; those that cannot be read are left out."""
+def queries(own: Sequence[Evidence]) -> tuple[NamedQueryCurve, ...]:
+    """Return the query curves of the runs of an entry that took no gradient, in their order; those that cannot be read
+    are left out.
+    """
     found = []
     for evidence in own:
         if evidence.passes.forwards and not evidence.passes.backwards and not evidence.run.threat.unbounded:
@@ -29,12 +31,14 @@ def queries(own: Sequence[Evidence]) -> tuple[Told, ...]:
                 found.append((evidence, curve(evidence.run.folder)))
             except (UserError, OSError, ValueError):  # what is damaged, the entry's page tells
                 continue
-    told = names([evidence for evidence, _ in found])
-    return tuple(Told(name, each) for name, (_, each) in zip(told, found, strict=True) if len(each.queries))
+    reported = names([evidence for evidence, _ in found])
+    return tuple(
+        NamedQueryCurve(name, each) for name, (_, each) in zip(reported, found, strict=True) if len(each.queries)
+    )
 
 
-def query_figure(found: Sequence[Told]) -> dict[str, Any]:
-    """The figure, plain JSON for plotly.js, over the logarithm of the queries."""
+def query_figure(found: Sequence[NamedQueryCurve]) -> dict[str, Any]:
+    """Return the figure, plain JSON for plotly.js, over the logarithm of the queries."""
     traces = [
         go.Scatter(
             x=[x for x, _ in steps],
@@ -62,8 +66,8 @@ def query_figure(found: Sequence[Told]) -> dict[str, Any]:
     return result
 
 
-def _steps(of: Curve) -> list[tuple[int, float]]:
-    """Queries, rising from 1, and the share of the samples that was broken within them, in [0, 1]."""
+def _steps(of: QueryCurve) -> list[tuple[int, float]]:
+    """Return queries, rising from 1, and the share of the samples that was broken within them, in [0, 1]."""
     made = np.sort(of.queries[of.broken])
     places = np.unique(made)
     if len(places) > POINTS:

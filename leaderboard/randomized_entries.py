@@ -2,31 +2,31 @@
 
 from collections.abc import Iterable
 
-from gauntlet.leaderboard.run_metadata import Run
+from gauntlet.leaderboard.run_metadata import AttackRun
 from gauntlet.metrics.ensemble_bounds import least, risks
 from gauntlet.metrics.randomized_result import RandomizedResult, WorstCandidates
 
 
-def draws_of(run: Run) -> str:
+def draws_of(run: AttackRun) -> str:
     """Return from how many draws a verdict comes, in words."""
     if run.rule == "fixed":
         return "one frozen draw, known to the attacker"
     return f"{run.draws} fresh draws" if run.draws else "exact over the members, nothing drawn"
 
 
-def unranked_because(run: Run, result: RandomizedResult | None) -> Iterable[str]:
+def unranked_because(run: AttackRun, result: RandomizedResult | None) -> Iterable[str]:
     """Yield why a randomized defense has no rank: ranks compare verdicts that are either right or wrong."""
     if run.rule == "fixed":
         yield "its draws are frozen and known to the attacker (protocol=fixed)"
     elif run.rule and result:
-        told = result.all.accuracy()
+        reported = result.all.accuracy()
         yield (
-            f"its predictions are random: {100 * told.mean:.1f} % right on the worst candidates, standard error "
-            f"{100 * told.error:.1f} (protocol={run.rule}, {draws_of(run)}){_members(run, result.all)}"
+            f"its predictions are random: {100 * reported.mean:.1f} % right on the worst candidates, standard error "
+            f"{100 * reported.error:.1f} (protocol={run.rule}, {draws_of(run)}){_members(run, result.all)}"
         )
 
 
-def _members(run: Run, whole: WorstCandidates) -> str:
+def _members(run: AttackRun, whole: WorstCandidates) -> str:
     """Describe a mixture: its members alone, and what the best probabilities can give."""
     names = [] if run.draws else [str(name).removeprefix("member_") for name, _ in run.manifest.get("members", [])]
     if not names:

@@ -11,10 +11,10 @@ from markupsafe import Markup, escape
 from gauntlet.errors import printable
 from gauntlet.evidence.published import published
 from gauntlet.leaderboard import assets, formatting
-from gauntlet.leaderboard.certificates import Verdict
+from gauntlet.leaderboard.certificates import CertificateVerdict
 from gauntlet.leaderboard.entry import Board, Entry
-from gauntlet.leaderboard.entry_card import Line, card
-from gauntlet.leaderboard.examples import Example, examples
+from gauntlet.leaderboard.entry_card import CardLine, card
+from gauntlet.leaderboard.examples import ExamplePictures, examples
 from gauntlet.leaderboard.export import as_csv, as_json
 from gauntlet.leaderboard.glossary import AFTER, BEFORE, GLOSSARY, READING, READING_DISTANCE, UNBOUNDED
 from gauntlet.leaderboard.head_table import heads
@@ -60,7 +60,7 @@ def _filtered(value: object) -> object:
 
 
 def write(
-    site: Site, boards: Sequence[Board], damaged: list[str], other: int, certificates: Sequence[Verdict] = ()
+    site: Site, boards: Sequence[Board], damaged: list[str], other: int, certificates: Sequence[CertificateVerdict] = ()
 ) -> None:
     """Write all pages but that of certificates. Examples that cannot be read are added to `damaged` on the way."""
     env = environment()
@@ -104,17 +104,17 @@ def _entry_page(
     entry: Entry,
     boards: Sequence[Board],
     damaged: list[str],
-    told: Sequence[Line],
+    reported: Sequence[CardLine],
 ) -> None:
     address = formatting.address(entry)
     pictures = examples(entry, damaged)
     for example in pictures:
         for kind, data in _images(example):
-            site.write(f"entries/{address}/{example.find.sample}-{kind}.png", data)
+            site.write(f"entries/{address}/{example.record.sample}-{kind}.png", data)
     page = env.get_template("entry.html.j2").render(
         board=board,
         entry=entry,
-        card=told,
+        card=reported,
         heads=heads(entry),
         curve=curve_figure(entry.curves, entry.threat.radius) if entry.curves else None,
         queries=query_figure(entry.queries) if entry.queries else None,
@@ -131,18 +131,18 @@ def _entry_page(
     site.write(f"entries/{address}.html", page)
 
 
-def _images(example: Example) -> Iterable[tuple[str, bytes]]:
+def _images(example: ExamplePictures) -> Iterable[tuple[str, bytes]]:
     return ("clean", example.clean), ("adversarial", example.adversarial), ("difference", example.difference)
 
 
 def _columns(board: Board) -> list[str]:
-    """The attack columns of a board: those on declared heads first."""
+    """Return the attack columns of a board: those on declared heads first."""
     found = {(not attack.declared, attack.column) for entry in board.entries for attack in entry.attacks}
     return [column for _, column in sorted(found)]
 
 
 def _facets(boards: Sequence[Board]) -> list[dict[str, Any]]:
-    """What the table can be narrowed down by; a facet with a single value would narrow nothing."""
+    """Return what the table can be narrowed down by; a facet with a single value would narrow nothing."""
     entries = [entry for board in boards for entry in board.entries]
     values = {
         "dataset": ("Data set", sorted({entry.data.name for entry in entries})),
@@ -156,12 +156,12 @@ def _facets(boards: Sequence[Board]) -> list[dict[str, Any]]:
 
 
 def breakable(name: str) -> Markup:
-    """A name that a narrow column may break after an underscore, a hyphen being such a place already."""
+    """Return a name that a narrow column may break after an underscore, a hyphen being such a place already."""
     return Markup("_<wbr>").join(escape(part) for part in printable(name).split("_"))
 
 
 def yaml(value: Any, depth: int = 0) -> str:
-    """Plain nested data as indented `key: value` lines, ordered by key."""
+    """Return plain nested data as indented `key: value` lines, ordered by key."""
     pad = "  " * depth
     if isinstance(value, dict) and value:
         return "".join(f"{pad}{key}:{_tail(value[key], depth)}" for key in sorted(value, key=str))

@@ -18,8 +18,8 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Share of the samples that stand at each eps: from eps[i] on it is accuracy[i], in [0, 1]."""
+class RobustnessCurve:
+    """Share of the samples that survive at each eps: from eps[i] on it is accuracy[i], in [0, 1]."""
 
     name: str
     eps: tuple[float, ...]
@@ -27,24 +27,25 @@ class Curve:
     best: bool = False  # the worst case over all runs at each eps
 
 
-def curves(pool: Sequence[Evidence], selection: str, ids: Ints) -> tuple[Curve, ...]:
-    """The worst case of each sample over all runs of one model, then each run without a bound; empty without such runs.
+def curves(pool: Sequence[Evidence], selection: str, ids: Ints) -> tuple[RobustnessCurve, ...]:
+    """Return the worst case of each sample over all runs of one model, then each run without a bound; empty without
+    such runs.
 
     Args:
         pool: all runs of the model on the data set in the norm.
         selection: of the entry; only its own runs without a bound have a curve.
         ids: samples of the entry, [n].
     """
-    told = [e for e in pool if np.isinf(e.run.threat.radius) and e.run.data.selection == selection and len(e.ids)]
-    if not told:
+    reported = [e for e in pool if np.isinf(e.run.threat.radius) and e.run.data.selection == selection and len(e.ids)]
+    if not reported:
         return ()
     best = nearest(pool, ids)
-    each = [_curve(name, _distances(evidence, ids)) for name, evidence in zip(names(told), told, strict=True)]
+    each = [_curve(name, _distances(evidence, ids)) for name, evidence in zip(names(reported), reported, strict=True)]
     return (_curve("all runs", best, best=True), *each)
 
 
 def names(runs: Sequence[Evidence]) -> list[str]:
-    """The attacks of these runs, told apart by their folders where they have one name."""
+    """Return the attacks of these runs, distinguished by their folders where they have one name."""
     columns = [evidence.run.column for evidence in runs]
     return [
         column if columns.count(column) == 1 else f"{column} {evidence.run.place.rpartition('/')[2]}"
@@ -53,29 +54,33 @@ def names(runs: Sequence[Evidence]) -> list[str]:
 
 
 def nearest(pool: Sequence[Evidence], ids: Ints) -> Floats:
-    """Distance of the nearest find on each sample over all runs, [n]: 0 where it is wrong as it is, else infinite."""
+    """Return the distance of the nearest adversarial example on each sample over all runs, [n]: 0 where it is wrong
+    without an attack, else infinite."""
     best: Floats = np.min([_distances(evidence, ids) for evidence in pool if len(evidence.ids)], axis=0)
     return best
 
 
 def _distances(evidence: Evidence, ids: Ints) -> Floats:
-    """Of the nearest find on each sample: 0 where it is wrong as it is, infinite where nothing is known."""
+    """Return the distance of the nearest adversarial example on each sample: 0 where it is wrong without an attack,
+    infinite where nothing is known.
+    """
     place, there = locate(ids, evidence.ids)
-    found = np.where(evidence.clean_wrong, 0.0, evidence.found_at)[place]
+    found = np.where(evidence.clean_wrong, 0.0, evidence.nearest_distance)[place]
     return np.where(there, found, np.inf)
 
 
-def _curve(name: str, distance: Floats, best: bool = False) -> Curve:
+def _curve(name: str, distance: Floats, best: bool = False) -> RobustnessCurve:
     finite = np.sort(distance[np.isfinite(distance)])
     steps = np.unique(np.concatenate([[0.0], finite]))
     if len(steps) > POINTS:
         steps = steps[np.unique(np.linspace(0, len(steps) - 1, POINTS).round().astype(int))]
-    standing = 1 - np.searchsorted(finite, steps, side="right") / max(1, len(distance))
-    return Curve(name, tuple(steps.tolist()), tuple(standing.tolist()), best)
+    survivors = 1 - np.searchsorted(finite, steps, side="right") / max(1, len(distance))
+    return RobustnessCurve(name, tuple(steps.tolist()), tuple(survivors.tolist()), best)
 
 
-def curve_figure(found: Sequence[Curve], eps: float) -> dict[str, Any]:
-    """The figure, plain JSON for plotly.js; `meta` is the role of a trace. eps: of the entry, marked if finite."""
+def curve_figure(found: Sequence[RobustnessCurve], eps: float) -> dict[str, Any]:
+    """Return the figure, plain JSON for plotly.js; `meta` is the role of a trace. eps: of the entry, marked if
+    finite."""
     traces = [
         go.Scatter(
             x=list(curve.eps),

@@ -39,17 +39,17 @@ class ThreatKey:
 
     @property
     def unbounded(self) -> bool:
-        """Whether the box alone limits: its runs measure distances, and nothing ranks by them."""
+        """Return whether the box alone limits: its runs measure distances, and nothing ranks by them."""
         return self.radius == math.inf
 
     @property
     def reach(self) -> float:
-        """The largest distance that counts as inside: the slack is the one with which the evaluation judges."""
+        """Return the largest distance that counts as inside: the slack is the one with which the evaluation judges."""
         return reach(self.radius)
 
 
 @dataclass(frozen=True, order=True)
-class Flag:
+class EntryFlag:
     """Something a reader must know before trusting a number."""
 
     name: str
@@ -58,7 +58,7 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class Run:
+class AttackRun:
     """One attack run. `place` is its folder relative to the runs folder, with forward slashes."""
 
     folder: RunFolder
@@ -78,23 +78,23 @@ class Run:
     stages: tuple[str, ...]
     chunks: int
     randomized: bool
-    rule: str  # how predictions of a randomised defense are counted; empty for a deterministic one
+    rule: str  # how predictions of a randomized defense are counted; empty for a deterministic one
     draws: int  # per verdict
-    flags: tuple[Flag, ...]
+    flags: tuple[EntryFlag, ...]
 
     @property
     def declared(self) -> bool:
-        """Whether it attacks all that the defense declares: every head, with gradients."""
+        """Return whether it attacks all that the defense declares: every head, with gradients."""
         return self.heads == DECLARED and self.access == GRADIENT
 
     @property
     def column(self) -> str:
-        """Name of the attack's column: runs that do not attack all that is declared have their own."""
+        """Return the name of the attack's column: runs that do not attack all that is declared have their own."""
         return self.attack if self.declared else f"{self.attack} ({self.through})"
 
     @property
     def through(self) -> str:
-        """What the attacker went through: declared heads, true head, or the access that it had."""
+        """Return what the attacker went through: declared heads, true head, or the access that it had."""
         if self.access != GRADIENT:
             return f"access: {self.access}"
         return "declared heads" if self.declared else "true head"
@@ -105,7 +105,7 @@ class Run:
         return str(self.manifest.get("finished") or self.manifest.get("started") or "")[:10]
 
 
-def read_run(folder: RunFolder, root: Path) -> Run | None:
+def read_run(folder: RunFolder, root: Path) -> AttackRun | None:
     """Return the run in a folder below `root`; None where it is not an attack.
 
     Raises:
@@ -123,12 +123,12 @@ def read_run(folder: RunFolder, root: Path) -> Run | None:
     return _described(folder, printable(folder.path.relative_to(root).as_posix()), manifest)
 
 
-def _described(folder: RunFolder, place: str, manifest: Manifest) -> Run:
+def _described(folder: RunFolder, place: str, manifest: Manifest) -> AttackRun:
     data, threat, name = manifest["dataset"], manifest["threat"], manifest["name"]
     radius = math.inf if threat["radius"] is None else float(threat["radius"])
     key = ThreatKey(threat["norm"], radius, float(threat.get("low", 0)), float(threat.get("high", 1)))
     protocol = manifest.get("protocol")
-    return Run(
+    return AttackRun(
         folder=folder,
         place=place,
         manifest=manifest,
@@ -148,10 +148,10 @@ def _described(folder: RunFolder, place: str, manifest: Manifest) -> Run:
         randomized=manifest["card"].get("randomized", False),
         rule=protocol["rule"] if protocol else "",
         draws=protocol.get("draws", 1) if protocol else 1,
-        flags=tuple(Flag(flag["name"], flag.get("detail", ""), place) for flag in manifest.get("flags", [])),
+        flags=tuple(EntryFlag(flag["name"], flag.get("detail", ""), place) for flag in manifest.get("flags", [])),
     )
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """A mapping as it is, anything else as an empty one: manifests may be somebody else's."""
+    """Return a mapping unchanged, anything else as an empty one: manifests may be somebody else's."""
     return value if isinstance(value, Mapping) else {}

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Find:
+class AdversarialExample:
     """One candidate that fooled the deployed pipeline."""
 
     chunk: int
@@ -29,19 +29,19 @@ class Find:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageTotals:
     """Totals of one stage of a run: samples, and passes or gradient steps summed over them."""
 
     name: str
     attacked: int
-    found: int
+    successes: int
     forwards: int
     backwards: int
     zero_gradients: int
     bad_gradients: int
 
     @classmethod
-    def of(cls, name: str, totals: Sequence[int]) -> "Stage":
+    def of(cls, name: str, totals: Sequence[int]) -> "StageTotals":
         return cls(name, *totals)
 
     @property
@@ -57,36 +57,36 @@ class Stage:
 class Verdicts:
     """One entry per sample with a clean row, ordered by id: what a board keeps of a sample, 20 bytes.
 
-    `totals` is int64 [stages, 6], a `Stage` per row; `spent` is int64 [6], in the order of `collect.Passes`.
+    `totals` is int64 [stages, 6], a `StageTotals` per row; `spent` is int64 [6], in the order of `collect.RunPasses`.
     """
 
     ids: Ints
     clean_wrong: Bools
-    found_at: Floats
+    nearest_distance: Floats
     complete: Bools
     by_true: Bools  # through the deployed forward alone
     totals: Ints
     spent: Ints
-    counted: Bools  # per row of the table: a find that counts
+    counted: Bools  # per row of the table: an adversarial example that counts
     errors: int = 0
     repeated: int = 0
     unknown: int = 0
     outside: int = 0
 
-    def examples(self, table: pa.Table, chunk: int, limit: int) -> list[Find]:
-        """The first finds of this chunk, in the order of its rows."""
+    def examples(self, table: pa.Table, chunk: int, limit: int) -> list[AdversarialExample]:
+        """Return the first adversarial examples of this chunk, in the order of its rows."""
         if limit <= 0:
             return []
         rows = table.take(pa.array(np.flatnonzero(self.counted)[:limit])).to_pylist()
-        return [Find(chunk, r["sample"], r["stage"], r["label"], r["pred"], r["distance"]) for r in rows]
+        return [AdversarialExample(chunk, r["sample"], r["stage"], r["label"], r["pred"], r["distance"]) for r in rows]
 
 
 def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
-    """The verdict on each sample of a table of rows.
+    """Return the verdict on each sample of a table of rows.
 
-    A find counts where its row is broken, has no error and lies within `reach`, and its sample is right as it is. A
-    sample is complete when every stage up to the one that broke it has a row without error; a find outside is no answer
-    either.
+    An adversarial example counts where its row is broken, has no error and lies within `reach`, and its sample is right
+    without an attack. A sample is complete when every stage up to the one that broke it has a row without error; one
+    outside is no answer either.
     """
     stage = _numpy(pc.fill_null(pc.index_in(table["stage"], value_set=pa.array(stages, pa.string())), -1))
     broken, distance, error = _numpy(table["broken"]), _numpy(table["distance"]), _numpy(pc.is_valid(table["error"]))
@@ -106,22 +106,22 @@ def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
 
     rows, beaten = grid(stage >= 0), grid(counted | wrong) > 0
     before = np.cumsum(beaten, axis=1) - beaten > 0  # broken at an earlier stage: no later row is owed
-    found_at = np.full(len(ids), np.inf)
-    np.minimum.at(found_at, row[listed & counted], distance[listed & counted])
+    nearest_distance = np.full(len(ids), np.inf)
+    np.minimum.at(nearest_distance, row[listed & counted], distance[listed & counted])
     deployed = np.array([name.endswith("/true") for name in stages], bool)
     passes = [_numpy(table[name]) for name in ("forwards", "backwards", "zero_gradients", "bad_gradients")]
     complete = np.all((grid((stage >= 0) & ~error & ~outside) > 0) | before, axis=1)
     per_sample = [np.sum(rows[:, 1:], axis=1) > 0]  # attacked
     per_sample += [_sums(row, np.where(listed & attack, each, 0), len(ids)) for each in passes[:2]]
-    standing = complete & ~beaten[:, 0] & ~np.isfinite(found_at)
+    survivors = complete & ~beaten[:, 0] & ~np.isfinite(nearest_distance)
     return Verdicts(
         ids=ids,
         clean_wrong=beaten[:, 0],
-        found_at=found_at,
+        nearest_distance=nearest_distance,
         complete=complete,
         by_true=np.any(grid(counted)[:, deployed] > 0, axis=1),
         totals=_totals(stage, counted | wrong, passes, len(stages)),
-        spent=np.array([each[of].sum() for of in (slice(None), standing) for each in per_sample], np.int64),
+        spent=np.array([each[of].sum() for of in (slice(None), survivors) for each in per_sample], np.int64),
         counted=counted,
         errors=int(error.sum()),
         repeated=int((rows > 1).sum()),
@@ -131,13 +131,14 @@ def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
 
 
 def merge(chunks: Sequence[Verdicts], stages: Sequence[str]) -> Verdicts:
-    """Put chunks together, ordered by id. A sample that two chunks hold is told as repeated and judged by its worst."""
+    """Put chunks together, ordered by id. A sample that two chunks hold is reported as repeated and judged by its
+    worst."""
     parts = [judge(ATTACK_SCHEMA.empty_table(), stages, 0.0), *chunks]
-    names = ("ids", "clean_wrong", "found_at", "complete", "by_true")
+    names = ("ids", "clean_wrong", "nearest_distance", "complete", "by_true")
     columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
     again = 0
     if not np.all(columns["ids"][1:] > columns["ids"][:-1]):
-        columns, again = _united(columns)
+        columns, again = _merge_repeated(columns)
     return Verdicts(
         **columns,
         totals=np.sum([p.totals for p in parts], axis=0),
@@ -150,18 +151,18 @@ def merge(chunks: Sequence[Verdicts], stages: Sequence[str]) -> Verdicts:
     )
 
 
-def _united(columns: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int]:
-    """The columns ordered by id with each id once, judged by its worst, and how many were there again."""
+def _merge_repeated(columns: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int]:
+    """Return the columns ordered by id with each id once, judged by its worst, and how many were there again."""
     ids, place, times = np.unique(columns["ids"], return_inverse=True, return_counts=True)
     sums = {name: _sums(place, column, len(ids)) for name, column in columns.items() if column.dtype == bool}
-    found_at = np.full(len(ids), np.inf)
-    np.minimum.at(found_at, place, columns["found_at"])
+    nearest_distance = np.full(len(ids), np.inf)
+    np.minimum.at(nearest_distance, place, columns["nearest_distance"])
     flags = {name: total == times if name == "complete" else total > 0 for name, total in sums.items()}
-    return {"ids": ids, "found_at": found_at, **flags}, int((times - 1).sum())
+    return {"ids": ids, "nearest_distance": nearest_distance, **flags}, int((times - 1).sum())
 
 
 def locate(ids: Ints, among: Ints) -> tuple[NDArray[np.intp], Bools]:
-    """Positions of `ids` in the ordered `among`, and a mask of those that are there; the others point at 0."""
+    """Return positions of `ids` in the ordered `among`, and a mask of those that are there; the others point at 0."""
     if not len(among):
         return np.zeros(len(ids), np.intp), np.zeros(len(ids), bool)
     places = np.minimum(np.searchsorted(among, ids), len(among) - 1)
@@ -175,12 +176,12 @@ def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def _sums(place: NDArray[np.intp], values: NDArray[Any], count: int) -> Ints:
-    """Sum of the values at each place; exact below 2^53."""
+    """Return the sum of the values at each place; exact below 2^53."""
     return np.bincount(place, values, count).astype(np.int64)
 
 
 def _totals(stage: Ints, beaten: Bools, passes: Sequence[Ints], stages: int) -> Ints:
-    """The rows of each stage summed up, int64 [stages, 6], in the order of the fields of `Stage`."""
+    """Return the rows of each stage summed up, int64 [stages, 6], in the order of the fields of `StageTotals`."""
     known = stage >= 0
     columns = [np.ones(len(stage), np.int64), beaten, *passes]
     return np.stack([_sums(stage[known], column[known], stages) for column in columns], axis=1)

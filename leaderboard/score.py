@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from gauntlet.leaderboard.collect import Evidence
 from gauntlet.leaderboard.cross_run_flags import Aligned, across
-from gauntlet.leaderboard.entry import Attack, Board, Elsewhere, Entry, RunLine
+from gauntlet.leaderboard.entry import AttackColumn, Board, Elsewhere, Entry, RunLine
 from gauntlet.leaderboard.query_plot import queries
 from gauntlet.leaderboard.randomized_entries import unranked_because
 from gauntlet.leaderboard.robustness_curve_plot import curves, nearest
-from gauntlet.leaderboard.run_metadata import GRADIENT, DataKey, Flag, Run, ThreatKey
+from gauntlet.leaderboard.run_metadata import GRADIENT, AttackRun, DataKey, EntryFlag, ThreatKey
 from gauntlet.leaderboard.sample_verdicts import Bools, Ints, locate
 from gauntlet.metrics.gradient_masking import MASKED, HeadResults, Masking, masking
 from gauntlet.metrics.perturbation_size import Spread
@@ -28,9 +28,9 @@ PoolKey = tuple[str, str, str, float, float, str]
 """Data set, its digest, norm, pixel box, victim: runs with equal keys speak of the same model on the same images."""
 
 
-def pools(runs: Iterable[Run]) -> list[list[Run]]:
+def pools(runs: Iterable[AttackRun]) -> list[list[AttackRun]]:
     """Runs that may speak of each other's samples, in a fixed order."""
-    grouped: dict[PoolKey, list[Run]] = defaultdict(list)
+    grouped: dict[PoolKey, list[AttackRun]] = defaultdict(list)
     for run in runs:
         box = run.threat.low, run.threat.high
         grouped[run.data.name, run.data.digest, run.threat.norm, *box, run.victim].append(run)
@@ -38,7 +38,7 @@ def pools(runs: Iterable[Run]) -> list[list[Run]]:
 
 
 def score(pool: Sequence[Evidence]) -> list[Entry]:
-    """The entries of one pool; each sees the finds of all its runs."""
+    """Return the entries of one pool; each sees the adversarial examples of all its runs."""
     grouped: dict[tuple[str, float], list[Evidence]] = defaultdict(list)
     for evidence in pool:
         grouped[evidence.run.data.selection, evidence.run.threat.radius].append(evidence)
@@ -46,7 +46,7 @@ def score(pool: Sequence[Evidence]) -> list[Entry]:
 
 
 def boards(entries: Iterable[Entry]) -> list[Board]:
-    """Entries in tables, ranked inside each (exact McNemar tests over all pairs, Holm's adjustment, 5 %)."""
+    """Return entries in tables, ranked inside each (exact McNemar tests over all pairs, Holm's adjustment, 5 %)."""
     grouped: dict[tuple[DataKey, ThreatKey], list[Entry]] = defaultdict(list)
     for entry in entries:
         grouped[entry.data, entry.threat].append(entry)
@@ -111,7 +111,7 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
 
 
 def _union(several: Sequence[Ints]) -> Ints:
-    """Ordered, each once; of ordered ones."""
+    """Return the union of ordered ids, ordered."""
     first, *more = several
     if all(np.array_equal(first, other) for other in more):  # as nearly always
         return first
@@ -121,14 +121,15 @@ def _union(several: Sequence[Ints]) -> Ints:
 def _head_results(evidence: Evidence, view: Aligned) -> HeadResults:
     found: dict[str, int] = defaultdict(int)
     for stage in evidence.stages[1:]:
-        found[stage.head] += stage.found
+        found[stage.head] += stage.successes
     in_turn = evidence.run.manifest.get("coverage", "standing") == "standing"
     repeated = in_turn and sum(stage.head == TRUE for stage in evidence.stages) > 1
     return HeadResults(evidence.run.declared, found, repeated, view.broken, view.by_true)
 
 
 def _align(evidence: Evidence, ids: Ints, reach: float) -> Aligned:
-    """The verdicts of a run on these samples, judged by this reach; nothing is known of samples that it lacks."""
+    """Return the verdicts of a run on these samples, judged by this reach; nothing is known of samples that it
+    lacks."""
     if not len(evidence.ids):
         nothing = np.zeros(len(ids), bool)
         return Aligned(evidence.run, nothing, nothing, nothing, nothing)
@@ -137,12 +138,12 @@ def _align(evidence: Evidence, ids: Ints, reach: float) -> Aligned:
     if not np.array_equal(ids, evidence.ids):
         place, there = locate(ids, evidence.ids)
     wrong = evidence.clean_wrong[place] & there
-    broken = wrong | ((evidence.found_at[place] <= reach) & there)
+    broken = wrong | ((evidence.nearest_distance[place] <= reach) & there)
     by_true = wrong | (evidence.by_true[place] & there)
     return Aligned(evidence.run, wrong, broken, evidence.complete[place] & there, by_true)
 
 
-def _elsewhere(evidence: Evidence, own: Run, view: Aligned, inside: Bools) -> Elsewhere:
+def _elsewhere(evidence: Evidence, own: AttackRun, view: Aligned, inside: Bools) -> Elsewhere:
     run = evidence.run
     reasons = []
     if not run.declared:
@@ -155,7 +156,7 @@ def _elsewhere(evidence: Evidence, own: Run, view: Aligned, inside: Bools) -> El
     return Elsewhere(run.place, ", ".join(reasons), int((view.broken & ~inside).sum()))
 
 
-def _less(run: Run) -> str:
+def _less(run: AttackRun) -> str:
     if run.access != GRADIENT:
         return f"attacked without gradients of the model (access={run.access})"
     return "attacked through the true head alone"
@@ -165,14 +166,14 @@ def _line(evidence: Evidence, view: Aligned, beaten: Ints, n: int) -> RunLine:
     others = beaten - view.broken if evidence.run.declared else beaten
     return RunLine(
         run=evidence.run,
-        standing=int((view.complete & ~view.broken).sum()),
+        survivors=int((view.complete & ~view.broken).sum()),
         open=n - int((view.complete | view.broken).sum()),
         expected=_expected([evidence], n),
         spread=_spread([evidence], evidence.ids),
         alone=int((view.broken & ~view.clean_wrong & (others == 0)).sum()),
         stages=evidence.stages,
         passes=evidence.passes,
-        finds=evidence.finds,
+        examples=evidence.examples,
         verification=evidence.verification,
         problems=evidence.problems,
         damaged=evidence.damaged,
@@ -195,33 +196,33 @@ def _spread(runs: Sequence[Evidence], ids: Ints) -> Spread | None:
     return Spread.of(nearest(runs, ids))
 
 
-def _attacks(own: Sequence[Evidence], reported: Sequence[Aligned], n: int) -> Iterable[Attack]:
+def _attacks(own: Sequence[Evidence], reported: Sequence[Aligned], n: int) -> Iterable[AttackColumn]:
     grouped: dict[tuple[bool, str], list[tuple[Evidence, Aligned]]] = defaultdict(list)
     for evidence, view in zip(own, reported, strict=True):
         grouped[not view.run.declared, view.run.column].append((evidence, view))
     for true, column in sorted(grouped):
         runs, views = zip(*grouped[true, column], strict=True)
         broken = np.any([view.broken for view in views], axis=0)
-        standing = int((np.all([view.complete for view in views], axis=0) & ~broken).sum())
-        left = n - standing - int(broken.sum())
+        survivors = int((np.all([view.complete for view in views], axis=0) & ~broken).sum())
+        left = n - survivors - int(broken.sum())
         ids = _union([evidence.ids for evidence in runs])
-        yield Attack(column, not true, len(views), standing, left, _expected(runs, n), _spread(runs, ids))
+        yield AttackColumn(column, not true, len(views), survivors, left, _expected(runs, n), _spread(runs, ids))
 
 
 def _flags(
     own: Sequence[Evidence], reported: Sequence[Aligned], others: Sequence[Aligned], hidden: Masking | None
-) -> Iterable[Flag]:
-    told: dict[tuple[str, str], list[str]] = defaultdict(list)
+) -> Iterable[EntryFlag]:
+    sources: dict[tuple[str, str], list[str]] = defaultdict(list)
     for evidence in own:
         for flag in evidence.run.flags:
             if flag.name == MASKED and hidden is not None and hidden.index <= 0:
                 continue  # another run broke through the true head alone what that one broke through others
-            told[flag.name, flag.detail].append(flag.source)
+            sources[flag.name, flag.detail].append(flag.source)
         check = evidence.verification
         if check.state == "failed":
             detail = f"{check.failed} of {check.checked} stored examples did not pass the independent check"
-            told["verification-failed", detail].append(evidence.run.place)
-    yield from (Flag(name, detail, ", ".join(places)) for (name, detail), places in sorted(told.items()))
+            sources["verification-failed", detail].append(evidence.run.place)
+    yield from (EntryFlag(name, detail, ", ".join(places)) for (name, detail), places in sorted(sources.items()))
     yield from across(reported, others)
 
 

@@ -78,13 +78,13 @@ def _stages(manifest: Manifest, total: AttackSummary) -> list[str]:
     """A line for each stage, with the draws of its gradients where its head is random."""
     draws, random = manifest.get("draws", {}), bool(manifest.get("draws"))
     columns = f"{'forwards':>10}{'backwards':>10}{'seconds':>9}{'draws' * random:>{7 * random}}"
-    out = [f"{'stage':<24}{'attacked':>9}{'standing':>9}{columns}"] if total.samples else []
+    out = [f"{'stage':<24}{'attacked':>9}{'survivors':>11}{columns}"] if total.samples else []
     for stage, cost in total.cost.items():
         used, each = draws.get(stage.rpartition("/")[2], {}).get("draws", ""), max(cost["attacked"], 1)
         out.append(
-            f"{stage:<24}{cost['attacked']:>9}{total.survivors[stage]:>9}{cost['forwards'] / each:>10.1f}"
+            f"{stage:<24}{cost['attacked']:>9}{total.survivors[stage]:>11}{cost['forwards'] / each:>10.1f}"
             f"{cost['backwards'] / each:>10.1f}{cost['seconds']:>9.1f}{used:>{7 * random}}".rstrip()
         )
-        if finds := total.phases.get(stage):
-            out.append(f"  broken by its parts: {', '.join(f'{part} {count}' for part, count in finds.items())}")
+        if broken := total.phases.get(stage):
+            out.append(f"  broken by its parts: {', '.join(f'{part} {count}' for part, count in broken.items())}")
     return out

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gauntlet.jobs.certification_job import Certified
-from gauntlet.metrics.certificate_summary import Summary, grid
+from gauntlet.metrics.certificate_summary import CertificateSummary, grid
 
 KINDS = {
     "sound_prob": "each certificate fails with probability at most {:.3g}, whatever the network",
@@ -40,7 +40,7 @@ def _asked(manifest: Mapping[str, Any]) -> list[float]:
     return sorted(certifier.get("radii") or []) if certifier.get("rule") == "grid" else []
 
 
-def _numbers(total: Summary, eps: float | None, norm: str, asked: list[float]) -> Iterator[str]:
+def _numbers(total: CertificateSummary, eps: float | None, norm: str, asked: list[float]) -> Iterator[str]:
     n = total.samples
     if total.graded:
         yield f"accuracy         {total.correct / n:7.2%}   ({total.correct} of {n}; abstained on {total.abstained})"
@@ -62,14 +62,14 @@ def _numbers(total: Summary, eps: float | None, norm: str, asked: list[float]) -
     )
 
 
-def _certified(total: Summary, radius: float) -> str:
+def _certified(total: CertificateSummary, radius: float) -> str:
     low, high = total.interval(radius)
     share = total.certified(radius) / total.samples
     sure = "" if total.confidence == 1 else f"; on these images at least {total.surely(radius):.2%}, sure to 99.9 %"
     return f"certified at {radius:<4.4g} {share:7.2%}   95 % interval {low:.2%} to {high:.2%}{sure}"
 
 
-def _curve(total: Summary, radii: list[float]) -> Iterator[str]:
+def _curve(total: CertificateSummary, radii: list[float]) -> Iterator[str]:
     heads = [f"{radius:.4g}" for radius in radii]
     width = max(8, *(len(head) + 2 for head in heads))
     yield "radius          " + "".join(f"{head:>{width}}" for head in heads)

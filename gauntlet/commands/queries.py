@@ -12,7 +12,7 @@ from typing import Any
 from gauntlet.errors import OtherKind, UserError, left_out
 from gauntlet.evidence.run_folder import RunFolder, find_runs
 from gauntlet.metrics.display import csv_row, number
-from gauntlet.metrics.query_curve import BUDGETS, Curve, curve
+from gauntlet.metrics.query_curve import BUDGETS, QueryCurve, curve
 from gauntlet.system.atomic_file import write_atomically
 
 HEAD = (
@@ -21,7 +21,7 @@ HEAD = (
 )  # fmt: skip
 
 
-def rows(run: RunFolder, found: Curve) -> list[list[Any]]:
+def rows(run: RunFolder, found: QueryCurve) -> list[list[Any]]:
     """One row of `HEAD` for each budget; an unknown number is an empty text."""
     manifest = run.manifest()
     name = manifest["name"]
@@ -35,7 +35,7 @@ def rows(run: RunFolder, found: Curve) -> list[list[Any]]:
     ]  # fmt: skip
 
 
-def lines(run: RunFolder, found: Curve) -> list[str]:
+def lines(run: RunFolder, found: QueryCurve) -> list[str]:
     """The table of a run, for people."""
     manifest = run.manifest()
     name, n, last = manifest["name"], len(found.queries), found.at(math.inf)

@@ -72,7 +72,7 @@ def table(found: dict[Key, list[Target]]) -> str:
                 victims = "+".join(str(each["victim"]) for each in pair.sources.values())
                 writer.writerow(csv_row([
                     data, selection, threat, target.name, target.victim, attack, source, pair.group, victims, identity,
-                    int(pair.white_box), pair.samples, len(pair.right), len(pair.right) - len(pair.standing),
+                    int(pair.white_box), pair.samples, len(pair.right), len(pair.right) - len(pair.survivors),
                     f"{pair.accuracy:.6f}", f"{pair.rate:.6f}", _number(pair.shared_rate), _number(pair.mean_length),
                 ]))  # fmt: skip
     return sink.getvalue()

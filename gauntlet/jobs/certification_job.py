@@ -17,7 +17,7 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs.chunk_runner import Counted, ShardOfRun, Worker, held_shard, run_chunks
 from gauntlet.jobs.run_identity import certification_manifest, folder_of
 from gauntlet.jobs.setup import Setup, load, request
-from gauntlet.metrics.certificate_summary import Summary, summary
+from gauntlet.metrics.certificate_summary import CertificateSummary, summary
 from gauntlet.system import provenance
 from gauntlet.system.progress import Bar
 from gauntlet.tracking import Tracker
@@ -39,7 +39,7 @@ class Certified:
 
     run: RunFolder
     manifest: Manifest
-    summary: Summary
+    summary: CertificateSummary
     tracker: Tracker
 
 
@@ -133,7 +133,7 @@ def _worker(job: CertificationSetup) -> Worker:
     return work
 
 
-def _settle(run: RunFolder, total: Summary) -> Manifest:
+def _settle(run: RunFolder, total: CertificateSummary) -> Manifest:
     """Write the totals of a run whose chunks are all there."""
     cost = {"attacked": total.samples, "forwards": total.forwards, "backwards": 0, "seconds": round(total.seconds, 3)}
     settled = Manifest(

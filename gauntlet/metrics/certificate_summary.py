@@ -22,7 +22,7 @@ STEPS = 8
 
 
 @dataclass
-class Summary:
+class CertificateSummary:
     """What the certificates of a run say. An abstention and an error count as wrong.
 
     Attributes:
@@ -53,7 +53,9 @@ class Summary:
 
     @property
     def bounded(self) -> bool:
-        """Whether bounds made every certificate: the forwards are then the least part of the work, and say nothing."""
+        """Return whether bounds made every certificate: the forwards are then the least part of the work, and say
+        nothing.
+        """
         return self.kinds == {"sound_det"} and not self.trials
 
     @property
@@ -61,11 +63,12 @@ class Summary:
         return self.certified(0.0)
 
     def certified(self, radius: float) -> int:
-        """Samples that are predicted right and certified at that radius."""
+        """Return the samples that are predicted right and certified at that radius."""
         return int((self.radius >= radius).sum())
 
     def interval(self, radius: float) -> tuple[float, float]:
-        """95 % Wilson interval of the share certified at that radius: how far other images of its kind may lie."""
+        """Return the 95 % Wilson interval of the share certified at that radius: how far other images of its kind may
+        lie."""
         return wilson(self.certified(radius), self.samples)
 
     @property
@@ -74,7 +77,7 @@ class Summary:
         return float(np.maximum(self.radius, 0).mean()) if self.samples else 0.0
 
     def surely(self, radius: float, doubt: float = 1e-3) -> float:
-        """What the certified accuracy on these images is at least, with probability 1 - doubt over all draws.
+        """Return what the certified accuracy on these images is at least, with probability 1 - doubt over all draws.
 
         Each certificate fails with probability at most 1 - confidence, independently of the others, so that the number
         of failures is at most a binomial one.
@@ -83,9 +86,9 @@ class Summary:
         return max(0.0, (self.certified(radius) - fails) / max(self.samples, 1))
 
 
-def summary(run: "RunFolder") -> Summary:
+def summary(run: "RunFolder") -> CertificateSummary:
     """Read the certificates of a run, one chunk at a time."""
-    total = Summary(np.zeros(0, np.int64), np.zeros(0))
+    total = CertificateSummary(np.zeros(0, np.int64), np.zeros(0))
     ids, radii = [total.ids], [total.radius]
     for chunk in sorted(run.present()):
         table = run.read_part(chunk)

@@ -29,7 +29,8 @@ Floats = NDArray[np.float64]
 
 
 def lower(hits: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> Floats:
-    """One-sided Clopper-Pearson bound: below the true probability with probability at least 1 - alpha (1934).
+    """Return the one-sided Clopper-Pearson bound: below the true probability with probability at least 1 - alpha
+    (1934).
 
     >>> float(lower(99_300, 100_000, 0.001).round(6))
     0.992147
@@ -40,20 +41,21 @@ def lower(hits: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> Floats:
 
 
 def upper(hits: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> Floats:
-    """The bound on the other side: above the true probability with probability at least 1 - alpha."""
+    """Return the bound on the other side: above the true probability with probability at least 1 - alpha."""
     k, n = np.asarray(hits, float), np.asarray(trials, float)
     return 1 - lower(n - k, n, alpha)
 
 
 def tail(hits: ArrayLike, trials: ArrayLike, probability: ArrayLike) -> Floats:
-    """P[at least `hits` of `trials`], each with that probability."""
+    """Return P[at least `hits` of `trials`], each with that probability."""
     k, n, p = np.asarray(hits, float), np.asarray(trials, float), np.asarray(probability, float)
     inside = special.betainc(np.maximum(k, 1), np.maximum(n - k + 1, 1e-300), p)
     return np.where(k <= 0, 1.0, np.where(k > n, 0.0, inside))
 
 
 def even(more: ArrayLike, less: ArrayLike) -> Floats:
-    """Two-sided p-value of the exact test that two counts, of which the first is not smaller, come from a fair coin.
+    """Return the two-sided p-value of the exact test that two counts, of which the first is not smaller, come from a
+    fair coin.
 
     >>> float(even(67, 33).round(5))
     0.00087
@@ -63,7 +65,7 @@ def even(more: ArrayLike, less: ArrayLike) -> Floats:
 
 
 def most(trials: int, probability: float, doubt: float) -> int:
-    """The number of hits that is not exceeded with probability at least 1 - doubt."""
+    """Return the number of hits that is not exceeded with probability at least 1 - doubt."""
     hits: Any = 0
     while hits < trials and tail(hits + 1, trials, probability) > doubt:
         hits += 1

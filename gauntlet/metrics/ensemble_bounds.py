@@ -14,7 +14,7 @@ from gauntlet.errors import UserError
 
 
 def risks(fooled: Sequence[int] | NDArray[np.int64], members: int) -> NDArray[np.float64]:
-    """Share of the samples on which each member was wrong on one candidate at least, [members].
+    """Return the share of the samples on which each member was wrong on one candidate at least, [members].
 
     fooled: for each sample the members that were ever wrong, as bits.
     """
@@ -24,7 +24,8 @@ def risks(fooled: Sequence[int] | NDArray[np.int64], members: int) -> NDArray[np
 
 
 def least(risk: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
-    """Where the risk of the best mixture lies: [min_k r_k / k, r_1]. Raises UserError where there is no member."""
+    """Return where the risk of the best mixture lies: [min_k r_k / k, r_1]. Raises UserError where there is no
+    member."""
     if not len(risk):
         raise UserError("a mixture without members has no risk; give two or more members")
     ordered = np.sort(np.asarray(risk, float))
@@ -32,13 +33,15 @@ def least(risk: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
 
 
 def at(risk: Sequence[float], probabilities: Sequence[float]) -> tuple[float, float]:
-    """Where the risk of the mixture with these probabilities lies, whatever the members have in common."""
+    """Return where the risk of the mixture with these probabilities lies, whatever the members have in common."""
     shares = np.asarray(risk, float) * np.asarray(probabilities, float)
     return max(float(shares.max()), least(risk)[0]), float(shares.sum())
 
 
 def bound_lines(fooled: Sequence[int] | NDArray[np.int64] | None, manifest: Mapping[str, Any]) -> list[str]:
-    """Of a mixture, beside its result: the members alone, by the candidates of this run, and the two intervals."""
+    """Return the lines on a mixture, beside its result: the members alone, by the candidates of this run, and the two
+    intervals.
+    """
     members = manifest.get("members", [])
     if fooled is None or not len(fooled) or not members:
         return []

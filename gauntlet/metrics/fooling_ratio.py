@@ -30,12 +30,12 @@ class Fooling:
 
     @property
     def ratio(self) -> float:
-        """P[f(clip(x + v)) != f(x)]."""
+        """Return P[f(clip(x + v)) != f(x)]."""
         return self.fooled / max(1, self.samples)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the fooling ratio."""
+        """Return the 95 % Wilson interval of the fooling ratio."""
         return wilson(self.fooled, self.samples)
 
     @property
@@ -45,7 +45,7 @@ class Fooling:
 
 
 def fooling_of(run: RunFolder, manifest: Manifest) -> list[Fooling]:
-    """The counts of each stage whose perturbation was fitted to train images."""
+    """Return the counts of each stage whose perturbation was fitted to train images."""
     found = {stage: Fooling(stage) for stage in manifest["stages"] if stage in manifest.get("fit", {})}
     for table in run.read_parts() if found else ():
         for stage, counts in found.items():
@@ -59,7 +59,7 @@ def fooling_of(run: RunFolder, manifest: Manifest) -> list[Fooling]:
 
 
 def fooling_lines(found: Sequence[Fooling], manifest: Manifest) -> list[str]:
-    """The lines of a report."""
+    """Return the lines of a report."""
     out = []
     for each in found:
         low, high = each.interval

@@ -20,7 +20,7 @@ class Masking:
     """Shares of the samples, in [0, 1].
 
     A suite attacks its heads attack by attack, each on what is left: its later attacks on the true head might have
-    found what another head found before, so there the difference is a bound. Where every run is of one attack it is
+    broken what another head broke before, so there the difference is a bound. Where every run is of one attack it is
     exact.
 
     Attributes:
@@ -49,14 +49,14 @@ class HeadResults:
 
     Attributes:
         declared: whether it attacks every head that the defense declares.
-        found: head -> samples broken through it, in the order of the attack.
+        successes: head -> samples broken through it, in the order of the attack.
         repeated: whether the true head is attacked again on what other heads left.
         broken: wrong without an attack, or broken through any head, bool [n].
         by_true: wrong without an attack, or broken through the true head, bool [n].
     """
 
     declared: bool
-    found: Mapping[str, int]
+    successes: Mapping[str, int]
     repeated: bool
     broken: NDArray[np.bool_]
     by_true: NDArray[np.bool_]
@@ -67,16 +67,16 @@ def masking(runs: Sequence[HeadResults], n: int, randomized: RandomizedResult | 
 
     randomized: of all these runs, of a randomized defense.
     """
-    several = [run for run in runs if run.declared and len(run.found) > 1 and TRUE in run.found]
+    several = [run for run in runs if run.declared and len(run.successes) > 1 and TRUE in run.successes]
     if not several:
         return None
-    heads = [head for run in several for head in run.found]
+    heads = [head for run in several for head in run.successes]
     bound = any(run.repeated for run in several)
     if randomized is not None:
         return _of_randomized(heads, randomized, n, bound)
     added = Counter[str]()
     for run in several:
-        added.update(run.found)
+        added.update(run.successes)
     by_true, broken = (np.any([getattr(run, name) for run in runs], axis=0) for name in ("by_true", "broken"))
     return _masking(heads, added, (n - int(by_true.sum())) / n, (n - int(broken.sum())) / n, bound)
 
@@ -111,9 +111,9 @@ def head_lines(total: AttackSummary) -> list[str]:
     found = masking_of(total)
     if found is None:
         return []
-    told = f"true {found.true:.2%}, all {found.all:.2%}; gradient-masking index {'at most ' * found.bound}"
+    reported = f"true {found.true:.2%}, all {found.all:.2%}; gradient-masking index {'at most ' * found.bound}"
     best = f"; {found.best} added most, {found.added}" if found.best else ""
-    return [f"left by heads     {told}{found.index:.2f} points{best}"]
+    return [f"left by heads     {reported}{found.index:.2f} points{best}"]
 
 
 def _of_randomized(heads: Sequence[str], result: RandomizedResult, n: int, bound: bool) -> Masking:

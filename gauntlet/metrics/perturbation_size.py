@@ -24,8 +24,8 @@ class Distances:
 
     Attributes:
         ids: int64 [n].
-        distance: of the nearest find over all stages, float64 [n]: 0 where the clean image is misclassified, infinite
-            where nothing was found.
+        distance: of the nearest adversarial example over all stages, float64 [n]: 0 where the clean image is
+            misclassified, infinite where nothing was found.
         forwards, backwards: means per attacked sample, over all stages.
     """
 
@@ -44,7 +44,7 @@ class Distances:
 
 
 def read(run: RunFolder) -> Distances:
-    """The distances of a finished run.
+    """Return the distances of a finished run.
 
     Raises:
         UserError: it is no attack, is not finished, or has rows with an error.
@@ -94,7 +94,7 @@ class Spread:
 
     @classmethod
     def of(cls, distance: Floats) -> "Spread | None":
-        """distance: of the nearest adversarial examples, 0 where the clean prediction is wrong, [n].
+        """Summarize distances of the nearest adversarial examples, 0 where the clean prediction is wrong, [n].
 
         >>> Spread.of(np.array([0.0, 0.1, 0.2, 0.3, np.inf]))
         Spread(right=4, survivors=1, low=0.2, median=0.3, high=inf)
@@ -112,7 +112,7 @@ class Spread:
 
 
 def spread_lines(run: RunFolder, norm: str) -> list[str]:
-    """The answer of a run without a bound, for people; of the chunks that are there."""
+    """Return the answer of a run without a bound, for people; of the chunks that are there."""
     found = Spread.of(_nearest(_columns(run))[1])
     if found is None:
         return ["distance         no sample is right without an attack"]
@@ -124,13 +124,14 @@ def spread_lines(run: RunFolder, norm: str) -> list[str]:
 
 
 def reach(eps: Eps) -> Eps:
-    """The largest distance that counts as within eps: an attack that adds eps to a pixel in float32 lands up to 3e-8
-    beyond it. The slack is that of `Threat.contains`."""
+    """Return the largest distance that counts as within eps: an attack that adds eps to a pixel in float32 lands up to
+    3e-8 beyond it. The slack is that of `Threat.contains`.
+    """
     return eps * (1 + 1e-6) + 1e-7
 
 
 def accuracy(distance: Floats, eps: Sequence[float]) -> list[float]:
-    """Share of the samples that stand at each eps, by the slack with which an evaluation judges.
+    """Return the share of the samples that survive at each eps, by the slack with which an evaluation judges.
 
     >>> accuracy(np.array([0.0, 0.1, 0.3, np.inf]), [0.0, 0.1, 1.0])
     [0.75, 0.5, 0.25]
@@ -139,13 +140,13 @@ def accuracy(distance: Floats, eps: Sequence[float]) -> list[float]:
 
 
 def nearest(distances: Sequence[Floats]) -> Floats:
-    """The best of several attacks on each sample: the AND rule at every eps."""
+    """Return the best of several attacks on each sample: the AND rule at every eps."""
     best: Floats = np.min(distances, axis=0)
     return best
 
 
 def area(distance: Floats, limit: float) -> float:
-    """The area under the curve of accuracy up to eps = limit, which is the mean of min(d, limit), exactly.
+    """Return the area under the curve of accuracy up to eps = limit, which is the mean of min(d, limit), exactly.
 
     >>> area(np.array([0.0, 0.1, 0.3, np.inf]), 0.2)
     0.125
@@ -157,7 +158,7 @@ def optimality(distance: Floats, best: Floats, limit: float | None = None) -> fl
     """Local optimality of an attack (Cina et al. 2024, arXiv 2404.19460): 1 where it is the best on every sample.
 
     (c L - A) / (c L - A*), with A the area under the attack's curve up to L, A* that of the pointwise best, and c the
-    clean accuracy. 0: it finds nothing.
+    clean accuracy. 0: it has no success.
 
     Args:
         distance: of the attack, [n].

@@ -2,7 +2,8 @@
 
 What is counted: every forward pass of the defended pipeline for a sample until it is broken, the search for a start
 included, and one for the clean prediction, so that the first question of an attack is the second query. Rates are over
-the samples that are right as they are, and a failure counts at every budget. Means and medians are over successes only.
+the samples that are right without an attack, and a failure counts at every budget. Means and medians are over successes
+only.
 """
 
 import math
@@ -18,7 +19,7 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import CLEAN_STAGE
 
 BUDGETS = (100, 1_000, 2_500, 5_000, 10_000)
-"""Queries at which rates are told."""
+"""Queries at which rates are reported."""
 
 
 CLEAN_CHECK = 1
@@ -47,13 +48,13 @@ class Level:
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class QueryCurve:
     """The queries of one run.
 
     Attributes:
-        queries: of each sample that is right as it is, int64 [n].
+        queries: of each sample that is right without an attack, int64 [n].
         broken: which of these were broken, bool [n].
-        wrong: samples that are wrong as they are, and outside the rates.
+        wrong: samples that are wrong without an attack, and outside the rates.
         errors: samples of the n with an error on record; they count as failures.
     """
 
@@ -69,34 +70,35 @@ class Curve:
 
     @property
     def end(self) -> float:
-        """Where the curve ends: at the largest of `BUDGETS`, or before that, where a failure had no more."""
+        """Return where the curve ends: at the largest of `BUDGETS`, or before that, where a failure had no more."""
         return min(float(BUDGETS[-1]), self.spent)
 
     @property
     def area(self) -> float:
-        """Mean success over the logarithm of the queries, from 1 to `end`, in [0, 1]; NaN without samples."""
+        """Return the mean success over the logarithm of the queries, from 1 to `end`, in [0, 1]; NaN without
+        samples."""
         if not len(self.queries) or self.end <= 1:
             return math.nan
         found = self.queries[self.broken & (self.queries <= self.end)]
         return float((1 - np.log(found) / math.log(self.end)).sum()) / len(self.queries)
 
     def at(self, budget: float) -> Level:
-        """What holds within a budget; infinite: in the end."""
+        """Return what holds within a budget; infinite: in the end."""
         within = self.queries[self.broken & (self.queries <= budget)]
         share = len(within) / len(self.queries) if len(self.queries) else math.nan
         middle = (float(np.mean(within)), float(np.median(within))) if len(within) else (math.nan, math.nan)
         return Level(int(min(budget, BUDGETS[-1])), self.spent >= budget, share, *middle)
 
 
-def curve(run: RunFolder) -> Curve:
-    """The queries of a finished run, from its records alone.
+def curve(run: RunFolder) -> QueryCurve:
+    """Return the queries of a finished run, from its records alone.
 
     Raises:
         UserError: the passes on record are not the queries of an attack without gradients, or a part is damaged.
     """
     _check(run, run.manifest())
     parts = [_part(run, table) for table in run.read_parts()]
-    return Curve(
+    return QueryCurve(
         np.concatenate([part.queries for part in parts]),
         np.concatenate([part.broken for part in parts]),
         sum(part.wrong for part in parts),
@@ -104,8 +106,8 @@ def curve(run: RunFolder) -> Curve:
     )
 
 
-def _part(run: RunFolder, table: pa.Table) -> Curve:
-    """The curve of one chunk."""
+def _part(run: RunFolder, table: pa.Table) -> QueryCurve:
+    """Return the curve of one chunk."""
     column = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name != "error"}
     failed = table["error"].is_valid().to_numpy(zero_copy_only=False)
     clean = column["stage"] == CLEAN_STAGE
@@ -119,7 +121,7 @@ def _part(run: RunFolder, table: pa.Table) -> Curve:
     spent = np.bincount(place[rows], column["forwards"][rows], len(ids)).astype(np.int64)
     error = np.bincount(place[rows & failed], minlength=len(ids)) > 0
     broken = np.bincount(place[rows & column["broken"]], minlength=len(ids)) > 0
-    return Curve(spent + CLEAN_CHECK, broken & ~error, int(clean.sum()) - len(ids), int(error.sum()))
+    return QueryCurve(spent + CLEAN_CHECK, broken & ~error, int(clean.sum()) - len(ids), int(error.sum()))
 
 
 def _check(run: RunFolder, manifest: Manifest) -> None:
@@ -131,4 +133,4 @@ def _check(run: RunFolder, manifest: Manifest) -> None:
     if manifest["threat"]["radius"] is None:
         raise OtherKind(f"{run.path} measures distances, so nothing in it fails; name runs with a finite threat.eps")
     if manifest.get("coverage", "standing") != "standing" and len(manifest["stages"]) > 2:
-        raise OtherKind(f"{run.path} attacks each sample in every stage; name runs whose stages meet what still stands")
+        raise OtherKind(f"{run.path} attacks each sample in every stage; name runs whose stages meet only survivors")

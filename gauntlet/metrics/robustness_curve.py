@@ -13,7 +13,7 @@ MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Of the nearest finds over all runs: more points of the grid."""
+"""Of the nearest adversarial examples over all runs: more points of the grid."""
 
 
 def groups(answers: Sequence[Distances]) -> list[list[Distances]]:
@@ -27,7 +27,7 @@ def groups(answers: Sequence[Distances]) -> list[list[Distances]]:
 
 
 def reference(group: Sequence[Distances]) -> float | None:
-    """The reference eps: that of the data set in this norm, else the largest finite one of the runs."""
+    """Return the reference eps: that of the data set in this norm, else the largest finite one of the runs."""
     norm = group[0].manifest["threat"]["norm"]
     for answer in group:
         budget = (answer.manifest["config"].get("dataset", {}).get("budgets") or {}).get(norm)
@@ -38,20 +38,22 @@ def reference(group: Sequence[Distances]) -> float | None:
 
 
 def grid(best: Floats, eps: float | None) -> list[float]:
-    """The values of eps that a table shows, rising."""
+    """Return the values of eps that a table shows, rising."""
     finite = best[np.isfinite(best) & (best > 0)]
     points = {each * eps for each in MULTIPLES} if eps else {0.0}
     return sorted(points | {float(np.quantile(finite, q)) for q in QUANTILES if len(finite)})
 
 
 def names(group: Sequence[Distances]) -> list[str]:
-    """The attacks, told apart by their folders where they have one name; a star marks those with a finite eps."""
+    """Return the attacks, distinguished by their folders where they have one name; a star marks those with a finite
+    eps.
+    """
     plain = [answer.manifest["name"]["attack"] for answer in group]
-    told = [
+    reported = [
         name if plain.count(name) == 1 else f"{name} {answer.run.path.name}"
         for name, answer in zip(plain, group, strict=True)
     ]
     return [
         f"{name} *" if answer.manifest["threat"]["radius"] is not None else name
-        for name, answer in zip(told, group, strict=True)
+        for name, answer in zip(reported, group, strict=True)
     ]

@@ -24,7 +24,7 @@ class Target:
 
 
 def collect(folders: Sequence[Path]) -> dict[Key, list[Target]]:
-    """The targets of the finished transfer runs below these folders.
+    """Return the targets of the finished transfer runs below these folders.
 
     Raises:
         UserError: there is no such run, or one is damaged.
@@ -52,7 +52,9 @@ def _named(manifest: Manifest) -> str:
 
 
 def _distinct(targets: list[Target]) -> list[Target]:
-    """Targets of the same name told apart by their hash."""
+    """Return targets of the same name distinguished by their hash."""
     names = [target.name for target in targets]
-    told = [t if names.count(t.name) == 1 else Target(f"{t.name} {t.victim[:6]}", t.victim, t.pairs) for t in targets]
-    return sorted(told, key=lambda target: target.name)
+    reported = [
+        t if names.count(t.name) == 1 else Target(f"{t.name} {t.victim[:6]}", t.victim, t.pairs) for t in targets
+    ]
+    return sorted(reported, key=lambda target: target.name)

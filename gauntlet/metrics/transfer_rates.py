@@ -30,9 +30,9 @@ class Pair:
         identity: of its set; equal means the same candidates.
         sources: what they were crafted on: name -> victim, weights, defense.
         white_box: whether the target, or a network inside it, is among these.
-        samples: all, also those that the target has wrong as they are.
-        right: ids of those that the target has right as they are.
-        standing: ids of those that it still has right.
+        samples: all, also those that the target has wrong without an attack.
+        right: ids of those that the target has right without an attack.
+        survivors: ids of those that it still has right.
         shared: those of `right` that every source has right too; None where the set is not at hand.
         flipped: those of `shared` that the target has wrong on the candidate.
         length: sum of the L2 distances of the candidates of `right`.
@@ -44,34 +44,34 @@ class Pair:
     white_box: bool = False
     samples: int = 0
     right: set[int] = field(default_factory=set)
-    standing: set[int] = field(default_factory=set)
+    survivors: set[int] = field(default_factory=set)
     shared: int | None = 0
     flipped: int = 0
     length: float = 0.0
 
     @property
     def label(self) -> str:
-        """The stage, with the names of all sources."""
+        """Return the stage, with the names of all sources."""
         return f"{self.stage.rpartition('/')[0]}/{'+'.join(sorted(self.sources))}"
 
     @property
     def accuracy(self) -> float:
-        """Share of all samples that the target has right on the candidates."""
-        return len(self.standing) / max(1, self.samples)
+        """Return the share of all samples that the target has right on the candidates."""
+        return len(self.survivors) / max(1, self.samples)
 
     @property
     def rate(self) -> float:
         """Attack success rate: share flipped of those that the target has right."""
-        return 1 - len(self.standing) / max(1, len(self.right))
+        return 1 - len(self.survivors) / max(1, len(self.right))
 
     @property
     def shared_rate(self) -> float | None:
-        """The same of those that the sources have right too."""
+        """Return the same of those that the sources have right too."""
         return None if not self.shared else self.flipped / self.shared
 
     @property
     def mean_length(self) -> float | None:
-        """Mean L2 distance of the candidates."""
+        """Return the mean L2 distance of the candidates."""
         return None if self.shared is None or not self.right else self.length / len(self.right)
 
     @property
@@ -89,7 +89,7 @@ class Metrics(NamedTuple):
 
 
 def metrics(pairs: Sequence[Pair]) -> Metrics | None:
-    """The three metrics over the pairs whose sources do not hold the target; None where there is none.
+    """Return the three metrics over the pairs whose sources do not hold the target; None where there is none.
 
     pairs: all of the same target and samples.
     """
@@ -97,20 +97,20 @@ def metrics(pairs: Sequence[Pair]) -> Metrics | None:
     if not pairs:
         return None
     strongest = min(pairs, key=lambda pair: (pair.accuracy, pair.stage))
-    union = set.intersection(*(pair.standing for pair in pairs))
+    union = set.intersection(*(pair.survivors for pair in pairs))
     mean = sum(pair.accuracy for pair in pairs) / len(pairs)
     return Metrics(mean, strongest, len(union) / max(1, strongest.samples))
 
 
 def pairs_of(run: RunFolder, manifest: Manifest) -> list[Pair]:
-    """The pairs of a run, from its records, and from its sets where these are at hand.
+    """Return the pairs of a run, from its records, and from its sets where these are at hand.
 
     Raises:
         UserError: a part of the records is damaged.
     """
     pairs = {
-        stage: Pair(stage, told["set"], told["sources"], _kin(manifest, told["sources"]))
-        for stage, told in sorted(manifest.get("sets", {}).items())
+        stage: Pair(stage, declared["set"], declared["sources"], _is_white_box(manifest, declared["sources"]))
+        for stage, declared in sorted(manifest.get("sets", {}).items())
     }
     sets = {stage: _lookup(run, manifest, pair) for stage, pair in pairs.items()}
     for part in run.read_parts() if pairs else ():
@@ -122,18 +122,18 @@ def pairs_of(run: RunFolder, manifest: Manifest) -> list[Pair]:
             rows = table[(table["stage"] == stage) & table["sample"].isin(right)]
             pair.samples += len(clean)
             pair.right |= right
-            pair.standing |= set(rows["sample"][rows["fine"]].tolist())
+            pair.survivors |= set(rows["sample"][rows["fine"]].tolist())
             _measure(pair, rows, sets[stage])
     return list(pairs.values())
 
 
-def _kin(manifest: Manifest, sources: dict[str, dict[str, Any]]) -> bool:
+def _is_white_box(manifest: Manifest, sources: dict[str, dict[str, Any]]) -> bool:
     mine = {manifest["victim"], *manifest["weights"].values()}
     return any(mine & {source["victim"], *source.get("weights", {}).values()} for source in sources.values())
 
 
 def _measure(pair: Pair, rows: pd.DataFrame, source: Lookup | None) -> None:
-    """Add what only the set can tell; where it cannot be read, nothing is told."""
+    """Add what only the set can tell; where it cannot be read, nothing is reported."""
     if source is None or pair.shared is None:
         pair.shared = None
         return
@@ -158,7 +158,7 @@ def _lookup(run: RunFolder, manifest: Manifest, pair: Pair) -> Lookup | None:
 
 
 def lines(pairs: Sequence[Pair]) -> Iterator[str]:
-    """The pairs of one run as a table, and the three metrics."""
+    """Yield the pairs of one run as a table, and the three metrics."""
     if not pairs:
         return
     yield f"{'attack/source':<24}{'accuracy':>9}{'ASR':>9}{'ASR both':>10}{'mean L2':>9}"
@@ -167,9 +167,9 @@ def lines(pairs: Sequence[Pair]) -> Iterator[str]:
             f"{pair.stage + ('*' if pair.white_box else ''):<24}{pair.accuracy:>9.2%}{pair.rate:>9.2%}"
             f"{number(pair.shared_rate, '.2%'):>10}{number(pair.mean_length, '.3f'):>9}"
         )
-    if told := metrics(pairs):
-        best = f"{told.strongest.accuracy:.2%} ({told.strongest.stage})"
-        yield f"mean over pairs {told.mean:.2%}, strongest pair {best}, union {told.union:.2%}"
+    if reported := metrics(pairs):
+        best = f"{reported.strongest.accuracy:.2%} ({reported.strongest.stage})"
+        yield f"mean over pairs {reported.mean:.2%}, strongest pair {best}, union {reported.union:.2%}"
     yield "(ASR: flipped, of the samples that the target has right; both: of those that the sources have right too)"
     if any(pair.white_box for pair in pairs):
         yield "(* crafted on the target itself or on a network inside it; not in the metrics)"

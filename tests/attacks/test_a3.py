@@ -20,7 +20,7 @@ def test_the_narrow_stages():
     assert [stage.share for stage in NARROW] == [1, 1, 1, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.065, 0.03]
     nominal = [8, 15, 15, 25, 30, 30, 35, 40, 45, 50, 50, 55, 60]
     assert [stage.steps for stage in NARROW] == [*nominal[:3], *(steps + 7 for steps in nominal[3:])]
-    assert [stage.turns for stage in NARROW] == [0] + [7] * 12
+    assert [stage.odi_steps for stage in NARROW] == [0] + [7] * 12
     assert [stage.restarts for stage in NARROW] == [1] * 10 + [4, 4, 50]
 
 
@@ -28,7 +28,7 @@ def test_the_wide_stages():
     nominal = [5, 5, 10, 10, 15, 18, 20, 25, 35, 45]
     turns = [10, 15, 15, 10, 10, 10, 10, 10, 10, 10]
     assert WIDE[:3] == NARROW[:3]
-    assert [stage.turns for stage in WIDE[3:]] == turns
+    assert [stage.odi_steps for stage in WIDE[3:]] == turns
     assert [stage.steps for stage in WIDE[3:]] == [a + b for a, b in zip(nominal, turns, strict=True)]
     assert [stage.restarts for stage in WIDE[3:]] == [10, 1, 1, 1, 1, 1, 1, 5, 5, 20]
     assert [stage.share for stage in WIDE] == [1.0] * 10 + [0.8, 0.5, 0.5]

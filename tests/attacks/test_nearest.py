@@ -127,19 +127,19 @@ def test_a_budget_for_each_sample_ends_each_walk(name, norm, case):
 
 
 @pytest.mark.parametrize("name", ["fmn", "ddn", "pdpgd", "sigma_zero"])
-def test_more_of_the_same_walk_is_never_farther(name, case, monkeypatch):
-    """The nearest find falls along a walk: what is noted at each step bounds the answer."""
+def test_more_of_the_same_steps_is_never_farther(name, case, monkeypatch):
+    """The nearest adversarial example falls along the steps: what is noted at each step bounds the answer."""
     from gauntlet.attacks.minimum_norm import minimum_norm_loop
 
     norm = traits_of(QUICK[name]).norms[-1] if name in ("ddn", "sigma_zero") else "l2"
     threat, history = Threat(norm, "unbounded"), []
-    note = minimum_norm_loop.Nearest.note
+    note = minimum_norm_loop.NearestExamples.note
 
     def watched(self, *arguments):
         note(self, *arguments)
         history.append(self.distance.clone())
 
-    monkeypatch.setattr(minimum_norm_loop.Nearest, "note", watched)
+    monkeypatch.setattr(minimum_norm_loop.NearestExamples, "note", watched)
     z, _ = case.attack(QUICK[name], threat)
     found = history[-1].isfinite()
     assert found.sum() > len(found) // 2

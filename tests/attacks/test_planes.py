@@ -35,7 +35,7 @@ def test_a_plane_is_half_the_difference_of_two_logits(head, x):
     w = Linear().w
     y, target = torch.zeros(40, dtype=torch.long), torch.full((40,), 2)
     plane = linearize_boundary(head, x, y, target, Rng(0, torch.arange(40)))
-    assert torch.allclose(plane.slope.flatten(1), ((w[:, 2] - w[:, 0]) / 2).expand(40, -1))
+    assert torch.allclose(plane.gradient.flatten(1), ((w[:, 2] - w[:, 0]) / 2).expand(40, -1))
     assert torch.allclose(plane.gap, (x - 0.5).flatten(1) @ (w[:, 2] - w[:, 0]) / 2)
 
 
@@ -48,7 +48,7 @@ def test_the_nearest_plane_is_nearest_in_the_norm(head, x, norm, dual):
     target = away.argmin(1)
     plane = nearest_boundary(head, x, y, norm, Rng(0, torch.arange(40)))
     chosen = linearize_boundary(head, x, y, target, Rng(0, torch.arange(40)))
-    assert torch.allclose(plane.slope, chosen.slope)
+    assert torch.allclose(plane.gradient, chosen.gradient)
     assert torch.allclose(plane.gap, chosen.gap)
     assert len(set(target.tolist())) > 2
 

@@ -155,14 +155,14 @@ def test_slopes_add_with_their_true_lengths():
     logits = torch.tensor([[3.0, 1.0, 0.0], [0.5, 0.0, 2.0]], dtype=torch.float64)
     hot = logits * 50
     y, ce = torch.tensor([0, 1]), log_scaled_loss("ce")
-    slopes = [(0.5, LogScaledGradient(ce.cotangent(z, y), ce.log(z, y))) for z in (logits, logits / 2)]
+    slopes = [(0.5, LogScaledGradient(ce.cotangent(z, y), ce.log_scale(z, y))) for z in (logits, logits / 2)]
     true = sum((z.softmax(1) - torch.eye(3)[y]) / 2 for z in (logits, logits / 2))
     total = weighted_sum(*slopes)
     assert torch.allclose(total.direction * total.log_scale.exp()[:, None] * 2, true)
     assert torch.allclose(cross_entropy(logits, y), -logits.log_softmax(1).gather(1, y[:, None]).squeeze(1))
     tiny = weighted_sum(
-        (0.5, LogScaledGradient(ce.cotangent(hot, y), ce.log(hot, y))),
-        (0.5, LogScaledGradient(ce.cotangent(hot, y), ce.log(hot, y))),
+        (0.5, LogScaledGradient(ce.cotangent(hot, y), ce.log_scale(hot, y))),
+        (0.5, LogScaledGradient(ce.cotangent(hot, y), ce.log_scale(hot, y))),
     )
     assert torch.allclose(tiny.direction, ce.cotangent(hot, y))
 

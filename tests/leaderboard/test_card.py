@@ -10,7 +10,7 @@ import pytest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.__main__ import main
 from gauntlet.leaderboard.entry import Entry
-from gauntlet.leaderboard.entry_card import Line, card
+from gauntlet.leaderboard.entry_card import CardLine, card
 
 Make = Callable[..., RunFolder]
 Scored = Callable[[], list[Entry]]
@@ -21,7 +21,7 @@ HEADS = ("pgd/true", "pgd/mean", "pgd/member")
 
 
 def told(entry: Entry, *others: Entry) -> dict[str, tuple[str, ...]]:
-    lines: tuple[Line, ...] = card(entry, (entry, *others))
+    lines: tuple[CardLine, ...] = card(entry, (entry, *others))
     return {line.key: line.values for line in lines}
 
 

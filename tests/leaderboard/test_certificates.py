@@ -73,7 +73,7 @@ def test_what_is_no_contradiction(tmp_path, radii, change):
         tmp_path / "runs",
         **{"norm": "l2", "eps": "1/2", "broken": () if "errors" in change else [3], "distance": 0.4} | change,
     )
-    assert not any(verdict.found for verdict in build(tmp_path / "runs", tmp_path / "site").certificates)
+    assert not any(verdict.contradictions for verdict in build(tmp_path / "runs", tmp_path / "site").certificates)
 
 
 def test_a_few_may_fall_where_confidence_allows_it_and_none_where_there_is_a_proof(tmp_path):
@@ -100,8 +100,8 @@ def test_a_certified_sample_that_is_wrong_as_it_is_contradicts_too(tmp_path):
     certify(tmp_path / "runs", [0.5] * 20, kind="sound_det", confidence=1.0)
     make_run(tmp_path / "runs", norm="l2", eps="1/2", wrong=[7])
     (verdict,) = build(tmp_path / "runs", tmp_path / "site").certificates
-    assert [each.sample for each in verdict.found] == [7]
-    assert verdict.found[0].stage == "clean"
+    assert [each.sample for each in verdict.contradictions] == [7]
+    assert verdict.contradictions[0].stage == "clean"
 
 
 def test_certified_but_wrong_predictions_and_estimates_claim_nothing(tmp_path):
@@ -110,7 +110,7 @@ def test_certified_but_wrong_predictions_and_estimates_claim_nothing(tmp_path):
     for root in (tmp_path / "a", tmp_path / "b"):
         make_run(root, norm="l2", eps="1/2", broken=[3], distance=0.1)
         (verdict,) = build(root, root / "site").certificates
-        assert not verdict.found
+        assert not verdict.contradictions
     assert "Not counted" in (tmp_path / "b" / "site" / "certificates.html").read_text()
 
 
@@ -153,7 +153,7 @@ def test_the_page_has_the_curve_and_what_it_cost(tmp_path):
     assert "1,000" in page
     assert "1,100" in page
     assert "5,500" in page  # 11,000 forwards in two seconds
-    assert not built.certificates[0].found
+    assert not built.certificates[0].contradictions
     claims, damaged = certified(tmp_path / "runs")
     assert (len(claims), damaged) == (1, [])
 

@@ -100,7 +100,7 @@ def test_the_headline_of_an_unbounded_entry_is_the_median_distance(make: Make, r
     quartiles = (unbounded["distance_25"], unbounded["distance_median"], unbounded["distance_75"])
     assert quartiles == pytest.approx((0.05, 0.09, 0.14))  # 0.01 to 0.17, 0.035 by the other run, one that stands
     index, page = ((tmp_path / "site" / name).read_text() for name in ("index.html", unbounded["page"]))
-    assert 'Median distance of the nearest find</dt><dd>0.09 <span class="range">0.05–0.14<' in page
+    assert 'Median distance of the nearest adversarial example</dt><dd>0.09 <span class="range">0.05–0.14<' in page
     assert 'Not broken</dt><dd>1 <span class="range">of 19<' in page
     assert "Worst-case robust accuracy" not in page
     assert "upper bound on the distance" in page

@@ -25,7 +25,7 @@ def test_the_number_is_the_worst_case_per_sample_and_not_the_smallest_mean(make:
     (entry,) = entries()
     assert (entry.n, entry.clean, entry.robust, entry.open) == (20, 18, 12, 0)
     assert entry.robust_ids.tolist() == list(range(8, 20))
-    assert [(a.column, a.standing, a.open) for a in entry.attacks] == [("pgd", 14, 0), ("pma", 15, 0)]
+    assert [(a.column, a.survivors, a.open) for a in entry.attacks] == [("pgd", 14, 0), ("pma", 15, 0)]
     assert [line.alone for line in entry.runs] == [3, 2]
     assert entry.interval == pytest.approx((0.3866, 0.7812), abs=5e-5)
     assert entry.reasons == ()
@@ -35,7 +35,7 @@ def test_any_stage_of_a_run_breaks_a_sample(make: Make, entries: Entries) -> Non
     make(attack="pma", stages=["pma/true", "pma/robust"], broken={"pma/true": [1, 2], "pma/robust": [2, 3]})
     (entry,) = entries()
     assert entry.robust == 17
-    stages = {stage.name: (stage.attacked, stage.found) for stage in entry.runs[0].stages}
+    stages = {stage.name: (stage.attacked, stage.successes) for stage in entry.runs[0].stages}
     assert stages == {"clean": (20, 0), "pma/true": (20, 2), "pma/robust": (18, 1)}
 
 
@@ -58,7 +58,7 @@ def test_cost_is_counted_per_attacked_and_per_surviving_sample(make: Make, entri
         ({"chunks": []}, 0, 20, "3 of 3 chunks are missing"),
         ({"errors": {7: "NaN logits"}}, 19, 1, "1 rows carry an error"),
         ({"change": {"status": "failed"}}, 20, 0, "its status is failed"),
-        ({"distance": 0.04, "broken": [3]}, 19, 1, "1 finds lie outside the threat and do not count"),
+        ({"distance": 0.04, "broken": [3]}, 19, 1, "1 adversarial examples lie outside the threat and do not count"),
     ],
 )
 def test_a_missing_record_is_not_a_pass(
@@ -122,7 +122,7 @@ def test_runs_elsewhere_lower_the_number_where_they_lie_within_the_threat(make: 
 def test_runs_through_the_true_head_alone_are_shown_and_never_ranked(make: Make, entries: Entries) -> None:
     make(attack="pgd", heads="true", broken=[1])
     (entry,) = entries()
-    assert [(a.column, a.declared, a.standing) for a in entry.attacks] == [("pgd (true head)", False, 19)]
+    assert [(a.column, a.declared, a.survivors) for a in entry.attacks] == [("pgd (true head)", False, 19)]
     assert (entry.robust, entry.open) == (0, 19)
     assert "heads=declared" in entry.reasons[0]
 
@@ -131,7 +131,7 @@ def test_runs_through_the_true_head_alone_are_shown_and_never_ranked(make: Make,
 def test_runs_without_gradients_are_shown_and_never_ranked(access: str, make: Make, entries: Entries) -> None:
     make(attack="square", broken=[1], change={"access": access})
     (entry,) = entries()
-    assert [(a.column, a.declared, a.standing) for a in entry.attacks] == [(f"square (access: {access})", False, 19)]
+    assert [(a.column, a.declared, a.survivors) for a in entry.attacks] == [(f"square (access: {access})", False, 19)]
     assert (entry.robust, entry.open) == (0, 19)
     assert "access=gradient" in entry.reasons[0]
     make(attack="pgd", broken=[2])

@@ -153,7 +153,7 @@ def test_the_page_of_an_entry_shows_its_evidence(runs: Path, out: Path) -> None:
         "0123456789abcdef",
         "sha256:" + "1" * 64,
         "2.15.0",
-        "sample 1 as it is, class 1",
+        "sample 1 unchanged, class 1",
         "1 sample: attacked through the true head alone",
     ):
         assert said in text

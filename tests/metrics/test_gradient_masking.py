@@ -7,8 +7,10 @@ from gauntlet.metrics.gradient_masking import beyond, head_lines
 from gauntlet.metrics.randomized_result import RandomizedResult, WorstCandidates
 
 
-def total(**standing):
-    return AttackSummary(samples=200, clean=190, survivors={name.replace("__", "/"): n for name, n in standing.items()})
+def total(**survivors):
+    return AttackSummary(
+        samples=200, clean=190, survivors={name.replace("__", "/"): n for name, n in survivors.items()}
+    )
 
 
 def test_the_difference_is_the_index_and_the_best_head_is_named():

@@ -104,9 +104,9 @@ def test_mistakes_get_one_line(tmp_path: Path, capsys):
 
 def test_the_headline_is_the_quartiles_of_the_samples_that_are_right(tmp_path):
     run = make_run(tmp_path, attack="fmn", eps="unbounded", wrong=[19], broken=range(12), distance=FAR)
-    distance, standing = spread_lines(run, "linf")
+    distance, survivors = spread_lines(run, "linf")
     assert "median 0.1   25 % 0.06   75 % not found   (linf," in distance
-    assert standing.split("   ")[-1] == "(7 of 19)"
+    assert survivors.split("   ")[-1] == "(7 of 19)"
     assert Spread.of(np.zeros(3)) is None
     (nothing,) = spread_lines(make_run(tmp_path / "wrong", eps="unbounded", wrong=range(20)), "linf")
     assert nothing.endswith("no sample is right without an attack")

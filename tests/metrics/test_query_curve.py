@@ -12,7 +12,7 @@ from gauntlet.errors import UserError
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import rows as records
-from gauntlet.metrics.query_curve import BUDGETS, Curve, curve
+from gauntlet.metrics.query_curve import BUDGETS, QueryCurve, curve
 
 MANIFEST = {
     "schema_version": 1, "status": "done", "kind": "attack", "command": "python run.py attack=square", "config": {},
@@ -69,24 +69,24 @@ def test_failures_count_at_every_budget(run):
 
 
 def test_a_budget_that_failures_did_not_have_is_not_known():
-    found = Curve(np.array([10, 500, 1001]), np.array([True, False, False]))
+    found = QueryCurve(np.array([10, 500, 1001]), np.array([True, False, False]))
     assert [found.at(budget).known for budget in BUDGETS] == [True, False, False, False, False]
     assert found.end == 500
-    done = Curve(np.array([10, 500]), np.array([True, True]))
+    done = QueryCurve(np.array([10, 500]), np.array([True, True]))
     assert all(done.at(budget).known for budget in BUDGETS)
     assert done.end == BUDGETS[-1]
 
 
 def test_the_area_is_the_integral():
-    found = Curve(np.array([2, 40, 700, 900, 5001]), np.array([True, True, True, True, False]))
+    found = QueryCurve(np.array([2, 40, 700, 900, 5001]), np.array([True, True, True, True, False]))
     grid = np.linspace(0, math.log(5001), 200_001)
     success = np.searchsorted(np.sort(found.queries[found.broken]), np.exp(grid), side="right") / 5
     assert found.area == pytest.approx(success.mean(), abs=1e-4)
-    assert Curve(np.array([10_001]), np.array([False])).area == 0
+    assert QueryCurve(np.array([10_001]), np.array([False])).area == 0
 
 
 def test_no_sample_is_no_number():
-    nothing = Curve(np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    nothing = QueryCurve(np.zeros(0, np.int64), np.zeros(0, np.bool_))
     assert math.isnan(nothing.area)
     assert math.isnan(nothing.at(100).success)
 

@@ -126,7 +126,7 @@ def test_the_metrics_are_mean_strongest_and_union(swept):
     assert mean == pytest.approx(sum(pair.accuracy for pair in pairs) / 2)
     assert union <= strongest.accuracy <= mean
     frame = outcome.run.read_part(0).to_pandas()
-    assert {pair.stage: len(pair.right) - len(pair.standing) for pair in pairs} == outcome.summary.broken
+    assert {pair.stage: len(pair.right) - len(pair.survivors) for pair in pairs} == outcome.summary.broken
     assert all(pair.shared <= len(pair.right) for pair in pairs)
     assert all(0 < pair.mean_length <= 0.25 * 8 for pair in pairs)
     assert frame["error"].isna().all()

@@ -96,7 +96,7 @@ def _composed(group: str, sweep: Override, folders: Sequence[str], needed: bool)
 
 def missing_choice(group: str, choice: str, options: Sequence[str]) -> str:
     """What to say of a choice that its group does not have."""
-    near = difflib.get_close_matches(choice, options, 1)
+    near = difflib.get_close_matches(choice.lower(), options, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"there is no {group}={choice}{hint}; the choices are {', '.join(options)}"
 

@@ -10,9 +10,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
+import gauntlet
 from gauntlet.cluster import launchers
 from gauntlet.cluster.sweep_jobs import announced, job_of, verdict
 from gauntlet.cluster.sweep_overrides import prepared
+from gauntlet.commands.command_line import arranged
 from gauntlet.commands.terminal import one_line, say, write
 from gauntlet.config.trust import guard
 from gauntlet.errors import UserError, described
@@ -23,7 +25,7 @@ STOPPED = 130
 guard()
 
 
-def entry(main: Callable[[], None]) -> int:
+def entry(main: Callable[[], None], config_name: str = "run") -> int:
     """Call a `@hydra.main` function and return the exit status; after a sweep, print the state of its jobs.
 
     Hydra's own complaints take many lines. It prints them itself unless HYDRA_FULL_ERROR=1, so that is set, and what
@@ -31,9 +33,13 @@ def entry(main: Callable[[], None]) -> int:
 
     Args:
         main: takes the configuration from the command line.
+        config_name: of the file in `conf/` that it starts with.
     """
+    if "--version" in sys.argv[1:]:
+        write(f"gauntlet {gauntlet.__version__}")
+        return 0
     announced.clear()
-    status = _called(main)
+    status = _called(main, config_name)
     if not announced:
         return status
     lines, whole = verdict(announced, stopped=status == STOPPED)
@@ -45,11 +51,11 @@ def entry(main: Callable[[], None]) -> int:
     return status or int(not whole)
 
 
-def _called(main: Callable[[], None]) -> int:
+def _called(main: Callable[[], None], config_name: str) -> int:
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        sys.argv[1:] = prepared(launchers.checked(sys.argv[1:]))
+        sys.argv[1:] = prepared(launchers.checked(arranged(sys.argv[1:])))
     except UserError as cause:
         say(f"error: {cause}")
         return 1
@@ -68,7 +74,7 @@ def _called(main: Callable[[], None]) -> int:
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as cause:
         if full:
             raise
-        say(f"error: {one_line(cause)}")
+        say(f"error: {one_line(cause, config_name)}")
         return 1
     except Exception as cause:
         if full or not announced:

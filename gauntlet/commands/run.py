@@ -24,7 +24,9 @@ def job(cfg: DictConfig) -> None:
 
     hydra = HydraConfig.get()
     choices = {
-        group: name for group, name in hydra.runtime.choices.items() if name and "/" not in group and "@" not in group
+        group: name.removesuffix(".yaml")  # with its ending it is the same choice
+        for group, name in hydra.runtime.choices.items()
+        if name and "/" not in group and "@" not in group
     }
 
     def work() -> bool:

@@ -7,6 +7,8 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from gauntlet.cluster.sweep_overrides import missing_choice
+from gauntlet.commands.command_line import meant
+from gauntlet.config.environment import unresolved
 
 
 def write(text: str) -> None:
@@ -15,7 +17,7 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-def one_line(cause: BaseException) -> str:
+def one_line(cause: BaseException, config_name: str = "run") -> str:
     """What an exception of Hydra, OmegaConf or the system says, without its hints for programmers."""
     text = str(cause)
     if isinstance(cause, MissingConfigException):
@@ -30,12 +32,15 @@ def one_line(cause: BaseException) -> str:
         return f"{cause.filename}: {cause.strerror}; choose another runs_dir, or make room there"
     if overridden := re.search(r"Could not override '([^']*)'", text):
         key = getattr(cause.__cause__, "full_key", None) or overridden[1]
-        return f"unknown option {key}; --cfg job shows the options that there are"
+        near = meant(str(key), config_name, sys.argv[1:])
+        return f"unknown option {key}; " + (f"did you mean {near}?" if near else "--cfg job shows those that there are")
     if text.startswith("Config group override must be"):
         empty = [word for word in sys.argv[1:] if re.fullmatch(r"[\w/@]+=(null|\{.*\})?", word)]
         return f"{' '.join(empty)}: a choice must be a name; --help lists them"
     if isinstance(cause.__cause__, OmegaConfBaseException):
         text = f"{text}: {cause.__cause__}"
+    if resolved := unresolved(text):
+        return resolved
     lines = (line.strip() for line in text.splitlines())
     kept = [line for line in lines if line and not re.match(r"(See https:|full_key:|object_type=|Set the env)", line)]
     return " ".join(kept) or type(cause).__name__

@@ -35,4 +35,4 @@ def main(words: Sequence[str] | None = None) -> int:
     if words is not None:  # Hydra reads them from there
         sys.argv[1:] = words
     with steady_output():
-        return entry(compose_and_train)
+        return entry(compose_and_train, "train")

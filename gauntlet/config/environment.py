@@ -31,6 +31,16 @@ def _env(*words: Any) -> Any:
 OmegaConf.register_new_resolver("oc.env", _env, replace=True)
 
 
+def unresolved(text: str) -> str:
+    """Return what a message of OmegaConf about an interpolation means, with the way out; empty: it is another one."""
+    if missing := re.search(r"Environment variable '([^']*)' not found", text):
+        name = missing[1]
+        return f"the environment has no variable {name}; export it, or give a default: ${{oc.env:{name},DEFAULT}}"
+    if unknown := re.search(r"Unsupported interpolation type (\S+)", text):
+        return f"there is no interpolation ${{{unknown[1]}:...}}; write the value itself"
+    return "it refers to itself; write the value itself" if "Recursive interpolation detected" in text else ""
+
+
 @contextmanager
 def _quoted() -> Iterator[None]:
     before = _quoting.set(True)

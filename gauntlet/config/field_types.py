@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import inspect
 import operator
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence, Set
@@ -49,6 +51,17 @@ def typed(path: str, value: Any, hint: Any) -> Any:
     if value is None or "other" in kinds or isinstance(value, DictConfig | ListConfig):
         return value
     return _primitive(path, value, taken)
+
+
+def typed_field(path: str, value: Any, hint: Any, target: Any) -> Any:
+    """Return a value with the type of its field; where it is unfit, add what the class says of the field: its unit."""
+    try:
+        return typed(path, value, hint)
+    except UserError as cause:
+        field = re.escape(path.rpartition(".")[2])
+        told = re.search(rf"^\s*{field}: ([^.;]+)", inspect.getdoc(target) or "", re.MULTILINE)
+        about = f" ({' '.join(told[1].split())})" if told and isinstance(value, str) else ""
+        raise UserError(f"{cause}{about}") from None
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -69,7 +69,7 @@ class Runtime:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError):
+            torch.zeros(1, device=device).item()  # "meta" holds no numbers
+        except (RuntimeError, AssertionError, NotImplementedError):
             raise UserError(f"runtime.device={self.device} is not there; use runtime.device=cpu or auto") from None
         return device

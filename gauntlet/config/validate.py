@@ -24,8 +24,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 import gauntlet
 from gauntlet.config.components import choices, declared
+<<<<<<< HEAD
 from gauntlet.config.field_types import typed
 from gauntlet.errors import UserError, printable, reason
+=======
+from gauntlet.config.environment import unresolved
+from gauntlet.config.field_types import typed, typed_field
+from gauntlet.errors import UserError, reason
+>>>>>>> 6765e09 (Say in one line what a slip on the command line may mean)
 from gauntlet.evidence.stable_names import ROOTS as OLD_PACKAGES
 from gauntlet.evidence.stable_names import place_of
 from gauntlet.knobs import check_knob
@@ -72,16 +78,14 @@ def checked(cfg: DictConfig, known: Sequence[str]) -> DictConfig:
     try:
         resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as cause:
-        raise UserError(f"{cause.full_key!s}: {reason(cause)}" if cause.full_key else reason(cause)) from None
+        key = f"{cause.full_key!s}: " if cause.full_key else ""
+        raise UserError(f"{key}{unresolved(str(cause)) or reason(cause)}") from None
     assert isinstance(resolved, DictConfig)
     _check_root(resolved, known)
     trusted = (PACKAGE, *resolved.get("trusted_packages", []))
     _check_plain(resolved, "")
     for key in resolved:
-        if key in GROUPS:
-            _check_nodes(str(key), resolved[key], trusted, _Field(str(key), None, root=True))
-        else:
-            _check_nodes(str(key), resolved[key], trusted, _Field(str(key), None))
+        _check_nodes(str(key), resolved[key], trusted, _Field(str(key), None, root=key in GROUPS))
     _check_finite(resolved, "")
     budgets = OmegaConf.select(resolved, "dataset.budgets")
     for norm in budgets if isinstance(budgets, DictConfig) else ():
@@ -196,7 +200,7 @@ def _check_node(path: str, node: DictConfig, trusted: Sequence[str], field: _Fie
     knobs = {each.name: each for each in dataclasses.fields(target)} if dataclasses.is_dataclass(target) else {}
     for key, hint in parameters.items():
         if key in given:
-            new = typed(f"{path}.{key}", given[key], hint)
+            new = typed_field(f"{path}.{key}", given[key], hint, target)
             if key in knobs:
                 check_knob(f"{path}.{key}", knobs[key], new)
             if not isinstance(new, DictConfig | ListConfig):  # those are converted in place, and assigning copies them

@@ -32,7 +32,8 @@ def reference(group: Sequence[Distances]) -> float | None:
     for answer in group:
         budget = (answer.manifest["config"].get("dataset", {}).get("budgets") or {}).get(norm)
         if budget is not None:
-            return float(Fraction(str(budget)))
+            over, _, under = str(budget).partition("/")  # such as 0.5/255
+            return float(Fraction(over) / int(under or 1))
     radii = [radius for answer in group if (radius := answer.manifest["threat"]["radius"]) is not None]
     return max(radii, default=None)
 

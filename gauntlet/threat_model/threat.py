@@ -4,6 +4,7 @@ The benchmark owns the threat; no attack has an eps of its own. Images are float
 """
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
@@ -232,7 +233,10 @@ def parse_eps(eps: str | float) -> Fraction | float:
     if eps == UNBOUNDED:
         return math.inf
     try:
-        value = Fraction(eps) if isinstance(eps, str) and "/" in eps else float(eps)
+        if isinstance(eps, str) and (parts := re.fullmatch(r"\s*([+-]?\d*\.?\d+)/(\d+)\s*", eps)):
+            value: Fraction | float = Fraction(parts[1]) / int(parts[2])  # such as 8/255, or 0.5/255
+        else:
+            value = float(eps)
     except (ValueError, TypeError, ZeroDivisionError):
         raise UserError(f"threat.eps={eps!r} is not a number; write for example threat.eps=8/255 or 0.03") from None
     if not (math.isfinite(value) and value > 0):

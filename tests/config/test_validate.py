@@ -259,6 +259,7 @@ def test_a_sweep_folder_that_cannot_be_written_takes_one_line(program, capfd, tm
 
 def test_who_asks_for_the_traceback_of_hydra_gets_it(monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["run.py"])
 
     def main():
         raise hydra.errors.HydraException("oh")

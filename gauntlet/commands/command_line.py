@@ -1,0 +1,96 @@
+"""The words of a command line before Hydra reads them, and what an unknown option may have meant. No torch here."""
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from gauntlet.config.shipped import CONF
+from gauntlet.errors import UserError
+
+
+def arranged(words: Sequence[str]) -> list[str]:
+    """Return the words with the flags first: Hydra takes no `key=value` after a flag that stands after another.
+
+    Raises:
+        UserError: a flag is unknown, or a value cannot be read by this Python.
+    """
+    known = get_args_parser()._option_string_actions
+    flags: list[str] = []
+    rest: list[str] = []
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("-"):
+            rest.append(_readable(word))
+            continue
+        name, joined, _ = word.partition("=")
+        matches = [name] if name in known else [key for key in known if name.startswith("--") and key.startswith(name)]
+        if not matches:
+            raise UserError(_unknown_flag(word, list(known)))
+        flags.append(word)
+        action = known[matches[0]]
+        takes = action.nargs is None or (action.nargs == "?" and waiting and waiting[0] in (action.choices or ()))
+        if takes and not joined and waiting:
+            flags.append(waiting.pop(0))
+    return [*flags, *rest]
+
+
+def _unknown_flag(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word.partition("=")[0], known, 1)
+    hint = f"did you mean {near[0]}?" if near else "options are written key=value, without dashes; --help lists them"
+    return f"there is no flag {word}; {hint}"
+
+
+def _readable(word: str) -> str:
+    """Return a word; refuse a function in it where Python runs without the assertions that Hydra's parser needs."""
+    bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", word)
+    if sys.flags.optimize and re.search(r"=.*\w\(", bare):
+        raise UserError(f"{word} cannot be read by python -O; unset PYTHONOPTIMIZE, or list the values: key=1,2,3")
+    return word
+
+
+def meant(key: str, config_name: str, words: Sequence[str]) -> str:
+    """Return which option a key that does not exist may stand for; empty: none is near.
+
+    Args:
+        key: as typed.
+        config_name: of the program.
+        words: of the command line; their choices of groups say which options there are.
+    """
+    folders = [
+        f"hydra.searchpath=[file://{value}]" for flag, value in pairwise(words) if flag in ("--config-dir", "-cd")
+    ]
+    folders += [word for word in words if word.startswith("hydra.searchpath=")]
+    picked = [word for word in words if re.fullmatch(r"(attack|certifier|dataset|defense|model|recipe)=[\w/.-]+", word)]
+    names: list[str] = []
+    for choices in (picked, []):
+        try:
+            with initialize_config_dir(CONF, version_base=None):
+                names = _keys(compose(config_name, [*folders, *choices]), "")
+            break
+        except (HydraException, OmegaConfBaseException, ValueError):
+            continue
+    same = [name for name in names if name.endswith(f".{key}")]
+    found = sorted(same, key=lambda name: name.count("."))[:1] or difflib.get_close_matches(key, names, 1)
+    leaves = {name.rpartition(".")[2]: name for name in reversed(names)}
+    found = found or [leaves[leaf] for leaf in difflib.get_close_matches(key, leaves, 1)]
+    return found[0] if found else ""
+
+
+def _keys(node: DictConfig, above: str) -> list[str]:
+    """Return the full keys of a composition, without what interpolations repeat."""
+    keys = []
+    for key in node:
+        inner = node._get_node(key)
+        keys.append(f"{above}{key}")
+        if isinstance(inner, DictConfig) and not inner._is_interpolation() and not inner._is_none():
+            keys += _keys(inner, f"{above}{key}.")
+    return [key for key in keys if not key.rpartition(".")[2].startswith("_")]

@@ -90,7 +90,7 @@ def _keys(node: DictConfig, above: str) -> list[str]:
     keys = []
     for key in node:
         inner = node._get_node(key)
-        keys.append(f"{above}{key}")
+        keys.append(f"{above}{key!s}")
         if isinstance(inner, DictConfig) and not inner._is_interpolation() and not inner._is_none():
-            keys += _keys(inner, f"{above}{key}.")
+            keys += _keys(inner, f"{above}{key!s}.")
     return [key for key in keys if not key.rpartition(".")[2].startswith("_")]

@@ -24,14 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 import gauntlet
 from gauntlet.config.components import choices, declared
-<<<<<<< HEAD
-from gauntlet.config.field_types import typed
-from gauntlet.errors import UserError, printable, reason
-=======
 from gauntlet.config.environment import unresolved
 from gauntlet.config.field_types import typed, typed_field
-from gauntlet.errors import UserError, reason
->>>>>>> 6765e09 (Say in one line what a slip on the command line may mean)
+from gauntlet.errors import UserError, printable, reason
 from gauntlet.evidence.stable_names import ROOTS as OLD_PACKAGES
 from gauntlet.evidence.stable_names import place_of
 from gauntlet.knobs import check_knob
@@ -78,8 +73,8 @@ def checked(cfg: DictConfig, known: Sequence[str]) -> DictConfig:
     try:
         resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as cause:
-        key = f"{cause.full_key!s}: " if cause.full_key else ""
-        raise UserError(f"{key}{unresolved(str(cause)) or reason(cause)}") from None
+        place = f"{cause.full_key!s}: " if cause.full_key else ""
+        raise UserError(f"{place}{unresolved(str(cause)) or reason(cause)}") from None
     assert isinstance(resolved, DictConfig)
     _check_root(resolved, known)
     trusted = (PACKAGE, *resolved.get("trusted_packages", []))

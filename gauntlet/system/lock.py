@@ -180,7 +180,8 @@ class _Lease:
         self._over.set()
         self._thread.join()
         if self._mine():
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # it counts for nothing once the lock is released
+                self.path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT):

@@ -37,7 +37,7 @@ class Composite(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the accurate network, of the robust network, and gamma [B]."""
+        """Return the logits of the accurate network, of the robust network, and gamma [B]."""
         left, (early_left, late_left) = self.accurate(x)
         right, (early_right, late_right) = self.robust(x)
         gamma: Tensor = self.network((early_left, early_right), (late_left, late_right))
@@ -166,7 +166,7 @@ class AdaptiveSmoothingObjective(Knobs, Objective, key="recipe.objective"):
         _check_taps("recipe.objective.taps", self.taps)
 
     def classifier(self, model: nn.Module) -> nn.Module:
-        """The mixture around the mixing network being trained, from pixels to logits."""
+        """Return the mixture around the mixing network being trained, from pixels to logits."""
         return _Mixture(self, model)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
@@ -222,7 +222,7 @@ class _Mixture(nn.Module):
         self.composite = Composite(objective.accurate, objective.robust, network, (left, right))
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the mixture [B, K] and the scaled gamma [B]."""
+        """Return the logits of the mixture [B, K] and the scaled gamma [B]."""
         it = self.objective
         accurate, robust, gamma = self.composite(x)
         gamma = it.gamma_scale * gamma + it.gamma_bias

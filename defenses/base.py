@@ -64,7 +64,8 @@ class Defense(Knobs, key="defense"):
             raise UserError(f"defense.parts must be {', '.join(self.names)}, not {', '.join(self.parts) or 'none'}")
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
-        """The deployed defense: here the only part, as it is. models: the loaded parts, from pixels to logits."""
+        """Return the deployed defense: here the only part, as it is. models: the loaded parts, from pixels to
+        logits."""
         (model,) = models.values()
         return Victim(plain(model), (model,), mechanism=model)
 

@@ -17,8 +17,8 @@ Predictors = Callable[[Tensor, Rng], Tensor]
 
 
 def crossmax(logits: Tensor, k: int | None = None) -> Tensor:
-    """The scores of the ensemble, <= 0, [B, K]: from each logit the maximum of its predictor is taken, from that the
-    maximum of its class, and of what is left the k-th largest over the predictors is the score of the class.
+    """Return the scores of the ensemble, <= 0, [B, K]: from each logit the maximum of its predictor is taken, from that
+    the maximum of its class, and of what is left the k-th largest over the predictors is the score of the class.
 
     Fort and Lakshminarayanan 2024, arXiv 2408.05446. A constant added to the logits of a predictor changes nothing.
 
@@ -37,12 +37,12 @@ def crossmax(logits: Tensor, k: int | None = None) -> Tensor:
 
 
 def rows(logits: Tensor) -> Tensor:
-    """What is left of logits [M, B, K] without the maximum of each predictor."""
+    """Return what is left of logits [M, B, K] without the maximum of each predictor."""
     return logits - logits.amax(2, keepdim=True)
 
 
 def columns(logits: Tensor) -> Tensor:
-    """What is left of `rows` without the maximum of each class over the predictors."""
+    """Return what is left of `rows` without the maximum of each class over the predictors."""
     left = rows(logits)
     return left - left.amax(0, keepdim=True)
 
@@ -57,9 +57,9 @@ def check_bids(members: int, k: int | None) -> None:
 
 
 def means(predictors: Predictors) -> tuple[Head, ...]:
-    """The heads that an informed attacker needs beside the true one, of whose logits only those of the bid that is paid
-    and of the maxima have a gradient: the mean over the predictors of the logits, of what is left after each maximum,
-    and of the probabilities.
+    """Return the heads that an informed attacker needs beside the true one, of whose logits only those of the bid that
+    is paid and of the maxima have a gradient: the mean over the predictors of the logits, of what is left after each
+    maximum, and of the probabilities.
 
     The first two differ by a constant of the image, which no loss sees: the second is a further start of the first.
     """

@@ -47,8 +47,8 @@ class CrossMaxSelf(Defense):
 
     def __post_init__(self) -> None:
         if set(self.parts) not in ({"model"}, {"backbone", "probes"}):
-            told = ", ".join(self.parts) or "none"
-            raise UserError(f"defense.parts must be model, or backbone and probes, not {told}")
+            given = ", ".join(self.parts) or "none"
+            raise UserError(f"defense.parts must be model, or backbone and probes, not {given}")
         if self.draws < LEAST:
             raise UserError(
                 f"defense.draws={self.draws} must be at least {LEAST}: with fewer the gradient of a random stack is "
@@ -76,7 +76,7 @@ class CrossMaxSelf(Defense):
 
 
 def _ensemble(models: Mapping[str, nn.Module]) -> Behind:
-    """The network of all predictors. Raises UserError where it is none."""
+    """Return the network of all predictors. Raises UserError where it is none."""
     probes = models.get("probes", models.get("model"))
     if "probes" in models and isinstance(probes, Probes):
         return Behind(models["backbone"], probes)

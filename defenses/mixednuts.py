@@ -22,8 +22,9 @@ TOP = 250
 
 
 def standardised(logits: Tensor) -> Tensor:
-    """Logits [B, K] less their mean, over their standard deviation (unbiased); both of the `TOP` largest. Where logits
-    are equal up to rounding, the result is about zero."""
+    """Return the logits [B, K] less their mean, over their standard deviation (unbiased); both of the `TOP` largest.
+    Where logits are equal up to rounding, the result is about zero.
+    """
     top, number = logits.topk(min(TOP, logits.shape[1]), dim=1).values, torch.finfo(logits.dtype)
     least = (64 * number.eps * top.detach().abs().amax(1, keepdim=True)).clamp_min(number.tiny)
     return (logits - top.mean(1, keepdim=True)) / top.std(1, keepdim=True).maximum(least)
@@ -37,13 +38,15 @@ def mapped(logits: Tensor, s: float, c: float, p: float) -> Tensor:
 
 
 def probability_margins(logits: Tensor) -> Tensor:
-    """Largest probability less the second largest, [B]."""
+    """Return largest probability less the second largest, [B]."""
     top = logits.softmax(1).topk(2, dim=1).values
     return top[:, 0] - top[:, 1]
 
 
 def covering(margins: Tensor, beta: float) -> float:
-    """The largest of margins [n] that at least a share beta of them reaches: an order statistic, no interpolation."""
+    """Return the largest of margins [n] that at least a share beta of them reaches: an order statistic, no
+    interpolation.
+    """
     below = int((1 - beta) * len(margins) + 1e-9)
     return float(margins.sort().values[below])
 
@@ -86,8 +89,8 @@ def search(
     p_range: tuple[float, float] = (1.0, 4.0),
     grid: int = 8,
 ) -> Found:
-    """The map that leaves the fewest mistakes of the robust network out of the reach of the accurate one, while a share
-    beta of its right answers under attack stays out of it.
+    """Return the map that leaves the fewest mistakes of the robust network out of the reach of the accurate one, while
+    a share beta of its right answers under attack stays out of it.
 
     Bai et al. 2024, "MixedNUTS: training-free accuracy-robustness balance via nonlinearly mixed classifiers", arXiv
     2402.02263. A mixture with (1 - alpha) / alpha = t keeps every answer of the robust network whose margin exceeds t.

@@ -30,14 +30,15 @@ class Best(NamedTuple):
 
 
 def risk(reached: Reached, chances: Floats) -> float:
-    """The mean over the samples of the largest probability of a wrong answer, in [0, 1]."""
+    """Return the mean over the samples of the largest probability of a wrong answer, in [0, 1]."""
     return float(
         np.mean([max((float(members(u, len(chances)) @ chances) for u in sets), default=0.0) for sets in reached])
     )
 
 
 def linear_programme(reached: Reached, count: int) -> Best:
-    """The probabilities of least risk, exactly: minimise sum_k t_k over a and t with t_k >= u . a for each set u of k.
+    """Return the probabilities of least risk, exactly: minimise sum_k t_k over a and t with t_k >= u . a for each set u
+    of k.
 
     Args:
         reached: as far as known; more sets raise the risk.
@@ -69,7 +70,7 @@ def linear_programme(reached: Reached, count: int) -> Best:
 
 
 def subgradient(attack: Callable[[Floats], NDArray[np.bool_]], count: int, rounds: int = 10, rate: float = 2.0) -> Best:
-    """The best of the iterates a <- P(a - rate / (t + 1) g), t = 1, 2, ..., from equal probabilities; P is the
+    """Return the best of the iterates a <- P(a - rate / (t + 1) g), t = 1, 2, ..., from equal probabilities; P is the
     projection onto the simplex and g the error of each member where the attack at a leaves the images.
 
     Args:
@@ -88,7 +89,7 @@ def subgradient(attack: Callable[[Floats], NDArray[np.bool_]], count: int, round
 
 
 def on_simplex(point: Floats) -> Floats:
-    """The nearest point [M] with entries >= 0 that sum to one."""
+    """Return the nearest point [M] with entries >= 0 that sum to one."""
     ordered = np.sort(point)[::-1]
     excess = (np.cumsum(ordered) - 1) / np.arange(1, len(point) + 1)
     kept = np.flatnonzero(ordered > excess)[-1]
@@ -97,7 +98,7 @@ def on_simplex(point: Floats) -> Floats:
 
 
 def largest(sets: Iterable[int]) -> set[int]:
-    """The sets that no other contains; the empty one does not count."""
+    """Return the sets that no other contains; the empty one does not count."""
     known = {int(u) for u in sets if u}
     return {u for u in known if not any(u != other and u & other == u for other in known)}
 

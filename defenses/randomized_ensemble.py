@@ -61,7 +61,7 @@ class RandomizedEnsemble(Defense):
 
     @property
     def chances(self) -> list[float]:
-        """The probability of each member."""
+        """Return the probability of each member."""
         count = len(self.members)
         return [1 / count] * count if self.probabilities is None else list(self.probabilities)
 
@@ -82,7 +82,7 @@ class RandomizedEnsemble(Defense):
 
 
 def answered(networks: Mapping[str, nn.Module], chances: Tensor, x: Tensor, rng: Rng) -> Tensor:
-    """Logits [B, K] of a member drawn for each image; each image goes through one network only.
+    """Return the logits [B, K] of a member drawn for each image; each image goes through one network only.
 
     chances: probability of each network, float64 [M].
     """
@@ -113,7 +113,7 @@ def check_probabilities(chances: list[float], members: int) -> None:
 
 
 def needed(parts: dict[str, TrainedNetwork], members: list[str]) -> dict[str, TrainedNetwork]:
-    """The members and all that they were trained with, in the order of the parts."""
+    """Return the members and all that they were trained with, in the order of the parts."""
     wanted, waiting = set(), list(members)
     while waiting:
         name = waiting.pop()

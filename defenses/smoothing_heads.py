@@ -23,8 +23,9 @@ def check_copies(copies: Sequence[int]) -> None:
 
 
 def smoothed(network: nn.Module, noise: Noise, copies: Sequence[int]) -> Victim:
-    """The deployment of a network that votes on noisy copies: one prediction is one vote, and votes are counted by the
-    protocol. Heads: the mean probabilities over copies, and the bare network."""
+    """Return the deployment of a network that votes on noisy copies: one prediction is one vote, and votes are counted
+    by the protocol. Heads: the mean probabilities over copies, and the bare network.
+    """
 
     def view(x: Tensor, rng: Rng, number: int) -> Tensor:
         scores: Tensor = network(noise(x, rng, number))
@@ -36,7 +37,8 @@ def smoothed(network: nn.Module, noise: Noise, copies: Sequence[int]) -> Victim:
 
 
 def mean_heads(copies: Sequence[int], view: Callable[[Tensor, Rng, int], Tensor]) -> tuple[Head, ...]:
-    """A head `copies<m>` for each m: the logarithm of the mean probabilities over m random copies (Salman et al. 2019).
+    """Return a head `copies<m>` for each m: the logarithm of the mean probabilities over m random copies (Salman et al.
+    2019).
 
     Its loss is that of the mean, not the mean of losses, which a few unlucky copies would dominate. Each gradient has
     fresh copies.

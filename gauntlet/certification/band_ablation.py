@@ -42,7 +42,7 @@ class Bands(Knobs):
             raise UserError(f"width={self.width} must be at most {self.size}, the columns of an image")
 
     def view(self, x: Tensor, first: Tensor | int) -> Tensor:
-        """The band of each image x [B, C, H, W] that begins at that column; first: one number or int64 [B]."""
+        """Return the band of each image x [B, C, H, W] that begins at that column; first: one number or int64 [B]."""
         if x.shape[3] != self.size:
             raise UserError(f"size={self.size} is not that of the images, {x.shape[3]} pixels wide")
         begins = torch.as_tensor(first, device=x.device).reshape(-1, 1)
@@ -50,11 +50,11 @@ class Bands(Knobs):
         return torch.where(seen[:, None, None, :], x, self.GREY)
 
     def __call__(self, x: Tensor, rng: Rng, draw: Tensor | int) -> Tensor:
-        """A random band of each image, for training."""
+        """Return a random band of each image, for training."""
         return self.view(x, rng.integers((), self.size, draw))
 
     def side(self, lead: Tensor) -> Tensor:
-        """The widest patch that cannot overturn a lead in votes, int64 like `lead`; 0: none.
+        """Return the widest patch that cannot overturn a lead in votes, int64 like `lead`; 0: none.
 
         The lead stays positive while 2 (side + width - 1) < lead.
         """

@@ -31,7 +31,7 @@ class Mechanism(Protocol):
     def voters(self) -> int: ...
 
     def votes(self, x: Tensor, rng: Rng, draw: Tensor) -> Tensor:
-        """Classes int64 [B, V], of independent draws for images x [B, C, H, W]; draw int64 [B] numbers them."""
+        """Return classes int64 [B, V], of independent draws for images x [B, C, H, W]; draw int64 [B] numbers them."""
 
     def radius(self, shares: Floats) -> Floats:
         """Shares of the votes for one class, or lower bounds that hold together, [..., V] -> the radius [...] within

@@ -99,7 +99,7 @@ class Certifier(Protocol):
 
     @property
     def confidence(self) -> float:
-        """Probability with which one certificate holds, at least; 1 for a proof."""
+        """Return the probability with which one certificate holds, at least; 1 for a proof."""
 
     def check(self, victim: Victim, threat: Threat) -> None:
         """Called once before any work.

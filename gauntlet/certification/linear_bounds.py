@@ -97,7 +97,7 @@ class Bounds(Knobs, key="certifier"):
         return Certificates.proven(predicted, radius, margin, torch.ones_like(y))
 
     def _claim(self, victim: Victim, x: Tensor, rng: Rng) -> "Claim":
-        """What is to be proven about the deployed pipeline.
+        """Return what is to be proven about the deployed pipeline.
 
         Raises:
             UserError: it does what bounds do not support; the layer is named.
@@ -106,7 +106,7 @@ class Bounds(Knobs, key="certifier"):
 
 
 def smallest(margins: Tensor) -> Tensor:
-    """Margins [B, K - 1] -> [B]."""
+    """Return the margins [B, K - 1] -> [B]."""
     return margins.amin(1)
 
 

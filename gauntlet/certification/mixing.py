@@ -58,13 +58,13 @@ class Mixing(Smoothing):
 
 
 def closed(top: ArrayLike, second: ArrayLike, alpha: float, sigma: float) -> Floats:
-    """The radius from the share of the class alone; `second` is not used."""
+    """Return the radius from the share of the class alone; `second` is not used."""
     radius: Floats = sigma * (special.ndtri(np.asarray(top, float)) - special.ndtri(0.5 / alpha))
     return radius
 
 
 def smoothing(top: ArrayLike, second: ArrayLike, alpha: float, sigma: float) -> Floats:
-    """The paper's radius by smoothing, from the shares of the class and of the best other one."""
+    """Return the paper's radius by smoothing, from the shares of the class and of the best other one."""
     h, other = np.asarray(top, float), np.asarray(second, float)
     radius: Floats = sigma / 2 * (special.ndtri(alpha * h) - special.ndtri(alpha * other + 1 - alpha))
     return radius
@@ -73,14 +73,15 @@ def smoothing(top: ArrayLike, second: ArrayLike, alpha: float, sigma: float) -> 
 def lipschitz(
     top: ArrayLike, second: ArrayLike, alpha: float, sigma: float, constant: float = 1 / math.sqrt(2 * math.pi)
 ) -> Floats:
-    """The paper's radius by Lipschitz constants. Its code has the constant sqrt(2 / pi), twice what is needed."""
+    """Return the paper's radius by Lipschitz constants. Its code has the constant sqrt(2 / pi), twice what is
+    needed."""
     h, other = np.asarray(top, float), np.asarray(second, float)
     radius: Floats = (alpha * (h - other) + alpha - 1) / (2 * alpha * constant / sigma)
     return radius
 
 
 def both(top: float, second: float, alpha: float, sigma: float) -> float:
-    """The radius from a lower bound of the first share and an upper bound of the second, by bisection.
+    """Return the radius from a lower bound of the first share and an upper bound of the second, by bisection.
 
     At distance t the first is at least Phi(Phi^-1(top) - t / sigma) and the second at most Phi(Phi^-1(second) + t /
     sigma); the mixture holds while they differ by (1 - alpha) / alpha. Not less than `smoothing`; with second = 1 - top

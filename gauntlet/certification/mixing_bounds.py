@@ -46,7 +46,9 @@ class MixingBounds(Bounds):
 
 
 def lead(margins: Tensor, alpha: float) -> Tensor:
-    """The margin of the mixture at least, float64 [B], from lower bounds of p's differences of logits [B, K - 1]."""
+    """Return the margin of the mixture at least, float64 [B], from lower bounds of p's differences of logits [B, K -
+    1].
+    """
     odds = (-margins).exp()
     least = margins.amin(1)
     # Behind another class the lead is least where these two have all the probability.
@@ -55,7 +57,7 @@ def lead(margins: Tensor, alpha: float) -> Tensor:
 
 
 def needed(alpha: float, classes: int) -> float:
-    """Margin of scaled logits that is enough where all other classes have it; infinite where nothing is."""
+    """Return the margin of scaled logits that is enough where all other classes have it; infinite where nothing is."""
     share = (1 - alpha + rounding(classes)) / alpha
     return math.log((1 + share * (classes - 1)) / (1 - share)) if share < 1 else math.inf
 

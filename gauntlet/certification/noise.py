@@ -29,10 +29,11 @@ class Noise(Protocol):
     norm: ClassVar[str]
 
     def __call__(self, x: Tensor, rng: Rng, draw: Tensor | int) -> Tensor:
-        """A noisy copy of each image x [B, C, H, W]; draw: which of its copies, one number or int64 [B]."""
+        """Return a noisy copy of each image x [B, C, H, W]; draw: which of its copies, one number or int64 [B]."""
 
     def radius(self, share: Floats) -> Floats:
-        """The ball in which a class keeps more than half of the votes of which it has `share` > 1/2 at the centre.
+        """Return the ball in which a class keeps more than half of the votes of which it has `share` > 1/2 at the
+        centre.
 
         Not positive where the share does not exceed 1/2.
         """
@@ -108,7 +109,8 @@ BITS = 60
 
 @cache
 def cells(sigma: float, steps: int) -> tuple[int, NDArray[np.int64]]:
-    """The largest number of steps n, and 2^60 P[noise is at most i steps, rounded] for i = -n ... n - 1, nearest.
+    """Return the largest number of steps n, and 2^60 P[noise is at most i steps, rounded] for i = -n ... n - 1,
+    nearest.
 
     Phi(z) = 1/2 + phi(z) (z + z^3 / 3 + z^5 / (3 5) + ...), whose terms are all positive, in decimals of 40 digits.
     """
@@ -207,7 +209,7 @@ class Ablation(Knobs):
         return torch.where(kept.reshape(len(x), 1, *x.shape[2:]), x, self.GREY)
 
     def seen(self, pixels: Floats) -> Floats:
-        """The share of copies that see at least one of so many pixels."""
+        """Return the share of copies that see at least one of so many pixels."""
         n, k, r = self.size**2, self.keep, np.minimum(np.asarray(pixels, float), self.size**2 - self.keep + 1 - 1e-9)
         log = special.gammaln(n - r + 1) - special.gammaln(n - r - k + 1)
         share: Floats = 1 - np.exp(log - special.gammaln(n + 1) + special.gammaln(n - k + 1))

@@ -70,7 +70,7 @@ class Stopping:
         self.why = np.full(self.images, "budget", dtype=object)
 
     def share(self, look: int) -> float:
-        """The part of alpha for one bound at that look; -1: at the last."""
+        """Return the part of alpha for one bound at that look; -1: at the last."""
         parts = self.voters * (1 if self.selection else 2)
         early = len(self.looks) - 1
         if not early:
@@ -111,14 +111,14 @@ class Stopping:
         return hits
 
     def _asked(self, at: Ints) -> Floats:
-        """The least radius asked that is not certified, [b]; infinite where all are."""
+        """Return the least radius asked that is not certified, [b]; infinite where all are."""
         asked = np.array([*self.radii, np.inf])
         certified = (floored(self.best[at])[:, None] >= asked) & (self.best[at][:, None] > 0)
         unmet: Floats = asked[certified.sum(1)]
         return unmet
 
     def _futile(self, at: Ints, hits: Ints, drawn: int) -> Bools:
-        """Whether the largest plausible shares would not certify what is asked next with all draws, bool [b]."""
+        """Return whether the largest plausible shares would not certify what is asked next with all draws, bool [b]."""
         if not self.radii:
             return np.zeros(len(at), bool)
         total = self.looks[-1]

@@ -79,7 +79,7 @@ class Smoothing(Knobs, key="certifier"):
 
     @property
     def _asks(self) -> bool:
-        """Whether the rule stops where it knows what was asked."""
+        """Return whether the rule stops where it knows what was asked."""
         return self.rule in ("decide", "grid")
 
     @property
@@ -114,7 +114,7 @@ class Smoothing(Knobs, key="certifier"):
         return self.result(count(mechanism, x, rng, classes, plan, work), plan)
 
     def result(self, counted: Counted, plan: Stopping) -> Certificates:
-        """The certificates that counted votes prove."""
+        """Return the certificates that counted votes prove."""
         sure = plan.best > 0
         return Certificates(
             predict=torch.from_numpy(np.where(sure, plan.chosen, -1)),
@@ -138,7 +138,7 @@ class Smoothing(Knobs, key="certifier"):
         return victim.mechanism
 
     def _radius(self, mechanism: Any) -> Radius:
-        """How shares of votes become radii."""
+        """Return how shares of votes become radii."""
         radius: Radius = mechanism.radius
         return radius
 

@@ -39,10 +39,10 @@ class Plan(Protocol):
     def looks(self) -> tuple[int, ...]: ...
 
     def hopeful(self, at: Ints, votes: Ints) -> NDArray[np.bool_]:
-        """Whether to go on, bool [b], after a selection. at: positions of the images; votes: int64 [b, V, K]."""
+        """Return whether to go on, bool [b], after a selection. at: positions of the images; votes: int64 [b, V, K]."""
 
     def ended(self, at: Ints, look: int, votes: Ints) -> NDArray[np.bool_]:
-        """Whether to stop, bool [b], at look number `look`; the votes are those since the selection."""
+        """Return whether to stop, bool [b], at look number `look`; the votes are those since the selection."""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class AdversarialSet:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """The content of set.json."""
+        """Return the content of set.json."""
         path = self.path / "set.json"
         try:
             content = read_json(path, hint="move the folder away and craft the set again")
@@ -83,14 +83,14 @@ class AdversarialSet:
 
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
-        """What the candidates were crafted on: name -> victim, weights, defense."""
+        """Return what the candidates were crafted on: name -> victim, weights, defense."""
         return dict(sorted(self.description["sources"].items()))
 
     def part_path(self, part: int) -> Path:
         return self.path / f"part-{part:05d}.safetensors"
 
     def present(self) -> list[int]:
-        """Indices of the parts that are there, in order; does not open them."""
+        """Return the indices of the parts that are there, in order; does not open them."""
         return sorted(int(m[1]) for m in (_PART.fullmatch(path.name) for path in self.path.glob("part-*")) if m)
 
     def write(self, part: int, arrays: Arrays, seconds: float) -> None:
@@ -101,7 +101,7 @@ class AdversarialSet:
         )
 
     def read(self, part: int) -> Arrays:
-        """The arrays of a part, all as `SHAPES` says, unchanged since they were written."""
+        """Return the arrays of a part, all as `SHAPES` says, unchanged since they were written."""
         path = self.part_path(part)
         try:
             check_regular(path, MOST_BYTES, AGAIN)
@@ -131,10 +131,10 @@ class AdversarialSet:
             raise _damaged(self.part_path(part), reason(cause)) from None
 
     def digest(self) -> str:
-        """SHA-256 over description and parts, as `sha256:<hex>`: two sets with the same one score the same."""
+        """Return SHA-256 over description and parts, as `sha256:<hex>`: two sets with the same one score the same."""
         parts = {str(part): _digest(self.read(part)) for part in self.present()}
-        told = {key: self.description[key] for key in ("stage", "sources", "threat", "data")}
-        return f"sha256:{hashlib.sha256(json.dumps([told, parts], sort_keys=True).encode()).hexdigest()}"
+        described = {key: self.description[key] for key in ("stage", "sources", "threat", "data")}
+        return f"sha256:{hashlib.sha256(json.dumps([described, parts], sort_keys=True).encode()).hexdigest()}"
 
 
 class Lookup:
@@ -147,7 +147,7 @@ class Lookup:
         self._open: tuple[int, Arrays] | None = None
 
     def find(self, ids: NDArray[np.int64]) -> Arrays:
-        """The rows of these samples, in their order. Raises UserError where the set lacks one."""
+        """Return the rows of these samples, in their order. Raises UserError where the set lacks one."""
         if any(int(i) not in self._part_of for i in ids):
             self._scan()
         lacking = [int(i) for i in ids if int(i) not in self._part_of]

@@ -22,13 +22,13 @@ def records_digest(run: RunFolder) -> str:
 
 
 def adversarial_digest(run: RunFolder) -> str:
-    """The same over the stored adversarial examples of the chunks whose records are there."""
+    """Return the same over the stored adversarial examples of the chunks whose records are there."""
     paths = (run.adversarial_path(chunk) for chunk in sorted(run.present()))
     return _digest(path for path in paths if path.exists())
 
 
 def manifest_digest(run: RunFolder) -> str:
-    """The same over `run.json`."""
+    """Return the same over `run.json`."""
     return _digest([run.manifest_path])
 
 

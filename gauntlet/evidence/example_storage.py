@@ -56,24 +56,24 @@ class StoragePolicy:
 
     @classmethod
     def standing(cls, manifest: Manifest) -> "StoragePolicy":
-        """That of a run as its manifest tells."""
+        """Return the policy of a run, as its manifest says."""
         return cls.of(manifest.get("keep") or manifest["config"]["runtime"].get("keep", "broken"))
 
     @property
     def every(self) -> bool:
-        """Whether candidates that fooled nobody are stored too."""
+        """Return whether candidates that fooled nobody are stored too."""
         return self.text == "all"
 
     def covers(self, other: "StoragePolicy") -> bool:
-        """Whether it stores all that the other one does."""
+        """Return whether it stores all that the other one does."""
         return (self.images, self.every) >= (other.images, other.every)
 
     def of_chunk(self, ids: NDArray[np.int64], start: int) -> NDArray[np.int64]:
-        """Of the samples of a chunk that starts at this position of the split: those it is about."""
+        """Return those samples of a chunk that it is about; the chunk starts at this position of the split."""
         return ids[: int(min(max(self.images - start, 0), len(ids)))]
 
     def due(self, table: pa.Table, stages: Sequence[str], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The examples that belong to the rows of a chunk, int64 [m, 2]: sample, and stage as stored.
+        """Return the examples that belong to the rows of a chunk, int64 [m, 2]: sample, and stage as stored.
 
         Args:
             stages: of the run, "clean" first.
@@ -131,7 +131,7 @@ class DiskEstimate:
         return self.records + self.examples
 
     def check(self, folder: Path, keep: StoragePolicy) -> str | None:
-        """What to say before the run, if it is worth saying.
+        """Return what to say before the run, if it is worth saying.
 
         Raises:
             UserError: the disk has less room.

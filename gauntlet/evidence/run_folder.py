@@ -103,7 +103,9 @@ class RunFolder:
             raise UserError(f"{self.manifest_path} cannot be used: {cause}; {MOVE}") from None
 
     def present(self) -> set[int]:
-        """Indices of the chunks whose records are there. Does not open them; files of other names do not count."""
+        """Return the indices of the chunks whose records are there. Does not open them; files of other names do not
+        count.
+        """
         named = (_PART.fullmatch(path.name) for path in self.path.glob("records/part-*.parquet"))
         chunks = {int(match[1]) for match in named if match}
         return {chunk for chunk in chunks if self.part_path(chunk).exists()}
@@ -172,7 +174,7 @@ class RunFolder:
             return ""
 
     def read_parts(self) -> Iterator[pa.Table]:
-        """The records, one chunk after the other, in the order of their chunks."""
+        """Yield the records, one chunk after the other, in the order of their chunks."""
         for chunk in sorted(self.present()):
             yield self.read_part(chunk)
 

@@ -49,7 +49,7 @@ PHASE = pa.field("phase", pa.string())
 
 
 def rows(columns: dict[str, Sequence[Any]]) -> pa.Table:
-    """A table of the schema that has these columns, of equal length."""
+    """Return a table of the schema that has these columns, of equal length."""
     return pa.table(columns, schema=_schema(columns))
 
 

@@ -44,7 +44,7 @@ class DecisionHead:
         return self._decide(z, rng)
 
     def broken(self, z: Tensor, y: Tensor, rng: Rng) -> Tensor:
-        """Which candidates fool the deployed forward, bool [B], at the same price.
+        """Return which candidates fool the deployed forward, bool [B], at the same price.
 
         A randomised defense is asked again where it was wrong: see `CountedHead.fooled`.
         """
@@ -66,14 +66,14 @@ class ScoreHead:
         return self._scores(z, rng)
 
     def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = True) -> Tensor:
-        """Which candidates fool the deployed forward, bool [B]; logits: what `scores` gave for them.
+        """Return which candidates fool the deployed forward, bool [B]; logits: what `scores` gave for them.
 
         plain changes nothing, since the logits come from `scores` alone: the call reads the same at every head.
         """
         return self._broken(z, logits, y, rng)
 
     def blunted(self) -> DecisionHead:
-        """The same defense for an attacker who learns decisions only."""
+        """Return the same defense for an attacker who learns decisions only."""
         return self._blunt
 
 
@@ -124,14 +124,14 @@ def _without_gradients(head: CountedHead) -> ScoreHead:
 
 
 def known(access: str) -> str:
-    """The access itself. Raises UserError where there is no such level."""
+    """Return the access itself. Raises UserError where there is no such level."""
     if access not in LEVELS:
         raise UserError(f"access={access} is unknown; choose gradient, score or decision")
     return access
 
 
 def weaker(one: str, other: str) -> str:
-    """The access that gives less."""
+    """Return the access that gives less."""
     return min(known(one), known(other), key=LEVELS.index)
 
 
@@ -158,7 +158,7 @@ def admit(name: str, attack: Any, access: str, why: str = "") -> None:
 
 
 def _parts(name: str, path: str, attack: Any) -> Iterator[tuple[str, Any]]:
-    """What runs, each under the name by which the user knows it."""
+    """Yield what runs, each under the name by which the user knows it."""
     stages = traits_of(attack).stages
     if not stages:
         yield name, attack

@@ -99,7 +99,7 @@ def traits_of(attack: Any) -> Traits:
 
 
 def stages_of(name: str, attack: Any, norm: str = "") -> dict[str, Any]:
-    """Return name -> attack of the stages of a suite; of another attack: itself under `name`.
+    """Return the name -> attack of the stages of a suite; of another attack: itself under `name`.
 
     Args:
         norm: that of the threat under which they run; empty: as they are declared.

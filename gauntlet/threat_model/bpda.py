@@ -15,7 +15,7 @@ Map = Callable[[Tensor], Tensor]
 
 
 def identity(x: Tensor) -> Tensor:
-    """The straight-through stand-in: for a module that gives back about what it was given."""
+    """Return the straight-through stand-in: for a module that gives back about what it was given."""
     return x
 
 
@@ -47,7 +47,7 @@ class StandIn(nn.Module):
 
 
 def with_stand_ins(network: nn.Module, soft: Mapping[str, Map]) -> nn.Module:
-    """A network of the same weights in which the named modules have stand-ins.
+    """Return a network of the same weights in which the named modules have stand-ins.
 
     Its predictions are those of the network, bit for bit; the network itself is not changed. Parameters and buffers are
     shared, not copied.

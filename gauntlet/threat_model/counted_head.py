@@ -18,7 +18,7 @@ TRIALS = 10
 
 
 def resolved(logits: Tensor) -> Tensor:
-    """The logits without their graph, in float32 at least."""
+    """Return the logits without their graph, in float32 at least."""
     return logits.detach() if logits.dtype in (torch.float32, torch.float64) else logits.detach().float()
 
 
@@ -58,7 +58,7 @@ class Counts:
         self.phase[self._positions(ids)] = self.phases.index(phase)
 
     def _positions(self, ids: Tensor) -> Tensor:
-        """Where these samples stand, int64 [b]. An attack books the same ones step after step."""
+        """Return where these samples stand, int64 [b]. An attack books the same ones step after step."""
         if self._place is None or self._place[0] is not ids:
             self._place = ids, torch.searchsorted(self.ids, ids)
         return self._place[1]
@@ -101,23 +101,24 @@ class CountedHead:
         return max(self.head.draws, self.trials) if random else self.head.draws
 
     def drawn(self, draws: int) -> "CountedHead":
-        """The same head; where it is random, its gradients are means over that many draws at least."""
+        """Return the same head; where it is random, its gradients are means over that many draws at least."""
         random = self.head.draws > 1 or (self.trials > 1 and self.head.exact)
         return replace(self, head=replace(self.head, draws=max(draws, self.head.draws))) if random else self
 
     def batches(self, index: Tensor) -> tuple[Tensor, ...]:
-        """Positions int64 [b] in pieces that fit one pass: for an attack that is called with a whole chunk."""
+        """Return the positions int64 [b] in pieces that fit one pass: for an attack that is called with a whole
+        chunk."""
         pieces: tuple[Tensor, ...] = index.split(self.batch_size or max(len(index), 1))  # type: ignore[no-untyped-call]
         return pieces if len(index) else ()
 
     @property
     def members(self) -> "tuple[CountedHead, ...]":
-        """The heads that this one is made of: itself, where it is no ensemble."""
+        """Return the heads that this one is made of: itself, where it is no ensemble."""
         return (self,)
 
     @torch.no_grad()
     def scores(self, z: Tensor, rng: Rng) -> Tensor:
-        """Logits of the head without a gradient, the mean over `looks` draws, [B, K]."""
+        """Return the logits of the head without a gradient, the mean over `looks` draws, [B, K]."""
         total = self.head.forward(z, rng.stream("draw0"))
         for k in range(1, self.looks):
             total = total + self.head.forward(z, rng.stream(f"draw{k}"))
@@ -127,7 +128,8 @@ class CountedHead:
     def gradient(
         self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: View | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits [B, K], the mean over `looks` draws, and the pulled-back cotangent like z, over the head's draws.
+        """Return the logits [B, K], the mean over `looks` draws, and the pulled-back cotangent like z, over the head's
+        draws.
 
         Entries that are not finite are returned as zero, and counted.
 
@@ -140,7 +142,7 @@ class CountedHead:
         return self._mean(logits, z, rng, view), self._pulled(gradient, rng)
 
     def linearize(self, z: Tensor, rng: Rng, view: View | None = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Logits [B, K], the mean over `looks` draws, and the map that pulls a cotangent [B, K] back to z.
+        """Return the logits [B, K], the mean over `looks` draws, and the map that pulls a cotangent [B, K] back to z.
 
         For cotangents that depend on the logits of several heads. The graph lives as long as the map, which may be
         called again; each call costs one backward for each draw.
@@ -158,7 +160,7 @@ class CountedHead:
         return self._mean(total, z, rng, view), pull
 
     def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
-        """Which candidates fool the deployed forward, bool [B]. logits: what this head gave for them.
+        """Return which candidates fool the deployed forward, bool [B]. logits: what this head gave for them.
 
         The logits of an exact head in full precision are the verdict. Those of a BN-fused copy only propose, and those
         of a surrogate say nothing: then `predict` decides, at the price of one forward for each sample asked. A
@@ -193,7 +195,7 @@ class CountedHead:
         return wrong
 
     def _mean(self, total: Tensor, z: Tensor, rng: Rng, view: View | None) -> Tensor:
-        """The sum of the logits over the head's draws, made the mean over `looks` of them; all are booked."""
+        """Return the sum of the logits over the head's draws, made the mean over `looks` of them; all are booked."""
         if self.looks > self.head.draws:
             with torch.no_grad():
                 for k in range(self.head.draws, self.looks):
@@ -212,7 +214,7 @@ class CountedHead:
         return resolved(logits), gradient
 
     def _seen(self, leaf: Tensor, rng: Rng, view: View | None) -> Tensor:
-        """Logits with their graph, for one draw. The view is computed in the precision of the images."""
+        """Return the logits with their graph, for one draw. The view is computed in the precision of the images."""
         forward = self.fast or self.head.forward
         with torch.enable_grad():
             shown = leaf if view is None else view(leaf)
@@ -222,7 +224,7 @@ class CountedHead:
                 return forward(shown, rng)
 
     def _pulled(self, gradient: Tensor, rng: Rng) -> Tensor:
-        """The gradient with its backward passes booked and entries that are not finite set to zero."""
+        """Return the gradient with its backward passes booked and entries that are not finite set to zero."""
         self.counts.add(self.counts.backwards, rng.ids, self.head.draws)
         total = gradient.flatten(1).sum(1)
         if (total / total == 1).all():  # neither zero nor infinite nor NaN: then no gradient is, and one pass has told
@@ -235,7 +237,8 @@ class CountedHead:
 
 
 def _weighed(logits: Tensor, cotangent: Tensor) -> Tensor:
-    """A number whose gradient is the pulled-back cotangent to the last bit: autograd, when it is handed a cotangent,
-    imports a library for symbols, which takes as long as the rest of a short run."""
+    """Return a number whose gradient is the pulled-back cotangent to the last bit: autograd, when it is handed a
+    cotangent, imports a library for symbols, which takes as long as the rest of a short run.
+    """
     with torch.enable_grad():
         return (logits * cotangent.to(logits.dtype)).sum()

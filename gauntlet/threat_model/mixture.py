@@ -30,7 +30,7 @@ class MixtureHead(CountedHead):
 
 
 def on_members(attack: object) -> bool:
-    """Whether an attack is given all members of a mixture at once. On another defense it runs on each head."""
+    """Return whether an attack is given all members of a mixture at once. On another defense it runs on each head."""
     return traits_of(attack).mixture
 
 
@@ -50,7 +50,7 @@ def mixed(counted: CountedHead, members: tuple[Head, ...], fused_heads: dict[str
 
 
 def probabilities(members: tuple[Head, ...]) -> Tensor:
-    """The probability of each member, float64 [M], of sum one."""
+    """Return the probability of each member, float64 [M], of sum one."""
     weights = torch.tensor([head.weight for head in members], dtype=torch.float64)
     return weights / weights.sum()
 
@@ -64,11 +64,11 @@ def stacked(scores: Mapping[str, Tensor]) -> Tensor:
 def check_classes(scores: Mapping[str, Tensor]) -> None:
     """Refuse members, name -> scores [B, K], of different numbers K of classes. Raises UserError."""
     if len({tuple(each.shape[1:]) for each in scores.values()}) > 1:
-        told = ", ".join(f"{name} {each.shape[-1]}" for name, each in scores.items())
-        raise UserError(f"the members tell different numbers of classes apart: {told}; take networks of one data set")
+        given = ", ".join(f"{name} {each.shape[-1]}" for name, each in scores.items())
+        raise UserError(f"the members tell different numbers of classes apart: {given}; take networks of one data set")
 
 
 def bits(wrong: Tensor) -> Tensor:
-    """Which members are wrong, as one number for each sample: bit i is member i. wrong: bool [M, B]."""
+    """Return which members are wrong, as one number for each sample: bit i is member i. wrong: bool [M, B]."""
     places = torch.arange(len(wrong), device=wrong.device)
     return (wrong.long() << places[:, None]).sum(0)

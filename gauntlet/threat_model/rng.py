@@ -32,15 +32,17 @@ class Rng:
     name: str = ""
 
     def stream(self, name: object) -> "Rng":
-        """The stream below this one with that name."""
+        """Return the stream below this one with that name."""
         return Rng(self.seed, self.ids, f"{self.name}/{name}")
 
     def select(self, index: Tensor) -> "Rng":
-        """The same stream for some of the samples; index: a mask bool [B] or positions int64 [b]."""
+        """Return the same stream for some of the samples; index: a mask bool [B] or positions int64 [b]."""
         return replace(self, ids=self.ids[index])
 
     def bits(self, shape: tuple[int, ...], draw: int | Tensor = 0) -> Tensor:
-        """Uniform integers in [0, 2**32), int64 [B, *shape]. draw: one number, or one for each sample, int64 [B]."""
+        """Return uniform integers in [0, 2**32), int64 [B, *shape]. draw: one number, or one for each sample, int64
+        [B].
+        """
         count = math.prod(shape)
         blocks = torch.arange((count + 3) // 4, device=self.ids.device)
         key = _key(self.seed, self.name)
@@ -61,7 +63,7 @@ class Rng:
         draw: int | Tensor = 0,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Uniform in [low, high), with 24 random bits, [B, *shape]: the same values in every floating dtype."""
+        """Return uniform in [low, high), with 24 random bits, [B, *shape]: the same values in every floating dtype."""
         unit = (self.bits(shape, draw) >> 8).to(dtype) * 2.0**-24
         return low + (high - low) * unit
 
@@ -72,7 +74,7 @@ class Rng:
         return gauss.to(dtype)
 
     def integers(self, shape: tuple[int, ...], high: int, draw: int | Tensor = 0) -> Tensor:
-        """Uniform in {0, ..., high - 1}, int64 [B, *shape]; the bias is below high / 2**32."""
+        """Return uniform in {0, ..., high - 1}, int64 [B, *shape]; the bias is below high / 2**32."""
         return (self.bits(shape, draw) * high) >> 32
 
 

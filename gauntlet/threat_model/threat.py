@@ -61,12 +61,12 @@ class Threat:
 
     @property
     def unbounded(self) -> bool:
-        """Whether the box alone limits the attacker."""
+        """Return whether the box alone limits the attacker."""
         return self.radius == math.inf
 
     @property
     def label(self) -> str:
-        """Name for a folder, such as `linf-8_255` or `l2-unbounded`."""
+        """Return the name for a folder, such as `linf-8_255` or `l2-unbounded`."""
         return f"{self.norm}-{UNBOUNDED if self.unbounded else str(parse_eps(self.eps)).replace('/', '_')}"
 
     def check_reach(self, shape: tuple[int, ...]) -> None:
@@ -84,16 +84,18 @@ class Threat:
             )
 
     def scaled(self, factors: Tensor) -> "Threat":
-        """The same threat with eps multiplied per sample; factors: float [B], >= 0."""
+        """Return the same threat with eps multiplied per sample; factors: float [B], >= 0."""
         return replace(self, factors=factors if self.factors is None else self.factors * factors)
 
     def within(self, eps: Tensor) -> "Threat":
-        """This threat with a budget of its own for each sample; eps: finite, >= 0, in the units of the norm, [B]."""
+        """Return this threat with a budget of its own for each sample; eps: finite, >= 0, in the units of the norm,
+        [B].
+        """
         unit = self.high - self.low  # an eps that every norm allows
         return replace(self, eps=unit, factors=eps / unit)
 
     def select(self, index: Tensor) -> "Threat":
-        """The threat for some of the samples; index: a mask bool [B] or positions int64 [b]."""
+        """Return the threat for some of the samples; index: a mask bool [B] or positions int64 [b]."""
         return self if self.factors is None else replace(self, factors=self.factors[index])
 
     def budget(self, x: Tensor) -> Tensor:
@@ -110,8 +112,9 @@ class Threat:
         return (factors * self.radius).reshape(-1, *[1] * (x.dim() - 1))
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
-        """The point of the set near z. Exact for linf, l1 and l0; for l2 the ball comes first and the box second, which
-        stays inside both but is not the nearest point where a pixel meets the box."""
+        """Return the point of the set near z. Exact for linf, l1 and l0; for l2 the ball comes first and the box
+        second, which stays inside both but is not the nearest point where a pixel meets the box.
+        """
         if self.unbounded:
             return z.clamp(self.low, self.high)
         eps = self.budget(x)
@@ -142,7 +145,7 @@ class Threat:
             slack *= 2
 
     def sample(self, x: Tensor, unit: Tensor, gauss: Tensor) -> Tensor:
-        """A random point of the set. unit: uniform [0, 1), gauss: standard normal, both of the shape of x.
+        """Return a random point of the set. unit: uniform [0, 1), gauss: standard normal, both of the shape of x.
 
         linf: uniform in the cube. l2: uniform in the ball. l1: a Laplace direction, uniform radius, projected.
         l0: uniform values at the pixels that the largest of gauss pick. Unbounded: uniform in the box.
@@ -165,13 +168,13 @@ class Threat:
         return torch.where(chosen, self.low + (self.high - self.low) * unit, x)
 
     def random(self, x: Tensor, rng: Rng) -> Tensor:
-        """A random point of the set for each sample of the stream."""
+        """Return a random point of the set for each sample of the stream."""
         shape = tuple(x.shape[1:])
         unit = rng.uniform(shape, dtype=x.dtype)
         return self.sample(x, unit, unit if self.norm == "linf" else rng.normal(shape, draw=1, dtype=x.dtype))
 
     def edge(self, x: Tensor, rng: Rng) -> Tensor:
-        """A random point on the boundary of the ball, then moved into the box: the start of Auto-PGD."""
+        """Return a random point on the boundary of the ball, then moved into the box: the start of Auto-PGD."""
         if self.unbounded:
             return self.random(x, rng)
         shape, flat = tuple(x.shape[1:]), [1] * (x.dim() - 1)
@@ -182,7 +185,7 @@ class Threat:
         return self.project(x + self.budget(x) * way / _length(way).clamp_min(1e-30), x)
 
     def steepest(self, gradient: Tensor, sparsity: float = 0.05) -> Tensor:
-        """The direction of unit length in this norm along which the gradient promises most.
+        """Return the direction of unit length in this norm along which the gradient promises most.
 
         l1 spreads over the share `sparsity` of the entries with the largest gradients (a single entry, the exact
         answer, makes no progress in practice; Tramer and Boneh 2019, arXiv 1904.13000). l0 uses the l2 direction.
@@ -217,7 +220,7 @@ class Threat:
         return self.budget(torch.empty(0, device=x.device, dtype=torch.float64))
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
-        """Whether each candidate is legal, bool [B]: finite, in the box, within eps (1 + 1e-6) + 1e-7."""
+        """Return whether each candidate is legal, bool [B]: finite, in the box, within eps (1 + 1e-6) + 1e-7."""
         inside = ((z >= self.low) & (z <= self.high)).flatten(1).all(1)  # false for NaN
         eps = self._exact_eps(x)
         return inside & (self.distance(z, x) <= eps * (1 + 1e-6) + 1e-7)

@@ -61,15 +61,15 @@ class Victim:
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        """The true head, then the surrogates."""
+        """Return the true head, then the surrogates."""
         return (Head("true", self.predict, exact=True, draws=self.draws), *self.surrogates)
 
     @property
     def members(self) -> tuple[Head, ...]:
-        """The heads of which a mixture draws one for each query; none where the defense is no mixture."""
+        """Return the heads of which a mixture draws one for each query; none where the defense is no mixture."""
         return tuple(head for head in self.surrogates if head.weight > 0) if self.randomized else ()
 
 
 def plain(module: nn.Module) -> Forward:
-    """The forward of a deterministic network."""
+    """Return the forward of a deterministic network."""
     return lambda x, rng: module(x)

@@ -74,7 +74,7 @@ class Alternation:
             )
 
     def weights(self, model: nn.Module) -> Iterator[tuple[Phase, list[nn.Parameter]]]:
-        """The phases with the weights that they move. Raises UserError where the model has no such groups."""
+        """Yield the phases with the weights that they move. Raises UserError where the model has no such groups."""
         if not callable(groups_of := getattr(model, "parameter_groups", None)):
             raise UserError(f"recipe.alternation needs parameter_groups(); {type(model).__name__} has none")
         groups: dict[str, list[nn.Parameter]] = groups_of()

@@ -8,7 +8,9 @@ from gauntlet.threat_model.rng import Rng
 
 
 def augment(x: Tensor, rng: Rng, *, crop: int, flip: bool) -> Tensor:
-    """Images [B, C, H, W], shifted by up to `crop` pixels each way over a black border, and half of them mirrored."""
+    """Return images [B, C, H, W], shifted by up to `crop` pixels each way over a black border, and half of them
+    mirrored.
+    """
     if crop:
         x = _shift(x, rng.stream("crop").integers((2,), 2 * crop + 1), crop)
     if flip:

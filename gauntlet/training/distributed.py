@@ -24,11 +24,11 @@ class ProcessGroup:
     size: int = 1
 
     def share(self, items: Tensor) -> Tensor:
-        """This process's part of the first dimension, which `size` must divide."""
+        """Return this process's part of the first dimension, which `size` must divide."""
         return items.chunk(self.size)[self.rank] if self.size > 1 else items
 
     def gather(self, items: Tensor) -> Tensor:
-        """The parts of all processes, put together."""
+        """Return the parts of all processes, put together."""
         if self.size == 1:
             return items
         parts = [torch.empty_like(items) for _ in range(self.size)]
@@ -45,14 +45,14 @@ class ProcessGroup:
                 tensor.copy_(part.view_as(tensor))
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over the processes."""
+        """Return the sum over the processes."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def all(self, answer: bool) -> bool:
-        """Whether every process says so."""
+        """Return whether every process says so."""
         return answer if self.size == 1 else int(self.sum(torch.tensor(int(answer), device=_device()))) == self.size
 
     def wait(self) -> None:
@@ -65,7 +65,8 @@ ALONE = ProcessGroup()
 
 
 def join() -> ProcessGroup:
-    """The world that `torchrun` made, or a world of one process. Raises UserError where the processes do not meet."""
+    """Return the process group that `torchrun` made, or one of a single process. Raises UserError where the processes
+    do not meet."""
     if not dist.is_available() or "WORLD_SIZE" not in os.environ:
         return ALONE
     if torch.cuda.is_available():

@@ -72,7 +72,7 @@ class History:
 
 
 def read(folder: Path) -> History:
-    """The history of a folder. Raises UserError where it is missing or damaged."""
+    """Return the history of a folder. Raises UserError where it is missing or damaged."""
     path = folder / HISTORY
     try:
         content = read_json(path, hint="delete the folder to train anew")

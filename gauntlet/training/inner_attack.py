@@ -123,7 +123,7 @@ class InnerPGD:
 
     @torch.no_grad()
     def _reference(self, model: nn.Module, x: Tensor) -> Tensor:
-        """What `_gradient` compares with: probabilities on the image itself, [B, K]."""
+        """Return what `_gradient` compares with: probabilities on the image itself, [B, K]."""
         probabilities: Tensor = model(x).softmax(1)
         return probabilities
 
@@ -137,7 +137,9 @@ class InnerPGD:
 
 
 def bounded(field: str, norm: str, eps: str | float) -> Threat:
-    """The threat of a field of a recipe. Raises UserError that names the field where it is unfit or has no bound."""
+    """Return the threat of a field of a recipe. Raises UserError that names the field where it is unfit or has no
+    bound.
+    """
     try:
         threat = Threat(norm, eps)
     except UserError as cause:
@@ -148,6 +150,7 @@ def bounded(field: str, norm: str, eps: str | float) -> Threat:
 
 
 def _divergence(logits: Tensor, reference: Tensor) -> Tensor:
-    """Gradient of KL(p || q) with respect to the logits of q, scaled to sum of absolute values one: q - p."""
+    """Return the gradient of KL(p || q) with respect to the logits of q, scaled to sum of absolute values one: q -
+    p."""
     difference = logits.detach().softmax(1) - reference
     return difference / difference.abs().sum(1, keepdim=True).clamp_min(torch.finfo(difference.dtype).tiny)

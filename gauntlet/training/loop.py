@@ -18,7 +18,7 @@ from gauntlet.training.distributed import ALONE, ProcessGroup
 from gauntlet.training.history import Epoch, History
 from gauntlet.training.recipe import Recipe
 from gauntlet.training.step import NotFinite
-from gauntlet.training.trainer import Run
+from gauntlet.training.trainer import TrainingRun
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 
@@ -50,7 +50,7 @@ def fit(
         folder: of this training alone; only one process may train in it.
         identity: what makes this training this one; a state of another is refused.
         seed: of data order, augmentation, attack noise and dropout.
-        log: is told of each epoch.
+        log: receives each epoch.
         save_seconds: the state is saved after each epoch, and within one after so long.
         world: the processes that train together; the first one writes.
         channels_last: order of the numbers of images and weights in memory; faster on GPUs.
@@ -60,7 +60,7 @@ def fit(
         UserError: loss or weights became NaN or infinite (the batch is kept for inspection), the folder cannot be
             written (the state that was there is kept), or its state is another's.
     """
-    run = Run(model, dataset, recipe, seed, torch.device(device), world, channels_last, compiled)
+    run = TrainingRun(model, dataset, recipe, seed, torch.device(device), world, channels_last, compiled)
     saved = resume_state.load(folder, identity)
     if saved is not None:
         run.restore(saved)
@@ -78,7 +78,9 @@ def fit(
     return history
 
 
-def _finish(run: Run, folder: Path, identity: str, log: Log | None, progress: bool, save_seconds: float) -> None:
+def _finish(
+    run: TrainingRun, folder: Path, identity: str, log: Log | None, progress: bool, save_seconds: float
+) -> None:
     """Train to the end; the first process keeps the state on disk."""
     first = run.world.rank == 0
     with Bar(
@@ -100,8 +102,8 @@ def _finish(run: Run, folder: Path, identity: str, log: Log | None, progress: bo
                 due = time.monotonic() + save_seconds
 
 
-def _inspectable(cause: NotFinite, run: Run, folder: Path) -> str:
-    """What to tell about a training that diverged; the batch lies in a file, for torch.load."""
+def _inspectable(cause: NotFinite, run: TrainingRun, folder: Path) -> str:
+    """Return what to tell about a training that diverged; the batch lies in a file, for torch.load."""
     place = ""
     if cause.batch:
         path = folder / (f"diverged-{run.world.rank}.pt" if run.world.rank else "diverged.pt")
@@ -113,7 +115,7 @@ def _inspectable(cause: NotFinite, run: Run, folder: Path) -> str:
     )
 
 
-def _line(run: Run) -> str:
+def _line(run: TrainingRun) -> str:
     words = f"epoch {min(run.epoch + 1, run.recipe.epochs)}/{run.recipe.epochs}"
     if not run.history.epochs:
         return words

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from gauntlet.threat_model.rng import Rng
 
 
-class Passes:
-    """Counts what goes through networks between `with Passes(model, ...) as passes` and the end of the block."""
+class PassCounter:
+    """Counts what goes through networks between `with PassCounter(model, ...) as passes` and the end of the block."""
 
     def __init__(self, *networks: nn.Module) -> None:
         self._networks = networks
         self.forwards = 0
         self.backwards = 0
 
-    def __enter__(self) -> "Passes":
+    def __enter__(self) -> "PassCounter":
         self._handles = [network.register_forward_hook(self._forward) for network in self._networks]
         return self
 
@@ -60,7 +60,7 @@ def lowered(model: nn.Module, name: str | None, device: torch.device) -> Iterato
 
 
 def shuffle(ids: Tensor, seed: int, epoch: int) -> Tensor:
-    """Positions [n] in the order of the epoch: a function of the sample ids, the seed and the epoch."""
+    """Return the positions [n] in the order of the epoch: a function of the sample ids, the seed and the epoch."""
     return Rng(seed, ids, f"order/{epoch}").bits((1,)).squeeze(1).argsort(stable=True)
 
 

@@ -62,7 +62,7 @@ class Selection:
         bounded("recipe.selection", self.norm, self.eps)
 
     def better(self, new: Scores, old: Scores) -> bool:
-        """Whether the later epoch takes the place of the earlier one."""
+        """Return whether the later epoch takes the place of the earlier one."""
         if self.by == "clean":
             return new.clean >= old.clean
         return (new.pgd, new.clean) >= (old.pgd, old.clean)
@@ -84,7 +84,9 @@ class Selection:
     def single_step(
         self, model: nn.Module, split: Split, seed: int, device: torch.device, world: ProcessGroup = ALONE
     ) -> float:
-        """The share that stands one step of full length (FGSM); far above PGD, it tells of catastrophic overfitting."""
+        """Return the share that stands one step of full length (FGSM); far above PGD, it tells of catastrophic
+        overfitting.
+        """
         return self._measure(model, split, seed, device, PGD(steps=1, step_size=1.0, random_start=False), world).pgd
 
     def _measure(
@@ -103,7 +105,7 @@ class Selection:
         return Scores(clean / len(order), robust / len(order) if attack else math.nan)
 
     def _verdicts(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, attack: PGD | None) -> tuple[Tensor, Tensor]:
-        """Which samples are right [B], and which are still right when attacked [B]."""
+        """Return which samples are right [B], and which are still right when attacked [B]."""
         with torch.no_grad():
             right = model(x).argmax(1) == y
         if attack is None:

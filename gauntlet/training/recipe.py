@@ -20,7 +20,7 @@ SHAPES = ("cosine", "step", "linear", "constant")
 
 
 def factor(shape: str, progress: float, *, milestones: Sequence[float] = (), warmup: float = 0.0) -> float:
-    """The multiple of the learning rate for the step that begins at `progress`.
+    """Return the multiple of the learning rate for the step that begins at `progress`.
 
     Args:
         shape: cosine or linear (from 1 to 0 after the warm-up), step (a tenth at each milestone) or constant. The
@@ -121,7 +121,9 @@ class Recipe:
         yield "milestones", shares, "shares between 0 and 1, such as [0.5,0.75]"
 
     def make_optimizer(self, weights: Iterable[nn.Parameter], phase: Phase | None = None) -> torch.optim.Optimizer:
-        """The optimizer of the weights that take part, with the settings of the phase. UserError where none does."""
+        """Return the optimizer of the weights that take part, with the settings of the phase. UserError where none
+        does.
+        """
         weights = [weight for weight in weights if weight.requires_grad]
         if not weights:
             raise UserError("the model has no weights to train; check the model, or load it with checkpoint=included")
@@ -139,9 +141,9 @@ class Recipe:
         return torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=nesterov)
 
     def share(self, step: int, total: int) -> float:
-        """The share of the peak learning rate at step number `step` of `total`."""
+        """Return the share of the peak learning rate at step number `step` of `total`."""
         return factor(self.schedule, step / total, milestones=self.milestones, warmup=self.warmup)
 
     def rate(self, step: int, total: int) -> float:
-        """The learning rate of step number `step` of `total`."""
+        """Return the learning rate of step number `step` of `total`."""
         return self.learning_rate * self.share(step, total)

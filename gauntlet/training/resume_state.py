@@ -30,7 +30,7 @@ def keep(path: Path, content: dict[str, Any]) -> None:
 
 
 def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The state on the CPU, or None where there is none.
+    """Return the state on the CPU, or None where there is none.
 
     Raises:
         UserError: it cannot be read, or belongs to a training with other settings.

@@ -120,7 +120,7 @@ class Player:
 
 @contextmanager
 def _same_draws(device: torch.device) -> Iterator[None]:
-    """What draws inside from torch's global generator, such as dropout, is drawn again afterwards."""
+    """Yield what draws inside from torch's global generator, such as dropout, is drawn again afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
 

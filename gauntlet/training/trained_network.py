@@ -81,7 +81,7 @@ class TrainedNetwork:
         tracker: Tracker = UNTRACKED,
         train: bool = True,
     ) -> LoadedNetwork:
-        """The network, trained first where that has to be.
+        """Return the network, trained first where that has to be.
 
         Args:
             cache: folder of trained networks.
@@ -124,7 +124,7 @@ class TrainedNetwork:
         channels_last: bool = False,
         compiled: bool = False,
     ) -> Path:
-        """The folder with the weights of the recipe in the cache, trained once, by one process at a time.
+        """Return the folder with the weights of the recipe in the cache, trained once, by one process at a time.
 
         Arguments as for `load` and for `gauntlet.training.loop.fit`. Processes that torchrun started train together.
         """
@@ -164,7 +164,7 @@ class TrainedNetwork:
             )
 
     def key(self, dataset: Dataset, given: Mapping[str, nn.Module] = NOTHING) -> str:
-        """What the trained weights depend on, as a SHA-256 in hex."""
+        """Return what the trained weights depend on, as a SHA-256 in hex."""
         digests = {name: checkpoint.digest(module) for name, module in self._used(given).items()}
         return training_key(self.model, self.recipe, self.seed, dataset, digests)
 

@@ -18,7 +18,7 @@ from gauntlet.training.augmentation import augment
 from gauntlet.training.batch_norm import estimating, synced
 from gauntlet.training.distributed import ALONE, ProcessGroup
 from gauntlet.training.history import Epoch, History, Kept
-from gauntlet.training.model_context import Passes, evaluating, forwarding, lowered, seeded, shuffle
+from gauntlet.training.model_context import PassCounter, evaluating, forwarding, lowered, seeded, shuffle
 from gauntlet.training.model_selection import CHUNK, Scores
 from gauntlet.training.recipe import Recipe
 from gauntlet.training.step import NotFinite, Player
@@ -28,7 +28,7 @@ ALARM = 0.2
 """Catastrophic overfitting: accuracy under one step and under many parts by more than this within one epoch."""
 
 
-class Run:
+class TrainingRun:
     """A training of `model`, in place. Attributes epoch and batch: how many are done.
 
     Raises:
@@ -77,17 +77,17 @@ class Run:
 
     @property
     def total(self) -> int:
-        """Steps of the whole training."""
+        """Return steps of the whole training."""
         return self.recipe.epochs * self._batches
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """Return steps done."""
         return self.epoch * self._batches + self.batch
 
     @property
     def kept(self) -> nn.Module:
-        """The network that is validated and kept: the average where there is one yet."""
+        """Return the network that is validated and kept: the average where there is one yet."""
         return self._average.module if self._average and self._average.updates else self.model
 
     def steps(self) -> Iterator[bool]:
@@ -111,20 +111,20 @@ class Run:
             yield True
 
     def best(self) -> nn.Module:
-        """A copy of the network with the best weights so far."""
+        """Return a copy of the network with the best weights so far."""
         assert self._best is not None, "no epoch is complete"
         module = deepcopy(self.kept)
         module.load_state_dict(self._best[2])
         return module
 
     def result(self) -> History:
-        """The history with what the best and the last weights are worth, attacked in any case."""
+        """Return the history with what the best and the last weights are worth, attacked in any case."""
         assert self._best is not None, "no epoch is complete"
         best = Kept(self._best[0], *self._measure(self.best(), attack=True))
         return History(self.history.epochs, best, Kept(self.epoch, *self._measure(self.kept, attack=True)))
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
+        """Return everything that the next step depends on."""
         best = self._best
         return {
             "position": [self.epoch, self.batch, self._forwards, self._backwards, self._seconds],
@@ -168,7 +168,7 @@ class Run:
             if self._forward:
                 around.enter_context(forwarding(self.model, self._forward))
             around.enter_context(lowered(self.model, recipe.precision, self.device))
-            passes = around.enter_context(Passes(self.model, *getattr(recipe.objective, "companions", ())))
+            passes = around.enter_context(PassCounter(self.model, *getattr(recipe.objective, "companions", ())))
             found = [player(x, y, rng, share, progress).double().sum() for player in self._players]
         if isinstance(self._average, Average):
             self._average.update(self.model)
@@ -216,7 +216,7 @@ class Run:
                     objective.losses(module, x, y, objective.examples(self.model, x, y, rng), rng)
 
     def _columns(self, losses: list[float]) -> dict[str, float]:
-        """The columns of an alternation, and those of the model."""
+        """Return the columns of an alternation, and those of the model."""
         named = {f"loss/{player.name}": loss for player, loss in zip(self._players, losses, strict=True)}
         own = getattr(self.kept, "columns", None)
         found: dict[str, float] = {}

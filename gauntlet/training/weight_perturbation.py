@@ -88,11 +88,11 @@ class WeightPerturbation:
             raise _unfit("adaptive", True, "needs shape=sphere")
 
     def active(self, progress: float) -> bool:
-        """Whether it takes part in an epoch that begins at that share of the training."""
+        """Return whether it takes part in an epoch that begins at that share of the training."""
         return self.radius > 0 and self.steps > 0 and progress >= self.start
 
     def chosen(self, weights: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-        """Those that are perturbed."""
+        """Return those that are perturbed."""
         return [weight for weight in weights if weight.requires_grad and (self.include == "all" or weight.dim() > 1)]
 
     @contextmanager
@@ -135,7 +135,7 @@ class WeightPerturbation:
         return (self.clip / _some(_together(gradients))).clamp_max(1) if self.clip else 1.0
 
     def _norms(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The norm of the block of each tensor, to be multiplied with it."""
+        """Return the norm of the block of each tensor, to be multiplied with it."""
         if self.scope == "global":
             return [_together(tensors)] * len(tensors)
         if self.scope == "filter":

@@ -34,7 +34,7 @@ def training_key(
 
 
 def canonical(value: object) -> object:
-    """The value in the one form that counts: 1.0 is 1, and an option that is null is as if it were not there.
+    """Return the value in the one form that counts: 1.0 is 1, and an option that is null is as if it were not there.
 
     So an option that is added later, null where it is off, leaves the old keys as they are.
     """
@@ -49,7 +49,7 @@ ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 
 
 def find(key: str, zoo: Path = ZOO) -> Path | None:
-    """The shipped weights of the training with that key. Reads the heads of the files only."""
+    """Return the shipped weights of the training with that key. Reads the heads of the files only."""
     for path in sorted(zoo.glob("*.safetensors")):
         if checkpoint.read_metadata(path).get("key") == key:
             return path

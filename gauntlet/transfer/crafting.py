@@ -147,7 +147,7 @@ class SetCrafter:
 
     @torch.no_grad()
     def _predictions(self, z: Tensor, ids: Tensor) -> Tensor:
-        """What each surrogate says, int64 [B, surrogates], with the random numbers that a judge would use."""
+        """Return what each surrogate says, int64 [B, surrogates], with the random numbers that a judge would use."""
         pieces = torch.arange(len(ids)).split(self.batch_size)  # type: ignore[no-untyped-call]
         rng = Rng(self.seed, ids, "judge")
         columns = [

@@ -33,7 +33,8 @@ def planned(
     classes: int,
     runtime: Runtime,
 ) -> tuple[SetCrafter, ...]:
-    """A workshop for each stage of the transfer run that a configuration describes; none where it has no surrogates.
+    """Return a workshop for each stage of the transfer run that a configuration describes; none where it has no
+    surrogates.
 
     Args:
         cfg: checked.
@@ -88,7 +89,8 @@ def _surrogate(
 
 
 def crafts(name: str, attack: Any, config: dict[str, Any], surrogates: tuple[Surrogate, ...]) -> Iterator[Craft]:
-    """Each attack of a suite on each surrogate, in that order; one that is made for several gets them all at once.
+    """Yield each attack of a suite on each surrogate, in that order; one that is made for several gets them all at
+    once.
 
     Raises:
         UserError: an attack needs more of its head than a surrogate can stand in for, or is an ensemble of one.
@@ -150,7 +152,7 @@ def _workshop(
 
 
 def crafted(workshops: tuple[SetCrafter, ...]) -> Transfer | None:
-    """The stages that score what the workshops craft; None where there are none."""
+    """Return the stages that score what the workshops craft; None where there are none."""
     shops = {shop.craft.stage: shop for shop in workshops}
     return (
         None

@@ -51,21 +51,21 @@ class Stored:
 
     @property
     def source(self) -> str:
-        """Name of what the candidates were crafted on; "ensemble" for several."""
+        """Return the name of what the candidates were crafted on; "ensemble" for several."""
         return source_name(list(self.set.sources))
 
     def fit(self, threat: Threat, digest: str) -> None:
         """Refuse a set of another threat or of other data. digest: of the data to score."""
-        told, mine = self.set.description["threat"], threat_key(threat)
-        if told != mine:
+        crafted_for, mine = self.set.description["threat"], threat_key(threat)
+        if crafted_for != mine:
             raise UserError(
-                f"{self.path} was crafted for {_words(told)}, this run is about {_words(mine)}; they must agree"
+                f"{self.path} was crafted for {_words(crafted_for)}, this run is about {_words(mine)}; they must agree"
             )
         if self.set.description["data"]["digest"] != digest:
             raise UserError(f"{self.path} was crafted from other data than this run's; choose its dataset")
 
     def __call__(self, head: CandidatesOnly, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
-        """The stored candidates z of the shape of x [B, C, H, W]; what they cost is booked."""
+        """Return the stored candidates z of the shape of x [B, C, H, W]; what they cost is booked."""
         found = self._lookup.find(rng.ids.cpu().numpy())
         mine = x.detach().float().cpu().numpy()
         if len(mine) and found["x"].shape != mine.shape:
@@ -94,12 +94,12 @@ class Transfer:
     sources: dict[str, dict[str, Any]]  # stage -> name -> victim, weights and defense of what it was crafted on
 
     def to_record(self) -> dict[str, dict[str, Any]]:
-        """What a manifest says of each stage."""
+        """Return what a manifest says of each stage."""
         return {stage: {"set": self.identities[stage], "sources": self.sources[stage]} for stage in self.stages}
 
 
 def stored_suite(name: str, attack: Any, threat: Threat, split: Split) -> Transfer | None:
-    """The stages of an attack, or suite, from sets made elsewhere; None where the attack is another.
+    """Return the stages of an attack, or suite, from sets made elsewhere; None where the attack is another.
 
     Raises:
         UserError: a suite mixes sets with attacks, or a set is damaged, of another threat or of other data.
@@ -121,14 +121,14 @@ def stored_suite(name: str, attack: Any, threat: Threat, split: Split) -> Transf
 
 
 def source_name(names: list[str]) -> str:
-    """How a stage calls what it was crafted on."""
+    """Return how a stage calls what it was crafted on."""
     return names[0] if len(names) == 1 else "ensemble"
 
 
 def threat_key(threat: Threat) -> list[Any]:
-    """What of a threat crafting depends on, as plain values."""
+    """Return what of a threat crafting depends on, as plain values."""
     return [threat.norm, threat.label, threat.low, threat.high]
 
 
-def _words(told: list[Any]) -> str:
-    return f"{told[1]} in [{told[2]}, {told[3]}]"
+def _words(crafted_for: list[Any]) -> str:
+    return f"{crafted_for[1]} in [{crafted_for[2]}, {crafted_for[3]}]"

@@ -41,7 +41,7 @@ class SurrogateHead(CountedHead):
 
     @torch.no_grad()
     def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
-        """Nothing, bool [B]: what fools a surrogate need not fool the target. Costs no pass."""
+        """Return nothing, bool [B]: what fools a surrogate need not fool the target. Costs no pass."""
         return torch.zeros(len(z), dtype=torch.bool, device=z.device)
 
 
@@ -56,18 +56,18 @@ class EnsembleHead(SurrogateHead):
         return self.together
 
     def scores(self, z: Tensor, rng: Rng) -> Tensor:
-        """Mean logits without a gradient [B, K]."""
+        """Return the mean logits without a gradient [B, K]."""
         return torch.stack([head.scores(z, rng.stream(head.head.name)) for head in self.together]).mean(0)
 
     def gradient(
         self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: Any = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean logits [B, K] and the pulled-back cotangent of them."""
+        """Return the mean logits [B, K] and the pulled-back cotangent of them."""
         logits, pull = self.linearize(z, rng, view)
         return logits, pull(cotangent(logits))
 
     def linearize(self, z: Tensor, rng: Rng, view: Any = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Mean logits [B, K], and the map that pulls a cotangent of them back to z."""
+        """Return the mean logits [B, K], and the map that pulls a cotangent of them back to z."""
         parts = [head.linearize(z, rng.stream(head.head.name), view) for head in self.together]
         share = 1 / len(parts)
 
@@ -80,7 +80,7 @@ class EnsembleHead(SurrogateHead):
 def head_of(
     surrogates: Sequence[Surrogate], counts: Counts, dtype: torch.dtype | None = None, batch_size: int | None = None
 ) -> SurrogateHead:
-    """The head for an attack on these surrogates.
+    """Return the head for an attack on these surrogates.
 
     Args:
         counts: where passes are booked, those of every surrogate.
@@ -103,7 +103,8 @@ def head_of(
 
 
 def owned(cfg: DictConfig) -> DictConfig:
-    """The configuration with the surrogates' own models and checkpoints where their defenses name those of the root.
+    """Return the configuration with the surrogates' own models and checkpoints where their defenses name those of the
+    root.
 
     A surrogate without a model of its own has that of the root. Without a checkpoint of its own it has none: the
     checkpoint of the root is the target's.

@@ -21,7 +21,7 @@ from gauntlet.jobs.setup import KEYS
 from gauntlet.models.stacked_resnet import StackedResNet
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
-from gauntlet.training.trainer import Run
+from gauntlet.training.trainer import TrainingRun
 
 DEFENSES = Path(CONF) / "defense"
 NAMES = sorted(path.stem for path in DEFENSES.glob("*_cifar.yaml"))
@@ -89,7 +89,7 @@ def test_a_preset_trains_deploys_and_is_attacked(name):
     for part_name, part in defense.parts.items():
         given = {other: models[other] for other in part.uses}
         module = part._module()
-        run = Run(module, few, part._recipe(given), 0, torch.device("cpu"))
+        run = TrainingRun(module, few, part._recipe(given), 0, torch.device("cpu"))
         before = [weight.detach().clone() for weight in module.parameters()]
         given_before = {other: [tensor.clone() for tensor in net.state_dict().values()] for other, net in given.items()}
         run.epoch = max(1, run.recipe.epochs // 2)

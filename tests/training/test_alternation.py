@@ -10,7 +10,7 @@ from gauntlet.errors import UserError
 from gauntlet.training.alternating_updates import Alternation, Phase
 from gauntlet.training.inner_attack import InnerPGD
 from gauntlet.training.objectives.objective import PGDAT, Standard
-from gauntlet.training.trainer import Run
+from gauntlet.training.trainer import TrainingRun
 from gauntlet.training.weight_perturbation import WeightPerturbation
 
 
@@ -27,7 +27,7 @@ def make_parts(make_net):
 
 
 def _run(net, few, recipe):
-    return Run(net, few, recipe, 0, torch.device("cpu"))
+    return TrainingRun(net, few, recipe, 0, torch.device("cpu"))
 
 
 def _values(module):

@@ -5,7 +5,7 @@ import torch
 
 from gauntlet.errors import UserError
 from gauntlet.training.batch_norm import estimating
-from gauntlet.training.trainer import Run
+from gauntlet.training.trainer import TrainingRun
 from gauntlet.training.weight_averaging import SWA, Average, Mean
 
 
@@ -100,7 +100,8 @@ def test_statistics_are_estimated_as_the_mean_of_the_batches_and_nothing_else_tr
 def test_from_its_start_on_the_mean_of_the_epochs_is_what_is_kept(images, few, make_net, make_recipe):
     recipe = make_recipe(steps=2, epochs=4, batch_size=25, swa=SWA(start=0.5, images=images, limit=50))
     run, plain = (
-        Run(make_net(), few, r, 0, torch.device("cpu")) for r in (recipe, make_recipe(steps=2, epochs=4, batch_size=25))
+        TrainingRun(make_net(), few, r, 0, torch.device("cpu"))
+        for r in (recipe, make_recipe(steps=2, epochs=4, batch_size=25))
     )
     ends = []
     for finished in run.steps():

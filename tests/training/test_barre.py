@@ -19,7 +19,7 @@ from gauntlet.threat_model.rng import Rng
 from gauntlet.training.inner_attack import InnerPGD
 from gauntlet.training.objectives.boosting import BARRE, Boosted, HalfStartPGD, MeanSoftmax, evenness
 from gauntlet.training.objectives.objective import PGDAT
-from gauntlet.training.trainer import Run
+from gauntlet.training.trainer import TrainingRun
 
 ATTACK = HalfStartPGD(eps=0.15, steps=3)
 
@@ -91,7 +91,7 @@ class Few:
 def test_a_member_begins_with_the_weights_of_the_last_and_pays_for_all(make_net, make_recipe):
     one, two = make_net(steps=5).eval().requires_grad_(False), make_net()
     recipe = replace(make_recipe(3), objective=BARRE(ATTACK, first=one), batch_size=12, epochs=1)
-    run = Run(two, Few(), recipe, 0, torch.device("cpu"))
+    run = TrainingRun(two, Few(), recipe, 0, torch.device("cpu"))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     list(run.steps())
     assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
@@ -128,7 +128,7 @@ def test_five_members_in_full_size_make_their_steps(dataset, model):
         given = {other: models[other] for other in part.uses}
         recipe, network = part._recipe(given), part._module()
         assert recipe.objective.companions == tuple(models.values())
-        run = Run(network, Few(3, 32, cfg.dataset.classes), recipe, 0, torch.device("cpu"))
+        run = TrainingRun(network, Few(3, 32, cfg.dataset.classes), recipe, 0, torch.device("cpu"))
         if name in ("first", "fifth"):
             run._update(run._train.read(list(range(8))))
             assert all(weight.isfinite().all() for weight in network.parameters())

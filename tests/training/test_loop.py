@@ -15,12 +15,12 @@ from gauntlet.training import history
 from gauntlet.training.distributed import ALONE
 from gauntlet.training.inner_attack import InnerPGD
 from gauntlet.training.loop import BEST, LAST, fit
-from gauntlet.training.model_context import Passes, seeded, shuffle
+from gauntlet.training.model_context import PassCounter, seeded, shuffle
 from gauntlet.training.model_selection import Scores, Selection
 from gauntlet.training.objectives.objective import PGDAT, TRADES, Objective
 from gauntlet.training.sample_weighting import SoftmaxWeighting
 from gauntlet.training.step import Player
-from gauntlet.training.trainer import Run
+from gauntlet.training.trainer import TrainingRun
 
 
 def _same(one, other):
@@ -89,7 +89,7 @@ def test_switched_off_parts_change_no_bit(train, make_recipe, tmp_path):
 
 
 def test_the_average_is_kept_and_changes_nothing_about_the_training(few, make_net, make_recipe):
-    plain, averaged = (Run(make_net(), few, make_recipe(ema=ema), 0, torch.device("cpu")) for ema in (0.0, 0.9))
+    plain, averaged = (TrainingRun(make_net(), few, make_recipe(ema=ema), 0, torch.device("cpu")) for ema in (0.0, 0.9))
     assert list(plain.steps()) == list(averaged.steps())
     assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), averaged.model.parameters(), strict=True))
     assert plain.kept is plain.model
@@ -150,7 +150,7 @@ def test_passes_are_counted(objective, forwards, backwards, train, make_recipe):
 
 def test_counting_ends_with_the_block(make_net, batch):
     net = make_net()
-    with Passes(net) as passes:
+    with PassCounter(net) as passes:
         net(batch.x).sum().backward()
         with torch.no_grad():
             net(batch.x[:2])
@@ -197,7 +197,7 @@ def test_where_the_disk_is_full_the_state_that_was_there_stays(few, make_net, ma
 
 
 def test_every_epoch_tells_of_overfitting(few, make_net, make_recipe):
-    run = Run(make_net(), few, make_recipe(steps=1, epochs=3), 0, torch.device("cpu"))
+    run = TrainingRun(make_net(), few, make_recipe(steps=1, epochs=3), 0, torch.device("cpu"))
     list(run.steps())
     best = 0.0
     for epoch in run.history.epochs:
@@ -205,7 +205,7 @@ def test_every_epoch_tells_of_overfitting(few, make_net, make_recipe):
         assert epoch.overfitting == pytest.approx(best - epoch.pgd)
         assert 0 <= epoch.fgsm <= epoch.clean
         assert not epoch.catastrophic
-    clean = Run(make_net(), few, make_recipe(epochs=1), 0, torch.device("cpu"))
+    clean = TrainingRun(make_net(), few, make_recipe(epochs=1), 0, torch.device("cpu"))
     list(clean.steps())
     (epoch,) = clean.history.epochs
     assert math.isnan(epoch.fgsm)
@@ -216,7 +216,7 @@ def test_the_alarm_rings_when_one_step_leaves_many_behind(few, make_net, make_re
     pgd, fgsm = iter([0.5, 0.5, 0.1, 0.1]), iter([0.55, 0.65, 0.7, 0.8])
     monkeypatch.setattr(Selection, "measure", lambda *args, **options: Scores(0.9, next(pgd)))
     monkeypatch.setattr(Selection, "single_step", lambda *args: next(fgsm))
-    run = Run(make_net(), few, make_recipe(steps=1, epochs=4), 0, torch.device("cpu"))
+    run = TrainingRun(make_net(), few, make_recipe(steps=1, epochs=4), 0, torch.device("cpu"))
     list(run.steps())
     assert [epoch.catastrophic for epoch in run.history.epochs] == [False, False, True, False]
     assert [epoch.overfitting for epoch in run.history.epochs] == pytest.approx([0, 0, 0.4, 0.4])
@@ -227,8 +227,8 @@ def test_the_way_it_is_carried_out_changes_sums_only(options, few, make_net, mak
     monkeypatch.setattr(torch, "compile", lambda function: lambda *inputs: function(*inputs))  # no compiler is needed
     recipe = make_recipe(steps=1, epochs=1, ema=0.5)
     plain, other = (
-        Run(make_net(), few, recipe, 0, torch.device("cpu")),
-        Run(make_net(), few, recipe, 0, torch.device("cpu"), **options),
+        TrainingRun(make_net(), few, recipe, 0, torch.device("cpu")),
+        TrainingRun(make_net(), few, recipe, 0, torch.device("cpu"), **options),
     )
     list(plain.steps())
     list(other.steps())
@@ -248,7 +248,7 @@ def test_a_smaller_format_is_for_the_passes_only(few, make_net, make_recipe):
             return nn.functional.cross_entropy(logits, y, reduction="none")
 
     recipe = make_recipe(objective=Spy(InnerPGD(eps=0.15, steps=1)), epochs=1, precision="bfloat16")
-    run = Run(make_net(), few, recipe, 0, torch.device("cpu"))
+    run = TrainingRun(make_net(), few, recipe, 0, torch.device("cpu"))
     list(run.steps())
     assert set(seen) == {(torch.float32, False)}
     assert {weight.dtype for weight in run.model.parameters()} == {torch.float32}
@@ -306,7 +306,7 @@ def test_softmax_weights_are_those_of_the_worst_case_and_average_to_one():
 def test_nan_in_a_buffer_alone_is_found(few, make_net, make_recipe):
     net = make_net()
     net.register_buffer("router", torch.tensor(math.nan))
-    run = Run(net, few, make_recipe(epochs=1), 0, torch.device("cpu"))
+    run = TrainingRun(net, few, make_recipe(epochs=1), 0, torch.device("cpu"))
     with pytest.raises(UserError, match="router"):
         list(run.steps())
 

@@ -25,7 +25,7 @@ from gauntlet.training.model_selection import Selection
 from gauntlet.training.objectives.mixture_of_experts import MoETRADES, RouterPGD, Routing
 from gauntlet.training.objectives.objective import TRADES
 from gauntlet.training.recipe import Recipe
-from gauntlet.training.trainer import Run
+from gauntlet.training.trainer import TrainingRun
 
 ABLATIONS = {
     "advmoe": [],
@@ -64,7 +64,7 @@ def advmoe(phases=("experts", "router"), **changes):
 
 
 def started(model, few, recipe, seed=0):
-    return Run(model, few, recipe, seed, torch.device("cpu"))
+    return TrainingRun(model, few, recipe, seed, torch.device("cpu"))
 
 
 def composed(*overrides):

@@ -15,7 +15,7 @@ from gauntlet.data import Batch, Dataset
 from gauntlet.jobs.training_job import KEYS
 from gauntlet.threat_model.rng import Rng
 from gauntlet.training.trained_network import TrainedNetwork
-from gauntlet.training.trainer import Run
+from gauntlet.training.trainer import TrainingRun
 
 RECIPES = Path(CONF) / "recipe"
 FULL = sorted(
@@ -76,7 +76,7 @@ def _recipe(cfg):
 def test_a_published_recipe_makes_its_steps(name, dataset, model):
     cfg = _composed(f"recipe={name}", f"dataset={dataset}", f"model={model}", *MODELS[model])
     torch.manual_seed(0)
-    run = Run(build(cfg.model), Noise(cfg.dataset.classes), _recipe(cfg), 0, torch.device("cpu"))
+    run = TrainingRun(build(cfg.model), Noise(cfg.dataset.classes), _recipe(cfg), 0, torch.device("cpu"))
     before = [weight.detach().clone() for weight in run.model.parameters()]
     run.epoch = run.recipe.epochs // 2  # where every piece takes part
     for player in run._players:
@@ -95,7 +95,7 @@ def test_a_published_recipe_trains_on_photographs(name, shared):
         "model.width=4", "recipe.batch_size=6", "recipe.epochs=1",
     )  # fmt: skip
     torch.manual_seed(0)
-    run = Run(build(cfg.model), Photographs(build(cfg.dataset)), _recipe(cfg), 0, torch.device("cpu"))
+    run = TrainingRun(build(cfg.model), Photographs(build(cfg.dataset)), _recipe(cfg), 0, torch.device("cpu"))
     assert list(run.steps()) == [False, True]
     assert all(value.isfinite().all() for value in run.model.state_dict().values())
     (epoch,) = run.history.epochs

@@ -10,7 +10,7 @@ from torch import nn
 from gauntlet.errors import UserError
 from gauntlet.training.distributed import ALONE
 from gauntlet.training.inner_attack import InnerPGD
-from gauntlet.training.model_context import Passes
+from gauntlet.training.model_context import PassCounter
 from gauntlet.training.objectives.objective import PGDAT, TRADES
 from gauntlet.training.step import Player
 from gauntlet.training.weight_perturbation import WeightPerturbation
@@ -222,7 +222,7 @@ def test_statistics_follow_the_chosen_weights(where, perturbed, player, make_net
 @pytest.mark.parametrize("steps", [1, 3])
 def test_each_step_costs_a_forward_and_a_backward(steps, player, batch, rng):
     net, one = player(WeightPerturbation(radius=0.01, steps=steps))  # two steps of PGD
-    with Passes(net) as passes:
+    with PassCounter(net) as passes:
         _run(one, batch, rng, 1)
     assert (passes.forwards, passes.backwards) == ((3 + steps) * 32, (3 + steps) * 32)
 

@@ -13,7 +13,7 @@ from gauntlet.errors import UserError
 from gauntlet.training import history
 from gauntlet.training.distributed import ALONE, ProcessGroup
 from gauntlet.training.loop import BEST, LAST
-from gauntlet.training.trainer import Run
+from gauntlet.training.trainer import TrainingRun
 
 SCRIPT = Path(__file__).with_name("together.py")
 ROOT = SCRIPT.parents[2]
@@ -57,4 +57,4 @@ def test_a_world_of_one_leaves_everything_as_it_is():
 def test_a_batch_is_shared_out_in_equal_parts(few, make_net, make_recipe):
     assert [ProcessGroup(rank, 2).share(torch.arange(6)).tolist() for rank in (0, 1)] == [[0, 1, 2], [3, 4, 5]]
     with pytest.raises(UserError, match="batch_size=25 must be a multiple of the 2 processes"):
-        Run(make_net(), few, make_recipe(batch_size=25), 0, torch.device("cpu"), ProcessGroup(0, 2))
+        TrainingRun(make_net(), few, make_recipe(batch_size=25), 0, torch.device("cpu"), ProcessGroup(0, 2))

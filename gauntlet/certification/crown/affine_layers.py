@@ -48,7 +48,7 @@ class Affine:
         return 0.0 if self.bias is None else self.bias
 
     def rounding(self, reach: Tensor) -> Tensor:
-        """How far the deployed float32 output may lie from W x + b where |x| <= reach; like [B, *out].
+        """Return how far the deployed float32 output may lie from W x + b where |x| <= reach; like [B, *out].
 
         gamma_n (|W| reach + |b|) with gamma_n = n u / (1 - n u): holds for products and sums in any order, with or
         without fused multiply-add (Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1).
@@ -58,15 +58,15 @@ class Affine:
         return SLACK * gamma * (self.absolute().forward(reach) + own) + TINY
 
     def absolute(self) -> Self:
-        """The layer with |W|."""
+        """Return the layer with |W|."""
         return replace(self, weight=self.weight.abs())
 
     def squared(self) -> Self:
-        """The layer with the squares of W."""
+        """Return the layer with the squares of W."""
         return replace(self, weight=self.weight.square())
 
     def to(self, dtype: torch.dtype) -> Self:
-        """The same layer with weights of that dtype."""
+        """Return the same layer with weights of that dtype."""
         tensors: dict[str, Any] = {
             f.name: v.to(dtype) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
         }

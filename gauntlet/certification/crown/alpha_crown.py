@@ -17,7 +17,7 @@ MOMENTS = (0.9, 0.999)
 
 
 def optimised(graph: Graph, region: Region, ranges: Ranges, questions: Questions, steps: int) -> Slopes:
-    """The best slopes that `steps` steps of Adam find for each question by itself, from those of CROWN.
+    """Return the best slopes that `steps` steps of Adam find for each question by itself, from those of CROWN.
 
     Nothing is random and no question sees another, so the answer does not depend on the batch. Any slopes in [0, 1] are
     sound: the search may run in float32 where the proof then takes float64.
@@ -57,7 +57,7 @@ class _Adam:
     second: Tensor
 
     def climb(self, slope: Tensor, gradient: Tensor, step: int) -> Tensor:
-        """The slopes after one step uphill, in [0, 1]; step counts from 0."""
+        """Return the slopes after one step uphill, in [0, 1]; step counts from 0."""
         early, late = MOMENTS
         self.first = early * self.first + (1 - early) * gradient
         self.second = late * self.second + (1 - late) * gradient.square()
@@ -66,7 +66,7 @@ class _Adam:
 
 
 def _starts(graph: Graph, ranges: Ranges, questions: Questions) -> dict[int, Tensor]:
-    """The slopes of CROWN for the ReLUs that the questions depend on."""
+    """Return the slopes of CROWN for the ReLUs that the questions depend on."""
     needed = {questions.node}
     for at in range(questions.node, -1, -1):
         if at in needed:

@@ -41,7 +41,7 @@ def lower_bounds(
     slopes: Slopes | None = None,
     boxed: bool = False,
 ) -> Tensor:
-    """A lower bound of each function on its region, [Q]; differentiable in the slopes.
+    """Return a lower bound of each function on its region, [Q]; differentiable in the slopes.
 
     A ReLU with bounds l < 0 < u lies between the lines a z, a in [0, 1], and u (z - l) / (u - l). Where the slopes a
     are not given, a is 1 if u > -l and 0 otherwise. Every operation adds its float32 rounding, so what is bounded is

@@ -52,11 +52,11 @@ class Graph:
 
     @property
     def widest(self) -> int:
-        """The most entries of a node."""
+        """Return the most entries of a node."""
         return max(torch.Size(node.shape).numel() for node in self.nodes)
 
     def rectified(self) -> tuple[int, ...]:
-        """The nodes that a ReLU reads, in order."""
+        """Return the nodes that a ReLU reads, in order."""
         return tuple(sorted({node.inputs[0] for node in self.nodes if isinstance(node.op, Relu)}))
 
     def behind_relu(self) -> tuple[bool, ...]:
@@ -67,7 +67,7 @@ class Graph:
         return tuple(behind)
 
     def to(self, dtype: torch.dtype) -> "Graph":
-        """The same network with weights of that dtype."""
+        """Return the same network with weights of that dtype."""
         return Graph(tuple(replace(n, op=n.op.to(dtype)) if isinstance(n.op, Affine) else n for n in self.nodes))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class Graph:
 
 
 def pruned(nodes: list[Node], last: int) -> Graph:
-    """The graph of the nodes that the last one depends on."""
+    """Return the graph of the nodes that the last one depends on."""
     used = {last}
     for at in range(last, -1, -1):
         if at in used:

@@ -29,7 +29,7 @@ WAY_OUT = (
 
 
 def trace(forward: Callable[[Tensor], Tensor], modules: tuple[nn.Module, ...], shape: tuple[int, ...]) -> Graph:
-    """The graph of a network, with weights in float64.
+    """Return the graph of a network, with weights in float64.
 
     Whatever Python code is run, only what happens to the image counts: constants, hooks and reparametrised weights are
     taken as they are at this moment.

@@ -28,7 +28,7 @@ class Ranges:
     slack: list[Tensor | None]
 
     def select(self, index: Tensor) -> "Ranges":
-        """The bounds for some of the images; index int64 [b]."""
+        """Return the bounds for some of the images; index int64 [b]."""
         return Ranges(
             [v[index] for v in self.lower],
             [v[index] for v in self.upper],
@@ -36,7 +36,7 @@ class Ranges:
         )
 
     def to(self, dtype: torch.dtype) -> "Ranges":
-        """The same numbers, rounded to that dtype."""
+        """Return the same numbers, rounded to that dtype."""
         return Ranges(
             [v.to(dtype) for v in self.lower],
             [v.to(dtype) for v in self.upper],
@@ -45,7 +45,7 @@ class Ranges:
 
 
 def intervals(graph: Graph, region: Region, tighten: Tighten | None = None) -> Ranges:
-    """Bounds of all nodes on the regions.
+    """Return the bounds of all nodes on the regions.
 
     Linear functions of the image, before the first layer that mixes pixels and in it, are bounded on the l2 ball and on
     the box, whichever is tighter; everything later on boxes.
@@ -74,7 +74,7 @@ def intervals(graph: Graph, region: Region, tighten: Tighten | None = None) -> R
 
 
 def _through(node: Node, ranges: Ranges) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Lower and upper bound of a node from those of its inputs, and its slack."""
+    """Return lower and upper bound of a node from those of its inputs, and its slack."""
     lower, upper = ranges.lower[node.inputs[0]], ranges.upper[node.inputs[0]]
     if isinstance(node.op, Relu):
         return lower.clamp_min(0), upper.clamp_min(0), None
@@ -108,7 +108,9 @@ class Ball:
     def through(
         self, op: Affine, lower: Tensor, upper: Tensor, slack: Tensor | None
     ) -> tuple[Tensor, Tensor, "Ball | None"]:
-        """Bounds after the layer, no looser than those given, and the ball if each entry still reads one pixel."""
+        """Return the bounds after the layer, no looser than those given, and the ball if each entry still reads one
+        pixel.
+        """
         middle = op.forward(self.middle) + op.offset()
         error = op.absolute().forward(self.error) + (0.0 if slack is None else slack)
         radius = self.radius.reshape(-1, *[1] * (middle.dim() - 1))

@@ -28,12 +28,12 @@ class Region:
     radius: Tensor | None = None
 
     def select(self, index: Tensor) -> "Region":
-        """The regions of some of the images; index int64 [b]."""
+        """Return the regions of some of the images; index int64 [b]."""
         radius = None if self.radius is None else self.radius[index]
         return Region(self.centre[index], self.lower[index], self.upper[index], radius)
 
     def to(self, dtype: torch.dtype) -> "Region":
-        """The same numbers, rounded to that dtype."""
+        """Return the same numbers, rounded to that dtype."""
         radius = None if self.radius is None else self.radius.to(dtype)
         return replace(
             self,
@@ -44,7 +44,7 @@ class Region:
         )
 
     def least(self, a: Tensor, owner: Tensor) -> Tensor:
-        """A lower bound of the least a . z, [Q], for a [Q, C, H, W] on the regions of the images owner [Q].
+        """Return a lower bound of the least a . z, [Q], for a [Q, C, H, W] on the regions of the images owner [Q].
 
         Exact on a box. In the l2 ball, by duality: the least over the box of a . d + (|d|^2 - radius^2) / (2 t), any
         t > 0; from t = radius / |a|, which gives no less than the ball alone, towards the best t.
@@ -72,7 +72,7 @@ class Region:
 
 
 def legal(threat: Threat, x: Tensor) -> Region:
-    """All that the threat calls legal around the images, float64: `Threat.contains` with its tolerances.
+    """Return all that the threat calls legal around the images, float64: `Threat.contains` with its tolerances.
 
     Args:
         threat: linf or l2.

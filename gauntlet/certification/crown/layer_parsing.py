@@ -41,12 +41,12 @@ class Call:
     after: Shape
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The argument of that name."""
+        """Return the argument of that name."""
         names = ARGUMENTS.get(self.name, ("input", "other"))
         return {**dict(zip(names, self.args, strict=False)), **self.kwargs}.get(name, default)
 
     def read(self) -> Steps:
-        """What the call amounts to. Raises Unsupported."""
+        """Return what the call amounts to. Raises Unsupported."""
         if self.name not in AFFINE or not (self.first or self.name in EITHER):
             raise Unsupported(self.name)
         return AFFINE[self.name](self)
@@ -183,7 +183,7 @@ def _shifted(call: Call, sign: float, shift: Tensor) -> Steps:
 
 
 def _constant(call: Call) -> Tensor:
-    """The operand that does not depend on the image, broadcastable against one image."""
+    """Return the operand that does not depend on the image, broadcastable against one image."""
     value = call.get("other") if call.first else call.get("input")
     value = exact(value) if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
     if value.dim() == len(call.before):
@@ -201,7 +201,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def exact(values: Tensor) -> Tensor:
-    """The constants of a network in float64."""
+    """Return the constants of a network in float64."""
     return values.detach().double()
 
 

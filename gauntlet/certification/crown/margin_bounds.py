@@ -59,7 +59,7 @@ class Network:
 
 
 def prove(network: Network, region: Region, predicted: Tensor, effort: Effort) -> Proof:
-    """Margins of the predicted class over all others on the regions, by one method after another.
+    """Return the margins of the predicted class over all others on the regions, by one method after another.
 
     An image leaves when all its margins exceed `effort.least`. Later methods never lower a margin: for every image that
     stays, ibp <= crown_ibp <= crown <= alpha_crown holds by construction.
@@ -102,7 +102,8 @@ class Asked:
     memory: float
 
     def answer(self, owner: Tensor, rows: Callable[[slice], Tensor], steps: int = 0, boxed: bool = False) -> Tensor:
-        """Lower bounds float64 [Q] of functions of the images owner [Q]; rows gives those of a slice of them."""
+        """Return the lower bounds float64 [Q] of functions of the images owner [Q]; rows gives those of a slice of
+        them."""
         found = torch.empty(len(owner), dtype=torch.float64, device=owner.device)
         held = 1 + 4 * (steps > 0)  # the search keeps what it differentiates
         for piece in pieces(len(owner), self.network.exact, self.memory / held):
@@ -118,7 +119,7 @@ class Asked:
 
 
 def _improved(ask: Asked, margins: Tensor, rows: Tensor, steps: int, boxed: bool, least: float) -> Tensor:
-    """The margins [b, K - 1] of the open images after one more method; proven ones are left as they are."""
+    """Return the margins [b, K - 1] of the open images after one more method; proven ones are left as they are."""
     owner, which = (margins <= least).nonzero(as_tuple=True)
     found = ask.answer(owner, lambda piece: rows[owner[piece], which[piece]], steps, boxed)
     better = margins.clone()

@@ -30,7 +30,7 @@ class Boosted(Objective):
 
     @property
     def companions(self) -> tuple[nn.Module, ...]:
-        """The first network, whose passes are part of the price."""
+        """Return the first network, whose passes are part of the price."""
         return () if self.first is None else (self.first,)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
@@ -96,7 +96,7 @@ class BARRE(Objective):
 
     @property
     def companions(self) -> tuple[nn.Module, ...]:
-        """The members so far, whose passes are part of the price."""
+        """Return the members so far, whose passes are part of the price."""
         return tuple(one for one in (self.first, self.second, self.third, self.fourth) if one is not None)
 
     def begin(self, model: nn.Module) -> None:
@@ -132,6 +132,6 @@ class MeanSoftmax(nn.Module):
 
 
 def evenness(logits: Tensor, y: Tensor) -> Tensor:
-    """The mean over the classes j other than y of -log softmax(-logits)_j, [B]."""
-    told = -(-logits).log_softmax(1)
-    return (told.sum(1) - told.gather(1, y[:, None]).squeeze(1)) / (logits.shape[1] - 1)
+    """Return the mean over the classes j other than y of -log softmax(-logits)_j, [B]."""
+    cross_entropies = -(-logits).log_softmax(1)
+    return (cross_entropies.sum(1) - cross_entropies.gather(1, y[:, None]).squeeze(1)) / (logits.shape[1] - 1)

@@ -80,7 +80,7 @@ class ResolutionStack:
 
 
 def rolled(x: Tensor, shift: Tensor) -> Tensor:
-    """Each image of x [B, C, H, W] moved down and right by its shift, int64 [B, 2], around the edges."""
+    """Return each image of x [B, C, H, W] moved down and right by its shift, int64 [B, 2], around the edges."""
     for dim in (2, 3):
         size = x.shape[dim]
         source = (torch.arange(size, device=x.device) - shift[:, dim - 2, None]) % size

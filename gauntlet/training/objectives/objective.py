@@ -26,7 +26,7 @@ class Objective(Protocol):
     """
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
-        """What to train on instead of x: crafted once a step against the weights as they are, and detached.
+        """Return what to train on instead of x: crafted once a step against the weights as they are, and detached.
 
         factors: multiples of the budget per sample, float [B].
         """
@@ -37,7 +37,7 @@ class Objective(Protocol):
         raise NotImplementedError
 
     def classifier(self, model: nn.Module) -> nn.Module:
-        """The map from images to logits that is deployed, for validation."""
+        """Return the map from images to logits that is deployed, for validation."""
         return model
 
     def begin(self, model: nn.Module) -> None:
@@ -49,7 +49,7 @@ class Objective(Protocol):
         return ()
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng) -> Tensor:
-        """Both halves at once, [B]."""
+        """Return both halves at once, [B]."""
         return self.losses(model, x, y, self.examples(model, x, y, rng), rng)
 
 

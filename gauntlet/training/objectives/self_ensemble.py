@@ -47,6 +47,6 @@ class Stacked(nn.Module):
 
 
 def summed(logits: Tensor, y: Tensor) -> Tensor:
-    """The sum over the predictors of the cross-entropy, [B]. logits: [B, M, K]; y: int64 [B]."""
+    """Return the sum over the predictors of the cross-entropy, [B]. logits: [B, M, K]; y: int64 [B]."""
     each = F.cross_entropy(logits.flatten(0, 1), y.repeat_interleave(logits.shape[1]), reduction="none")
     return each.reshape(len(y), -1).sum(1)

@@ -12,7 +12,7 @@ from gauntlet.attacks.randomized_ensemble.expected_error import (
     TIE,
     ExpectedErrorState,
     Mixture,
-    WorstCandidates,
+    WorstExpectedError,
     restart_states,
 )
 from gauntlet.knobs import Knobs, choice, knob
@@ -67,12 +67,12 @@ class ARC(Knobs, key="attack"):
         if not len(x):
             return x.clone()
         first = mixture.evaluate(x, y, rng.stream("start"))
-        best = WorstCandidates.start(x, first)
+        best = WorstExpectedError.start(x, first)
         for state in restart_states(mixture, best, first, x, y, threat, rng, self.restarts):
             self._run(state, best)
         return best.z
 
-    def _run(self, state: ExpectedErrorState, best: WorstCandidates) -> None:
+    def _run(self, state: ExpectedErrorState, best: WorstExpectedError) -> None:
         for number in range(self.steps):
             stay = (~state.result.done).nonzero().squeeze(1)
             if not len(stay):

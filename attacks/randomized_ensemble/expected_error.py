@@ -86,7 +86,7 @@ class Mixture:
         return (self.weights.log() - (-unit.log()).log()).argsort(dim=1, descending=True, stable=True)
 
 
-class WorstCandidates(NamedTuple):
+class WorstExpectedError(NamedTuple):
     """The candidate of each sample with the largest error so far; of equals the one that is nearer to more."""
 
     z: Tensor  # [B, C, H, W]
@@ -95,7 +95,7 @@ class WorstCandidates(NamedTuple):
     done: Tensor  # bool [B]
 
     @classmethod
-    def start(cls, x: Tensor, result: MixtureResult) -> "WorstCandidates":
+    def start(cls, x: Tensor, result: MixtureResult) -> "WorstExpectedError":
         """Start from the images themselves."""
         return cls(x.clone(), result.error.clone(), result.value.clone(), result.done.clone())
 
@@ -142,7 +142,7 @@ class ExpectedErrorState:
 
 def restart_states(
     mixture: Mixture,
-    best: WorstCandidates,
+    best: WorstExpectedError,
     first: MixtureResult,
     x: Tensor,
     y: Tensor,

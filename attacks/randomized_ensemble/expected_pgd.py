@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 from gauntlet.attacks.log_scaled_gradient import LogScaledGradient, weighted_sum
 from gauntlet.attacks.losses import ce, margin, margins, scored
 from gauntlet.attacks.projected_ascent import PerturbationSet
-from gauntlet.attacks.randomized_ensemble.expected_error import Mixture, WorstCandidates
+from gauntlet.attacks.randomized_ensemble.expected_error import Mixture, WorstExpectedError
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
@@ -50,7 +50,7 @@ class ExpectedPGD(Knobs, key="attack"):
         mixture = Mixture.of(head, x)
         if not len(x):
             return x.clone()
-        best = WorstCandidates.start(x, mixture.evaluate(x, y, rng.stream("start")))
+        best = WorstExpectedError.start(x, mixture.evaluate(x, y, rng.stream("start")))
         for restart in range(self.restarts):
             index = best.open()
             if len(index):
@@ -59,7 +59,7 @@ class ExpectedPGD(Knobs, key="attack"):
         return best.z
 
     def _run(
-        self, mixture: Mixture, x: Tensor, y: Tensor, threat: Threat, rng: Rng, best: WorstCandidates, index: Tensor
+        self, mixture: Mixture, x: Tensor, y: Tensor, threat: Threat, rng: Rng, best: WorstExpectedError, index: Tensor
     ) -> None:
         z = threat.random(x, rng.stream("start")) if self.random_start else x
         region = PerturbationSet.around(threat, x)

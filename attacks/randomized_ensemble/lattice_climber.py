@@ -13,7 +13,7 @@ from gauntlet.attacks.randomized_ensemble.expected_error import (
     TIE,
     ExpectedErrorState,
     Mixture,
-    WorstCandidates,
+    WorstExpectedError,
     restart_states,
 )
 from gauntlet.knobs import Knobs, knob
@@ -56,7 +56,7 @@ class LatticeClimber(Knobs, key="attack"):
         if not len(x):
             return x.clone()
         first = mixture.evaluate(x, y, rng.stream("start"))
-        best = WorstCandidates.start(x, first)
+        best = WorstExpectedError.start(x, first)
         for restart, state in enumerate(restart_states(mixture, best, first, x, y, threat, rng, self.restarts)):
             orders = mixture.orders(state.rng.stream("order"), len(state.index), drawn=restart > 0)
             region = PerturbationSet.around(state.threat, state.x)
@@ -65,7 +65,7 @@ class LatticeClimber(Knobs, key="attack"):
         return best.z
 
     def _climb(
-        self, state: ExpectedErrorState, around: PerturbationSet, wanted: Tensor, rng: Rng, best: WorstCandidates
+        self, state: ExpectedErrorState, around: PerturbationSet, wanted: Tensor, rng: Rng, best: WorstExpectedError
     ) -> None:
         """Try to fool the wanted member [B] of each sample beside those that are fooled; moves `state` in place."""
         already = state.result.wrong.gather(0, wanted[None]).squeeze(0)

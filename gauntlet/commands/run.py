@@ -51,6 +51,6 @@ compose_and_run = hydra.main(version_base=None, config_path=CONF, config_name="r
 def main(words: Sequence[str] | None = None) -> int:
     """Compose, run, report; return the exit status."""
     if words is not None:  # Hydra reads them from there
-        sys.argv[1:] = words
+        sys.argv[:] = ["run.py", *words]
     with steady_output():
         return entry(compose_and_run)

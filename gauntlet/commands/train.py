@@ -33,6 +33,6 @@ compose_and_train = hydra.main(version_base=None, config_path=CONF, config_name=
 def main(words: Sequence[str] | None = None) -> int:
     """Compose, train, report; return the exit status."""
     if words is not None:  # Hydra reads them from there
-        sys.argv[1:] = words
+        sys.argv[:] = ["train.py", *words]
     with steady_output():
         return entry(compose_and_train, "train")

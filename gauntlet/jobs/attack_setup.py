@@ -71,7 +71,7 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Atta
     """
     asked = request(owned(composed), choices, command)
     if asked.cfg.heads in (True, DEPLOYED):
-        asked.cfg.heads = "true"  # what version 0.1.0 wrote; records and hashes go on saying so
+        asked.cfg.heads = asked.recorded["heads"] = "true"  # as in version 0.1.0; records and hashes go on saying so
     if asked.cfg.heads not in ("declared", "true"):
         raise UserError(f"heads={asked.cfg.heads} is unknown; choose declared or {DEPLOYED}")
     attack, protocol = build(asked.cfg.attack), build(asked.cfg.protocol)

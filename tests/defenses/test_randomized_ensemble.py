@@ -186,7 +186,7 @@ def test_other_protocols_draw(batch):
             ["arc/members"] if victim.randomized else [f"arc/{head.name}" for head in victim.heads]
         )
         assert FOOLED.name not in evaluate_chunk(run, batch).rows.column_names
-    assert Protocol().told(exact=True) == {"rule": "expected", "draws": 0}
+    assert Protocol().to_record(exact=True) == {"rule": "expected", "draws": 0}
 
 
 def test_the_expected_softmax_is_the_mean_of_the_probabilities():

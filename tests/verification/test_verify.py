@@ -55,7 +55,7 @@ def job(honest):
 @pytest.fixture
 def rebuilt(monkeypatch, job):
     """Rebuilding takes most of the time, and gives the same where only rows or examples are forged."""
-    monkeypatch.setattr(verify, "rebuild", lambda run, manifest, trust: job)
+    monkeypatch.setattr(verify, "rebuild", lambda run, manifest, *given: job)
 
 
 def problems(run):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from gauntlet.data.resizing import Resize
 from gauntlet.errors import UserError, reason
 
 Pixels = NDArray[np.uint8]
@@ -37,19 +38,19 @@ class Form:
 
     channels: 1 (grey) or 3 (RGB); other modes are converted, transparency is dropped.
     size: height and width in pixels.
-    resize: None, and images must have that size as they are; or the length that the shorter side is resized to
-        (bilinear, antialiased) before `size` x `size` is cut out of the center.
+    resize: None, and images must have that size as they are; or how they are resized and cut.
     upright: whether images are turned as their EXIF orientation says.
     """
 
     channels: int
     size: int
-    resize: int | None = None
+    resize: Resize | None = None
     upright: bool = False
 
     def reading(self) -> dict[str, str | int | None]:
         """Return the options as they count for a digest; whether an image is stored turned counts by itself."""
-        return {"channels": self.channels, "size": self.size, "resize": self.resize}
+        resized = self.resize.reading() if self.resize else {"resize": None}
+        return {"channels": self.channels, "size": self.size, **resized}
 
 
 def decode(data: bytes, form: Form, where: str) -> Pixels:
@@ -75,7 +76,10 @@ def decode(data: bytes, form: Form, where: str) -> Pixels:
     if turn is not None:
         plain = plain.transpose(turn)
     if form.resize is not None:
-        plain = _center(plain, form.size, form.resize)
+        try:
+            plain = form.resize(plain, form.size)
+        except UserError as cause:
+            raise UserError(f"{where}: {cause}") from None
     if plain.size != (form.size, form.size):
         width, height = plain.size
         raise UserError(f"{where}: the image is {width}x{height}, not {form.size}x{form.size}; check dataset.size")
@@ -100,12 +104,3 @@ def turned(data: bytes) -> bool:
             return image.format != "TIFF" and orientation(image) in TURNS
     except Exception:  # reading the image names the damage
         return False
-
-
-def _center(image: Image.Image, size: int, resize: int) -> Image.Image:
-    """Resize the shorter side, then cut out the center, rounding as the usual ImageNet evaluation does."""
-    shorter = min(image.size)
-    width, height = (resize if side == shorter else int(resize * side / shorter) for side in image.size)
-    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return scaled.crop((left, top, left + size, top + size))

@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from gauntlet.data.dataset import PARTS, Batch, Split, Spread
 from gauntlet.data.decoding import MODES, Pixels
 from gauntlet.data.digest import Reading, canonical, derive
+from gauntlet.data.resizing import LARGEST
 from gauntlet.data.selection import Ids, select, selection_name
 from gauntlet.errors import UserError
-
-LARGEST = 8192
-"""Most pixels of a side: an image of that size takes 200 MB."""
 
 
 class Source(Protocol):
@@ -36,6 +34,9 @@ class Source(Protocol):
 
     def where(self, row: int) -> str:
         """The place of a row in words, for messages."""
+
+    def name(self, row: int) -> str:
+        """The name of a row as the files have it, a path as a rule; empty where it has none."""
 
     def digest(self) -> str:
         """Of every row as it is stored."""
@@ -61,7 +62,8 @@ class ImageSet(ABC):
     classes, channels (1 or 3), size (height and width in pixels): what its images are.
     budgets: the reference eps of each norm; `threat=linf` and so on start from it.
     limit: use the first `limit` images of the test part; null uses them all.
-    indices: a file with the ids of the test images to use, one a line (`#` starts a comment), or a `.npy` file.
+    indices: a file with the ids, or the names, of the test images to use, one a line (`#` starts a comment), or a
+        `.npy` file of ids.
     """
 
     name: str
@@ -91,13 +93,17 @@ class ImageSet(ABC):
     def open(self, part: str) -> Part:
         """The rows of one part, before any selection."""
 
+    def class_names(self) -> tuple[str, ...]:
+        """Return the name of every class, in the order of their numbers; empty where they have none."""
+        return ()
+
     def split(self, part: str) -> Split:
         if part not in PARTS:
             raise ValueError(f"{part!r} is not one of {', '.join(PARTS)}")
         opened = self.open(part)
         if len(opened.rows) == 0:
             raise UserError(f"the {part} part of {self.name} holds no images; check the files that dataset names")
-        chosen = select(opened.rows, self.limit, self.indices) if part == "test" else opened.rows
+        chosen = select(opened.rows, self.limit, self.indices, opened.source.name) if part == "test" else opened.rows
         self._check_labels(opened.source, chosen)
         form = (self.channels, self.size, self.size)
         return SourceSplit(opened.source, chosen, form, len(opened.rows), part if opened.sliced else "")
@@ -105,12 +111,18 @@ class ImageSet(ABC):
     def _check_labels(self, source: Source, rows: Ids) -> None:
         labels = source.labels[rows]
         wrong = np.flatnonzero((labels < 0) | (labels >= self.classes))
-        if len(wrong):
-            row, label = int(rows[wrong[0]]), int(labels[wrong[0]])
-            raise UserError(
-                f"sample {row} of {self.name} ({source.where(row)}) has label {label}, "
-                f"not one of 0 to {self.classes - 1}; set dataset.classes to the number of classes, or mend the labels"
-            )
+        if not len(wrong):
+            return
+        row, label = int(rows[wrong[0]]), int(labels[wrong[0]])
+        fix = "set dataset.classes to the number of classes, or mend the labels"
+        if int(labels.min()) == 1 and int(labels.max()) == self.classes:
+            fix = f"the labels go from 1 to {self.classes}: subtract 1, they count from 0"
+        elif label == -1:
+            fix = "-1 stands for an image without a label: take a part that has labels, or leave it out"
+        raise UserError(
+            f"sample {row} of {self.name} ({source.where(row)}) has label {label}, "
+            f"not one of 0 to {self.classes - 1}; {fix}"
+        )
 
 
 @dataclass(frozen=True, eq=False)

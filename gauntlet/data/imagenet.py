@@ -4,27 +4,32 @@ The published validation images are the test part, as everywhere in the field; a
 the validation part. The archives are not free to download: the user brings them.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gauntlet.data.decoding import Form
+from gauntlet.data.class_map import IMAGENET, ClassMap
 from gauntlet.data.download import staged
-from gauntlet.data.image_dataset import ImageSet, Part
-from gauntlet.data.imagefolder import check_resize, folder_part
+from gauntlet.data.encoded_images import EncodedImages
+from gauntlet.data.folder_rows import Folder, folder_part
+from gauntlet.data.image_dataset import Part
 from gauntlet.data.torchvision_datasets import DAMAGE
 from gauntlet.errors import UserError, reason
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+WHOLE = 1000
+"""Classes of the published set."""
+
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageNet(ImageSet):
+class ImageNet(EncodedImages):
     """The shorter side is resized to `resize`, then `size` x `size` is cut out of the centre.
 
     root: the folder with `train/` and `val/`, one folder per WordNet id in each, or with the archives as published.
+        Where folders are missing, those that are there have the numbers of their WordNet ids.
     download: unpack the archives where the folders are missing; ImageNet cannot be downloaded without an account.
-    resize: null, and every image must be `size` x `size` already.
     """
 
     name: str = "imagenet"
@@ -36,10 +41,6 @@ class ImageNet(ImageSet):
     root: str = "data/imagenet"
     download: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_resize(self.resize, self.size)
-
     def open(self, part: str) -> Part:
         root = Path(self.root).expanduser()
         folder = "val" if part == "test" else "train"
@@ -50,8 +51,22 @@ class ImageNet(ImageSet):
                     f"and {ARCHIVES[folder]} from image-net.org there, then dataset.download=true unpacks them"
                 )
             _unpack(root, folder)
-        form = Form(self.channels, self.size, self.resize)
-        return folder_part(root / folder, self.classes, form, part, cut=part != "test")
+        source = Folder.scan(
+            root / folder, self.classes, self.form(upright=False), "text", self._classes(root / folder)
+        )
+        return folder_part(source, part, cut=part != "test")
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the name of every class; see `ImageSet.class_names`."""
+        classes = self.mapped() or (ClassMap.of(IMAGENET, self.classes) if self.classes == WHOLE else None)
+        return classes.names(self.classes) if classes else ()
+
+    def _classes(self, folder: Path) -> ClassMap | None:
+        """Return the map of classes; that of the WordNet ids where some of the thousand folders are missing."""
+        if self.class_map is not None or self.classes != WHOLE:
+            return self.mapped()
+        there = sum(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(folder))
+        return None if there == WHOLE else ClassMap.of(IMAGENET, WHOLE)
 
 
 def _unpack(root: Path, folder: str) -> None:

@@ -34,6 +34,10 @@ class Arrays:
     def where(self, row: int) -> str:
         return f"{self.origin}, image {row}"
 
+    def name(self, row: int) -> str:
+        """Return nothing: rows of arrays have no names."""
+        return ""
+
     def digest(self) -> str:
         if not self._digest:
             self._digest.append(digest_arrays(self.pixels, self.labels))

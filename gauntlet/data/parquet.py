@@ -6,24 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
-from gauntlet.data.decoding import Form
-from gauntlet.data.image_dataset import ImageSet, Part
-from gauntlet.data.imagefolder import check_resize
+from gauntlet.data.arrow_columns import features, label_names
+from gauntlet.data.encoded_images import EncodedImages
+from gauntlet.data.image_dataset import Part
+from gauntlet.data.parquet_file import open_file, reading
 from gauntlet.data.parquet_rows import ParquetRows
 from gauntlet.data.selection import hold_out
 from gauntlet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parquet(ImageSet):
+class Parquet(EncodedImages):
     """Streams: a few megabytes of encoded images are in memory at a time.
 
     path: a folder that `train`, `test` and `validation` are relative to; or the test part itself, as a file or a glob.
     train, test, validation: each a file, a folder or a glob; several files are taken in the order of their sorted
         paths. Without a validation part, a fixed tenth of the training images is held out.
-    image, label: the names of the columns. The image column is the struct, or plain encoded bytes.
-    resize: null, and every image must be `size` x `size`; or the length that the shorter side is resized to before
-        the center is cut out.
+    image, label: the names of the columns. The image column is the struct, or plain encoded bytes. The label column
+        holds class numbers, or texts, of which `class_map` says the numbers.
 
     Images come in the order of the files, and the sample id is the row, counted from 0 over all files of the part.
     They are turned as their EXIF orientation says, as the Hub's own library does.
@@ -35,25 +35,27 @@ class Parquet(ImageSet):
     validation: str | None = None
     image: str = "image"
     label: str = "label"
-    resize: int | None = None
     name: str = "parquet"
     classes: int = 10
     channels: int = 3
     size: int = 32
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_resize(self.resize, self.size)
-
     def open(self, part: str) -> Part:
         sliced = part != "test" and self.validation is None
         files = self._files("train" if sliced else part)
-        form = Form(self.channels, self.size, self.resize, upright=True)
-        source = ParquetRows.open(files, self.image, self.label, form)
+        source = ParquetRows.open(files, self.image, self.label, self.form(upright=True), self.mapped())
         if not sliced:
             return Part(source, np.arange(len(source.labels)))
         training, validation = hold_out(len(source.labels))
         return Part(source, training if part == "train" else validation, sliced=True)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the name of every class; see `ImageSet.class_names`."""
+        if classes := self.mapped():
+            return classes.names(self.classes)
+        first = self._files("test")[0]
+        with reading(first), open_file(first) as file:
+            return label_names(features(file.schema_arrow), self.label)
 
     def _files(self, part: str) -> list[Path]:
         root, pattern = Path(self.path).expanduser(), getattr(self, part)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gauntlet.data.arrow_columns import check_label_column, class_numbers
+from gauntlet.data.class_map import ClassMap
 from gauntlet.errors import UserError, reason
 from gauntlet.system.file_reader import check_regular
 
@@ -59,22 +60,6 @@ def open_file(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
 
 
-def bytes_column(schema: pa.Schema, image: str, path: Path) -> str:
-    names = ", ".join(schema.names)
-    if image not in schema.names:
-        raise UserError(f"{path} has no column {image} (it has {names}); set dataset.image to the column of the images")
-    kind = schema.field(image).type
-    if _is_bytes(kind):
-        return image
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type):
-        return f"{image}.bytes"
-    raise UserError(f"{path}: column {image} holds {kind}, no encoded images; set dataset.image to another of {names}")
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
 def row_groups(footer: pq.FileMetaData, file: int, column: str) -> list[Group]:
     """The row groups of one file, each with a block length that keeps a block of usual images below `BLOCK` bytes."""
     groups, first = [], 0
@@ -88,36 +73,15 @@ def row_groups(footer: pq.FileMetaData, file: int, column: str) -> list[Group]:
     return groups
 
 
-def read_labels(file: pq.ParquetFile, label: str, path: Path) -> NDArray[np.int64]:
-    """Return the class numbers of a file.
+def read_labels(file: pq.ParquetFile, label: str, path: Path, mapped: ClassMap | None) -> NDArray[np.int64]:
+    """Return the class numbers of a file; see `class_numbers`.
 
     Raises:
         UserError: no such column, or one that holds no class numbers, lacks one, or has one beyond int64.
     """
-    names = ", ".join(file.schema_arrow.names)
-    if label not in file.schema_arrow.names:
-        raise UserError(f"{path} has no column {label} (it has {names}); set dataset.label to the column of the labels")
-    kind = file.schema_arrow.field(label).type
-    if pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
-        first = next(iter(file.read(columns=[label]).column(0).drop_null().slice(0, 1).to_pylist()), None)
-        raise UserError(
-            f"{path}: column {label} holds {kind}, such as {first}, not class numbers; write whole numbers from 0, "
-            "such as int64"
-        )
-    if not pa.types.is_integer(kind):
-        raise UserError(
-            f"{path}: column {label} holds {kind}, not class numbers; set dataset.label to another of {names}"
-        )
+    check_label_column(file.schema_arrow, label, path)
     column = file.read(columns=[label]).column(0)
-    if column.null_count:
-        row = pc.index(pc.is_null(column), True).as_py()
-        raise UserError(f"{path}, row {row}: the label is missing; write one into column {label}")
-    largest = pc.max(column).as_py()
-    if largest is not None and largest > np.iinfo(np.int64).max:
-        row = pc.index(column, pa.scalar(largest, kind)).as_py()
-        raise UserError(f"{path}, row {row}: the label in column {label} is {largest}; write class numbers from 0")
-    labels: NDArray[np.int64] = column.cast(pa.int64()).to_numpy()
-    return labels
+    return class_numbers(column, label, path, file.schema_arrow.names, mapped)
 
 
 def footer_bytes(path: Path) -> bytes:

@@ -18,13 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gauntlet.data.arrow_columns import bytes_column, labels_digest, renumbers
+from gauntlet.data.class_map import ClassMap
 from gauntlet.data.dataset import Spread
 from gauntlet.data.decoding import Form, Pixels, decode
 from gauntlet.data.digest import Reading, any_turned, digest_files
 from gauntlet.data.parquet_file import (
     Group,
     Stamp,
-    bytes_column,
     footer_bytes,
     open_file,
     read_labels,
@@ -72,6 +73,7 @@ class ParquetRows:
     column: str  # the path of the encoded bytes, such as `image.bytes`
     label: str  # the column of the labels
     form: Form
+    class_map: str | None = None  # digest of the labels that a map of classes numbered
     levels: int = field(default=255, init=False)
     _starts: Ids = field(init=False)  # first row of each group, over all files
     _blocks: OrderedDict[tuple[int, int], Block] = field(default_factory=OrderedDict, init=False)
@@ -80,27 +82,36 @@ class ParquetRows:
     _jumps: bool = field(default=False, init=False)  # a group was read more than once
     _cursor: Cursor | None = field(default=None, init=False)
     _file: tuple[int, pq.ParquetFile] | None = field(default=None, init=False)
+    _paths: pa.ChunkedArray | None = field(default=None, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 
     def __post_init__(self) -> None:
         self._starts = np.cumsum([0, *(group.rows for group in self.groups)])[:-1]
 
     @classmethod
-    def open(cls, files: list[Path], image: str, label: str, form: Form) -> "ParquetRows":
+    def open(
+        cls, files: list[Path], image: str, label: str, form: Form, mapped: ClassMap | None = None
+    ) -> "ParquetRows":
         """Read footers and labels.
+
+        Args:
+            mapped: which class a label is that is a text.
 
         Raises:
             UserError: a file is missing, cut short or no Parquet file, or a column is missing or of another type.
         """
         stamps, groups, labels = [], [], []
-        column = image
+        column, texts = image, False
         for number, path in enumerate(files):
             with reading(path), open_file(path) as file:
                 stamps.append(stamp(path))
                 column = bytes_column(file.schema_arrow, image, path)
                 groups += row_groups(file.metadata, number, column)
-                labels.append(read_labels(file, label, path))
-        return cls(files, stamps, groups, np.concatenate(labels), column, label, form)
+                labels.append(read_labels(file, label, path, mapped))
+                texts = texts or not pa.types.is_integer(file.schema_arrow.field(label).type)
+        numbers = np.concatenate(labels)
+        counts = labels_digest(numbers) if mapped and (texts or renumbers(mapped)) else None
+        return cls(files, stamps, groups, numbers, column, label, form, counts)
 
     def images(self, rows: Ids, spread: Spread = map) -> Pixels:
         order = np.argsort(rows, kind="stable")  # forward through the files, whatever the order
@@ -116,6 +127,24 @@ class ParquetRows:
         found = self.groups[group]
         return f"{self.files[found.file]}, row {found.first + row - int(self._starts[group])}"
 
+    def name(self, row: int) -> str:
+        """Return the path that stands beside the bytes of a row; empty where none does."""
+        if self._paths is None:
+            self._paths = self._read_paths()
+        return self._paths[row].as_py() or "" if self._paths is not None else ""
+
+    def _read_paths(self) -> pa.ChunkedArray | None:
+        """Return the paths of all images; None where the column of images has none."""
+        column = self.column.removesuffix(".bytes") + ".path"
+        chunks: list[pa.Array] = []
+        for path in self.files:
+            with reading(path), open_file(path) as file:
+                if column not in [file.schema.column(number).path for number in range(len(file.schema))]:
+                    return None
+                for part in file.read(columns=[column]).column(0).chunks:
+                    chunks.append(pc.struct_field(part, 0).cast(pa.string()))
+        return pa.chunked_array(chunks, pa.string())
+
     def digest(self) -> str:
         found = digest_files([("", path) for path in self.files], outline=footer_bytes)
         for number in range(len(self.files)):
@@ -126,7 +155,8 @@ class ParquetRows:
         """Return what decides how rows become images and labels; `exif` only where an image is stored turned."""
         exif = self.form.upright and any_turned([("", path) for path in self.files], self._column)
         return {
-            **self.form.reading(), "image": self.column, "label": self.label, "exif": "upright" if exif else None,
+            **self.form.reading(), "image": self.column, "label": self.label, "class_map": self.class_map,
+            "exif": "upright" if exif else None,
         }  # fmt: skip
 
     def _column(self, path: Path) -> Iterator[bytes]:

@@ -1,8 +1,9 @@
 """Which images of a split are used: a fixed order by hash, a slice held out for validation, `limit` and `indices`."""
 
 import hashlib
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,16 @@ from gauntlet.errors import UserError, reason
 
 Ids = NDArray[np.int64]
 
+log = logging.getLogger(__name__)
+
 HELD_OUT = 10
 """One training image in this many is held out where a set has no validation part of its own."""
+
+
+KNOWN = {
+    "2f1fd0aa050d2393d0d1ff5aa3da5cf25831254f1cb59266e3162a1e2c61adc8": "the 5,000 ImageNet images of RobustBench",
+}
+"""SHA-256 over the sorted names of a published selection, one a line -> what it is."""
 
 
 def hash_order(count: int) -> Ids:
@@ -32,15 +41,18 @@ def hold_out(count: int) -> tuple[Ids, Ids]:
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
-def select(ids: Ids, limit: int | None, indices: str | None) -> Ids:
-    """The ids that `indices` (a file) lists, in the order of the split, and of these the first `limit`.
+def select(ids: Ids, limit: int | None, indices: str | None, name: Callable[[int], str] = lambda _: "") -> Ids:
+    """The images that `indices` (a file) lists, in the order of the split, and of these the first `limit`.
+
+    Args:
+        name: gives the name of an id, a path as a rule; empty where it has none.
 
     Raises:
         UserError: the file is missing, empty or malformed, an id is unknown or repeated, or `limit` is too high.
     """
     chosen = ids
     if indices is not None:
-        listed = _listed(Path(indices).expanduser(), ids)
+        listed = _listed(Path(indices).expanduser(), ids, name)
         chosen = ids[np.isin(ids, listed)]
     if limit is None:
         return chosen
@@ -56,7 +68,9 @@ def selection_name(chosen: Ids, total: int) -> str:
     return hashlib.sha256(np.sort(chosen).astype("<i8").tobytes()).hexdigest()[:12]
 
 
-def _listed(path: Path, ids: Ids) -> Ids:
+def _listed(path: Path, ids: Ids, name: Callable[[int], str]) -> Ids:
+    if names := _names(path):
+        return _ids_of(path, names, ids, name)
     known = set(ids.tolist())
     seen: dict[int, str] = {}
     for place, number in _numbers(path):
@@ -68,7 +82,7 @@ def _listed(path: Path, ids: Ids) -> Ids:
             raise UserError(f"{path}, {place}: id {number} stands at {seen[number]} already; list each id once")
         seen[number] = place
     if not seen:
-        raise UserError(f"{path} lists no ids; write one id a line, or leave dataset.indices out")
+        raise UserError(f"{path} lists no ids; write one id or name a line, or leave dataset.indices out")
     return np.fromiter(seen, dtype=np.int64)
 
 
@@ -86,14 +100,74 @@ def _numbers(path: Path) -> Iterable[tuple[str, int]]:
         raise UserError(f"{path} cannot be read ({reason(cause)}); check dataset.indices") from None
 
 
-def _text_numbers(path: Path) -> Iterable[tuple[str, int]]:
+def _names(path: Path) -> dict[str, str]:
+    """Return the names in a file of names, each with its line; nothing where the first line holds an id."""
+    if path.suffix == ".npy" or not path.is_file():
+        return {}
+    try:
+        lines = dict(_lines(path))
+    except (OSError, UnicodeDecodeError):
+        return {}
+    if not lines or re.fullmatch(r"-?[0-9]+", next(iter(lines.values()))):
+        return {}
+    found: dict[str, str] = {}
+    for line, word in lines.items():
+        if word in found:
+            raise UserError(f"{path}, {line}: {word[:80]} stands at {found[word]} already; list each name once")
+        found[word] = line
+    return found
+
+
+def _ids_of(path: Path, names: dict[str, str], ids: Ids, name: Callable[[int], str]) -> Ids:
+    """Return the id of each name: either may have more folders before what both share.
+
+    Raises:
+        UserError: a name is of no image, or of several.
+    """
+    digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+    if digest in KNOWN:
+        log.warning("%s lists %s", path, KNOWN[digest])
+    last: dict[str, list[list[str]]] = {}
+    for word in names:
+        pieces = word.removeprefix("./").split("/")
+        last.setdefault(pieces[-1], []).append(pieces)
+    found: dict[str, int] = {}
+    nameless = True
+    for number in ids.tolist():
+        mine = name(number).split("/")
+        nameless = nameless and mine == [""]
+        for pieces in last.get(mine[-1], ()):
+            shared = min(len(mine), len(pieces))
+            if mine[-shared:] != pieces[-shared:]:
+                continue
+            word = "/".join(pieces)
+            if word in found:
+                both = f"{name(found[word])} and {name(number)}"
+                raise UserError(f"{path}: {word[:80]} is the name of {both}; write it with its folder")
+            found[word] = number
+    if nameless:
+        word, line = next(iter(names.items()))
+        raise UserError(f"{path}, {line}: {word[:40]!r} is not an id, and these images have no names; write ids")
+    for word, line in names.items():
+        if word.removeprefix("./") not in found:
+            raise UserError(
+                f"{path}, {line}: there is no image {word[:80]} in this split; its names are like {name(int(ids[0]))}"
+            )
+    return np.fromiter(found.values(), dtype=np.int64)
+
+
+def _lines(path: Path) -> Iterable[tuple[str, str]]:
+    """Yield the place and the text of each line that says something."""
     for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        word = text.partition("#")[0].strip()
-        if not word:
-            continue
+        if word := text.partition("#")[0].strip():
+            yield f"line {line}", word
+
+
+def _text_numbers(path: Path) -> Iterable[tuple[str, int]]:
+    for line, word in _lines(path):
         if not re.fullmatch(r"-?[0-9]{1,18}", word):
-            raise UserError(f"{path}, line {line}: {word[:40]!r} is not an id; write one whole number a line")
-        yield f"line {line}", int(word)
+            raise UserError(f"{path}, {line}: {word[:40]!r} is not an id; write one whole number a line")
+        yield line, int(word)
 
 
 def _array_numbers(path: Path) -> Iterable[tuple[str, int]]:

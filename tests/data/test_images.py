@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import functional
 
 from gauntlet.data.decoding import Form, decode, turned
+from gauntlet.data.resizing import Resize
 from gauntlet.errors import UserError
 
 
@@ -37,7 +38,7 @@ def test_resizing_is_that_of_torchvision(shape):
     pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     expected = functional.center_crop(functional.resize(image, [20]), [16])
-    found = decode(encoded(image), Form(3, 16, resize=20), "here")
+    found = decode(encoded(image), Form(3, 16, Resize(20)), "here")
     assert np.array_equal(found, np.asarray(expected))
 
 

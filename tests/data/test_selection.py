@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gauntlet.data.selection import hash_order, hold_out, select, selection_name
+from gauntlet.data.selection import KNOWN, hash_order, hold_out, select, selection_name
 from gauntlet.errors import UserError
 
 IDS = np.arange(100, 110)
@@ -130,3 +130,44 @@ def test_only_regular_files_list_ids(tmp_path):
     for place in (tmp_path / "pipe", "/dev/zero", tmp_path):
         with pytest.raises(UserError, match="is no regular file; give a text file with one id a line"):
             select(np.arange(3), None, str(place))
+
+
+NAMES = {100: "val/n01/a.JPEG", 101: "val/n01/b.JPEG", 102: "val/n02/a.JPEG", 103: "val/n02/c.JPEG"}
+
+
+def chosen(tmp_path, *lines, names=NAMES):
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(lines))
+    return select(IDS[:4], None, str(path), lambda number: names[number]).tolist()
+
+
+def test_names_may_have_more_folders_than_the_images_or_fewer(tmp_path):
+    assert chosen(tmp_path, "n02/a.JPEG", "b.JPEG  # the second") == [101, 102]
+    assert chosen(tmp_path, "./imagenet/val/n02/c.JPEG", "val/n01/a.JPEG") == [100, 103]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["a.JPEG"], "a.JPEG is the name of val/n01/a.JPEG and val/n02/a.JPEG; write it with its folder"),
+        (["n01/a.JPEG", "n01/d.JPEG"], "line 2: there is no image n01/d.JPEG .* names are like val/n01/a.JPEG"),
+        (["n03/a.JPEG"], "there is no image n03/a.JPEG"),
+        (["b.JPEG", "b.JPEG"], "line 2: b.JPEG stands at line 1 already"),
+        (["100", "b.JPEG"], "line 2: 'b.JPEG' is not an id"),
+    ],
+)
+def test_names_that_are_not_there_are_refused(tmp_path, lines, said):
+    with pytest.raises(UserError, match=said):
+        chosen(tmp_path, *lines)
+
+
+def test_images_without_names_have_ids_alone(tmp_path):
+    with pytest.raises(UserError, match=r"line 1: .b\.JPEG. is not an id, and these images have no names"):
+        chosen(tmp_path, "b.JPEG", names=dict.fromkeys(NAMES, ""))
+
+
+def test_a_published_list_is_recognized_by_its_names(tmp_path, monkeypatch, caplog):
+    digest = hashlib.sha256(b"n01/a.JPEG\nn02/c.JPEG").hexdigest()
+    monkeypatch.setitem(KNOWN, digest, "two images of somebody")
+    assert chosen(tmp_path, "n02/c.JPEG", "n01/a.JPEG") == [100, 103]
+    assert "names.txt lists two images of somebody" in caplog.text

@@ -57,7 +57,7 @@ def test_every_node_lists_the_fields_of_its_class(choice):
 
 
 @pytest.mark.parametrize(
-    "choice", [c for c in CHOICES if not (FOLDER / f"{c}.yaml").read_text().startswith("defaults")]
+    "choice", [c for c in CHOICES if next(iter(OmegaConf.load(FOLDER / f"{c}.yaml"))) != "defaults"]
 )
 def test_the_base_yaml_of_a_class_prints_its_defaults(choice):
     group, name = choice.split("/")

@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -60,6 +61,11 @@ def _called(main: Callable[[], None], config_name: str) -> int:
         say(f"error: {cause}")
         return 1
     try:
+        if get_args_parser().parse_args(sys.argv[1:]).help:
+            from gauntlet.commands.help_page import help_page  # nothing else needs it
+
+            write(help_page(config_name, sys.argv[1:]))
+            return 0
         main()
     except KeyboardInterrupt:
         say("stopped")

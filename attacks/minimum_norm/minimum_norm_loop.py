@@ -21,8 +21,8 @@ REFINE = 10
 """Forward passes at the end that move each adversarial example towards its image."""
 
 CLEAR = 1e-5
-"""Margin, as a share of the largest logit, by which a candidate must fool an exact head: the rounding of a fused copy
-or of another batch composition, such as the verifier's, must not undo what lies on the decision boundary."""
+"""Margin, as a share of the size of the logits, by which a candidate must fool an exact head: the rounding of a fused
+copy or of another batch composition, such as the verifier's, must not undo what lies on the decision boundary."""
 
 
 class NearestExamples(NamedTuple):
@@ -176,7 +176,7 @@ def _check_candidates(
     if not head.head.exact:
         broken = head.broken(z, logits, y, rng)
         return broken, broken & nearer
-    broken = margins(logits, y) <= -CLEAR * logits.abs().amax(1)
+    broken = clear(logits, y)
     found = broken & nearer
     at = found.nonzero().squeeze(1)
     if len(at) and (head.dtype is not None or head.trials > 1):
@@ -189,7 +189,19 @@ def clearly_broken(head: CountedHead, z: Tensor, logits: Tensor, y: Tensor, rng:
     broken = head.broken(z, logits, y, rng, plain)
     if not head.head.exact:
         return broken
-    return broken & (margins(logits, y) <= -CLEAR * logits.abs().amax(1))
+    return broken & clear(logits, y)
+
+
+def clear(logits: Tensor, y: Tensor) -> Tensor:
+    """Return whether the logits [B, K] are wrong by more than rounding, bool [B].
+
+    Logits may have a common offset, which changes no decision. Their size is therefore the largest of them or their
+    spread, whichever is less; the spread is at most twice the largest, so an offset moves the threshold by a factor of
+    two at most. Where the offset is so large that its last two digits are more than that, these count.
+    """
+    size, spread = logits.abs().amax(1), logits.amax(1) - logits.amin(1)
+    rounding = 2 * torch.finfo(logits.dtype).eps * size
+    return margins(logits, y) <= -(CLEAR * size.minimum(spread)).maximum(rounding)
 
 
 def free(gradient: Tensor, z: Tensor, threat: Threat) -> Tensor:

@@ -19,16 +19,21 @@ class Crooked(nn.Module):
     """A fixed two-layer network without any global randomness: 1x4x4 pixels to `classes` logits."""
 
     def __init__(
-        self, classes: int = 5, dtype: torch.dtype = torch.float32, scale: float = 1.0, name: str = "weights"
+        self,
+        classes: int = 5,
+        dtype: torch.dtype = torch.float32,
+        scale: float = 1.0,
+        name: str = "weights",
+        offset: float = 0.0,
     ) -> None:
         super().__init__()
         rng = Rng(7, torch.arange(1), name)
         self.first = nn.Parameter(rng.normal((16, 24), dtype=dtype)[0] / 4, requires_grad=False)
         self.second = nn.Parameter(rng.stream("2").normal((24, classes), dtype=dtype)[0] / 2, requires_grad=False)
-        self.scale = scale
+        self.scale, self.offset = scale, offset
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * (torch.relu((x - 0.5).flatten(1) @ self.first) @ self.second)
+        return self.scale * (torch.relu((x - 0.5).flatten(1) @ self.first) @ self.second) + self.offset
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class Case:
 
     def __init__(self, network: nn.Module, count: int = 24, dtype: torch.dtype = torch.float32) -> None:
         self.network = network
-        self.other = Crooked(dtype=dtype, scale=getattr(network, "scale", 1.0), name="other")
+        like = {name: getattr(network, name) for name in ("scale", "offset") if hasattr(network, name)}
+        self.other = Crooked(dtype=dtype, name="other", **like)
         self.victim = Victim(plain(network), (network,))
         self.ids = torch.arange(100, 100 + count)
         self.x = Rng(0, self.ids, "images").uniform((1, 4, 4), -0.2, 1.2, dtype=dtype).clamp(0, 1)

@@ -136,6 +136,49 @@ def test_the_scale_of_the_logits_hides_nothing(name, scale, make_case):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("offset", [100.0, -1e6])
+def test_a_shift_of_the_logits_changes_no_verdict(name, offset, make_case):
+    attack = shrunk(name)
+    for threat in THREATS:
+        if threat.norm not in traits_of(attack).norms or (threat.norm == "l0" and not hasattr(attack, "norms")):
+            continue
+        plain_case, shifted = make_case(dtype=torch.float64), make_case(dtype=torch.float64, offset=offset)
+        found = plain_case.broken(plain_case.attack(attack, threat)[0])
+        there = shifted.broken(shifted.attack(attack, threat)[0])
+        assert torch.equal(found, there), threat.norm
+
+
+SOFTMAX = ("adaea_released", "ens_probabilities", "ddn", "expected_pgd", "arc_plus")
+"""Attacks with a softmax of the logits that no knob replaces."""
+
+
+def on_the_margin(attack):
+    """The attack with every loss that depends on the scale of the logits by design replaced by their margin."""
+    changes = {}
+    for field in dataclasses.fields(attack):
+        value = getattr(attack, field.name)
+        if field.name == "loss" and value in ("ce", "dlr", "pm", "mifpe"):
+            changes["loss"] = "logit" if attack.needs == "training-set" else "margin"
+        elif isinstance(value, dict) and all(map(dataclasses.is_dataclass, value.values())):
+            changes[field.name] = {name: on_the_margin(part) for name, part in value.items()}
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = on_the_margin(value)
+    return dataclasses.replace(attack, **changes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scale", [0.5, 8.0])  # powers of two: products keep every digit
+def test_a_moderate_scale_of_the_logits_changes_no_verdict(name, scale, make_case):
+    attack = shrunk(name)
+    attack = attack if name in SOFTMAX else on_the_margin(attack)
+    threat = fit(attack)
+    plain_case, scaled = make_case(), make_case(scale=scale)
+    found = plain_case.broken(plain_case.attack(attack, threat)[0])
+    there = scaled.broken(scaled.attack(attack, threat)[0])
+    assert (found ^ there).sum() <= (3 if name in SOFTMAX else 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_base_yaml_prints_the_class(name):
     yaml = {key: value for key, value in node(name).items() if key != "_target_"}
     fields = {

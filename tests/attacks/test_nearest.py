@@ -70,6 +70,19 @@ def test_the_distance_to_a_plane(name, norm, make_case):
     assert far.tolist() == pytest.approx(exact.tolist(), **({"abs": 1e-4} if rough is None else {"rel": rough}))
 
 
+@pytest.mark.parametrize(
+    ("name", "norm"), [("fmn", "linf"), ("fmn", "l2"), ("fmn", "l1"), ("ddn", "l2"), ("fab", "l2")]
+)
+@pytest.mark.parametrize("offset", [1e5, -1e6])
+def test_an_offset_of_the_logits_hides_nothing_in_float32(name, norm, offset, make_case):
+    far, threat = [], Threat(norm, "unbounded")
+    for case in (make_case(scale=100.0), make_case(scale=100.0, offset=offset)):
+        z, _ = case.attack(QUICK[name], threat)
+        assert case.broken(z).all()
+        far.append(threat.distance(z, case.x))
+    assert far[1].median() < 1.02 * far[0].median()  # the last digits of such logits are 0.01 and 0.06
+
+
 @pytest.mark.parametrize(("name", "slack"), [("fmn", 1), ("sigma_zero", 0)])
 def test_the_fewest_pixels_to_a_plane(name, slack, make_case):
     case, threat = on_a_plane(make_case, spread=1.0), Threat("l0", "unbounded")

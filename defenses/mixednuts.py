@@ -52,7 +52,7 @@ def covering(margins: Tensor, beta: float) -> float:
 
 
 @dataclass(frozen=True)
-class Found:
+class FittedMap:
     """Parameters of MixedNUTS, and what they promise on the images that they were found on.
 
     Attributes:
@@ -88,7 +88,7 @@ def search(
     c_range: tuple[float, float] = (-1.1, 0.0),
     p_range: tuple[float, float] = (1.0, 4.0),
     grid: int = 8,
-) -> Found:
+) -> FittedMap:
     """Return the map that leaves the fewest mistakes of the robust network out of the reach of the accurate one, while
     a share beta of its right answers under attack stays out of it.
 
@@ -132,7 +132,7 @@ def search(
     threshold = -negative
     plain = covering(probability_margins(held), beta)
     reached = probability_margins(mapped(held, s, c, p)) >= threshold
-    return Found(
+    return FittedMap(
         s=s,
         c=c,
         p=p,

@@ -132,3 +132,13 @@ def test_torch_is_not_imported(module):
 
 def test_files_stay_small():
     assert not {str(p): n for p in SOURCES.values() if (n := len(p.read_text().splitlines())) > 300}
+
+
+def test_a_class_has_a_name_of_its_own():
+    places = {}
+    for module, path in SOURCES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert len(places) > 300
+    assert not {name: modules for name, modules in places.items() if len(modules) > 1}

@@ -18,7 +18,7 @@ At = Callable[[Tensor, Rng], LogScaledGradient]
 """The gradient at some points, under draws of its own."""
 
 
-class Smoothing(Protocol):
+class GradientSmoothing(Protocol):
     """How the gradient of a step is made from gradients around the point."""
 
     central: ClassVar[bool]

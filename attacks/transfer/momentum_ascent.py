@@ -14,7 +14,7 @@ from gauntlet.attacks.transfer.adaea import AdaEA
 from gauntlet.attacks.transfer.admix import Admix
 from gauntlet.attacks.transfer.context import AttackContext, GradientResult, Members
 from gauntlet.attacks.transfer.ensemble_gradient import Combination, Ensemble, alone
-from gauntlet.attacks.transfer.gradient_smoothing import Kernel, Smoothing
+from gauntlet.attacks.transfer.gradient_smoothing import GradientSmoothing, Kernel
 from gauntlet.attacks.transfer.input_transforms import Piece, TransformGrid
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, choice, knob
@@ -65,7 +65,7 @@ class Transfer(Knobs, key="attack"):
     noise: float = knob(0.0, least=0)
     targets: int = knob(0, least=0)
     views: dict[str, Piece] = field(default_factory=dict)
-    smoothing: Smoothing | None = None
+    smoothing: GradientSmoothing | None = None
     kernel: Kernel | None = None
     ensemble: Combination | None = None
 

@@ -8,7 +8,7 @@ from gauntlet.certification.smoothing import Smoothing
 
 
 @dataclass(frozen=True)
-class DualSmoothing(Smoothing):
+class DualSmoothingCertifier(Smoothing):
     """`Smoothing` for two networks that see a half of the pixels each (Xia et al. 2024, arXiv 2404.09586).
 
     Each half has its own bound, at half of alpha because both must hold together, and the radius is their sum over

@@ -24,7 +24,7 @@ IMAGES = 32
 
 
 @dataclass(frozen=True)
-class Bounds(Knobs, key="certifier"):
+class LinearBounds(Knobs, key="certifier"):
     """Proves that no legal image changes the class of a network of affine layers, ReLUs and sums.
 
     Lower bounds of score[true] - score[other] over the ball, cut with the pixel box; a proof if all are positive. An

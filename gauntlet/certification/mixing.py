@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Mixing(Smoothing):
+class MixingCertifier(Smoothing):
     """`Smoothing` for (1 - a) g + a h, whatever the network g says (Bai et al., arXiv 2301.12554).
 
     Only the share h_y of the class is bounded; the other classes share the rest. Where a third network chooses a for

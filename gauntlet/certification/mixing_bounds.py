@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gauntlet.certification.certifiable import Blend, check_weight
 from gauntlet.certification.crown.graph_tracing import trace
-from gauntlet.certification.linear_bounds import Bounds, Claim
+from gauntlet.certification.linear_bounds import Claim, LinearBounds
 from gauntlet.errors import UserError
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -16,8 +16,8 @@ from gauntlet.threat_model.victim import Victim
 
 
 @dataclass(frozen=True)
-class MixingBounds(Bounds):
-    """`Bounds` for (1 - a) softmax(g) + a softmax(s h), whatever the network g says.
+class MixingBounds(LinearBounds):
+    """`LinearBounds` for (1 - a) softmax(g) + a softmax(s h), whatever the network g says.
 
     g can add at most 1 - a to a class: the mixture predicts y wherever the probability of y under h leads all others
     by more than (1 - a) / a (Bai et al., arXiv 2301.12554). Bounds on the logits of h prove such a lead in the
@@ -25,7 +25,7 @@ class MixingBounds(Bounds):
     of them are. Where a third network chooses a for each image, its least value counts. The margin of a record
     is a (p_y - p_i) - (1 - a), proven, less what float32 rounds; of a wrong image that of the deployed scores.
 
-    Args: as of `Bounds`.
+    Args: as of `LinearBounds`.
     """
 
     method: str = "alpha_crown"

@@ -10,7 +10,7 @@ from torch import Tensor
 from gauntlet.certification.certifiable import Dual, Mechanism, Smoothed
 from gauntlet.certification.certifier import Certificates, Kind, Work
 from gauntlet.certification.sequential_test import Radius, Stopping, floored, looks
-from gauntlet.certification.vote_sampling import Counted, count
+from gauntlet.certification.vote_sampling import VoteCounts, count
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.rng import Rng
@@ -113,7 +113,7 @@ class Smoothing(Knobs, key="certifier"):
         plan = self._plan(mechanism, len(x), threat)
         return self.result(count(mechanism, x, rng, classes, plan, work), plan)
 
-    def result(self, counted: Counted, plan: Stopping) -> Certificates:
+    def result(self, counted: VoteCounts, plan: Stopping) -> Certificates:
         """Return the certificates that counted votes prove."""
         sure = plan.best > 0
         return Certificates(

@@ -46,7 +46,7 @@ class Plan(Protocol):
 
 
 @dataclass(frozen=True)
-class Counted:
+class VoteCounts:
     """Votes for each of n images.
 
     Attributes:
@@ -62,7 +62,7 @@ class Counted:
 
 
 @torch.no_grad()
-def count(mechanism: Mechanism, x: Tensor, rng: Rng, classes: int, plan: Plan, work: Work) -> Counted:
+def count(mechanism: Mechanism, x: Tensor, rng: Rng, classes: int, plan: Plan, work: Work) -> VoteCounts:
     """Draw the votes of images x [n, C, H, W] by this plan."""
     n, voters = len(x), mechanism.voters
     shape = (2, n, voters, classes)
@@ -87,7 +87,7 @@ def count(mechanism: Mechanism, x: Tensor, rng: Rng, classes: int, plan: Plan, w
         work.advance(int((~active[at]).sum()), int(take.sum()) * voters)
     both = tally.view(shape).cpu().numpy()
     drawn = np.where(stage == 0, 0, issued)
-    return Counted(both[0], both[1], drawn, total * voters)
+    return VoteCounts(both[0], both[1], drawn, total * voters)
 
 
 def _draw(

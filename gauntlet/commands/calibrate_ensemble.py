@@ -32,7 +32,7 @@ NEAR = 1e-3
 """Difference of risks below which another round of attacks at the best probabilities is not worth its price."""
 
 
-class Found(NamedTuple):
+class EnsembleCalibration(NamedTuple):
     """What the search found."""
 
     names: list[str]
@@ -94,7 +94,7 @@ class Sets:
 
 def calibrate(
     models: Mapping[str, nn.Module], split: Split, threat: Threat, samples: int, steps: int, rounds: int
-) -> Found:
+) -> EnsembleCalibration:
     """Attack at each member alone, along the sub-gradient, and at the solutions of the programme until they hold."""
     count = len(models)
     sets = Sets(models, list(batches(split, samples)), threat, steps)
@@ -110,13 +110,13 @@ def calibrate(
             break
     united = [int(np.bitwise_or.reduce(list(each))) for each in sets.found]
     equal = np.full(count, 1 / count)
-    return Found(
+    return EnsembleCalibration(
         list(models), len(sets.found), risks(united, count), risk(sets.found, equal),
         Best(walked.chances, risk(sets.found, walked.chances)), best, again,
     )  # fmt: skip
 
 
-def lines(found: Found) -> list[str]:
+def lines(found: EnsembleCalibration) -> list[str]:
     """The report: the members alone, three choices of probabilities, and the best as an option of run.py."""
     low, high = least(found.alone)
     told = ", ".join(f"{name} {1 - r:.2%}" for name, r in zip(found.names, found.alone, strict=True))
@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
     return answer(lambda: lines(_calibrated(options)))
 
 
-def _calibrated(options: argparse.Namespace) -> Found:
+def _calibrated(options: argparse.Namespace) -> EnsembleCalibration:
     for name in ("samples", "steps", "rounds"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)} must be at least 1")

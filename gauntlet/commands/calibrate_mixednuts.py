@@ -14,7 +14,7 @@ from gauntlet.attacks.apgd import APGD
 from gauntlet.attacks.losses import margins
 from gauntlet.commands.calibration import Setting, answer, batches
 from gauntlet.data.dataset import Batch, Split
-from gauntlet.defenses.mixednuts import Found, MixedNUTS, mapped, nuts, search
+from gauntlet.defenses.mixednuts import FittedMap, MixedNUTS, mapped, nuts, search
 from gauntlet.errors import UserError
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
@@ -30,7 +30,7 @@ RANGES: Ranges = ((0.05, 5.0), (-1.1, 0.0), (1.0, 4.0))
 class Calibration(NamedTuple):
     """What the search found, and what it found it on."""
 
-    found: Found
+    found: FittedMap
     images: int
     wrong: int  # by the robust network, without an attack
     held: int  # right under attack

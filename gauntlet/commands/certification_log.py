@@ -46,7 +46,7 @@ CROWDED = 0.2
 
 
 @dataclass(frozen=True, eq=False)
-class Log:
+class CertificationLog:
     """A certification log; arrays of one entry per image. digits: significant ones of the radii; decimals: theirs."""
 
     sample: NDArray[np.int64]
@@ -89,7 +89,7 @@ class Audit:
     problems: tuple[str, ...]
 
 
-def read(path: Path) -> Log:
+def read(path: Path) -> CertificationLog:
     """Read a log.
 
     Raises:
@@ -108,7 +108,7 @@ def read(path: Path) -> Log:
     if not rows:
         raise UserError(f"{path} holds no certificates")
     columns = list(zip(*rows, strict=True))
-    return Log(
+    return CertificationLog(
         np.array(columns[0], np.int64),
         np.array(columns[1], np.int64),
         np.array(columns[2], np.int64),
@@ -178,7 +178,7 @@ def ladder(alpha: float, draws: int, scale: int = 1, rungs: int = RUNGS) -> Floa
     return heights
 
 
-def audit(log: Log, sigma: float, claimed: float | None = None) -> Audit:
+def audit(log: CertificationLog, sigma: float, claimed: float | None = None) -> Audit:
     """Find alpha, the draws and the scale of the counts from the largest radii.
 
     Args:
@@ -264,7 +264,7 @@ def _written(folders: Sequence[Path], path: Path) -> int:
     return 0
 
 
-def _lines(path: Path, log: Log, told: Audit, radii: Sequence[float]) -> Iterator[str]:
+def _lines(path: Path, log: CertificationLog, told: Audit, radii: Sequence[float]) -> Iterator[str]:
     yield f"{path}: {len(log.sample)} images, ACR {log.average:.3f}, abstained {log.abstained:.3f}"
     yield "  " + "".join(f"{radius:>8.3g}" for radius in radii)
     yield "  " + "".join(f"{log.certified(radius):>8.3f}" for radius in radii)

@@ -24,7 +24,7 @@ ABSTAIN = -1
 LEAST = {"expected": 10, "vote": 2, "fixed": 1}
 
 
-class Verdict(NamedTuple):
+class DrawOutcome(NamedTuple):
     """Of several draws on each sample."""
 
     pred: Tensor  # int64 [B]: the label; where that loses the class that most draws gave instead; -1: it abstains
@@ -86,7 +86,7 @@ class Protocol:
         """The victim as this protocol deploys it; seed: of the run."""
         return frozen(victim, seed) if self.rule == "fixed" and victim.randomized else victim
 
-    def verdict(self, votes: Tensor, y: Tensor, classes: int) -> Verdict:
+    def verdict(self, votes: Tensor, y: Tensor, classes: int) -> DrawOutcome:
         """What the draws say. votes: predicted classes int64 [draws, B]; y: labels int64 [B]."""
         counts: Tensor = torch.nn.functional.one_hot(votes, classes).sum(0)
         right = counts.gather(1, y[:, None]).squeeze(1)
@@ -98,16 +98,16 @@ class Protocol:
             first, second = counts.topk(2, 1).values.cpu().unbind(1)
             unsure = torch.from_numpy(even(first.numpy(), second.numpy()) > self.alpha).to(y.device)
             lost, pred = lost | unsure, pred.masked_fill(unsure, ABSTAIN)
-        return Verdict(pred, share, lost.float() if self.rule == "vote" else share)
+        return DrawOutcome(pred, share, lost.float() if self.rule == "vote" else share)
 
 
-def expectation(votes: Tensor, weights: Tensor, y: Tensor, classes: int) -> Verdict:
+def expectation(votes: Tensor, weights: Tensor, y: Tensor, classes: int) -> DrawOutcome:
     """What the members of a mixture say, exactly. votes: their classes int64 [M, B]; weights: float64 [M], of sum 1."""
     share = (weights[:, None] * (votes != y)).sum(0)
     given: Tensor = torch.nn.functional.one_hot(votes, classes)
     most = (weights[:, None, None] * given).sum(0).scatter(1, y[:, None], -1.0)
     pred = torch.where(share > 0.5 + TIE, most.argmax(1), y)
-    return Verdict(pred, share.float(), share.float())
+    return DrawOutcome(pred, share.float(), share.float())
 
 
 def frozen(victim: Victim, seed: int) -> Victim:

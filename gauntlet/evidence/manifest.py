@@ -29,7 +29,7 @@ class Cost(TypedDict):
     seconds: Annotated[Seconds, "wall time, summed over the processes"]
 
 
-class Flag(TypedDict, total=False):
+class FlagRecord(TypedDict, total=False):
     """A red flag."""
 
     name: Annotated[Name, NEEDED, "of the table in docs/evidence.md"]
@@ -45,7 +45,7 @@ class Origin(TypedDict, total=False):
     device: Annotated[Name | None, "as `device` of the run"]
 
 
-class Names(TypedDict, total=False):
+class RunNames(TypedDict, total=False):
     """The names in the path of the folder, and of the model."""
 
     dataset: Annotated[Name, "of the data set"]
@@ -113,7 +113,7 @@ class Manifest(TypedDict, total=False):
         Literal["running", "done", "failed"], NEEDED, "done: every chunk is there and no row has an error"
     ]
     kind: Annotated[Name, NEEDED, "attack or certificate"]
-    name: Annotated[Names, NEEDED, "the names in the path of the folder"]
+    name: Annotated[RunNames, NEEDED, "the names in the path of the folder"]
     command: Annotated[Text, NEEDED, "what the user typed, as it can be pasted"]
     config: Annotated[dict[str, Any], NEEDED, "the resolved configuration, components by their stable names"]
     config_hash: Annotated[Name, NEEDED, "of what changes the answer: the last folder of the path"]
@@ -151,7 +151,7 @@ class Manifest(TypedDict, total=False):
     started: Annotated[Name, "ISO 8601, UTC"]
     finished: Annotated[Name, "ISO 8601, UTC"]
     cost: Annotated[dict[str, Cost], "stage -> its totals"]
-    flags: Annotated[list[Flag], "red flags"]
+    flags: Annotated[list[FlagRecord], "red flags"]
     failures: Annotated[list[Text], "distinct error texts"]
 
 

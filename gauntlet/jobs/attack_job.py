@@ -19,7 +19,7 @@ from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.manifest_update import amend, reopen
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs.attack_setup import AttackSetup, prepare
-from gauntlet.jobs.chunk_runner import Counted, ShardOfRun, Worker, held_shard, run_chunks
+from gauntlet.jobs.chunk_runner import ProgressUnits, ShardOfRun, Worker, held_shard, run_chunks
 from gauntlet.metrics.attack_summary import AttackSummary, summarize
 from gauntlet.sanity_checks import PROBE, Flag, decisions_beat_scores, from_evidence, noisy_gradients, of_victim
 from gauntlet.sanity_checks.probe import fidelity
@@ -96,7 +96,7 @@ def _work(job: AttackSetup, manifest: Manifest, share: ShardOfRun) -> int:
         return _worker(job, replace(_fitted(job, opened), every=policy.every), manifest, policy)
 
     name = manifest["name"]
-    counted = Counted(f"{name['defense']} {name['attack']}", "samples", len(manifest["stages"]))
+    counted = ProgressUnits(f"{name['defense']} {name['attack']}", "samples", len(manifest["stages"]))
     return run_chunks(job.run, job.split, share, job.runtime, counted, fit, begin)
 
 

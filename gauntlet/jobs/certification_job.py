@@ -14,7 +14,7 @@ from gauntlet.evaluation.start_checks import check_predictions
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.manifest_update import amend, reopen
 from gauntlet.evidence.run_folder import RunFolder
-from gauntlet.jobs.chunk_runner import Counted, ShardOfRun, Worker, held_shard, run_chunks
+from gauntlet.jobs.chunk_runner import ProgressUnits, ShardOfRun, Worker, held_shard, run_chunks
 from gauntlet.jobs.run_identity import certification_manifest, folder_of
 from gauntlet.jobs.setup import Setup, load, request
 from gauntlet.metrics.certificate_summary import CertificateSummary, summary
@@ -109,7 +109,7 @@ def _work(job: CertificationSetup, manifest: Manifest) -> int:
         reopen(job.run, job.manifest)
         return _worker(job)
 
-    counted = Counted(f"{name['defense']} {name['certifier']}", "images")
+    counted = ProgressUnits(f"{name['defense']} {name['certifier']}", "images")
     share = ShardOfRun.of(manifest, runtime)
     return run_chunks(job.run, job.setup.split, share, runtime, counted, lambda chunk, table: True, begin)
 

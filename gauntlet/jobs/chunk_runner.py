@@ -86,7 +86,7 @@ def held_shard(run: RunFolder, runtime: Runtime, mine: Callable[[], Manifest]) -
 
 
 @dataclass(frozen=True)
-class Counted:
+class ProgressUnits:
     """What the progress bar counts: `per_image` units for each image."""
 
     title: str
@@ -99,7 +99,7 @@ def run_chunks(
     split: Split,
     share: ShardOfRun,
     runtime: Runtime,
-    counted: Counted,
+    counted: ProgressUnits,
     fit: Callable[[int, pa.Table], bool],
     begin: Callable[[list[int]], Worker],
 ) -> int:

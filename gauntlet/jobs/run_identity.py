@@ -11,14 +11,14 @@ from gauntlet.evaluation.certification import STAGE, Certification
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.randomized_protocol import Protocol
 from gauntlet.evidence.digest import digest_of
-from gauntlet.evidence.manifest import DataFacts, Manifest, Names, ProtocolFacts
+from gauntlet.evidence.manifest import DataFacts, Manifest, ProtocolFacts, RunNames
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import CLEAN_STAGE, SCHEMA_VERSION
 from gauntlet.jobs.setup import Setup
 from gauntlet.system import provenance
 from gauntlet.threat_model.access import GRADIENT
 from gauntlet.threat_model.attack import compares
-from gauntlet.transfer.precomputed import Transfer
+from gauntlet.transfer.precomputed import PrecomputedTransfer
 
 OWN = ("dataset", "threat", "defense", "attack", "certifier", "protocol", "surrogates")
 """Nodes of the configuration whose code changes the answer, where it is the user's; the model is in the defense."""
@@ -37,7 +37,7 @@ def attack_manifest(setup: Setup, evaluation: Evaluation, protocol: Protocol, tr
     if counted is not None:  # with another protocol it is another victim
         deployed["protocol"] = counted.identity()
     answer: dict[str, Any] = {"attack": [name, config["attack"]], "heads": asked.cfg.heads}
-    if isinstance(suite, Transfer):  # the content of a set counts, not its place
+    if isinstance(suite, PrecomputedTransfer):  # the content of a set counts, not its place
         answer["attack"] = [name, suite.identities]
     if compares(suite):
         answer["chunk"] = asked.runtime.chunk
@@ -54,7 +54,7 @@ def attack_manifest(setup: Setup, evaluation: Evaluation, protocol: Protocol, tr
         coverage=evaluation.coverage,
         keep=asked.runtime.keep,
     )
-    if isinstance(suite, Transfer):
+    if isinstance(suite, PrecomputedTransfer):
         own |= Manifest(sets=suite.to_record())
     if members := evaluation.victim.members:
         own |= Manifest(members=[[head.name, head.weight] for head in members])
@@ -124,7 +124,7 @@ def _manifest(
         status="running",
         kind=kind,
         name=cast(
-            Names,
+            RunNames,
             {
                 "dataset": dataset.name.replace("/", "-"),
                 "threat": threat.label,

@@ -1,6 +1,6 @@
 """Where runs are shown beside their evidence on disk. A tracker that fails costs one warning, never a run."""
 
-from gauntlet.tracking.tracker import Log, NoTracker, Tracker
+from gauntlet.tracking.tracker import NoTracker, Tracker, TrainingLog
 from gauntlet.tracking.wandb_tracker import Wandb
 
-__all__ = ["Log", "NoTracker", "Tracker", "Wandb"]
+__all__ = ["NoTracker", "Tracker", "TrainingLog", "Wandb"]

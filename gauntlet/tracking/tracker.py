@@ -10,7 +10,7 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.metrics.attack_summary import AttackSummary
 
 
-class Log(Protocol):
+class TrainingLog(Protocol):
     """Where the numbers of one training go."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -23,7 +23,7 @@ class Tracker(Protocol):
     def evaluation(self, run: RunFolder, manifest: Manifest, total: AttackSummary) -> None:
         """Show an evaluation whose evidence is complete. Raises no Exception."""
 
-    def training(self, name: str, key: str, config: Mapping[str, Any]) -> AbstractContextManager[Log | None]:
+    def training(self, name: str, key: str, config: Mapping[str, Any]) -> AbstractContextManager[TrainingLog | None]:
         """A log for as long as a training runs. It raises no Exception of its own.
 
         Args:
@@ -40,6 +40,6 @@ class NoTracker:
     def evaluation(self, run: RunFolder, manifest: Manifest, total: AttackSummary) -> None:
         """Does nothing."""
 
-    def training(self, name: str, key: str, config: Mapping[str, Any]) -> AbstractContextManager[Log | None]:
+    def training(self, name: str, key: str, config: Mapping[str, Any]) -> AbstractContextManager[TrainingLog | None]:
         """No log."""
         return nullcontext()

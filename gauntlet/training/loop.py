@@ -12,7 +12,7 @@ from gauntlet.data import Dataset
 from gauntlet.errors import UserError
 from gauntlet.models import checkpoint
 from gauntlet.system.progress import Bar
-from gauntlet.tracking import Log
+from gauntlet.tracking import TrainingLog
 from gauntlet.training import resume_state
 from gauntlet.training.distributed import ALONE, ProcessGroup
 from gauntlet.training.history import Epoch, History
@@ -32,7 +32,7 @@ def fit(
     identity: str,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    log: Log | None = None,
+    log: TrainingLog | None = None,
     progress: bool = True,
     save_seconds: float = 30.0,
     world: ProcessGroup = ALONE,
@@ -79,7 +79,7 @@ def fit(
 
 
 def _finish(
-    run: TrainingRun, folder: Path, identity: str, log: Log | None, progress: bool, save_seconds: float
+    run: TrainingRun, folder: Path, identity: str, log: TrainingLog | None, progress: bool, save_seconds: float
 ) -> None:
     """Train to the end; the first process keeps the state on disk."""
     first = run.world.rank == 0

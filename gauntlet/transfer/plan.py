@@ -19,7 +19,7 @@ from gauntlet.threat_model.attack import compares, stages_of, traits_of
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.transfer.crafting import Craft, SetCrafter
-from gauntlet.transfer.precomputed import Stored, Transfer, threat_key
+from gauntlet.transfer.precomputed import PrecomputedTransfer, Stored, threat_key
 from gauntlet.transfer.surrogates import ENSEMBLE, Surrogate
 
 
@@ -151,13 +151,13 @@ def _workshop(
     )  # fmt: skip
 
 
-def crafted(workshops: tuple[SetCrafter, ...]) -> Transfer | None:
+def crafted(workshops: tuple[SetCrafter, ...]) -> PrecomputedTransfer | None:
     """Return the stages that score what the workshops craft; None where there are none."""
     shops = {shop.craft.stage: shop for shop in workshops}
     return (
         None
         if not shops
-        else Transfer(
+        else PrecomputedTransfer(
             {stage: Stored(str(shop.to.path)) for stage, shop in shops.items()},
             {stage: shop.to.path.name for stage, shop in shops.items()},
             {stage: shop.key["sources"] for stage, shop in shops.items()},

@@ -83,7 +83,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Transfer:
+class PrecomputedTransfer:
     """The stages of a transfer run, `<attack>/<source>`, each with a set of its own. Made by the program."""
 
     needs: ClassVar[str] = TRANSFER
@@ -98,7 +98,7 @@ class Transfer:
         return {stage: {"set": self.identities[stage], "sources": self.sources[stage]} for stage in self.stages}
 
 
-def stored_suite(name: str, attack: Any, threat: Threat, split: Split) -> Transfer | None:
+def stored_suite(name: str, attack: Any, threat: Threat, split: Split) -> PrecomputedTransfer | None:
     """Return the stages of an attack, or suite, from sets made elsewhere; None where the attack is another.
 
     Raises:
@@ -110,7 +110,7 @@ def stored_suite(name: str, attack: Any, threat: Threat, split: Split) -> Transf
         for part in suite.values():
             part.fit(threat, split.digest())
         stages = {f"{each}/{part.source}": part for each, part in suite.items()}
-        return Transfer(
+        return PrecomputedTransfer(
             stages,
             {stage: part.set.digest() for stage, part in stages.items()},
             {stage: part.set.sources for stage, part in stages.items()},

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gauntlet.certification.certifier import Work
-from gauntlet.certification.linear_bounds import Bounds
+from gauntlet.certification.linear_bounds import LinearBounds
 from gauntlet.errors import UserError
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -14,7 +14,7 @@ from tests.certification.crown.conftest import NETWORKS, attacked, images, margi
 
 
 def certify(module, x, y, threat, **fields):
-    certifier, victim = Bounds(**fields), Victim(plain(module), (module,))
+    certifier, victim = LinearBounds(**fields), Victim(plain(module), (module,))
     certifier.check(victim, threat)
     with torch.no_grad():
         return certifier(victim, x, y, threat=threat, rng=Rng(0, torch.arange(len(x)), "certificate"), work=Work())
@@ -60,15 +60,15 @@ def test_no_attack_breaks_what_is_certified():
 )
 def test_bad_fields(fields, said):
     with pytest.raises(UserError, match=said.replace(".", r"\.")):
-        Bounds(**fields)
+        LinearBounds(**fields)
 
 
 def test_random_defenses_and_other_norms_are_refused():
     module = NETWORKS["dense"][0]
     with pytest.raises(UserError, match="deterministic"):
-        Bounds().check(Victim(plain(module), (module,), randomized=True), Threat("linf", 0.1))
+        LinearBounds().check(Victim(plain(module), (module,), randomized=True), Threat("linf", 0.1))
     with pytest.raises(UserError, match="threat=linf and threat=l2"):
-        Bounds().check(Victim(plain(module), (module,)), Threat("l1", 1))
+        LinearBounds().check(Victim(plain(module), (module,)), Threat("l1", 1))
 
 
 def test_a_network_with_a_state_is_refused():

@@ -7,7 +7,7 @@ from scipy import stats
 
 from gauntlet.certification.certifiable import Mixed
 from gauntlet.certification.certifier import Work
-from gauntlet.certification.mixing import Mixing, both, closed, lipschitz, smoothing
+from gauntlet.certification.mixing import MixingCertifier, both, closed, lipschitz, smoothing
 from gauntlet.certification.noise import Gaussian
 from gauntlet.defenses import smoothed_mixing
 from gauntlet.errors import UserError
@@ -75,7 +75,7 @@ def test_shares_of_votes_are_the_mean_probabilities():
     network, sigma = HalfSpace([2.0, 0.0]), 0.5
     mixed = Mixed(network, Gaussian(sigma), 0.8, scale=1.5)
     x = torch.full((1, 1, 1, 2), 0.6)
-    found = certify(Mixing(samples=4000), victim_of(mixed), x, Work(2048))
+    found = certify(MixingCertifier(samples=4000), victim_of(mixed), x, Work(2048))
     nodes = 0.6 + sigma * stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000)
     mean = (1 / (1 + np.exp(-1.5 * 2 * 2 * nodes))).mean()
     assert abs(int(found.counts) / 4000 - mean) < 4 * np.sqrt(mean * (1 - mean) / 4000)
@@ -88,7 +88,7 @@ def test_the_formulas_order_the_certificates():
     mixed = Mixed(HalfSpace([20.0, 0.0]), Gaussian(0.5), 0.8)
     x = torch.full((1, 1, 1, 2), 0.9)
     radii = {
-        name: float(certify(Mixing(samples=1000, formula=name), victim_of(mixed), x, Work(512)).radius)
+        name: float(certify(MixingCertifier(samples=1000, formula=name), victim_of(mixed), x, Work(512)).radius)
         for name in ("closed", "smoothing", "lipschitz")
     }
     assert radii["closed"] > radii["smoothing"] > 0
@@ -97,11 +97,11 @@ def test_the_formulas_order_the_certificates():
 
 def test_unknown_formulas_and_weights_that_certify_nothing():
     with pytest.raises(UserError, match=r"certifier\.formula"):
-        Mixing(formula="best")
+        MixingCertifier(formula="best")
     with pytest.raises(UserError, match=r"weight 0\.5 of the robust network.*above 0\.5"):
-        Mixing(samples=1000).check(victim_of(Mixed(HalfSpace([1.0]), Gaussian(0.5), 0.5)), Threat("l2", 1.0))
+        MixingCertifier(samples=1000).check(victim_of(Mixed(HalfSpace([1.0]), Gaussian(0.5), 0.5)), Threat("l2", 1.0))
     with pytest.raises(UserError, match="no radius above 0;"):
-        Mixing(samples=20).check(victim_of(Mixed(HalfSpace([1.0]), Gaussian(0.5), 0.6)), Threat("l2", 1.0))
+        MixingCertifier(samples=20).check(victim_of(Mixed(HalfSpace([1.0]), Gaussian(0.5), 0.6)), Threat("l2", 1.0))
 
 
 def test_an_adaptive_mixture_is_certified_with_the_least_weight_that_fooling_the_mixing_network_can_buy():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gauntlet.certification.certifier import Work
-from gauntlet.certification.linear_bounds import Bounds
+from gauntlet.certification.linear_bounds import LinearBounds
 from gauntlet.certification.mixing_bounds import MixingBounds, lead, needed, rounding
 from gauntlet.defenses.mixing import Mixing
 from gauntlet.errors import UserError
@@ -64,7 +64,7 @@ def test_with_all_weight_on_the_robust_network_its_own_proof_is_left():
     x, threat = images(30, shape), Threat("linf", "4/255")
     y = module(x).argmax(1)
     mixture = certify(victim_of(module, module, alpha=1.0, robust_scale=50.0), x, y, threat, method="crown")
-    alone = Bounds(method="crown")
+    alone = LinearBounds(method="crown")
     with torch.no_grad():
         proof = alone(
             Victim(plain(module), (module,)), x, y, threat=threat, rng=Rng(0, torch.arange(30), "c"), work=Work()

@@ -17,7 +17,7 @@ from gauntlet.errors import UserError
 from gauntlet.jobs.setup import KEYS
 from gauntlet.threat_model.rng import Rng
 from gauntlet.training.inner_attack import InnerPGD
-from gauntlet.training.objectives.boosting import BARRE, Boosted, HalfStartPGD, MeanSoftmax, evenness
+from gauntlet.training.objectives.boosting import BARREObjective, Boosted, HalfStartPGD, MeanSoftmax, evenness
 from gauntlet.training.objectives.objective import PGDAT
 from gauntlet.training.trainer import TrainingRun
 
@@ -35,14 +35,14 @@ def test_it_begins_in_half_the_ball(make_net, batch, rng):
 
 def test_the_examples_fool_the_whole_ensemble_and_only_the_last_member_learns(make_net, batch, rng):
     one, two = make_net(steps=20).eval(), make_net(steps=10)
-    objective, state = BARRE(ATTACK, first=one), {k: v.clone() for k, v in one.state_dict().items()}
+    objective, state = BARREObjective(ATTACK, first=one), {k: v.clone() for k, v in one.state_dict().items()}
     z = objective.examples(two, batch.x, batch.y, rng)
     both = objective.classifier(two).eval()
     assert isinstance(both, MeanSoftmax)
     expected = (one(batch.x).softmax(1) + two(batch.x).softmax(1)) / 2
     torch.testing.assert_close(both(batch.x).exp(), expected)
     assert F.cross_entropy(both(z), batch.y) > F.cross_entropy(both(batch.x), batch.y)
-    assert not torch.equal(z, BARRE(ATTACK).examples(two, batch.x, batch.y, rng))
+    assert not torch.equal(z, BARREObjective(ATTACK).examples(two, batch.x, batch.y, rng))
     two.train()
     objective.losses(two, batch.x, batch.y, z, rng).mean().backward()
     assert all(weight.grad is None for weight in one.parameters())
@@ -51,12 +51,12 @@ def test_the_examples_fool_the_whole_ensemble_and_only_the_last_member_learns(ma
 
 def test_the_first_member_without_the_even_loss_is_adversarial_training(make_net, batch, rng):
     net = make_net().eval()
-    mine, plain = BARRE(ATTACK), PGDAT(ATTACK)
+    mine, plain = BARREObjective(ATTACK), PGDAT(ATTACK)
     z = mine.examples(net, batch.x, batch.y, rng)
     assert torch.equal(z, plain.examples(net, batch.x, batch.y, rng))
     assert torch.equal(mine.losses(net, batch.x, batch.y, z, rng), plain.losses(net, batch.x, batch.y, z, rng))
     with pytest.raises(UserError, match="weight=-1"):
-        BARRE(ATTACK, weight=-1.0)
+        BARREObjective(ATTACK, weight=-1.0)
 
 
 def test_the_even_loss_is_least_where_the_wrong_classes_are_alike(make_net, batch, rng):
@@ -66,7 +66,7 @@ def test_the_even_loss_is_least_where_the_wrong_classes_are_alike(make_net, batc
     even = evenness(torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([0]))
     assert even < evenness(torch.tensor([[9.0, 1.0, -1.0]]), torch.tensor([0]))
     net, z = make_net().eval(), batch.x
-    plain, more = (BARRE(ATTACK, weight=w).losses(net, batch.x, batch.y, z, rng) for w in (0.0, 2.0))
+    plain, more = (BARREObjective(ATTACK, weight=w).losses(net, batch.x, batch.y, z, rng) for w in (0.0, 2.0))
     torch.testing.assert_close(more, plain + 2 * evenness(net(z), batch.y))
 
 
@@ -90,7 +90,7 @@ class Few:
 
 def test_a_member_begins_with_the_weights_of_the_last_and_pays_for_all(make_net, make_recipe):
     one, two = make_net(steps=5).eval().requires_grad_(False), make_net()
-    recipe = replace(make_recipe(3), objective=BARRE(ATTACK, first=one), batch_size=12, epochs=1)
+    recipe = replace(make_recipe(3), objective=BARREObjective(ATTACK, first=one), batch_size=12, epochs=1)
     run = TrainingRun(two, Few(), recipe, 0, torch.device("cpu"))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     list(run.steps())
@@ -98,7 +98,7 @@ def test_a_member_begins_with_the_weights_of_the_last_and_pays_for_all(make_net,
     (epoch,) = run.history.epochs
     assert (epoch.forwards, epoch.backwards) == (2 * 3 + 1, 2 * 3 + 1)
     with pytest.raises(UserError, match="one model"):
-        BARRE(ATTACK, first=one).begin(nn.Linear(2, 2))
+        BARREObjective(ATTACK, first=one).begin(nn.Linear(2, 2))
 
 
 def test_boosting_attacks_the_first_network_alone(make_net, batch, rng):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from gauntlet.errors import UserError
 from gauntlet.training.inner_attack import InnerPGD, NoisyFGSM
-from gauntlet.training.objectives.mart import MART
+from gauntlet.training.objectives.mart import MARTObjective
 
 
 def test_one_step_leaves_the_ball_by_its_noise_at_most_and_never_the_box(make_net, batch, rng):
@@ -51,7 +51,7 @@ def test_unfit_options_are_refused(options):
 
 def test_mart_is_its_formula(make_net, batch, rng):
     net = make_net(steps=5).eval()
-    objective = MART(InnerPGD(eps=0.15, steps=2, init="normal"), beta=5.0)
+    objective = MARTObjective(InnerPGD(eps=0.15, steps=2, init="normal"), beta=5.0)
     z = objective.examples(net, batch.x, batch.y, rng)
     p, q = net(batch.x).softmax(1), net(z).softmax(1)
     right = F.one_hot(batch.y, 10).bool()
@@ -61,10 +61,10 @@ def test_mart_is_its_formula(make_net, batch, rng):
     losses = objective.losses(net, batch.x, batch.y, z, rng)
     assert losses.shape == (32,)
     assert torch.allclose(losses, expected, atol=1e-5)
-    assert torch.allclose(MART(objective.attack, beta=0).losses(net, batch.x, batch.y, z, rng), bce, atol=1e-5)
+    assert torch.allclose(MARTObjective(objective.attack, beta=0).losses(net, batch.x, batch.y, z, rng), bce, atol=1e-5)
     assert torch.equal(objective.loss(net, batch.x, batch.y, rng), losses)
     with pytest.raises(UserError, match="beta"):
-        MART(objective.attack, beta=-1.0)
+        MARTObjective(objective.attack, beta=-1.0)
 
 
 @pytest.mark.parametrize("gap", [104.0, 1e4])
@@ -72,10 +72,14 @@ def test_mart_has_finite_gradients_for_any_gap_and_forgets_what_is_certain(gap):
     logits = torch.tensor([[gap, 0.0, 0.0], [0.0, gap, 0.0]], requires_grad=True)
     y = torch.tensor([0, 0])
     model = torch.nn.Identity()
-    losses = MART(InnerPGD(eps=0.1), beta=5.0).losses(model, logits, y, logits.roll(1, 0), None)
+    losses = MARTObjective(InnerPGD(eps=0.1), beta=5.0).losses(model, logits, y, logits.roll(1, 0), None)
     (gradient,) = torch.autograd.grad(losses.sum(), logits)
     assert losses.isfinite().all()
     assert gradient.isfinite().all()
-    sure = MART(InnerPGD(eps=0.1), beta=5.0).losses(model, logits[:1], y[:1], torch.tensor([[1.0, 0.0, 0.0]]), None)
-    plain = MART(InnerPGD(eps=0.1), beta=0.0).losses(model, logits[:1], y[:1], torch.tensor([[1.0, 0.0, 0.0]]), None)
+    sure = MARTObjective(InnerPGD(eps=0.1), beta=5.0).losses(
+        model, logits[:1], y[:1], torch.tensor([[1.0, 0.0, 0.0]]), None
+    )
+    plain = MARTObjective(InnerPGD(eps=0.1), beta=0.0).losses(
+        model, logits[:1], y[:1], torch.tensor([[1.0, 0.0, 0.0]]), None
+    )
     assert torch.allclose(sure, plain)

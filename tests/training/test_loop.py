@@ -17,7 +17,7 @@ from gauntlet.training.inner_attack import InnerPGD
 from gauntlet.training.loop import BEST, LAST, fit
 from gauntlet.training.model_context import PassCounter, seeded, shuffle
 from gauntlet.training.model_selection import Scores, Selection
-from gauntlet.training.objectives.objective import PGDAT, TRADES, Objective
+from gauntlet.training.objectives.objective import PGDAT, Objective, TRADESObjective
 from gauntlet.training.sample_weighting import SoftmaxWeighting
 from gauntlet.training.step import Player
 from gauntlet.training.trainer import TrainingRun
@@ -81,7 +81,7 @@ def test_switched_off_parts_change_no_bit(train, make_recipe, tmp_path):
     train("standard", recipe=make_recipe())
     attack = InnerPGD(eps=0.15, steps=0, init="zero")
     kl = InnerPGD(eps=0.15, steps=2, loss="kl", init="normal")
-    for name, objective in (("at", PGDAT(attack)), ("trades", TRADES(kl, beta=0.0))):
+    for name, objective in (("at", PGDAT(attack)), ("trades", TRADESObjective(kl, beta=0.0))):
         train(name, recipe=make_recipe(objective=objective))
         assert _same(tmp_path / "standard" / LAST, tmp_path / name / LAST)
     train("loose clip", recipe=make_recipe(clip=1e9))
@@ -140,7 +140,7 @@ def test_batch_size_changes_no_draw(train, make_recipe):
     ("objective", "forwards", "backwards"),
     [
         (PGDAT(InnerPGD(eps=0.15, steps=3)), 4, 4),
-        (TRADES(InnerPGD(eps=0.15, steps=3, loss="kl", init="normal")), 6, 5),
+        (TRADESObjective(InnerPGD(eps=0.15, steps=3, loss="kl", init="normal")), 6, 5),
     ],
 )
 def test_passes_are_counted(objective, forwards, backwards, train, make_recipe):

@@ -23,7 +23,7 @@ from gauntlet.training.alternating_updates import Alternation, Phase
 from gauntlet.training.inner_attack import InnerPGD
 from gauntlet.training.model_selection import Selection
 from gauntlet.training.objectives.mixture_of_experts import MoETRADES, RouterPGD, Routing
-from gauntlet.training.objectives.objective import TRADES
+from gauntlet.training.objectives.objective import TRADESObjective
 from gauntlet.training.recipe import Recipe
 from gauntlet.training.trainer import TrainingRun
 
@@ -142,7 +142,10 @@ def test_with_one_expert_it_is_trades(few):
     results = []
     for make, objective in (
         (lambda: MoESmallCNN(10, 1, 8, 4, experts=1, scale=1.0), MoETRADES(RouterPGD(eps=0.15))),
-        (lambda: SmallCNN(10, 1, 8, 4), TRADES(InnerPGD(eps=0.15, steps=2, step_size=0.625, init="normal", loss="kl"))),
+        (
+            lambda: SmallCNN(10, 1, 8, 4),
+            TRADESObjective(InnerPGD(eps=0.15, steps=2, step_size=0.625, init="normal", loss="kl")),
+        ),
     ):
         model = make()
         for number, weight in enumerate(model.parameters()):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from gauntlet.errors import UserError
 from gauntlet.training.inner_attack import InnerPGD
-from gauntlet.training.objectives.objective import PGDAT, TRADES, Standard, divergence
+from gauntlet.training.objectives.objective import PGDAT, Standard, TRADESObjective, divergence
 
 
 def _gradients(net, losses):
@@ -16,7 +16,7 @@ def _gradients(net, losses):
 
 
 def _trades(**options):
-    return TRADES(InnerPGD(eps=0.15, steps=2, loss="kl", init="normal"), **options)
+    return TRADESObjective(InnerPGD(eps=0.15, steps=2, loss="kl", init="normal"), **options)
 
 
 @pytest.mark.parametrize("objective", [Standard(), PGDAT(InnerPGD(eps=0.15, steps=2)), _trades()])

@@ -11,7 +11,7 @@ from gauntlet.errors import UserError
 from gauntlet.training.distributed import ALONE
 from gauntlet.training.inner_attack import InnerPGD
 from gauntlet.training.model_context import PassCounter
-from gauntlet.training.objectives.objective import PGDAT, TRADES
+from gauntlet.training.objectives.objective import PGDAT, TRADESObjective
 from gauntlet.training.step import Player
 from gauntlet.training.weight_perturbation import WeightPerturbation
 
@@ -154,7 +154,7 @@ def _run(player, batch, rng, times=3):
         player(batch.x, batch.y, rng.stream(k), 1.0, (0.5, 0.5))
 
 
-KL = TRADES(InnerPGD(eps=0.15, steps=2, loss="kl", init="normal"))
+KL = TRADESObjective(InnerPGD(eps=0.15, steps=2, loss="kl", init="normal"))
 
 
 @pytest.mark.parametrize("objective", [PGDAT(InnerPGD(eps=0.15, steps=2)), KL])

@@ -12,7 +12,7 @@ from gauntlet.training.distributed import join
 from gauntlet.training.inner_attack import InnerPGD
 from gauntlet.training.loop import fit
 from gauntlet.training.model_selection import Selection
-from gauntlet.training.objectives.objective import TRADES
+from gauntlet.training.objectives.objective import TRADESObjective
 from gauntlet.training.recipe import Recipe
 from gauntlet.training.sample_weighting import SoftmaxWeighting
 from gauntlet.training.weight_perturbation import WeightPerturbation
@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 recipe = Recipe(
     # In l2 and on cross-entropy: signs, and the divergence near its minimum, make much of the last bit of a gradient.
-    objective=TRADES(InnerPGD(norm="l2", eps=1.0, steps=2)),
+    objective=TRADESObjective(InnerPGD(norm="l2", eps=1.0, steps=2)),
     epochs=2,
     batch_size=32,
     learning_rate=0.02,

@@ -63,7 +63,7 @@ class HalfStartPGD(InnerPGD):
 
 
 @dataclass(frozen=True)
-class BARRE(Objective):
+class BARREObjective(Objective):
     """CE + weight * MCE of the member that learns, on examples against all members so far with equal probabilities.
 
     Dbouk and Shanbhag 2023, arXiv 2302.03688. The examples ascend the cross-entropy of the mean softmax. A member

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from gauntlet.errors import UserError
 from gauntlet.threat_model.rng import Rng
-from gauntlet.training.objectives.objective import Attack, Objective
+from gauntlet.training.objectives.objective import InnerAttack, Objective
 
 COPIES = 4
 """Noisy copies with which a network in training is validated."""
 
 
 @dataclass(frozen=True)
-class Gaussian(Objective):
+class GaussianAugmentation(Objective):
     """Cross-entropy on images with Gaussian noise (Cohen et al. 2019, arXiv 1902.02918).
 
     Args:
@@ -60,13 +60,13 @@ class Noisy(Objective):
 
 
 @dataclass(frozen=True)
-class Consistency(Gaussian):
+class Consistency(GaussianAugmentation):
     """Cross-entropy on noisy copies that must agree (Jeong and Shin 2020, arXiv 2006.04062).
 
     The mean over copies of CE + agreement KL(mean || copy), and sharpness times the entropy of the mean probabilities.
 
     Args:
-        sigma: as of `Gaussian`.
+        sigma: as of `GaussianAugmentation`.
         copies: per image, at least 2.
         agreement: weight of the divergence, >= 0; the paper has 20 for sigma 0.25 and 10 above.
         sharpness: weight of the entropy, >= 0.
@@ -103,13 +103,13 @@ class Consistency(Gaussian):
 
 
 @dataclass(frozen=True)
-class SmoothAdv(Gaussian):
+class SmoothAdv(GaussianAugmentation):
     """Cross-entropy on noisy copies of examples that fool their mean (Salman et al. 2019, arXiv 1906.04584).
 
     The attack sees the mean probabilities over the same copies that are then trained on.
 
     Args:
-        sigma: as of `Gaussian`.
+        sigma: as of `GaussianAugmentation`.
         attack: on the smoothed network, in l2.
         copies: per image, at least 1.
 
@@ -117,7 +117,7 @@ class SmoothAdv(Gaussian):
         UserError: a value outside its range.
     """
 
-    attack: Attack | None = None
+    attack: InnerAttack | None = None
     copies: int = 2
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from gauntlet.models.linear_probes import Behind, Probes
 from gauntlet.threat_model.rng import Rng
 from gauntlet.training.model_context import evaluating
 from gauntlet.training.objectives.multi_resolution import ResolutionStack
-from gauntlet.training.objectives.objective import Attack, Objective
+from gauntlet.training.objectives.objective import InnerAttack, Objective
 from gauntlet.training.objectives.self_ensemble import Stacked, summed
 
 
@@ -27,7 +27,7 @@ class StackTuning(Objective):
     """
 
     stack: ResolutionStack = field(default_factory=ResolutionStack)
-    attack: Attack | None = None
+    attack: InnerAttack | None = None
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         if self.attack is None:

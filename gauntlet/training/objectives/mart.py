@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from gauntlet.attacks.losses import runner_up
 from gauntlet.errors import UserError
 from gauntlet.threat_model.rng import Rng
-from gauntlet.training.objectives.objective import Attack, Objective, divergence
+from gauntlet.training.objectives.objective import InnerAttack, Objective, divergence
 
 
 @dataclass(frozen=True)
-class MART(Objective):
+class MARTObjective(Objective):
     """BCE(q, y) + beta KL(p || q) (1 - p_y), p and q the probabilities at x and at z (Wang et al., ICLR 2020).
 
     BCE(q, y) = -log q_y - log(1.0001 - max_{k != y} q_k). No factor is detached.
@@ -26,7 +26,7 @@ class MART(Objective):
         UserError: beta is negative.
     """
 
-    attack: Attack
+    attack: InnerAttack
     beta: float = 5.0
 
     def __post_init__(self) -> None:

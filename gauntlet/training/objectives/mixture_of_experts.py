@@ -14,7 +14,7 @@ from gauntlet.errors import UserError
 from gauntlet.models.moe import MixtureOfExperts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.training.inner_attack import InnerPGD
-from gauntlet.training.objectives.objective import TRADES, Objective, divergence
+from gauntlet.training.objectives.objective import Objective, TRADESObjective, divergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class RouterPGD(InnerPGD):
 
 
 @dataclass(frozen=True)
-class MoETRADES(TRADES):
+class MoETRADES(TRADESObjective):
     """TRADES on a mixture of experts, by one of three kinds of route.
 
     Args:

@@ -11,7 +11,7 @@ from gauntlet.threat_model.rng import Rng
 from gauntlet.training.inner_attack import InnerPGD
 
 
-class Attack(Protocol):
+class InnerAttack(Protocol):
     """The attack inside a training step, such as `gauntlet.training.inner_attack.InnerPGD`."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
@@ -69,7 +69,7 @@ class PGDAT(Objective):
         attack: how they are found. One step makes it fast adversarial training (Wong et al. 2020, arXiv 2001.03994).
     """
 
-    attack: Attack
+    attack: InnerAttack
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         return self.attack(model, x, y, rng.stream("attack"), factors)
@@ -79,7 +79,7 @@ class PGDAT(Objective):
 
 
 @dataclass(frozen=True)
-class TRADES(Objective):
+class TRADESObjective(Objective):
     """CE(f(x), y) + beta KL(p(x) || p(z)), z by an attack on the divergence (Zhang et al. 2019, arXiv 1901.08573).
 
     The gradient goes through both arguments of the divergence.

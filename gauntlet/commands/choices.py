@@ -29,7 +29,7 @@ LARGEST = 1 << 20
 """Bytes of a YAML that are read."""
 
 
-class Choice(NamedTuple):
+class GroupChoice(NamedTuple):
     """A choice of a group.
 
     Attributes:
@@ -50,7 +50,7 @@ class Choice(NamedTuple):
         return "recommended" in self.about
 
 
-def choices(loader: ConfigLoader, group: str) -> list[Choice]:
+def choices(loader: ConfigLoader, group: str) -> list[GroupChoice]:
     """Return the choices of a group, those in the user's own folders included.
 
     Args:
@@ -60,12 +60,12 @@ def choices(loader: ConfigLoader, group: str) -> list[Choice]:
     return [_choice(loader, group, name) for name in sorted(loader.get_group_options(group, ObjectType.CONFIG))]
 
 
-def _choice(loader: ConfigLoader, group: str, name: str) -> Choice:
+def _choice(loader: ConfigLoader, group: str, name: str) -> GroupChoice:
     text, own = _text(loader, f"{group}/{name}.yaml")
     first = text.partition("\n")[0]
     target = _target(loader, group, text)
     about = first.lstrip("# ") if first.startswith("#") else target
-    return Choice(name, " ".join(about.split()), _kind(target) if group == "attack" else "", own)
+    return GroupChoice(name, " ".join(about.split()), _kind(target) if group == "attack" else "", own)
 
 
 def _text(loader: ConfigLoader, path: str) -> tuple[str, bool]:

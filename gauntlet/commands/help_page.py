@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from gauntlet.commands.choices import Choice, choices
+from gauntlet.commands.choices import GroupChoice, choices
 from gauntlet.config.shipped import CONF
 
 LAUNCHERS = "hydra/launcher"
@@ -83,7 +83,7 @@ def _group(loader: ConfigLoader, group: str, picked: dict[str, Any], config_name
             yield _line(each, width, "    " if kind else "  ", default)
 
 
-def _line(each: Choice, width: int, pad: str, default: str) -> str:
+def _line(each: GroupChoice, width: int, pad: str, default: str) -> str:
     marks = [word for word, is_so in (("default", each.name == default), ("yours", each.own)) if is_so]
     end = f" ({', '.join(marks)})" if marks else ""
     return f"{pad[:-2]}{'*' if each.recommended else ' '} {each.name:<{width}}  {each.about}{end}".rstrip()

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from gauntlet.data.class_map import ClassMap
 from gauntlet.data.image_dataset import ImageSet, Part
 from gauntlet.data.in_memory import Arrays
 from gauntlet.data.selection import hold_out
@@ -35,6 +36,7 @@ class ArrayFiles(ImageSet):
             of them is held out for validation.
         x, y: the names of the two arrays within a file.
         layout: nchw, nhwc, or null: told from the shape, [n, C, H, W], [n, H, W, C] or, for grey images, [n, H, W].
+        class_map: names of the classes, for reports: a file (.json, .txt, .csv), or `imagenet`.
 
     Raises:
         UserError: a file is missing, damaged or of another kind, lacks an array, or its arrays are no images with
@@ -48,6 +50,7 @@ class ArrayFiles(ImageSet):
     x: str = "x"
     y: str = "y"
     layout: str | None = None
+    class_map: str | None = None
     name: str = "arrays"
     channels: int = 3
 
@@ -70,6 +73,10 @@ class ArrayFiles(ImageSet):
         rows = hold_out(len(source.labels))
         return Part(source, rows[part == "validation"], sliced=True)
 
+    def class_names(self) -> tuple[str, ...]:
+        """Return the name of every class; see `ImageSet.class_names`."""
+        return ClassMap.of(self.class_map, self.classes).names(self.classes) if self.class_map else ()
+
     def _source(self, path: str, labels: str | None) -> Arrays:
         images = Path(path).expanduser()
         beside = Path(labels).expanduser() if labels is not None else images
@@ -78,17 +85,43 @@ class ArrayFiles(ImageSet):
 
 @cache
 def _load(path: Path, beside: Path, x: str, y: str, layout: str | None, channels: int, size: int) -> Arrays:
-    pixels = _images(path, _array(path, x), layout)
-    labels = _labels(beside, _array(beside, y))
+    pixels = read_images(path, layout, channels, size, x)
+    labels = read_labels(beside, y)
+    if len(pixels) != len(labels):
+        raise UserError(f"{path} holds {len(pixels)} images and {beside} {len(labels)} labels; give one for each")
+    return Arrays(pixels, labels, str(path), levels=255 if pixels.dtype == np.uint8 else 1)
+
+
+def read_images(path: Path, layout: str | None, channels: int, size: int, name: str = "x") -> NDArray[Any]:
+    """Return the images of a file, [n, H, W, C], uint8 or float32 in [0, 1].
+
+    Args:
+        layout: nchw, nhwc, or None: told from the shape.
+        name: of the array, where the file holds several.
+
+    Raises:
+        UserError: they are no images, or have another size or other channels.
+    """
+    pixels = _images(path, _array(path, name), layout)
     height, width, found = pixels.shape[1:]
     if (height, width) != (size, size):
         fix = f"set dataset.size={height}" if height == width else "give square images"
         raise UserError(f"{path} holds images of {height}x{width} pixels, not {size}x{size}; {fix}")
     if found != channels:
         raise UserError(f"{path} holds images of {found} channels, not {channels}; set dataset.channels={found}")
-    if len(pixels) != len(labels):
-        raise UserError(f"{path} holds {len(pixels)} images and {beside} {len(labels)} labels; give one for each")
-    return Arrays(pixels, labels, str(path), levels=255 if pixels.dtype == np.uint8 else 1)
+    return pixels
+
+
+def read_labels(path: Path, name: str = "y") -> NDArray[np.int64]:
+    """Return the labels of a file, [n].
+
+    Args:
+        name: of the array, where the file holds several.
+
+    Raises:
+        UserError: they are no whole numbers, one for each image.
+    """
+    return _labels(path, _array(path, name))
 
 
 def _images(path: Path, array: NDArray[Any], layout: str | None) -> NDArray[Any]:

@@ -14,6 +14,16 @@ from gauntlet.data.class_map import ClassMap
 from gauntlet.errors import UserError, printable, some
 
 
+def readable(schema: pa.Schema) -> pa.Schema:
+    """Return the columns of a table, whose names are texts: a damaged file may hold others.
+
+    Raises:
+        UnicodeDecodeError: one is none.
+    """
+    _ = schema.names
+    return schema
+
+
 def bytes_column(schema: pa.Schema, image: str, path: Path) -> str:
     """Return the place of the encoded bytes: the column, or a field of it.
 
@@ -50,19 +60,19 @@ def check_label_column(schema: pa.Schema, label: str, path: Path) -> None:
 
 
 def class_numbers(
-    column: pa.ChunkedArray, label: str, path: Path, names: list[str], mapped: ClassMap | None
+    column: pa.ChunkedArray, label: str, path: Path, schema: pa.Schema, mapped: ClassMap | None
 ) -> NDArray[np.int64]:
     """Return the class numbers of a column of labels.
 
     Args:
         label: name of the column.
-        names: of all columns, for messages.
-        mapped: which class a text is; numbers too, where it lists nothing else.
+        schema: of the table.
+        mapped: which class a text is; also a number, where the Hub's library wrote its name, or the map lists numbers.
 
     Raises:
         UserError: the column holds no class numbers and no text of the map, lacks a label, or has one beyond int64.
     """
-    kind = column.type
+    names, kind = schema.names, column.type
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
         kind = column.type
@@ -86,8 +96,8 @@ def class_numbers(
     if column.null_count:
         row = pc.index(pc.is_null(column), True).as_py()
         raise UserError(f"{path}, row {row}: the label is missing; write one into column {label}")
-    if mapped is not None and (texts or renumbers(mapped)):
-        return _mapped(column, label, path, mapped)
+    if mapped is not None and renumbers(schema, label, mapped):
+        return _mapped(column, label, path, schema, mapped)
     largest = pc.max(column).as_py()
     if largest is not None and largest > np.iinfo(np.int64).max:
         row = pc.index(column, pa.scalar(largest, kind)).as_py()
@@ -96,17 +106,24 @@ def class_numbers(
     return labels
 
 
-def renumbers(mapped: ClassMap) -> bool:
-    """Return whether a map is about numbers: what the data calls class 1 may be class 0."""
-    return all(name.isdecimal() for name in mapped.numbers)
+def renumbers(schema: pa.Schema, label: str, mapped: ClassMap | None) -> bool:
+    """Return whether a map says the classes of a column; else it says their names alone."""
+    if mapped is None:
+        return False
+    whole = pa.types.is_integer(schema.field(label).type)
+    return not whole or bool(label_names(features(schema), label)) or all(name.isdecimal() for name in mapped.numbers)
 
 
-def _mapped(column: pa.ChunkedArray, label: str, path: Path, mapped: ClassMap) -> NDArray[np.int64]:
-    coded = column.combine_chunks().dictionary_encode()
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.combine_chunks()
-    found = [str(name) for name in coded.dictionary.to_pylist()]
-    numbers = [mapped.number(name, f"{path}, column {label}: the label {printable(name)[:40]}") for name in found]
+def _mapped(column: pa.ChunkedArray, label: str, path: Path, schema: pa.Schema, mapped: ClassMap) -> NDArray[np.int64]:
+    coded = pc.dictionary_encode(column.combine_chunks())
+    coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
+    titles = label_names(features(schema), label)
+    found = coded.dictionary.to_pylist()
+    if titles and pa.types.is_integer(column.type):
+        if wrong := [number for number in found if not 0 <= number < len(titles)]:
+            raise UserError(f"{path}: column {label} holds {wrong[0]}, and has {len(titles)} classes; mend the labels")
+        found = [titles[number] for number in found]
+    numbers = [mapped.number(str(name), f"{path}, column {label}: {printable(name)[:60]}") for name in found]
     labels: NDArray[np.int64] = np.asarray(numbers, np.int64)[coded.indices.to_numpy()]
     return labels
 
@@ -132,3 +149,13 @@ def label_names(found: dict[str, Any], label: str) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return ()
     return tuple(names)
+
+
+def check_classes(schema: pa.Schema, label: str, classes: int, mapped: ClassMap | None, path: Path) -> None:
+    """Refuse a column whose classes, as the Hub's library wrote them, are not as many as the data set's."""
+    titles = label_names(features(schema), label)
+    if titles and mapped is None and len(titles) != classes:
+        raise UserError(
+            f"{path}: column {label} has {len(titles)} classes ({some(titles)}); set dataset.classes={len(titles)}, "
+            f"not {classes}, or say with dataset.class_map which class of the network each of them is"
+        )

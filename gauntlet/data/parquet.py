@@ -1,6 +1,5 @@
 """Read Parquet files as on the Hugging Face Hub: a struct `image` with `bytes` and `path`, and an int `label`."""
 
-import glob
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +7,11 @@ import numpy as np
 
 from gauntlet.data.arrow_columns import features, label_names
 from gauntlet.data.encoded_images import EncodedImages
+from gauntlet.data.file_patterns import files_of
 from gauntlet.data.image_dataset import Part
 from gauntlet.data.parquet_file import open_file, reading
 from gauntlet.data.parquet_rows import ParquetRows
 from gauntlet.data.selection import hold_out
-from gauntlet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class Parquet(EncodedImages):
     def open(self, part: str) -> Part:
         sliced = part != "test" and self.validation is None
         files = self._files("train" if sliced else part)
-        source = ParquetRows.open(files, self.image, self.label, self.form(upright=True), self.mapped())
+        source = ParquetRows.open(files, self.image, self.label, self.form(upright=True), self.classes, self.mapped())
         if not sliced:
             return Part(source, np.arange(len(source.labels)))
         training, validation = hold_out(len(source.labels))
@@ -55,28 +54,8 @@ class Parquet(EncodedImages):
             return classes.names(self.classes)
         first = self._files("test")[0]
         with reading(first), open_file(first) as file:
-            return label_names(features(file.schema_arrow), self.label)
+            names = label_names(features(file.schema_arrow), self.label)
+        return names if len(names) == self.classes else ()
 
     def _files(self, part: str) -> list[Path]:
-        root, pattern = Path(self.path).expanduser(), getattr(self, part)
-        if root.is_dir():
-            found = [root / match for match in _matches(pattern, root)]
-        elif part == "test":
-            found = [Path(match) for match in _matches(str(root), Path())]
-        else:
-            found = [root.parent / match for match in _matches(pattern, root.parent)]
-        files = [file for match in found for file in (match.rglob("*.parquet") if match.is_dir() else [match])]
-        if not files:
-            key = "path" if part == "test" and not root.is_dir() else part
-            place = f"dataset.path={self.path}" + ("" if key == "path" else f", dataset.{key}={getattr(self, key)}")
-            raise UserError(
-                f"no Parquet file for the {part} part: {place}; set dataset.{key} to a file, a folder or a glob"
-            )
-        return sorted(set(files))
-
-
-def _matches(pattern: str, root: Path) -> list[str]:
-    """A path that exists as it is written is not read as a glob."""
-    if (root / pattern).exists():
-        return [pattern]
-    return glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207  a Path cannot glob an absolute pattern
+        return files_of(self.path, getattr(self, part), part, ".parquet")

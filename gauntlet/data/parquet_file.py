@@ -44,14 +44,14 @@ class Group:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path, kind: str = "Parquet") -> Iterator[None]:
     """Turns what a missing or damaged file raises into a UserError that names it."""
     try:
         yield
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check dataset.path") from None
-    except (pa.ArrowException, OSError) as cause:
-        raise UserError(f"{path} is damaged or no Parquet file ({reason(cause)}); fetch or write it anew") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as cause:
+        raise UserError(f"{path} is damaged or no {kind} file ({reason(cause)}); fetch or write it anew") from None
 
 
 def open_file(path: Path) -> pq.ParquetFile:
@@ -81,7 +81,7 @@ def read_labels(file: pq.ParquetFile, label: str, path: Path, mapped: ClassMap |
     """
     check_label_column(file.schema_arrow, label, path)
     column = file.read(columns=[label]).column(0)
-    return class_numbers(column, label, path, file.schema_arrow.names, mapped)
+    return class_numbers(column, label, path, file.schema_arrow, mapped)
 
 
 def footer_bytes(path: Path) -> bytes:

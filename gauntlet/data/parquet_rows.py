@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gauntlet.data.arrow_columns import bytes_column, labels_digest, renumbers
+from gauntlet.data.arrow_columns import bytes_column, check_classes, labels_digest, renumbers
 from gauntlet.data.class_map import ClassMap
 from gauntlet.data.dataset import Spread
 from gauntlet.data.decoding import Form, Pixels, decode
@@ -90,27 +90,29 @@ class ParquetRows:
 
     @classmethod
     def open(
-        cls, files: list[Path], image: str, label: str, form: Form, mapped: ClassMap | None = None
+        cls, files: list[Path], image: str, label: str, form: Form, classes: int, mapped: ClassMap | None = None
     ) -> "ParquetRows":
         """Read footers and labels.
 
         Args:
-            mapped: which class a label is that is a text.
+            classes: of the data set.
+            mapped: which class a label is; see `class_numbers`.
 
         Raises:
             UserError: a file is missing, cut short or no Parquet file, or a column is missing or of another type.
         """
         stamps, groups, labels = [], [], []
-        column, texts = image, False
+        column, numbered = image, False
         for number, path in enumerate(files):
             with reading(path), open_file(path) as file:
                 stamps.append(stamp(path))
                 column = bytes_column(file.schema_arrow, image, path)
                 groups += row_groups(file.metadata, number, column)
+                check_classes(file.schema_arrow, label, classes, mapped, path)
                 labels.append(read_labels(file, label, path, mapped))
-                texts = texts or not pa.types.is_integer(file.schema_arrow.field(label).type)
+                numbered = numbered or renumbers(file.schema_arrow, label, mapped)
         numbers = np.concatenate(labels)
-        counts = labels_digest(numbers) if mapped and (texts or renumbers(mapped)) else None
+        counts = labels_digest(numbers) if numbered else None
         return cls(files, stamps, groups, numbers, column, label, form, counts)
 
     def images(self, rows: Ids, spread: Spread = map) -> Pixels:

@@ -151,7 +151,7 @@ def test_labels_that_are_texts_have_the_numbers_of_the_map(tmp_path, png, pictur
     assert split.read(slice(None)).y.tolist() == [5, 2, 5]
     assert split.digest() == replace(data, class_map=LIST).split("test").digest()
     assert split.digest() != replace(data, class_map=ANIMALS | {"cat": 3}).split("test").digest()
-    with pytest.raises(UserError, match="column label: the label dog is not in"):
+    with pytest.raises(UserError, match="column label: dog is not in"):
         replace(data, class_map={"cat": 0}).split("test")
 
 

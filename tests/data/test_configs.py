@@ -13,7 +13,7 @@ from gauntlet.data.image_dataset import ImageSet
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "dataset"
 FILES = sorted(FOLDER.glob("*.yaml"))
-OWN = {"path": "somewhere", "classes": 3, "size": 16}
+OWN = {"path": "somewhere", "classes": 3, "size": 16, "corruption": "fog", "severity": 2}
 """What a user must give where there is no default."""
 
 
@@ -50,7 +50,10 @@ def test_yaml_makes_the_data_set(file):
 
 
 def test_every_data_set_has_a_yaml():
-    for name in ("array_files", "digits", "imagefolder", "imagenet", "parquet", "torchvision_datasets"):
+    for name in (
+        *("array_files", "corrupted", "digits", "huggingface", "imagefolder", "imagenet", "parquet"),
+        *("torchvision_datasets", "webdataset"),
+    ):
         import_module(f"gauntlet.data.{name}")
     targets = {OmegaConf.load(file)["_target_"] for file in FILES}
     made: set[type] = set()

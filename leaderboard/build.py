@@ -31,15 +31,28 @@ def build(runs: Path, out: Path) -> Built:
         return _write(site, found, runs)
 
 
-def _write(site: Site, found: DiscoveredRuns, runs: Path) -> Built:
-    """Write every page."""
+def scored(runs: Path) -> tuple[list[Board], list[str]]:
+    """Return the tables of the runs below `runs`, and a line for every file that could not be read.
+
+    Raises:
+        UserError: there is no such runs folder.
+    """
+    return _boards(discover(runs), runs)
+
+
+def _boards(found: DiscoveredRuns, runs: Path) -> tuple[list[Board], list[str]]:
     damaged = list(found.damaged)
     entries: list[Entry] = []
     for pool in pools(found.runs):
         evidence = [collect(run, runs) for run in pool]
         damaged += [line for each in evidence for line in each.damaged]
         entries += score(evidence)
-    tables = boards(entries)
+    return boards(entries), damaged
+
+
+def _write(site: Site, found: DiscoveredRuns, runs: Path) -> Built:
+    """Write every page."""
+    tables, damaged = _boards(found, runs)
     claims, unread = certified(runs)
     damaged += unread
     judged = verdicts(claims, found.runs)

@@ -1,0 +1,43 @@
+"""`gauntlet compare` on synthetic evidence."""
+
+from collections.abc import Callable
+
+import pytest
+
+from gauntlet.commands.compare import main
+from gauntlet.evidence.run_folder import RunFolder
+
+Make = Callable[..., RunFolder]
+
+
+def test_two_entries_side_by_side(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 40, a is wrong on sample 0 and loses 1..9, b loses 6..25: 10 to 25 stand in a alone, 0 to 5 in b alone."""
+    a = make(defense="a", ids=range(40), wrong=[0], broken=range(1, 10))
+    b = make(defense="b", ids=range(40), broken=range(6, 26))
+    assert main([str(a.path), str(b.path)]) == 0
+    out = capsys.readouterr().out
+    assert "a · small_cnn · pgd     97.50   75.00" in out
+    assert "[A] - [B]      +25.00   " in out
+    (pair,) = (line for line in out.splitlines() if line.startswith("[A] - [B]"))
+    assert pair.split()[-3:] == ["16", "6", "0.052"]
+    assert "by [A] alone: 5" in out
+    assert "by [B] alone: 16" in out
+    assert "by [A] and [B]: 4" in out
+    assert "same class on 4 of 4" in out
+
+
+def test_what_cannot_be_compared_is_refused(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    a, other = make(defense="a"), make(defense="b", eps="1/255")
+    unfinished = make(defense="c", chunks=[0])
+    cases = [
+        ([a.path], "name two to 5 entries"),
+        ([a.path, other.path], "has another threat than"),
+        ([a.path, unfinished.path], "have no answer yet"),
+        ([a.path, a.path.parents[2]], "there are"),
+        ([a.path, a.path / "records"], "there is no attack run"),
+    ]
+    for folders, words in cases:
+        assert main([str(folder) for folder in folders]) == 1
+        err = capsys.readouterr().err
+        assert words in err, err
+        assert err.count("\n") == 1

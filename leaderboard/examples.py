@@ -15,6 +15,7 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.entry import Entry
 from gauntlet.leaderboard.run_metadata import AttackRun
 from gauntlet.leaderboard.sample_verdicts import AdversarialExample
+from gauntlet.metrics.display import class_name
 
 LIMIT = 12
 """Examples on one page."""
@@ -25,9 +26,11 @@ GAIN = 10
 
 @dataclass(frozen=True)
 class ExamplePictures:
-    """One adversarial example with its pictures, PNG."""
+    """One adversarial example with its pictures, PNG. label, pred: classes in words."""
 
     record: AdversarialExample
+    label: str
+    pred: str
     place: str
     clean: bytes
     adversarial: bytes
@@ -55,7 +58,9 @@ def _pictures(entry: Entry, damaged: list[str]) -> Iterator[ExamplePictures]:
         if pair is not None:
             taken.add(record.sample)
             x, z = pair
-            yield ExamplePictures(record, run.place, png(x), png(z), png(0.5 + GAIN * (z - x)))
+            names = run.manifest["dataset"].get("class_names", [])
+            label, pred = (class_name(number, names) for number in (record.label, record.pred))
+            yield ExamplePictures(record, label, pred, run.place, png(x), png(z), png(0.5 + GAIN * (z - x)))
 
 
 def _in_turn(

@@ -3,6 +3,7 @@
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.jobs.attack_job import Outcome
 from gauntlet.metrics.attack_summary import AttackSummary, robust_words
+from gauntlet.metrics.class_accuracy import worst_classes
 from gauntlet.metrics.ensemble_bounds import bound_lines
 from gauntlet.metrics.fooling_ratio import fooling_lines, fooling_of
 from gauntlet.metrics.gradient_masking import head_lines
@@ -71,6 +72,7 @@ def _accuracies(outcome: Outcome) -> list[str]:
         told.append(f"protocol         {counted}{unsure}")
     if manifest["threat"]["radius"] is not None:
         told += bound_lines(total.randomized.all.fooled if total.randomized else None, manifest)
+        told += [] if total.expected else worst_classes(total, manifest["dataset"].get("class_names", []))
     return [clean, *told]
 
 

@@ -20,12 +20,14 @@ class Arrays:
         labels: int64 [n].
         origin: where they come from, for messages.
         levels: the stored value that stands for 1.0.
+        names: of the classes; empty: they have none.
     """
 
     pixels: Pixels
     labels: NDArray[np.int64]
     origin: str
     levels: int = 255
+    names: tuple[str, ...] = ()
     _digest: list[str] = field(default_factory=list)
 
     def images(self, rows: Ids, spread: Spread = map) -> Pixels:

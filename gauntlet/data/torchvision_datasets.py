@@ -28,6 +28,9 @@ DAMAGE: tuple[type[Exception], ...] = (
 )
 """What torchvision's readers and downloaders raise on missing or damaged files and on a missing network."""
 
+NUMBERS = ("MNIST", "SVHN")
+"""Sets whose classes are numbers: names would say nothing more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionSet(ImageSet):
@@ -53,6 +56,10 @@ class TorchvisionSet(ImageSet):
             return Part(source, np.arange(len(source.labels)))
         training, validation = hold_out(len(source.labels))
         return Part(source, training if part == "train" else validation, sliced=True)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the name of every class; see `ImageSet.class_names`."""
+        return _load(type(self).__name__, self.root, False, self.download).names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +162,8 @@ def _read(kind: str, folder: Path, train: bool) -> Arrays:
     labels = np.asarray(found.labels if kind == "SVHN" else found.targets, dtype=np.int64)
     if pixels.dtype != np.uint8 or len(pixels) != len(labels):
         raise ValueError(f"{len(pixels)} images of {pixels.dtype}, {len(labels)} labels")
-    return Arrays(pixels, labels, f"{kind} {'training' if train else 'test'} set")
+    names = () if kind in NUMBERS else tuple(map(str, getattr(found, "classes", ())))
+    return Arrays(pixels, labels, f"{kind} {'training' if train else 'test'} set", names=names)
 
 
 def _construct(kind: str, folder: Path, train: bool, download: bool) -> Any:

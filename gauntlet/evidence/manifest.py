@@ -74,6 +74,7 @@ class DataFacts(TypedDict, total=False):
     selection: Annotated[Name, NEEDED, '"all", or the digest of the ids that were chosen']
     samples: Annotated[int, NEEDED, Bounds(1, MOST_SAMPLES), "images chosen"]
     classes: Annotated[int, Bounds(1, 2**31), "labels are below"]
+    class_names: Annotated[list[Name], Length(100_000), "name of each class, where they have names"]
     train: Annotated[Name, "digest of the training images that a universal perturbation is fitted to"]
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from gauntlet.config.user_code import code_digest
-from gauntlet.data.dataset import Split
-from gauntlet.errors import UserError
+from gauntlet.data.dataset import Dataset, Split
+from gauntlet.errors import UserError, printable
 from gauntlet.evaluation.certification import STAGE, Certification
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.randomized_protocol import Protocol
@@ -88,6 +88,13 @@ def folder_of(manifest: Manifest, runs_dir: Path) -> RunFolder:
     return RunFolder(Path(runs_dir, name["dataset"], name["threat"], name["defense"], method, manifest["config_hash"]))
 
 
+def _classes(dataset: Dataset) -> dict[str, Any]:
+    """Return how many classes there are, and their names where the data set has as many."""
+    asked = getattr(dataset, "class_names", tuple)  # a user's own data set need not have it
+    names = [printable(name)[:1000] for name in asked()]
+    return {"classes": dataset.classes, **({"class_names": names} if len(names) == dataset.classes else {})}
+
+
 def refuse_another(standing: Manifest, mine: Manifest, folder: Path) -> None:
     """Refuse a folder that holds another run."""
     for key in ("config_hash", "victim", "stages"):
@@ -144,7 +151,7 @@ def _manifest(
             "low": threat.low,
             "high": threat.high,
         },
-        dataset=cast(DataFacts, {"name": dataset.name, **data, "samples": len(split), "classes": dataset.classes}),
+        dataset=cast(DataFacts, {"name": dataset.name, **data, "samples": len(split), **_classes(dataset)}),
         weights=setup.target.weights,
         stages=list(stages),
         chunk=chunk,

@@ -30,6 +30,7 @@ class AttackSummary:
         errors: distinct error texts with their counts.
         gradients: per stage, the samples attacked, those whose gradient was once zero, and those where it was once bad.
         randomized: of a randomized defense, what its draws say.
+        classes: class -> its samples, and those of them that no stage broke.
     """
 
     samples: int = 0
@@ -43,6 +44,7 @@ class AttackSummary:
     errors: dict[str, int] = field(default_factory=dict)
     gradients: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     randomized: RandomizedResult | None = None
+    classes: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def unknown(self) -> bool:
@@ -84,6 +86,7 @@ def summarize(run: RunFolder, stages: list[str], chunks: Iterable[int] | None = 
         table = run.read_part(chunk)
         seconds = run.read_seconds(chunk)
         alive: set[int] = set()
+        labels: dict[int, int] = {}
         right: set[int] = set()
         fallen: set[int] = set()
         for stage in stages:
@@ -95,6 +98,7 @@ def summarize(run: RunFolder, stages: list[str], chunks: Iterable[int] | None = 
                 total.samples += len(part)
                 total.clean += len(held)
                 alive = right = held
+                labels = dict(zip(sample.tolist(), part["label"].to_pylist(), strict=True))
             else:
                 alive = alive & held  # a sample without a record of this stage does not pass it
                 successes = right & set(sample[broken & fine].tolist())
@@ -104,6 +108,9 @@ def summarize(run: RunFolder, stages: list[str], chunks: Iterable[int] | None = 
             total.survivors[stage] += len(alive)
             _add(total, stage, part, seconds.get(stage, 0.0))
         total.robust += len(alive)
+        for number, label in labels.items():
+            count, robust = total.classes.get(label, (0, 0))
+            total.classes[label] = count + 1, robust + (number in alive)
         total.open += len(right - alive - fallen)
         drawn += filter(None, [RandomizedResult.of(table)])
         for text in table["error"].drop_null().to_pylist():

@@ -1,7 +1,7 @@
 """Numbers as text, the same in every report and on every page."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 DASH = "–"
 """In place of a number that there is not."""
@@ -27,6 +27,15 @@ def points(value: float | None, digits: int = 1) -> str:
     ('50.0', '–')
     """
     return DASH if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def class_name(number: int, names: Sequence[str]) -> str:
+    """Return a class in words: its number, and its name where it has one.
+
+    >>> class_name(3, ["eel", "fox", "gnu", "cat"]), class_name(3, [])
+    ('3 cat', '3')
+    """
+    return f"{number} {names[number]}" if 0 <= number < len(names) else str(number)
 
 
 def csv_row(cells: Iterable[object]) -> list[object]:

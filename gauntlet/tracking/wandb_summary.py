@@ -15,6 +15,7 @@ def config(manifest: Manifest) -> dict[str, Any]:
     """The configuration, the names of its choices, and what the result depends on beside them."""
     origin = ("command", "config_hash", "victim", "commit", "dirty", "versions", "device", "weights", "card")
     found: dict[str, Any] = dict(published(manifest))
+    found["dataset"] = {key: value for key, value in found["dataset"].items() if key != "class_names"}
     return {
         **found["config"],
         "name": manifest["name"],

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.published import published
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.metrics.attack_summary import AttackSummary
+from gauntlet.metrics.display import class_name
 from gauntlet.tracking import wandb_summary
 from gauntlet.tracking.example_images import Example, examples
 from gauntlet.tracking.sweep_name import sweep
@@ -66,7 +67,7 @@ class Wandb:
             with self._opened(
                 key, wandb_summary.title(manifest), "attack", wandb_summary.config(manifest), failed
             ) as tracked:
-                tracked.log(_tables(total, shown))
+                tracked.log(_tables(total, shown, manifest["dataset"].get("class_names", [])))
                 tracked.summary.update(wandb_summary.summary(manifest, total))
                 tracked.log_artifact(_artifact(run, key))
         except Exception as cause:
@@ -125,11 +126,13 @@ class _History:
             self.warned = True
 
 
-def _tables(total: AttackSummary, shown: list[Example]) -> dict[str, Any]:
+def _tables(total: AttackSummary, shown: list[Example], names: Sequence[str]) -> dict[str, Any]:
     stages = [list(row) for row in wandb_summary.stages(total)]
     tables = {"stages": wandb().Table(columns=list(wandb_summary.STAGE_COLUMNS), data=stages)}
     if shown:
         rows = [asdict(example) for example in shown]
+        for row in rows if names else ():
+            row |= {f"{key}_name": class_name(row[key], names) for key in ("label", "clean_pred", "pred")}
         data = [[wandb().Image(value) if name in PICTURES else value for name, value in row.items()] for row in rows]
         tables["examples"] = wandb().Table(columns=list(rows[0]), data=data)
     return tables

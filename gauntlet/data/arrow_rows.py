@@ -35,7 +35,7 @@ from gauntlet.errors import UserError, reason
 from gauntlet.system.file_reader import check_regular
 
 
-class Batch(NamedTuple):
+class ArrowBatch(NamedTuple):
     """Where a batch of rows is: in which file, and at which byte (a stream) or as which batch (a file)."""
 
     file: int
@@ -49,7 +49,7 @@ class ArrowRows:
 
     files: list[Path]
     stamps: list[Stamp]
-    batches: list[Batch]
+    batches: list[ArrowBatch]
     labels: NDArray[np.int64]
     column: str
     label: str
@@ -86,7 +86,7 @@ class ArrowRows:
                 columns = []
                 for at, batch in opened.all():
                     _images(batch, image).validate(full=True)  # offsets that lead outside would end the process
-                    batches.append(Batch(number, at, batch.num_rows))
+                    batches.append(ArrowBatch(number, at, batch.num_rows))
                     batch.column(label).validate(full=True)
                     columns.append(batch.column(label))
                 kind = schema.field(label).type
@@ -143,7 +143,7 @@ class ArrowRows:
             self._held = number, self._read(self.batches[number])
         return self._held[1], row - int(self._starts[number])
 
-    def _read(self, batch: Batch) -> pa.RecordBatch:
+    def _read(self, batch: ArrowBatch) -> pa.RecordBatch:
         self._check(batch.file)
         with reading(self.files[batch.file], "Arrow"):
             if self._file is None or self._file[0] != batch.file:

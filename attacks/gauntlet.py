@@ -11,7 +11,7 @@ from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.losses import Cotangent, along, ce, margin, margins, pm, ranking, temperature_scaled
 from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
 from gauntlet.knobs import Knobs, knob
-from gauntlet.threat_model.access import narrowed
+from gauntlet.threat_model.access import level_of, narrowed
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -203,7 +203,7 @@ class GauntletState:
         draw = self.rng.select(index).stream(phase)
         self.head.counts.enter(phase, draw.ids)
         x, y, attack = self.x[index], self.y[index], Square(queries=queries)
-        z = attack(narrowed(self.head, attack.needs), x, y, threat=self.threat.select(index), rng=draw)
+        z = attack(narrowed(self.head, level_of(attack)), x, y, threat=self.threat.select(index), rng=draw)
         end = draw.stream("end")
         logits = self.head.scores(z, end)
         left = margins(logits, y)

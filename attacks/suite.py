@@ -72,7 +72,7 @@ class Suite:
             if not len(index):
                 break
             below = rng.select(index).stream(name)
-            z = attack(narrowed(head, attack.needs), x[index], y[index], threat=threat.select(index), rng=below)
+            z = attack(narrowed(head, level_of(attack)), x[index], y[index], threat=threat.select(index), rng=below)
             best[index] = z
             fooled = narrowed(head, "decision").broken(z, y[index], below.stream("end"))
             index = index[~fooled]

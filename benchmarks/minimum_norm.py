@@ -158,7 +158,7 @@ def rows(network: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, steps:
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for name, d in distances.items():
         a, found, spread = told[name], d[np.isfinite(d) & (d > 0)], Spread.of(d)
-        missed, median = (spread.survivors, spread.reported()[1]) if spread else (0, "–")
+        missed, median = (spread.survivors, spread.quartiles()[1]) if spread else (0, "–")
         tied = (d <= best * (1 + 1e-3)).mean()
         yield (
             f"| {name} | {missed} | {median} | {found.mean():.5g} | {optimality(d, best):.4f} | "

@@ -11,10 +11,10 @@ def splits(manifest: Manifest, n: int) -> list[str]:
     """Return what each network was trained on, what parameters were fitted to, and what was evaluated."""
     defense = mapping(mapping(manifest.get("config")).get("defense"))
     parts = mapping(defense.get("parts"))
-    reported: dict[str, list[str]] = {}
+    networks: dict[str, list[str]] = {}
     for name in manifest.get("weights", {}):
-        reported.setdefault(_training(parts.get(name)), []).append(str(name))
-    lines = [f"{', '.join(names)}: {how}" for how, names in reported.items()]
+        networks.setdefault(_training(parts.get(name)), []).append(str(name))
+    lines = [f"{', '.join(names)}: {how}" for how, names in networks.items()]
     fitted = defense.get("calibration")
     if isinstance(fitted, Mapping):
         known = fitted.get("split") or "not recorded: they may be of images that are evaluated"

@@ -42,7 +42,7 @@ def percent(count: int, n: int) -> str:
 def left(of: RunLine | AttackColumn, n: int) -> str:
     """Return what a run or an attack leaves, in percent; without an eps the median distance that it needs."""
     if of.spread:
-        return of.spread.reported()[1]
+        return of.spread.quartiles()[1]
     return points(of.expected.mean if of.expected else ratio(of.survivors + of.open, n))
 
 

@@ -45,7 +45,7 @@ def figure(board: Board) -> dict[str, Any]:
 def _points(role: str, entries: list[Entry], labels: dict[str, tuple[str, str]]) -> go.Scatter:
     places = [_place(entry) for entry in entries]
     ends = [[100 * end for end in entry.interval] for entry in entries]
-    reported = [labels.get(address(entry), ("", "middle right")) for entry in entries]
+    texts = [labels.get(address(entry), ("", "middle right")) for entry in entries]
     certain = role == "ranked"
     return go.Scatter(
         x=[x for x, _ in places],
@@ -53,8 +53,8 @@ def _points(role: str, entries: list[Entry], labels: dict[str, tuple[str, str]])
         mode="markers+text",
         name="ranked" if certain else "not ranked (at most)",
         meta=role,
-        text=[text for text, _ in reported],
-        textposition=[side for _, side in reported],
+        text=[text for text, _ in texts],
+        textposition=[side for _, side in texts],
         cliponaxis=False,
         customdata=[f"entries/{address(entry)}.html" for entry in entries],
         hovertext=[_hover(entry) for entry in entries],
@@ -83,9 +83,9 @@ def _place(entry: Entry) -> tuple[float, float]:
 def _hover(entry: Entry) -> str:
     clean, robust = _place(entry)
     low, high = (100 * end for end in entry.interval)
-    reported = f"{low:.1f}–{high:.1f}" if entry.rank else "not ranked"
+    interval = f"{low:.1f}–{high:.1f}" if entry.rank else "not ranked"
     model = f"<br>{plain(entry.model)}" if entry.model else ""
-    return f"<b>{plain(entry.defense)}</b>{model}<br>clean {clean:.1f}<br>robust {robust:.1f} ({reported})"
+    return f"<b>{plain(entry.defense)}</b>{model}<br>clean {clean:.1f}<br>robust {robust:.1f} ({interval})"
 
 
 def _layout(entries: Sequence[Entry]) -> dict[str, Any]:

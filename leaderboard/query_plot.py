@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import plotly.graph_objects as go
 
 from gauntlet.errors import UserError
 from gauntlet.leaderboard.collect import Evidence
-from gauntlet.leaderboard.robustness_curve_plot import DASHES, POINTS, names, plain
+from gauntlet.leaderboard.robustness_curve_plot import DASHES, attack_names, plain
+from gauntlet.metrics.curve_steps import query_steps
 from gauntlet.metrics.query_curve import QueryCurve, curve
 
 
@@ -31,10 +31,8 @@ def queries(own: Sequence[Evidence]) -> tuple[NamedQueryCurve, ...]:
                 found.append((evidence, curve(evidence.run.folder)))
             except (UserError, OSError, ValueError):  # what is damaged, the entry's page tells
                 continue
-    reported = names([evidence for evidence, _ in found])
-    return tuple(
-        NamedQueryCurve(name, each) for name, (_, each) in zip(reported, found, strict=True) if len(each.queries)
-    )
+    names = attack_names([evidence for evidence, _ in found])
+    return tuple(NamedQueryCurve(name, each) for name, (_, each) in zip(names, found, strict=True) if len(each.queries))
 
 
 def query_figure(found: Sequence[NamedQueryCurve]) -> dict[str, Any]:
@@ -49,7 +47,7 @@ def query_figure(found: Sequence[NamedQueryCurve]) -> dict[str, Any]:
             meta="worst" if len(found) == 1 else "curve",
         )
         for number, each in enumerate(found)
-        if (steps := _steps(each.curve))
+        if (steps := query_steps(each.curve))
     ]
     last = max((trace.x[-1] for trace in traces), default=1)
     axis = {"zeroline": False, "showline": True, "ticks": "outside"}
@@ -64,16 +62,3 @@ def query_figure(found: Sequence[NamedQueryCurve]) -> dict[str, Any]:
     }  # fmt: skip
     result: dict[str, Any] = go.Figure(traces, layout).to_plotly_json()
     return result
-
-
-def _steps(of: QueryCurve) -> list[tuple[int, float]]:
-    """Return queries, rising from 1, and the share of the samples that was broken within them, in [0, 1]."""
-    made = np.sort(of.queries[of.broken])
-    places = np.unique(made)
-    if len(places) > POINTS:
-        places = places[np.unique(np.linspace(0, len(places) - 1, POINTS).round().astype(int))]
-    share = np.searchsorted(made, places, side="right") / len(of.queries)
-    steps = [(1, 0.0), *zip(places.tolist(), share.tolist(), strict=True)]
-    if of.spent < math.inf and of.spent > steps[-1][0]:  # no more was found, for as long as all failures had
-        steps.append((int(of.spent), steps[-1][1]))
-    return steps

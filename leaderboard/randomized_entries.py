@@ -19,10 +19,10 @@ def unranked_because(run: AttackRun, result: RandomizedResult | None) -> Iterabl
     if run.rule == "fixed":
         yield "its draws are frozen and known to the attacker (protocol=fixed)"
     elif run.rule and result:
-        reported = result.all.accuracy()
+        accuracy = result.all.accuracy()
         yield (
-            f"its predictions are random: {100 * reported.mean:.1f} % right on the worst candidates, standard error "
-            f"{100 * reported.error:.1f} (protocol={run.rule}, {draws_of(run)}){_members(run, result.all)}"
+            f"its predictions are random: {100 * accuracy.mean:.1f} % right on the worst candidates, standard error "
+            f"{100 * accuracy.error:.1f} (protocol={run.rule}, {draws_of(run)}){_members(run, result.all)}"
         )
 
 

@@ -104,7 +104,7 @@ def _entry_page(
     entry: Entry,
     boards: Sequence[Board],
     damaged: list[str],
-    reported: Sequence[CardLine],
+    card: Sequence[CardLine],
 ) -> None:
     address = formatting.address(entry)
     pictures = examples(entry, damaged)
@@ -114,7 +114,7 @@ def _entry_page(
     page = env.get_template("entry.html.j2").render(
         board=board,
         entry=entry,
-        card=reported,
+        card=card,
         heads=heads(entry),
         curve=curve_figure(entry.curves, entry.threat.radius) if entry.curves else None,
         queries=query_figure(entry.queries) if entry.queries else None,

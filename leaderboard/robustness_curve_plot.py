@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from gauntlet.errors import printable
 from gauntlet.leaderboard.collect import Evidence
 from gauntlet.leaderboard.sample_verdicts import Floats, Ints, locate
-
-POINTS = 200
-"""Steps that a curve keeps at most."""
+from gauntlet.metrics.curve_steps import robustness_steps
+from gauntlet.metrics.display import distinct_names
+from gauntlet.metrics.perturbation_size import nearest
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
@@ -36,28 +36,24 @@ def curves(pool: Sequence[Evidence], selection: str, ids: Ints) -> tuple[Robustn
         selection: of the entry; only its own runs without a bound have a curve.
         ids: samples of the entry, [n].
     """
-    reported = [e for e in pool if np.isinf(e.run.threat.radius) and e.run.data.selection == selection and len(e.ids)]
-    if not reported:
+    own = [e for e in pool if np.isinf(e.run.threat.radius) and e.run.data.selection == selection and len(e.ids)]
+    if not own:
         return ()
-    best = nearest(pool, ids)
-    each = [_curve(name, _distances(evidence, ids)) for name, evidence in zip(names(reported), reported, strict=True)]
+    best = nearest_over(pool, ids)
+    each = [_curve(name, _distances(evidence, ids)) for name, evidence in zip(attack_names(own), own, strict=True)]
     return (_curve("all runs", best, best=True), *each)
 
 
-def names(runs: Sequence[Evidence]) -> list[str]:
+def attack_names(runs: Sequence[Evidence]) -> list[str]:
     """Return the attacks of these runs, distinguished by their folders where they have one name."""
-    columns = [evidence.run.column for evidence in runs]
-    return [
-        column if columns.count(column) == 1 else f"{column} {evidence.run.place.rpartition('/')[2]}"
-        for column, evidence in zip(columns, runs, strict=True)
-    ]
+    folders = [evidence.run.place.rpartition("/")[2] for evidence in runs]
+    return distinct_names([evidence.run.column for evidence in runs], folders)
 
 
-def nearest(pool: Sequence[Evidence], ids: Ints) -> Floats:
+def nearest_over(pool: Sequence[Evidence], ids: Ints) -> Floats:
     """Return the distance of the nearest adversarial example on each sample over all runs, [n]: 0 where it is wrong
-    without an attack, else infinite."""
-    best: Floats = np.min([_distances(evidence, ids) for evidence in pool if len(evidence.ids)], axis=0)
-    return best
+    without an attack, infinite where none was found."""
+    return nearest([_distances(evidence, ids) for evidence in pool if len(evidence.ids)])
 
 
 def _distances(evidence: Evidence, ids: Ints) -> Floats:
@@ -70,12 +66,8 @@ def _distances(evidence: Evidence, ids: Ints) -> Floats:
 
 
 def _curve(name: str, distance: Floats, best: bool = False) -> RobustnessCurve:
-    finite = np.sort(distance[np.isfinite(distance)])
-    steps = np.unique(np.concatenate([[0.0], finite]))
-    if len(steps) > POINTS:
-        steps = steps[np.unique(np.linspace(0, len(steps) - 1, POINTS).round().astype(int))]
-    survivors = 1 - np.searchsorted(finite, steps, side="right") / max(1, len(distance))
-    return RobustnessCurve(name, tuple(steps.tolist()), tuple(survivors.tolist()), best)
+    eps, survivors = robustness_steps(distance)
+    return RobustnessCurve(name, tuple(eps), tuple(survivors), best)
 
 
 def curve_figure(found: Sequence[RobustnessCurve], eps: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from gauntlet.leaderboard.cross_run_flags import Aligned, across
 from gauntlet.leaderboard.entry import AttackColumn, Board, Elsewhere, Entry, RunLine
 from gauntlet.leaderboard.query_plot import queries
 from gauntlet.leaderboard.randomized_entries import unranked_because
-from gauntlet.leaderboard.robustness_curve_plot import curves, nearest
+from gauntlet.leaderboard.robustness_curve_plot import curves, nearest_over
 from gauntlet.leaderboard.run_metadata import GRADIENT, AttackRun, DataKey, EntryFlag, ThreatKey
 from gauntlet.leaderboard.sample_verdicts import Bools, Ints, locate
 from gauntlet.metrics.gradient_masking import MASKED, HeadResults, Masking, masking
@@ -79,8 +79,8 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
     complete = np.all([aligned[e.run.place].complete for e in counted] or [np.zeros(len(ids), bool)], axis=0)
     robust = complete & ~broken
     n = max(len(ids), *(evidence.run.samples for evidence in own))
-    reported = [aligned[evidence.run.place] for evidence in own]
-    wrong = np.any([each.clean_wrong for each in reported], axis=0)
+    verdicts = [aligned[evidence.run.place] for evidence in own]
+    wrong = np.any([each.clean_wrong for each in verdicts], axis=0)
     randomized = _randomized(own)
     hidden = masking([_head_results(evidence, aligned[evidence.run.place]) for evidence in own], n, randomized)
     return Entry(
@@ -97,9 +97,9 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
         open=n - int(robust.sum()) - int(broken.sum()),
         robust_ids=ids[robust],
         runs=tuple(_line(evidence, aligned[evidence.run.place], beaten, n) for evidence in own),
-        attacks=tuple(_attacks(own, reported, n)),
+        attacks=tuple(_attacks(own, verdicts, n)),
         elsewhere=tuple(each for each in elsewhere if each.lowered),
-        flags=tuple(_flags(own, reported, [aligned[e.run.place] for e in others], hidden)),
+        flags=tuple(_flags(own, verdicts, [aligned[e.run.place] for e in others], hidden)),
         reasons=tuple(_reasons(own, counted, n)),
         curves=curves(pool, first.data.selection, ids),
         queries=queries(own),
@@ -193,12 +193,12 @@ def _spread(runs: Sequence[Evidence], ids: Ints) -> Spread | None:
     """Return the quartiles of the distances over runs of which one at least has no eps; None without such a run."""
     if not len(ids) or not any(evidence.run.threat.unbounded for evidence in runs):
         return None
-    return Spread.of(nearest(runs, ids))
+    return Spread.of(nearest_over(runs, ids))
 
 
-def _attacks(own: Sequence[Evidence], reported: Sequence[Aligned], n: int) -> Iterable[AttackColumn]:
+def _attacks(own: Sequence[Evidence], verdicts: Sequence[Aligned], n: int) -> Iterable[AttackColumn]:
     grouped: dict[tuple[bool, str], list[tuple[Evidence, Aligned]]] = defaultdict(list)
-    for evidence, view in zip(own, reported, strict=True):
+    for evidence, view in zip(own, verdicts, strict=True):
         grouped[not view.run.declared, view.run.column].append((evidence, view))
     for true, column in sorted(grouped):
         runs, views = zip(*grouped[true, column], strict=True)
@@ -210,7 +210,7 @@ def _attacks(own: Sequence[Evidence], reported: Sequence[Aligned], n: int) -> It
 
 
 def _flags(
-    own: Sequence[Evidence], reported: Sequence[Aligned], others: Sequence[Aligned], hidden: Masking | None
+    own: Sequence[Evidence], verdicts: Sequence[Aligned], others: Sequence[Aligned], hidden: Masking | None
 ) -> Iterable[EntryFlag]:
     sources: dict[tuple[str, str], list[str]] = defaultdict(list)
     for evidence in own:
@@ -223,7 +223,7 @@ def _flags(
             detail = f"{check.failed} of {check.checked} stored examples did not pass the independent check"
             sources["verification-failed", detail].append(evidence.run.place)
     yield from (EntryFlag(name, detail, ", ".join(places)) for (name, detail), places in sorted(sources.items()))
-    yield from across(reported, others)
+    yield from across(verdicts, others)
 
 
 def _reasons(own: Sequence[Evidence], counted: Sequence[Evidence], n: int) -> Iterable[str]:

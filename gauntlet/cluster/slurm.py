@@ -19,8 +19,8 @@ def largest_array() -> int | None:
         asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    told = dict(line.replace(" ", "").partition("=")[::2] for line in asked.stdout.splitlines())
-    most = told.get("MaxArraySize", "")
+    settings = dict(line.replace(" ", "").partition("=")[::2] for line in asked.stdout.splitlines())
+    most = settings.get("MaxArraySize", "")
     return int(most) - 1 if most.isdigit() and int(most) > 1 else None
 
 

@@ -26,8 +26,8 @@ def lines(outcome: Outcome) -> list[str]:
     manifest, total = outcome.manifest, outcome.summary
     name, threat = manifest["name"], manifest["threat"]
     access = manifest.get("access", "gradient")
-    told = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["attack"]]
-    out = ["", " · ".join([*told, *([] if access == "gradient" else [f"access={access}"])])]
+    headline = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["attack"]]
+    out = ["", " · ".join([*headline, *([] if access == "gradient" else [f"access={access}"])])]
     if total.samples:
         out += [*_accuracies(outcome), ""]
     out += _stages(manifest, total)
@@ -60,20 +60,20 @@ def _accuracies(outcome: Outcome) -> list[str]:
     if expected := total.expected_clean:
         clean = f"clean accuracy   {expected.mean:7.2%}   standard error {expected.error:.2%}"
     if manifest["threat"]["radius"] is None:
-        told = spread_lines(outcome.run, manifest["threat"]["norm"])
+        numbers = spread_lines(outcome.run, manifest["threat"]["norm"])
     elif total.expected is None or total.unknown:
-        told = [f"{named:<17}{robust_words(total)}"]
+        numbers = [f"{named:<17}{robust_words(total)}"]
     else:
         mean, error = total.expected.mean, total.expected.error
-        told = [f"{named:<17}{mean:7.2%}   standard error {error:.2%}", f"mostly right     {robust_words(total)}"]
+        numbers = [f"{named:<17}{mean:7.2%}   standard error {error:.2%}", f"mostly right     {robust_words(total)}"]
     if protocol:
         unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
         counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])
-        told.append(f"protocol         {counted}{unsure}")
+        numbers.append(f"protocol         {counted}{unsure}")
     if manifest["threat"]["radius"] is not None:
-        told += bound_lines(total.randomized.all.fooled if total.randomized else None, manifest)
-        told += [] if total.expected else worst_classes(total, manifest["dataset"].get("class_names", []))
-    return [clean, *told]
+        numbers += bound_lines(total.randomized.all.fooled if total.randomized else None, manifest)
+        numbers += [] if total.expected else worst_classes(total, manifest["dataset"].get("class_names", []))
+    return [clean, *numbers]
 
 
 def _stages(manifest: Manifest, total: AttackSummary) -> list[str]:

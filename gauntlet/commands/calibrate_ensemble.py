@@ -119,7 +119,7 @@ def calibrate(
 def lines(found: EnsembleCalibration) -> list[str]:
     """The report: the members alone, three choices of probabilities, and the best as an option of run.py."""
     low, high = least(found.alone)
-    told = ", ".join(f"{name} {1 - r:.2%}" for name, r in zip(found.names, found.alone, strict=True))
+    alone = ", ".join(f"{name} {1 - r:.2%}" for name, r in zip(found.names, found.alone, strict=True))
     rows = {
         "equal": (np.full(len(found.names), 1 / len(found.names)), found.equal),
         "sub-gradient": found.steps,
@@ -128,7 +128,7 @@ def lines(found: EnsembleCalibration) -> list[str]:
     best = ",".join(f"{chance:.6g}" for chance in _rounded(found.exact.chances))
     return [
         f"{found.images} images, expected accuracy by the sets that were found on them (fitted here: no result)",
-        f"members alone    {told}",
+        f"members alone    {alone}",
         f"bounds           {1 - high:.2%} to {1 - low:.2%} with the best probabilities",
         *(
             f"{name:<17}{1 - value:.2%}   {', '.join(f'{chance:.3f}' for chance in chances)}"

@@ -247,9 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"error: {cause}\n")
             problems += 1
             continue
-        told = audit(log, given.sigma, given.alpha)
-        problems += len(told.problems)
-        sys.stdout.write("\n".join(_lines(path, log, told, given.radii)) + "\n")
+        audited = audit(log, given.sigma, given.alpha)
+        problems += len(audited.problems)
+        sys.stdout.write("\n".join(_lines(path, log, audited, given.radii)) + "\n")
     return 1 if problems else 0
 
 
@@ -264,12 +264,12 @@ def _written(folders: Sequence[Path], path: Path) -> int:
     return 0
 
 
-def _lines(path: Path, log: CertificationLog, told: Audit, radii: Sequence[float]) -> Iterator[str]:
+def _lines(path: Path, log: CertificationLog, audited: Audit, radii: Sequence[float]) -> Iterator[str]:
     yield f"{path}: {len(log.sample)} images, ACR {log.average:.3f}, abstained {log.abstained:.3f}"
     yield "  " + "".join(f"{radius:>8.3g}" for radius in radii)
     yield "  " + "".join(f"{log.certified(radius):>8.3f}" for radius in radii)
-    if told.alpha is not None:
-        yield f"  made with alpha = {told.alpha:g} and N = {told.draws:,}" + (
-            f" x {told.scale}" if told.scale > 1 else ""
+    if audited.alpha is not None:
+        yield f"  made with alpha = {audited.alpha:g} and N = {audited.draws:,}" + (
+            f" x {audited.scale}" if audited.scale > 1 else ""
         )
-    yield from (f"  problem: {problem}" for problem in told.problems)
+    yield from (f"  problem: {problem}" for problem in audited.problems)

@@ -18,8 +18,8 @@ def certificate_lines(outcome: Certified) -> list[str]:
     """The report of a run."""
     manifest, total = outcome.manifest, outcome.summary
     name, threat = manifest["name"], manifest["threat"]
-    told = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["certifier"]]
-    out = ["", " · ".join(told)]
+    headline = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["certifier"]]
+    out = ["", " · ".join(headline)]
     if total.samples:
         out += [
             *_numbers(total, threat["radius"], threat["norm"], _asked(manifest)),

@@ -33,7 +33,7 @@ WINDOW = 20
 
 
 @dataclass(frozen=True)
-class Line:
+class StatusLine:
     """One run, or a sweep job without one.
 
     Attributes:
@@ -59,19 +59,19 @@ class Line:
     number: str = ""
 
 
-def line(run: RunFolder) -> Line:
+def line(run: RunFolder) -> StatusLine:
     """Return the state of one run."""
     try:
         manifest = run.manifest()
         present, chunks, access = len(run.present()), manifest["chunks"], manifest.get("access", "gradient")
         when = str(manifest.get("finished") or manifest.get("started") or "")[:16].replace("T", " ")
-        about = Line(
+        about = StatusLine(
             "done", present, chunks, run.path, "", access, command_of_all_shards(manifest["command"]), when=when
         )
         if manifest["status"] in ("done", "failed") and present == chunks:
             about = replace(about, number=_number(run, manifest))
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as cause:
-        return Line("damaged", 0, 0, run.path, reason(cause))
+        return StatusLine("damaged", 0, 0, run.path, reason(cause))
     if manifest["status"] == "done" and present == chunks:
         return about
     if owners := _at_work(run):
@@ -95,7 +95,7 @@ def _number(run: RunFolder, manifest: Manifest) -> str:
         return f"{points(ratio(certificates.certified(float(radius)), certificates.samples), 2)} %"
     if manifest["threat"]["radius"] is None:
         found = Spread.of(read(run).distance) if manifest["status"] == "done" else None
-        return f"d {found.reported()[1]}" if found else DASH
+        return f"d {found.quartiles()[1]}" if found else DASH
     total = summarize(run, manifest["stages"])
     if total.unknown:
         return UNKNOWN
@@ -103,21 +103,21 @@ def _number(run: RunFolder, manifest: Manifest) -> str:
     return f"{'≤ ' * bool(total.open and not total.expected)}{points(share, 2)} %"
 
 
-def lines(root: Path) -> list[Line]:
+def lines(root: Path) -> list[StatusLine]:
     """Return the runs below `root`, latest last, then the sweep jobs that a run does not stand for."""
     found = sorted((line(run) for run in find_runs(root)), key=lambda each: (each.when, each.path))
     runs: dict[str, int] = {one.command: place for place, one in enumerate(found) if one.command}
     for job in find_jobs(root):
-        standing, command = job.status(), command_of_all_shards(job.command)
+        state, command = job.status(), command_of_all_shards(job.command)
         if command not in runs:
-            if standing.state != "done":
-                found.append(_without_run(job, standing))
+            if state.state != "done":
+                found.append(_without_run(job, state))
             continue
-        found[runs[command]] = _with_job(found[runs[command]], standing)
+        found[runs[command]] = _with_job(found[runs[command]], state)
     return found
 
 
-def _with_job(run: Line, job: JobState) -> Line:
+def _with_job(run: StatusLine, job: JobState) -> StatusLine:
     """Return the line of a run that no process holds, with what one of its jobs says: it may be starting, or wait."""
     if job.state == "running" and run.state in ("partial", "waiting"):
         return replace(run, state="running", remark=job.said or "starting")
@@ -128,12 +128,12 @@ def _with_job(run: Line, job: JobState) -> Line:
     return run
 
 
-def _without_run(job: SweepJob, standing: JobState) -> Line:
-    if standing.state == "running":
-        return Line("running", 0, 0, Path(), f"{job.command}: {standing.said or 'starting'}", command=job.command)
-    forget = f"forget it: rm {shlex.quote(str(job.path))}" if standing.state == "failed" else ""
-    below = tuple(filter(None, (standing.said, forget)))
-    return Line(standing.state, 0, 0, Path(), job.command, command=job.command, below=below)
+def _without_run(job: SweepJob, state: JobState) -> StatusLine:
+    if state.state == "running":
+        return StatusLine("running", 0, 0, Path(), f"{job.command}: {state.said or 'starting'}", command=job.command)
+    forget = f"forget it: rm {shlex.quote(str(job.path))}" if state.state == "failed" else ""
+    below = tuple(filter(None, (state.said, forget)))
+    return StatusLine(state.state, 0, 0, Path(), job.command, command=job.command, below=below)
 
 
 def sweep_table(jobs: Sequence[SweepJob]) -> list[str]:
@@ -171,7 +171,7 @@ def _shard(name: str) -> str:
     return name.replace("run-", "shard ").replace("-of-", " of ")
 
 
-def _table(found: Sequence[Line]) -> list[str]:
+def _table(found: Sequence[StatusLine]) -> list[str]:
     """Return one aligned line a run, and what stands below it."""
     rows = [
         (
@@ -193,14 +193,14 @@ def _table(found: Sequence[Line]) -> list[str]:
     return out
 
 
-def _shown(found: Sequence[Line]) -> str:
+def _shown(found: Sequence[StatusLine]) -> str:
     count = Counter(each.state for each in found)
     total = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
     hint = "; --commands prints what to go on with" if any(_left(each) for each in found) else ""
     return "\n".join([*_table(found), (total or "no runs") + hint, ""])
 
 
-def _left(each: Line) -> bool:
+def _left(each: StatusLine) -> bool:
     """Return whether a command is left to be called."""
     return bool(each.command) and each.state in ("partial", "failed", "waiting")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gauntlet.errors import UserError
-from gauntlet.metrics.display import csv_row, number
+from gauntlet.metrics.display import csv_row, distinct_names, number
 from gauntlet.metrics.transfer_matrix import Key, Target, collect
 from gauntlet.metrics.transfer_rates import Pair, metrics
 from gauntlet.system.atomic_file import write_atomically
@@ -83,8 +83,9 @@ def _number(value: float | None) -> str:
 
 
 def _labels(rows: dict[str, Pair]) -> dict[str, str]:
-    told = [pair.label for pair in rows.values()]
-    return {i: pair.label if told.count(pair.label) == 1 else f"{pair.label} {i[-6:]}" for i, pair in rows.items()}
+    """Return identity -> the label of a pair."""
+    labels = distinct_names([pair.label for pair in rows.values()], [identity[-6:] for identity in rows])
+    return dict(zip(rows, labels, strict=True))
 
 
 def main(arguments: list[str] | None = None) -> int:

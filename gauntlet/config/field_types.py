@@ -59,8 +59,8 @@ def typed_field(path: str, value: Any, hint: Any, target: Any) -> Any:
         return typed(path, value, hint)
     except UserError as cause:
         field = re.escape(path.rpartition(".")[2])
-        told = re.search(rf"^\s*{field}: ([^.;]+)", inspect.getdoc(target) or "", re.MULTILINE)
-        about = f" ({' '.join(told[1].split())})" if told and isinstance(value, str) else ""
+        documented = re.search(rf"^\s*{field}: ([^.;]+)", inspect.getdoc(target) or "", re.MULTILINE)
+        about = f" ({' '.join(documented[1].split())})" if documented and isinstance(value, str) else ""
         raise UserError(f"{cause}{about}") from None
 
 

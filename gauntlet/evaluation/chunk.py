@@ -21,7 +21,7 @@ from gauntlet.errors import UserError, described, reason
 from gauntlet.evaluation.evaluation import Evaluation, Stage
 from gauntlet.evaluation.judge import Judge, Judged
 from gauntlet.evidence.schema import CLEAN_STAGE, rows
-from gauntlet.threat_model.access import narrowed
+from gauntlet.threat_model.access import level_of, narrowed
 from gauntlet.threat_model.attack import compares
 from gauntlet.threat_model.counted_head import Counts
 from gauntlet.threat_model.rng import Rng
@@ -145,7 +145,7 @@ class ChunkEvaluator:
         """Return the candidates on the host, whether each is legal, and its distance; the attack gets copies."""
         run, device = self.run, self.run.device
         x, y = self.x[positions].to(device), self.y[positions].to(device)
-        head = narrowed(run.counted_head(stage, counts), stage.attack.needs)
+        head = narrowed(run.counted_head(stage, counts), level_of(stage.attack))
         z = stage.attack(head, x, y, threat=run.threat, rng=Rng(run.seed, ids, stage.name))
         z = z.detach().to("cpu", copy=True)  # what is judged is out of its reach
         return z, *self.judge.membership(z, self.x[positions])

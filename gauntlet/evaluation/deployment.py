@@ -80,8 +80,8 @@ def deploy(
         trained = part.load(dataset, cache, given=given, device=str(device), progress=runtime.progress, tracker=tracker)
         models[name], weights[name] = trained.module.to(device), trained.digest
     config: Any = to_record(OmegaConf.to_container(node))
-    told = config.get("parts", {})  # a defense may leave some of them out
-    parts = {name: {"model": part["model"], "weights": weights[name]} for name, part in told.items() if name in weights}
+    declared = config.get("parts", {})  # a defense may leave some of them out
+    parts = {name: {"model": declared[name]["model"], "weights": weights[name]} for name in declared if name in weights}
     victim = _deployed(defense, models)
     return Deployed(
         defense=defense,

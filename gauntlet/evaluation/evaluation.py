@@ -7,7 +7,7 @@ import torch
 
 from gauntlet.errors import UserError
 from gauntlet.evaluation.randomized_protocol import Protocol
-from gauntlet.threat_model.access import GRADIENT, TRANSFER, admit, weaker
+from gauntlet.threat_model.access import GRADIENT, TRANSFER, admit, level_of, weaker
 from gauntlet.threat_model.attack import Attack, Coverage, stages_of, traits_of
 from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
 from gauntlet.threat_model.mixture import MEMBERS, mixed, on_members
@@ -99,13 +99,14 @@ class Evaluation:
 
     def _on_heads(self, name: str, attack: Attack) -> Iterator[Stage]:
         fused_heads = {head.name: head for head in self.fused.heads} if self.fused else {}
-        if attack.needs == TRANSFER:
+        level = level_of(attack)
+        if level == TRANSFER:
             yield Stage(name, attack, self.victim.heads[0], None)  # its name says what it was crafted on
             return
         if self.heads != "true" and self.victim.members and on_members(attack):
             yield Stage(f"{name}/{MEMBERS}", attack, Head(MEMBERS, self.victim.predict), None)
             return
-        alone = self.heads == "true" or attack.needs not in ("gradient", "training-set")
+        alone = self.heads == "true" or level != GRADIENT
         for head in self.victim.heads[:1] if alone else self.victim.heads:
             stage = f"{name}/{head.name}"
             yield Stage(stage, self.fitted.get(stage, attack), head, fused_heads.get(head.name))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gauntlet.errors import UserError, reason
 from gauntlet.evaluation.evaluation import Evaluation
-from gauntlet.threat_model.access import GRADIENT
+from gauntlet.threat_model.access import GRADIENT, level_of
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward, Victim
 from gauntlet.threat_model.watched_forward import WRITES, Watched
@@ -42,7 +42,7 @@ def check_forwards(run: Evaluation, form: Sequence[int]) -> None:
     if run.given != GRADIENT:
         return
     for stage in run.stages:
-        if stage.attack.needs in ("gradient", "training-set"):
+        if level_of(stage.attack) == GRADIENT:
             _check_gradient(stage.head.name, (stage.fast or stage.head).forward, x, rng)
 
 

@@ -128,7 +128,7 @@ def _fit(
     head = evaluation.counted_head(stage, Counts.of(images.ids[:0]))
     rng = Rng(evaluation.seed, images.ids, f"{stage.name}/fit")
     total = attack.length(len(images.positions))
-    state, before = _standing(scratch, evaluation.device) or (UniversalState.start(images), 0.0)
+    state, before = _saved_state(scratch, evaluation.device) or (UniversalState.start(images), 0.0)
     begun = due = time.monotonic()
     with Bar(total=total, initial=state.step, unit="steps", shown=progress, desc=f"fit {stage.name}") as bar:
         for now in attack.fit(head, images, threat=evaluation.threat, rng=rng, state=state):
@@ -163,7 +163,7 @@ def _kept(path: Path) -> tuple[Tensor, dict[str, Any]] | None:
         return None
 
 
-def _standing(path: Path, device: torch.device) -> tuple[UniversalState, float] | None:
+def _saved_state(path: Path, device: torch.device) -> tuple[UniversalState, float] | None:
     """The state of a fit that was stopped, and the seconds that it took so far."""
     if not path.exists():
         return None

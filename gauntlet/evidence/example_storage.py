@@ -55,7 +55,7 @@ class StoragePolicy:
         return cls(text, int(found[1]))
 
     @classmethod
-    def standing(cls, manifest: Manifest) -> "StoragePolicy":
+    def of_run(cls, manifest: Manifest) -> "StoragePolicy":
         """Return the policy of a run, as its manifest says."""
         return cls.of(manifest.get("keep") or manifest["config"]["runtime"].get("keep", "broken"))
 

@@ -25,7 +25,7 @@ from gauntlet.sanity_checks import PROBE, Flag, decisions_beat_scores, from_evid
 from gauntlet.sanity_checks.probe import fidelity
 from gauntlet.system import provenance
 from gauntlet.system.progress import Bar
-from gauntlet.threat_model.access import GRADIENT, TRANSFER
+from gauntlet.threat_model.access import GRADIENT, TRANSFER, level_of
 from gauntlet.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -126,18 +126,18 @@ def _advance(bar: Bar) -> Callable[[str, int], None]:
 
 def _storage_policy(job: AttackSetup, manifest: Manifest) -> StoragePolicy:
     """Return what is stored: what the run began with, or more where this process is to store more."""
-    mine, standing = StoragePolicy.of(job.runtime.keep), StoragePolicy.standing(manifest)
-    if not standing.covers(mine):
+    mine, begun = StoragePolicy.of(job.runtime.keep), StoragePolicy.of_run(manifest)
+    if not begun.covers(mine):
 
         def widen(manifest: Manifest) -> None:
-            if not StoragePolicy.standing(manifest).covers(mine):
+            if not StoragePolicy.of_run(manifest).covers(mine):
                 manifest["keep"] = mine.text
 
         amend(job.run, widen)
         return mine
-    if standing != mine:
-        log.warning("this run stores adversarial examples by runtime.keep=%s, as it began", standing.text)
-    return standing
+    if begun != mine:
+        log.warning("this run stores adversarial examples by runtime.keep=%s, as it began", begun.text)
+    return begun
 
 
 def _check_disk(job: AttackSetup, manifest: Manifest, policy: StoragePolicy, missing: set[int]) -> None:
@@ -165,7 +165,7 @@ def _fitted(job: AttackSetup, manifest: Manifest) -> Evaluation:
         return job.evaluation
     cache = job.setup.request.runs_dir / "_universal"
     evaluation, facts = fitted(job.evaluation, job.train, manifest["victim"], cache, job.runtime.progress)
-    amend(job.run, lambda standing: standing.update(Manifest(fit=facts)))
+    amend(job.run, lambda manifest: manifest.update(Manifest(fit=facts)))
     return evaluation
 
 
@@ -181,7 +181,7 @@ def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary) -> Manif
         *of_victim(job.evaluation, probe, _survivors(job.run, manifest)),
         *noisy_gradients(manifest.get("draws", {})),
         *from_evidence(total, compare=job.evaluation.given != TRANSFER),
-        *decisions_beat_scores(total, {stage.name: stage.attack.needs for stage in job.evaluation.stages}),
+        *decisions_beat_scores(total, {stage.name: level_of(stage.attack) for stage in job.evaluation.stages}),
     ]
     settled = Manifest(
         status="failed" if total.errors else "done",
@@ -192,7 +192,7 @@ def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary) -> Manif
     )
     if job.evaluation.given == GRADIENT and job.evaluation.victim.surrogates:
         settled |= Manifest(fidelity=fidelity(job.evaluation, probe))
-    return amend(job.run, lambda standing: standing.update(settled))
+    return amend(job.run, lambda manifest: manifest.update(settled))
 
 
 def _survivors(run: RunFolder, manifest: Manifest) -> set[int]:

@@ -142,11 +142,11 @@ def _settle(run: RunFolder, total: CertificateSummary) -> Manifest:
         cost={STAGE: cost},  # type: ignore[dict-item]
         failures=sorted(total.errors),
     )
-    return amend(run, lambda standing: standing.update(settled))
+    return amend(run, lambda manifest: manifest.update(settled))
 
 
 def _refused(run: RunFolder, why: str) -> None:
     """Record that a run of which nothing is done failed, and why: say, the certifier cannot read the network."""
     if not run.present():
         with suppress(UserError):  # the disk is full: that is what the user is told already
-            amend(run, lambda standing: standing.update(Manifest(status="failed", failures=[why])))
+            amend(run, lambda manifest: manifest.update(Manifest(status="failed", failures=[why])))

@@ -42,9 +42,9 @@ class ShardOfRun:
     shard: int
 
     @classmethod
-    def of(cls, standing: Manifest, runtime: Runtime) -> "ShardOfRun":
-        """Return the share of this process in a run that stands on disk."""
-        return cls(standing["dataset"]["samples"], standing["chunk"], runtime.shards, runtime.shard)
+    def of(cls, manifest: Manifest, runtime: Runtime) -> "ShardOfRun":
+        """Return the share of this process in a run on disk."""
+        return cls(manifest["dataset"]["samples"], manifest["chunk"], runtime.shards, runtime.shard)
 
     @property
     def chunks(self) -> list[int]:
@@ -71,18 +71,18 @@ def held_shard(run: RunFolder, runtime: Runtime, mine: Callable[[], Manifest]) -
         UserError: another process works on the shard, the folder cannot be written, or it holds another run.
     """
     if run.manifest_path.exists() and not os.access(run.path, os.W_OK):
-        standing = run.manifest()
-        if standing["status"] == "done":  # what is finished is reported, also where nothing can be written
-            refuse_another(standing, mine(), run.path)
-            yield standing
+        manifest = run.manifest()
+        if manifest["status"] == "done":  # what is finished is reported, also where nothing can be written
+            refuse_another(manifest, mine(), run.path)
+            yield manifest
             return
     name = f"run-{runtime.shard}-of-{runtime.shards}"
     with sole_owner(run.path, name, "; wait for it, or split the work with runtime.shards"):
         clear_folder(run.path)
         first = mine()
-        standing = run.create(first)
-        refuse_another(standing, first, run.path)
-        yield standing
+        manifest = run.create(first)
+        refuse_another(manifest, first, run.path)
+        yield manifest
 
 
 @dataclass(frozen=True)

@@ -95,10 +95,10 @@ def _classes(dataset: Dataset) -> dict[str, Any]:
     return {"classes": dataset.classes, **({"class_names": names} if len(names) == dataset.classes else {})}
 
 
-def refuse_another(standing: Manifest, mine: Manifest, folder: Path) -> None:
+def refuse_another(recorded: Manifest, mine: Manifest, folder: Path) -> None:
     """Refuse a folder that holds another run."""
     for key in ("config_hash", "victim", "stages"):
-        if standing.get(key) != mine.get(key):
+        if recorded.get(key) != mine.get(key):
             raise UserError(f"{folder} holds another run ({key} differs); move it away or use another runs_dir")
 
 

@@ -1,6 +1,7 @@
 """Numbers as text, the same in every report and on every page."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 DASH = "–"
@@ -36,6 +37,16 @@ def class_name(number: int, names: Sequence[str]) -> str:
     ('3 cat', '3')
     """
     return f"{number} {names[number]}" if 0 <= number < len(names) else str(number)
+
+
+def distinct_names(names: Sequence[str], marks: Sequence[str]) -> list[str]:
+    """Return the names, each that stands there more than once with its mark behind it.
+
+    >>> distinct_names(["pgd", "pma", "pgd"], ["1f", "2e", "3d"])
+    ['pgd 1f', 'pma', 'pgd 3d']
+    """
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} {mark}" for name, mark in zip(names, marks, strict=True)]
 
 
 def csv_row(cells: Iterable[object]) -> list[object]:

@@ -111,9 +111,9 @@ def head_lines(total: AttackSummary) -> list[str]:
     found = masking_of(total)
     if found is None:
         return []
-    reported = f"true {found.true:.2%}, all {found.all:.2%}; gradient-masking index {'at most ' * found.bound}"
+    accuracies = f"true {found.true:.2%}, all {found.all:.2%}; gradient-masking index {'at most ' * found.bound}"
     best = f"; {found.best} added most, {found.added}" if found.best else ""
-    return [f"left by heads     {reported}{found.index:.2f} points{best}"]
+    return [f"left by heads     {accuracies}{found.index:.2f} points{best}"]
 
 
 def _of_randomized(heads: Sequence[str], result: RandomizedResult, n: int, bound: bool) -> Masking:

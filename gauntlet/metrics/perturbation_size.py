@@ -105,7 +105,7 @@ class Spread:
         low, median, high = (float(np.quantile(right, share, method="higher")) for share in (0.25, 0.5, 0.75))
         return cls(len(right), int(np.isinf(right).sum()), low, median, high)
 
-    def reported(self) -> tuple[str, str, str]:
+    def quartiles(self) -> tuple[str, str, str]:
         """Return low, median and high, as text."""
         low, median, high = (f"{d:.4g}" if d < math.inf else "not found" for d in (self.low, self.median, self.high))
         return low, median, high
@@ -116,7 +116,7 @@ def spread_lines(run: RunFolder, norm: str) -> list[str]:
     found = Spread.of(_nearest(_columns(run))[1])
     if found is None:
         return ["distance         no sample is right without an attack"]
-    low, median, high = found.reported()
+    low, median, high = found.quartiles()
     return [
         f"distance         median {median}   25 % {low}   75 % {high}   ({norm}, of the samples that are right)",
         f"not broken       {found.survivors / found.right:7.2%}   ({found.survivors} of {found.right})",

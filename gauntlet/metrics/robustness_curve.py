@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from gauntlet.metrics.display import distinct_names
 from gauntlet.metrics.perturbation_size import Distances, Floats
 
 MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
@@ -49,12 +50,8 @@ def names(group: Sequence[Distances]) -> list[str]:
     """Return the attacks, distinguished by their folders where they have one name; a star marks those with a finite
     eps.
     """
-    plain = [answer.manifest["name"]["attack"] for answer in group]
-    reported = [
-        name if plain.count(name) == 1 else f"{name} {answer.run.path.name}"
-        for name, answer in zip(plain, group, strict=True)
-    ]
+    attacks = [answer.manifest["name"]["attack"] for answer in group]
     return [
         f"{name} *" if answer.manifest["threat"]["radius"] is not None else name
-        for name, answer in zip(reported, group, strict=True)
+        for name, answer in zip(distinct_names(attacks, [answer.run.path.name for answer in group]), group, strict=True)
     ]

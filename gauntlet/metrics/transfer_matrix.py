@@ -8,6 +8,7 @@ from pathlib import Path
 from gauntlet.errors import UserError
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import find_runs
+from gauntlet.metrics.display import distinct_names
 from gauntlet.metrics.transfer_rates import Pair, pairs_of
 
 Key = tuple[str, str, str, str]
@@ -53,8 +54,6 @@ def _named(manifest: Manifest) -> str:
 
 def _distinct(targets: list[Target]) -> list[Target]:
     """Return targets of the same name distinguished by their hash."""
-    names = [target.name for target in targets]
-    reported = [
-        t if names.count(t.name) == 1 else Target(f"{t.name} {t.victim[:6]}", t.victim, t.pairs) for t in targets
-    ]
-    return sorted(reported, key=lambda target: target.name)
+    names = distinct_names([target.name for target in targets], [target.victim[:6] for target in targets])
+    named = [Target(name, target.victim, target.pairs) for name, target in zip(names, targets, strict=True)]
+    return sorted(named, key=lambda target: target.name)

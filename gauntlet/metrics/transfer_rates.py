@@ -167,9 +167,9 @@ def lines(pairs: Sequence[Pair]) -> Iterator[str]:
             f"{pair.stage + ('*' if pair.white_box else ''):<24}{pair.accuracy:>9.2%}{pair.rate:>9.2%}"
             f"{number(pair.shared_rate, '.2%'):>10}{number(pair.mean_length, '.3f'):>9}"
         )
-    if reported := metrics(pairs):
-        best = f"{reported.strongest.accuracy:.2%} ({reported.strongest.stage})"
-        yield f"mean over pairs {reported.mean:.2%}, strongest pair {best}, union {reported.union:.2%}"
+    if rates := metrics(pairs):
+        best = f"{rates.strongest.accuracy:.2%} ({rates.strongest.stage})"
+        yield f"mean over pairs {rates.mean:.2%}, strongest pair {best}, union {rates.union:.2%}"
     yield "(ASR: flipped, of the samples that the target has right; both: of those that the sources have right too)"
     if any(pair.white_box for pair in pairs):
         yield "(* crafted on the target itself or on a network inside it; not in the metrics)"

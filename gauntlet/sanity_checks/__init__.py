@@ -41,14 +41,15 @@ WITH_GRADIENTS: tuple[Check, ...] = (
 """Checks of what only gradients suffer from, or that attack with them: for an attacker who has them."""
 
 
-def of_victim(run: Evaluation, batch: Batch, standing: set[int]) -> list[Flag]:
-    """Flags of the victim itself, from at most `PROBE` images.
+def of_victim(run: Evaluation, batch: Batch, survivors: set[int]) -> list[Flag]:
+    """Return the red flags of the victim itself, from at most `PROBE` images.
 
     Costs about 50 forward or backward passes of each, up to 150 where attacks find nothing (benchmarks/flags.md).
 
-    standing: ids of the samples that the attack on the true head leaves standing.
+    Args:
+        survivors: ids of the samples that the attack on the true head does not break.
     """
-    probe, flags = Probe(run, batch, standing), []
+    probe, flags = Probe(run, batch, survivors), []
     for check in (*ALWAYS, *(WITH_GRADIENTS if run.given == GRADIENT else ())):
         try:
             flag = check(probe)

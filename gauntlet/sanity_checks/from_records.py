@@ -34,7 +34,11 @@ def noisy_gradients(draws: dict[str, dict[str, Any]]) -> Iterator[Flag]:
 
 
 def decisions_beat_scores(total: AttackSummary, needs: Mapping[str, str]) -> Iterator[Flag]:
-    """Yield flags of samples that decisions broke and scores did not: the scores mislead. needs: of each stage."""
+    """Yield flags of samples that decisions broke and scores did not: the scores mislead.
+
+    Args:
+        needs: stage -> the level of access that its attack needs.
+    """
     stages = [stage for stage in total.survivors if stage in needs]
     for before, stage in pairwise(stages):
         found = total.survivors[before] - total.survivors[stage]

@@ -42,10 +42,10 @@ PROBE = 64
 class Probe:
     """The first images, and the ways in which the checks look at the victim."""
 
-    def __init__(self, run: Evaluation, batch: Batch, standing: set[int]) -> None:
+    def __init__(self, run: Evaluation, batch: Batch, survivors: set[int]) -> None:
         order = batch.ids.argsort()[:PROBE]
         self.run = run
-        self.left = sum(int(sample) in standing for sample in batch.ids[order]) / len(order)
+        self.left = sum(int(sample) in survivors for sample in batch.ids[order]) / len(order)
         self.ids, self.x, self.y = (t[order].to(run.device) for t in batch)
         self.scores = self.predict(self.x, self.ids, "probe")
 

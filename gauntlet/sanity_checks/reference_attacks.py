@@ -2,13 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from gauntlet.attacks.fgsm import FGSM
 from gauntlet.attacks.pgd import PGD
 from gauntlet.sanity_checks.flag import Flag
 from gauntlet.sanity_checks.probe import Probe
 from gauntlet.threat_model.attack import traits_of
+
+
+@runtime_checkable
+class Targeted(Protocol):
+    """An attack that moves to each of so many other classes."""
+
+    targets: int
 
 
 def unlimited(probe: Probe) -> Flag | None:
@@ -38,18 +45,13 @@ def one_step(probe: Probe) -> Flag | None:
 
 
 def few_classes(probe: Probe) -> Flag | None:
-    """No stage wants more classes than there are."""
+    """No stage moves to more other classes than there are."""
     classes = probe.run.classes
     for name, attack in _parts(*probe.run.attack):
-        loss, targets = getattr(attack, "loss", ""), int(getattr(attack, "targets", 0) or 0)
-        least = 1 + targets
-        if loss == "dlr":
-            least = max(least, 4 if targets else 3)
-        if least > classes:
-            what = f"loss={loss} " if loss else ""
-            return Flag(
-                "few-classes", f"{name}: {what}with {targets} targets is made for {least} classes, there are {classes}"
-            )
+        targets = attack.targets if isinstance(attack, Targeted) else 0
+        if isinstance(targets, int) and targets >= classes:
+            what = f"{name} with {targets} targets is made for {targets + 1} classes"
+            return Flag("few-classes", f"{what}, there are {classes}")
     return None
 
 

@@ -129,11 +129,11 @@ def sole_owner(folder: Path, name: str, hint: str | None, warn: bool = True, wha
 
 def _acquire(lock: filelock.BaseFileLock, name: str, hint: str | None, warn: bool, what: str) -> None:
     """Returns once no live process holds the lock; it is then ours unless the system keeps it for a dead one."""
-    folder, told = Path(lock.lock_file).parent, ""
+    folder, notice = Path(lock.lock_file).parent, ""
     while True:
         try:
-            with progress.saying(told) if told else nullcontext():
-                lock.acquire(timeout=BEAT if told else PATIENCE)
+            with progress.saying(notice) if notice else nullcontext():
+                lock.acquire(timeout=BEAT if notice else PATIENCE)
             owner = _alive_elsewhere(folder, name)
             if owner is None:
                 return
@@ -145,9 +145,9 @@ def _acquire(lock: filelock.BaseFileLock, name: str, hint: str | None, warn: boo
                 return
         if hint is not None:
             raise UserError(f"{owner.who} is working on {what}{hint}")
-        if not told:
-            told = f"waiting for {owner.who}, which works on {what}"
-            log.log(logging.WARNING if warn else logging.DEBUG, "%s", told)
+        if not notice:
+            notice = f"waiting for {owner.who}, which works on {what}"
+            log.log(logging.WARNING if warn else logging.DEBUG, "%s", notice)
 
 
 def _alive_elsewhere(folder: Path, name: str) -> Owner | None:

@@ -8,7 +8,7 @@ from gauntlet.evidence.published import published
 from gauntlet.metrics.attack_summary import AttackSummary
 from gauntlet.metrics.display import ratio
 
-STAGE_COLUMNS = ("stage", "attacked", "standing", "accuracy", "forwards", "backwards", "seconds")
+STAGE_COLUMNS = ("stage", "attacked", "survivors", "accuracy", "forwards", "backwards", "seconds")
 
 
 def config(manifest: Manifest) -> dict[str, Any]:

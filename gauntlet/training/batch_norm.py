@@ -31,13 +31,13 @@ class _Sum(torch.autograd.Function):
 
 
 @contextmanager
-def synced(model: nn.Module, world: ProcessGroup) -> Iterator[None]:
+def synced(model: nn.Module, processes: ProcessGroup) -> Iterator[None]:
     """Inside, batch norms in train mode take the statistics of the batches of all processes together.
 
     As torch.nn.SyncBatchNorm, which needs a GPU, but the module stays what it is.
     """
     with ExitStack() as around:
-        for layer in model.modules() if world.size > 1 else ():
+        for layer in model.modules() if processes.size > 1 else ():
             if isinstance(layer, _BatchNorm):
                 around.enter_context(forwarding(layer, partial(_normalised, layer)))
         yield

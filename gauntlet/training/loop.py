@@ -35,7 +35,7 @@ def fit(
     log: TrainingLog | None = None,
     progress: bool = True,
     save_seconds: float = 30.0,
-    world: ProcessGroup = ALONE,
+    processes: ProcessGroup = ALONE,
     channels_last: bool = False,
     compiled: bool = False,
 ) -> History:
@@ -52,7 +52,7 @@ def fit(
         seed: of data order, augmentation, attack noise and dropout.
         log: receives each epoch.
         save_seconds: the state is saved after each epoch, and within one after so long.
-        world: the processes that train together; the first one writes.
+        processes: the processes that train together; the first one writes.
         channels_last: order of the numbers of images and weights in memory; faster on GPUs.
         compiled: let torch.compile make the passes through the network faster.
 
@@ -60,7 +60,7 @@ def fit(
         UserError: loss or weights became NaN or infinite (the batch is kept for inspection), the folder cannot be
             written (the state that was there is kept), or its state is another's.
     """
-    run = TrainingRun(model, dataset, recipe, seed, torch.device(device), world, channels_last, compiled)
+    run = TrainingRun(model, dataset, recipe, seed, torch.device(device), processes, channels_last, compiled)
     saved = resume_state.load(folder, identity)
     if saved is not None:
         run.restore(saved)
@@ -69,12 +69,12 @@ def fit(
     except NotFinite as cause:
         raise UserError(_inspectable(cause, run, folder)) from None
     history = run.result()
-    if world.rank == 0:
+    if processes.rank == 0:
         checkpoint.save(run.kept, folder / LAST, {})
         history.write(folder)
         checkpoint.save(run.best(), folder / BEST, {})
         resume_state.clear(folder)
-    world.wait()
+    processes.wait()
     return history
 
 
@@ -82,7 +82,7 @@ def _finish(
     run: TrainingRun, folder: Path, identity: str, log: TrainingLog | None, progress: bool, save_seconds: float
 ) -> None:
     """Train to the end; the first process keeps the state on disk."""
-    first = run.world.rank == 0
+    first = run.processes.rank == 0
     with Bar(
         desc=f"training {folder.name}", total=run.total, initial=run.step, unit="batches", shown=progress and first
     ) as bar:
@@ -106,7 +106,7 @@ def _inspectable(cause: NotFinite, run: TrainingRun, folder: Path) -> str:
     """Return what to tell about a training that diverged; the batch lies in a file, for torch.load."""
     place = ""
     if cause.batch:
-        path = folder / (f"diverged-{run.world.rank}.pt" if run.world.rank else "diverged.pt")
+        path = folder / (f"diverged-{run.processes.rank}.pt" if run.processes.rank else "diverged.pt")
         resume_state.keep(path, cause.batch)
         place = f"; the batch lies in {path}"
     return (

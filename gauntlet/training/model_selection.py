@@ -75,33 +75,39 @@ class Selection:
         device: torch.device,
         *,
         attack: bool,
-        world: ProcessGroup = ALONE,
+        processes: ProcessGroup = ALONE,
     ) -> Scores:
         """Accuracy in eval mode, with the same attack noise at every call; the network is left as it was."""
         pgd = PGD(steps=self.steps, step_size=self.step_size) if attack else None
-        return self._measure(model, split, seed, device, pgd, world)
+        return self._measure(model, split, seed, device, pgd, processes)
 
     def single_step(
-        self, model: nn.Module, split: Split, seed: int, device: torch.device, world: ProcessGroup = ALONE
+        self, model: nn.Module, split: Split, seed: int, device: torch.device, processes: ProcessGroup = ALONE
     ) -> float:
         """Return the share that stands one step of full length (FGSM); far above PGD, it tells of catastrophic
         overfitting.
         """
-        return self._measure(model, split, seed, device, PGD(steps=1, step_size=1.0, random_start=False), world).pgd
+        return self._measure(model, split, seed, device, PGD(steps=1, step_size=1.0, random_start=False), processes).pgd
 
     def _measure(
-        self, model: nn.Module, split: Split, seed: int, device: torch.device, attack: PGD | None, world: ProcessGroup
+        self,
+        model: nn.Module,
+        split: Split,
+        seed: int,
+        device: torch.device,
+        attack: PGD | None,
+        processes: ProcessGroup,
     ) -> Scores:
         ids = torch.as_tensor(split.ids)[: self.limit]
         order = ids.argsort()  # the meter wants ascending ids
         counts = torch.zeros(2, dtype=torch.int64, device=device)  # right, and still right when attacked
         with evaluating(model), frozen(model):
-            for chunk in torch.split(order[world.rank :: world.size], CHUNK):
+            for chunk in torch.split(order[processes.rank :: processes.size], CHUNK):
                 batch = split.read(chunk.tolist())
                 rng = Rng(seed, batch.ids.to(device), "validation")
                 verdicts = self._verdicts(model, batch.x.to(device), batch.y.to(device), rng, attack)
                 counts += torch.stack([verdict.sum() for verdict in verdicts])
-        clean, robust = world.sum(counts).tolist()
+        clean, robust = processes.sum(counts).tolist()
         return Scores(clean / len(order), robust / len(order) if attack else math.nan)
 
     def _verdicts(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, attack: PGD | None) -> tuple[Tensor, Tensor]:

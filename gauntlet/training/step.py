@@ -36,9 +36,9 @@ class Player:
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, world: ProcessGroup, phase: tuple[Phase, list[nn.Parameter]] | None
+        self, model: nn.Module, recipe: Recipe, processes: ProcessGroup, phase: tuple[Phase, list[nn.Parameter]] | None
     ) -> None:
-        self.model, self.recipe, self.world = model, recipe, world
+        self.model, self.recipe, self.processes = model, recipe, processes
         move, weights = phase or (Phase(group="", perturbed=True), list(model.parameters()))
         self.name = move.group
         self.objective = move.objective or recipe.objective
@@ -71,7 +71,7 @@ class Player:
                 self._check(found, x, y, z, rng)
                 self.optimizer.zero_grad(set_to_none=True)
                 self._mean(found, y, progress[0]).backward()  # type: ignore[no-untyped-call]
-        self.world.mean([weight.grad for weight in self.weights if weight.grad is not None])
+        self.processes.mean([weight.grad for weight in self.weights if weight.grad is not None])
         if self.recipe.clip:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip)
         self.optimizer.step()
@@ -80,9 +80,9 @@ class Player:
     def _mean(self, losses: Tensor, y: Tensor, progress: float) -> Tensor:
         if self.recipe.weighting is None:
             return losses.mean()
-        everyone, labels = self.world.gather(losses.detach()), self.world.gather(y)
+        everyone, labels = self.processes.gather(losses.detach()), self.processes.gather(y)
         weights = self.recipe.weighting.weights(everyone, labels, progress)
-        return (self.world.share(weights) * losses).mean()
+        return (self.processes.share(weights) * losses).mean()
 
     @contextmanager
     def _perturbed(self, losses: Closure, x: Tensor, y: Tensor, progress: tuple[float, float]) -> Iterator[None]:
@@ -101,7 +101,7 @@ class Player:
                     ascended = F.cross_entropy(self.objective.classifier(self.model)(x), y, reduction="none")
             found = torch.autograd.grad(self._mean(ascended, y, progress[0]), weights, allow_unused=True)
             given = [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
-            self.world.mean(given)
+            self.processes.mean(given)
             first[:] = first or [buffer.clone() for buffer in self.model.buffers()]
             _copy(self.model, before)
             return given
@@ -112,7 +112,7 @@ class Player:
             _copy(self.model, first)
 
     def _check(self, losses: Tensor, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> None:
-        if not self.world.all(bool(losses.detach().isfinite().all())):
+        if not self.processes.all(bool(losses.detach().isfinite().all())):
             weights = {f"model/{name}": value.detach() for name, value in self.model.state_dict().items()}
             batch = {"ids": rng.ids, "images": x, "labels": y, "examples": z, "losses": losses.detach(), **weights}
             raise NotFinite(f"the loss{f' of {self.name}' * (not self._alone)}", batch)

@@ -128,18 +128,18 @@ class TrainedNetwork:
 
         Arguments as for `load` and for `gauntlet.training.loop.fit`. Processes that torchrun started train together.
         """
-        key, world = self.key(dataset, given), join()
+        key, processes = self.key(dataset, given), join()
         folder = cache / self._name(dataset, key)
-        if world.all((folder / BEST).exists()):
-            if world.rank == 0:
+        if processes.all((folder / BEST).exists()):
+            if processes.rank == 0:
                 tidy(folder)
             return folder
         recipe, module = self._recipe(given), self._module().to(device)
         check_output(recipe.objective.classifier(module), dataset)
-        first = world.rank == 0
+        first = processes.rank == 0
         with sole_owner(folder, "train", None) if first else nullcontext():
-            world.wait()  # until the first process holds the lock
-            if world.all(not (folder / BEST).exists()):
+            processes.wait()  # until the first process holds the lock
+            if processes.all(not (folder / BEST).exists()):
                 command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
                 config = as_typed(to_record({"model": self.model, "recipe": self.recipe}))
                 answer = {"key": key, "command": command, **config, "seed": self.seed}
@@ -151,7 +151,7 @@ class TrainedNetwork:
                     fit(
                         module, dataset, recipe, folder,
                         identity=key, seed=self.seed, device=device, log=listener, progress=progress,
-                        world=world, channels_last=channels_last, compiled=compiled,
+                        processes=processes, channels_last=channels_last, compiled=compiled,
                     )  # fmt: skip
         return folder
 

@@ -42,7 +42,7 @@ class TrainingRun:
         recipe: Recipe,
         seed: int,
         device: torch.device,
-        world: ProcessGroup = ALONE,
+        processes: ProcessGroup = ALONE,
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
@@ -53,18 +53,18 @@ class TrainingRun:
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.model.train()
-        self.recipe, self.seed, self.device, self.world = recipe, seed, device, world
+        self.recipe, self.seed, self.device, self.processes = recipe, seed, device, processes
         self._train, self._validation = dataset.split("train"), dataset.split("validation")
         self._ids = torch.as_tensor(self._train.ids)
         if len(self._ids) < 2:
             raise UserError(f"{dataset.name} has {len(self._ids)} training image; batch norm needs at least two")
         self._size = min(recipe.batch_size, len(self._ids))
-        if self._size % world.size:
-            raise UserError(f"recipe.batch_size={self._size} must be a multiple of the {world.size} processes")
+        if self._size % processes.size:
+            raise UserError(f"recipe.batch_size={self._size} must be a multiple of the {processes.size} processes")
         self._batches = len(self._ids) // self._size
         self._forward = torch.compile(self.model.forward) if compiled else None
         phases = recipe.alternation.weights(model) if recipe.alternation else [None]
-        self._players = [Player(self.model, recipe, world, phase) for phase in phases]
+        self._players = [Player(self.model, recipe, processes, phase) for phase in phases]
         self._average: Averaged | None = None
         if recipe.ema or recipe.swa:
             self._average = Average(model, recipe.ema) if recipe.ema else Mean(model)
@@ -101,7 +101,7 @@ class TrainingRun:
             started = time.monotonic() - self._seconds
             order = shuffle(self._ids, self.seed, self.epoch)
             while self.batch < self._batches:
-                members = self.world.share(order[self.batch * self._size :][: self._size])
+                members = self.processes.share(order[self.batch * self._size :][: self._size])
                 self._update(self._train.read(members.tolist()))
                 self.batch += 1
                 self._seconds = time.monotonic() - started
@@ -158,13 +158,13 @@ class TrainingRun:
         return x.contiguous(memory_format=self._format), batch.y.to(self.device), rng
 
     def _update(self, batch: Batch) -> None:
-        recipe, world = self.recipe, self.world
+        recipe, processes = self.recipe, self.processes
         x, y, rng = self._prepared(batch, f"train/{self.epoch}")
         share, progress = recipe.share(self.step, self.total), (self.step / self.total, self.epoch / recipe.epochs)
-        layers = f"layers/{self.step}" + (f"/{world.rank}" if world.rank else "")
+        layers = f"layers/{self.step}" + (f"/{processes.rank}" if processes.rank else "")
         with ExitStack() as around:
             around.enter_context(seeded(self.seed, layers, self.device))
-            around.enter_context(synced(self.model, world))
+            around.enter_context(synced(self.model, processes))
             if self._forward:
                 around.enter_context(forwarding(self.model, self._forward))
             around.enter_context(lowered(self.model, recipe.precision, self.device))
@@ -172,9 +172,9 @@ class TrainingRun:
             found = [player(x, y, rng, share, progress).double().sum() for player in self._players]
         if isinstance(self._average, Average):
             self._average.update(self.model)
-        self._losses += world.sum(torch.stack(found))
-        self._forwards += passes.forwards * world.size
-        self._backwards += passes.backwards * world.size
+        self._losses += processes.sum(torch.stack(found))
+        self._forwards += passes.forwards * processes.size
+        self._backwards += passes.backwards * processes.size
 
     def _end_epoch(self, started: float) -> None:
         self._check_finite()
@@ -204,11 +204,11 @@ class TrainingRun:
         """New batch-norm statistics for an average of weights."""
         assert self.recipe.swa is not None
         objective, ids = self.recipe.objective, self._ids[: self.recipe.swa.limit]
-        size = min(self._size, len(ids) // self.world.size * self.world.size)
+        size = min(self._size, len(ids) // self.processes.size * self.processes.size)
         order = shuffle(ids, self.seed, self.epoch)[: len(ids) // size * size]
-        with synced(module, self.world), estimating(module):
+        with synced(module, self.processes), estimating(module):
             for members in torch.split(order, size):
-                batch = self._train.read(self.world.share(members).tolist())
+                batch = self._train.read(self.processes.share(members).tolist())
                 x, y, rng = self._prepared(batch, f"estimate/{self.epoch}")
                 if self.recipe.swa.images == "clean":
                     objective.classifier(module)(x)
@@ -234,11 +234,13 @@ class TrainingRun:
 
     def _measure(self, module: nn.Module, *, attack: bool) -> Scores:
         classifier, split = self._classifier(module), self._validation
-        return self.recipe.selection.measure(classifier, split, self.seed, self.device, attack=attack, world=self.world)
+        return self.recipe.selection.measure(
+            classifier, split, self.seed, self.device, attack=attack, processes=self.processes
+        )
 
     def _single_step(self, module: nn.Module) -> float:
         classifier, split = self._classifier(module), self._validation
-        return self.recipe.selection.single_step(classifier, split, self.seed, self.device, self.world)
+        return self.recipe.selection.single_step(classifier, split, self.seed, self.device, self.processes)
 
     def _check_finite(self) -> None:
         for name, value in self._numbers():

@@ -68,7 +68,7 @@ def verify(run: RunFolder, trust: Sequence[str] = (), env: Sequence[str] = ()) -
         raise UserError(
             f"{run.manifest_path} cannot be used: its config cannot be built ({described(cause)}); run again"
         ) from cause
-    report = Report(keep=StoragePolicy.standing(manifest))
+    report = Report(keep=StoragePolicy.of_run(manifest))
     report.problems += discrepancies(run, manifest, job)
     present, wanted = run.present(), set(range(job.manifest["chunks"]))
     report.problems += [f"chunk {chunk}: its records are missing" for chunk in sorted(wanted - present)]

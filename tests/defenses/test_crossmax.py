@@ -141,9 +141,9 @@ def test_the_mean_of_the_logits_breaks_what_the_true_head_hides():
     x = torch.rand(100, 1, 4, 5, generator=torch.Generator().manual_seed(5))
     ids = torch.arange(100)
     batch = Batch(ids, x, victim.predict(x, Rng(0, ids)).argmax(1))
-    standing = {}
+    survivors = {}
     for heads in ("true", "declared"):
         run = Evaluation(victim, ("pgd", PGD(steps=40)), Threat("linf", 0.12), 10, heads=heads)
         found = evaluate_chunk(run, batch).rows.to_pandas()
-        standing[heads] = 100 - found[found["broken"]]["sample"].nunique()
-    assert standing["declared"] < standing["true"] - 20
+        survivors[heads] = 100 - found[found["broken"]]["sample"].nunique()
+    assert survivors["declared"] < survivors["true"] - 20

@@ -27,8 +27,8 @@ def test_the_shipped_networks_have_no_flag(recipe):
         victim = Victim(lambda x, rng, factor=factor: factor * network(x), (network,))
         run = Evaluation(victim, ("pgd", PGD(loss="margin")), Threat("linf", 0.15), 10)
         rows = evaluate_chunk(run, batch).rows.to_pandas()
-        standing = set(rows[(rows["stage"] == "pgd/true") & ~rows["broken"]]["sample"])
-        assert of_victim(run, batch, standing) == []
+        survivors = set(rows[(rows["stage"] == "pgd/true") & ~rows["broken"]]["sample"])
+        assert of_victim(run, batch, survivors) == []
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

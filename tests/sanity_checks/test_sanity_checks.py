@@ -43,8 +43,8 @@ def flags(predict, attack=None, modules=(NET,), randomized=False, access="gradie
     run = Evaluation(victim, ("pgd", attack or PGD(loss="margin")), Threat("linf", 0.05), 5)
     y = predict(X, Rng(0, IDS, "label")).argmax(1)
     rows = evaluate_chunk(run, Batch(IDS, X, y)).rows.to_pandas()
-    standing = set(rows[(rows["stage"] == "pgd/true") & ~rows["broken"]]["sample"])
-    return {flag.name for flag in of_victim(run, Batch(IDS, X, y), standing)}
+    survivors = set(rows[(rows["stage"] == "pgd/true") & ~rows["broken"]]["sample"])
+    return {flag.name for flag in of_victim(run, Batch(IDS, X, y), survivors)}
 
 
 def test_an_honest_victim_has_none():
@@ -98,8 +98,8 @@ def test_gradients_in_the_evidence(gradients, expected):
 
 @pytest.mark.parametrize(("left", "expected"), [(50, set()), (48, set()), (47, {"masked-gradients"})])
 def test_what_other_heads_find_is_a_sign_of_masking(left, expected):
-    standing = {"clean": 100, "a/true": 50, "a/surrogate": left}
-    total = AttackSummary(samples=100, robust=left, survivors=standing, cost=dict.fromkeys(standing, cost(1)))
+    survivors = {"clean": 100, "a/true": 50, "a/surrogate": left}
+    total = AttackSummary(samples=100, robust=left, survivors=survivors, cost=dict.fromkeys(survivors, cost(1)))
     assert {flag.name for flag in from_evidence(total)} == expected
 
 

@@ -12,7 +12,7 @@ from gauntlet.commands.ship_weights import ship
 from gauntlet.data.imagefolder import ImageFolder
 from gauntlet.data.parquet import Parquet
 from gauntlet.errors import UserError
-from gauntlet.evaluation.universal_fit import _kept, _standing
+from gauntlet.evaluation.universal_fit import _kept, _saved_state
 from gauntlet.evidence.adversarial_set import AdversarialSet
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.training import history
@@ -82,7 +82,7 @@ def test_the_history_of_a_training_and_what_is_shipped(tmp_path):
 def test_a_perturbation_and_its_state_are_fitted_anew(tmp_path, caplog):
     place = pipe(tmp_path / "key.safetensors")
     assert _kept(place) is None
-    assert _standing(place, "cpu") is None
+    assert _saved_state(place, "cpu") is None
     assert caplog.text.count("no regular file") == 2
 
 

@@ -176,12 +176,12 @@ def test_an_evaluation_reads_back(run, tmp_path, caplog, capfd):
     shown = found["summary"]
     assert (shown["samples"], shown["clean"], shown["robust"]) == (12, total.clean / 12, total.robust / 12)
     assert [shown["robust_low"], shown["robust_high"]] == pytest.approx(total.interval)
-    assert shown["stage"]["pma/true"]["standing"] == total.survivors["pma/true"]
+    assert shown["stage"]["pma/true"]["survivors"] == total.survivors["pma/true"]
     assert (shown["stage"]["pma/true"]["forwards"], shown["stage"]["pma/true"]["seconds"]) == (11, 1)
     assert shown["flags"] == ["zero-gradients: pma/true: 3 of 9"]
 
     stages = json.loads((path / "files" / shown["stages"]["path"]).read_text())
-    assert stages["columns"][:3] == ["stage", "attacked", "standing"]
+    assert stages["columns"][:3] == ["stage", "attacked", "survivors"]
     assert [row[0] for row in stages["data"]] == STAGES
     assert stages["data"][2][1:3] == [total.cost["pma/base"]["attacked"], total.robust]
 

@@ -32,4 +32,4 @@ recipe = Recipe(
     weighting=SoftmaxWeighting(temperature=1.0),
     selection=Selection(eps=0.15, steps=2),
 )
-fit(Net(), FewDigits(96), recipe, Path(sys.argv[1]), identity="together", progress=False, world=join())
+fit(Net(), FewDigits(96), recipe, Path(sys.argv[1]), identity="together", progress=False, processes=join())

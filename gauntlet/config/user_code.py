@@ -39,7 +39,7 @@ def code_digest(config: Any, modules: Sequence[nn.Module] = ()) -> str:
     for name, path in sorted(sources.items()):
         digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     packages = {name.split(".")[0] for name in [*names, *sources]}
-    for line in sorted(line for module in modules for line in _attributes(module, packages)):
+    for line in sorted(line for module in modules for line in attribute_lines(module, packages)):
         digest.update(line.encode())
     return f"sha256:{digest.hexdigest()}"
 
@@ -123,7 +123,7 @@ def _imports(module: str, path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
 
 
-def _attributes(network: nn.Module, packages: set[str]) -> Iterator[str]:
+def attribute_lines(network: nn.Module, packages: set[str]) -> Iterator[str]:
     """Yield a line for each number and tensor that the user's modules within a network hold beside their weights."""
     for place, module in network.named_modules():
         if type(module).__module__.split(".")[0] not in packages:

@@ -88,7 +88,7 @@ class HeadNetwork(nn.Module):
         logits = draws[0] if len(draws) == 1 else torch.stack(draws).mean(0)
         self._book(0, whole, len(draws) * len(x))
         if logits.requires_grad:
-            logits.register_hook(lambda gradient: self._book(1, whole, len(draws) * len(x)))
+            logits.register_hook(lambda gradient: self._book(1, whole, len(draws) * len(x)))  # type: ignore[no-untyped-call]
         return logits
 
     def settle(self) -> None:

@@ -80,7 +80,7 @@ def commands(checkout: Path) -> list[list[str]]:
     }
     out = []
     for attack in names["attack"]:
-        if attack == "stored":
+        if attack in ("foreign", "stored"):
             continue
         words = [f"attack={attack}"]
         if attack in RANDOMIZED:

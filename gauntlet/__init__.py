@@ -1,7 +1,7 @@
 """Robustness of image classifiers: attacks, defenses, certificates, and evidence for each image.
 
-    from gauntlet import Threat, evaluate
-    result = evaluate(model, x, y, threat=Threat("linf", "8/255"))
+from gauntlet import Threat, evaluate
+result = evaluate(model, x, y, threat=Threat("linf", "8/255"))
 """
 
 import importlib

@@ -29,7 +29,9 @@ def add_attack(asked: Composition, attack: Any, knobs: Mapping[str, Any]) -> Non
             asked.nodes["attack"] = dict(knobs)
         return
     if knobs:
-        raise InputError(f"{next(iter(knobs))}= is no argument of evaluate, and options of an attack object belong to it")
+        raise InputError(
+            f"{next(iter(knobs))}= is no argument of evaluate, and options of an attack object belong to it"
+        )
     if dataclasses.is_dataclass(attack) and not isinstance(attack, type) and hasattr(attack, "needs"):
         asked.nodes["attack"] = node_of(attack)
         asked.names["attack"] = type(attack).__name__.lower()

@@ -1,7 +1,6 @@
 """The caller's networks and process while gauntlet works with them; afterwards everything is as it was."""
 
 import random
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -10,12 +9,17 @@ import torch
 from torch import nn
 
 
+def awake(network: nn.Module | None) -> str:
+    """Return what to say of a network in training mode; empty where it is in eval mode."""
+    found = [type(module).__name__ for module in network.modules() if module.training] if network is not None else []
+    if not found:
+        return ""
+    return f"{found[0]} is in training mode; it is evaluated in eval mode, and left in training mode"
+
+
 @contextmanager
 def borrowed(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Put networks into eval mode; afterwards modes, devices, gradients and flags of their weights are as they were.
-
-    A network in training mode is named in a warning, since it is evaluated in eval mode.
-    """
+    """Put networks into eval mode; afterwards modes, devices, gradients and flags of their weights are as they were."""
     with ExitStack() as stack:
         for network in networks:
             stack.enter_context(_one(network))
@@ -28,13 +32,6 @@ def _one(network: nn.Module) -> Iterator[None]:
     weights = [(p, p.data, p.requires_grad, p.grad) for p in network.parameters()]
     buffers = [(module, dict(module._buffers)) for module, _ in modules]
     contents = [(buffer, buffer.clone()) for _, held in buffers for buffer in held.values() if buffer is not None]
-    awake = [type(module).__name__ for module, training in modules if training]
-    if awake:
-        warnings.warn(
-            f"{type(network).__name__} is in training mode ({len(awake)} modules, first {awake[0]}); it is evaluated "
-            "in eval mode, and left in training mode",
-            stacklevel=6,
-        )
     network.eval()
     try:
         yield
@@ -57,7 +54,7 @@ def steady_process() -> Iterator[None]:
     """Give the process back with the generators, threads and precision that it had."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the caller's)
     torch_state = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     threads, gradients = torch.get_num_threads(), torch.is_grad_enabled()
     precision = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.set_grad_enabled(True)

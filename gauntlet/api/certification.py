@@ -1,17 +1,15 @@
 """`gauntlet.certify`: certify a model in Python, by the same job, with the same records, as the command line."""
 
-import tempfile
 import warnings
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
-from gauntlet.api.borrowed import borrowed, steady_process
+from gauntlet.api.borrowed import awake, borrowed, steady_process
 from gauntlet.api.composition import Composition
 from gauntlet.api.evaluation import add_threat, command_of, split_of
 from gauntlet.api.inputs import InputError
-from gauntlet.api.result import CertificationResult
+from gauntlet.api.result import CertificationResult, RunsFolder
 from gauntlet.api.subject import add_defense, add_images, add_network, device_of, first_images, network_of
 from gauntlet.data.given import FOLDER, store
 from gauntlet.jobs import certification_job
@@ -57,12 +55,13 @@ def certify(
     The other arguments, and what is raised, are those of `gauntlet.evaluate`.
     """
     network = network_of(model)
+    if said := awake(network):
+        warnings.warn(said, stacklevel=2)
     if network is not None and defense is None:
         defense = AROUND.get(certifier)
     if isinstance(model, str) and defense is not None:
         raise InputError(f"model={model!r} names a defense already; leave defense out")
-    temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="gauntlet-")
-    runs = Path(temporary.name if temporary is not None else folder or "")
+    runs = RunsFolder(folder)
     asked = Composition(words=[f"certifier={certifier}", *([f"defense={defense}"] if defense else [])])
     if knobs:
         asked.nodes["certifier"] = dict(knobs)
@@ -71,7 +70,7 @@ def certify(
     runtime: dict[str, Any] = {"progress": progress, "device": device_of(network, device)}
     if batch_size is not None:
         runtime["batch_size"] = batch_size
-    asked.nodes |= {"runtime": runtime, "seed": seed, "runs_dir": str(runs)}
+    asked.nodes |= {"runtime": runtime, "seed": seed, "runs_dir": str(runs.path)}
     with steady_process(), borrowed([] if network is None else [network]):
         if network is None:
             add_defense(asked, model, images, classes)
@@ -79,10 +78,10 @@ def certify(
             add_network(asked, network, first_images(images, asked.words, limit), images, classes, name)
         cfg, choices = asked.compose(overrides)
         if images is not None and folder is not None:
-            store(images, runs / FOLDER)
+            store(images, runs.path / FOLDER)
         with handed(asked.objects):
             split = split_of(cfg)
             outcome = certification_job.certify(cfg, choices, command_of("certify", asked, overrides))
     for text, count in outcome.summary.errors.items():
         warnings.warn(f"{count} images ended with an error, and are not certified: {text}", stacklevel=2)
-    return CertificationResult.of(outcome, runs, split, images, temporary)
+    return CertificationResult.of(outcome, runs, split, images)

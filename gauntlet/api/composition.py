@@ -54,9 +54,7 @@ class Composition:
         """
         cfg = composed([*self.words, *overrides])
         chosen = cfg.hydra.runtime.choices
-        choices = {
-            group: str(name) for group, name in chosen.items() if name and "/" not in group and "@" not in group
-        }
+        choices = {group: str(name) for group, name in chosen.items() if name and "/" not in group and "@" not in group}
         OmegaConf.set_readonly(cfg, False)
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]

@@ -2,20 +2,18 @@
 
 import re
 import shlex
-import tempfile
 import warnings
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from gauntlet.api.attacks import add_attack
-from gauntlet.api.borrowed import borrowed, steady_process
+from gauntlet.api.borrowed import awake, borrowed, steady_process
 from gauntlet.api.composition import Composition
 from gauntlet.api.inputs import InputError
-from gauntlet.api.result import EvaluationResult
+from gauntlet.api.result import EvaluationResult, RunsFolder
 from gauntlet.api.subject import add_defense, add_images, add_network, device_of, first_images, network_of
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Split
@@ -91,18 +89,19 @@ def evaluate(
     asked = Composition(words=[f"{key}={value}" for key, value in given.items() if value is not None])
     if isinstance(model, str) and defense is not None:
         raise InputError(f"model={model!r} names a defense already; leave defense out")
-    temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="gauntlet-")
-    runs = Path(temporary.name if temporary is not None else folder or "")
+    runs = RunsFolder(folder)
     for key, value in {"heads": heads, "access": access, "draws": draws}.items():
         if value is not None:
             asked.nodes[key] = value
     add_threat(asked, threat, norm, eps, required=not isinstance(x, str))
     network = network_of(model)
+    if said := awake(network):
+        warnings.warn(said, stacklevel=2)
     images = add_images(asked, x, y, limit, data_name)
     runtime: dict[str, Any] = {"progress": progress, "device": device_of(network, device)}
     if batch_size is not None:
         runtime["batch_size"] = batch_size
-    asked.nodes |= {"runtime": runtime, "seed": seed, "runs_dir": str(runs)}
+    asked.nodes |= {"runtime": runtime, "seed": seed, "runs_dir": str(runs.path)}
     networks = [] if network is None else [network]
     with steady_process(), borrowed(networks):
         if network is None:
@@ -114,7 +113,7 @@ def evaluate(
             runtime["chunk"] = batch_size  # it gets a whole chunk at once
         cfg, choices = asked.compose(overrides)
         if images is not None and folder is not None:
-            store(images, runs / FOLDER)
+            store(images, runs.path / FOLDER)
         with handed(asked.objects):
             split = split_of(cfg)
             outcome = attack_job.evaluate(cfg, choices, command_of("evaluate", asked, overrides))
@@ -122,7 +121,7 @@ def evaluate(
             outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.summary)
     for text, count in outcome.summary.errors.items():
         warnings.warn(f"{count} samples ended with an error, and do not count as robust: {text}", stacklevel=2)
-    return EvaluationResult.of(outcome, runs, split, images, temporary)
+    return EvaluationResult.of(outcome, runs, split, images)
 
 
 def add_threat(
@@ -154,7 +153,11 @@ def split_of(cfg: DictConfig) -> Split:
 def command_of(function: str, asked: Composition, overrides: Sequence[str]) -> str:
     """Return the command of the run: one that can be pasted where the configuration names all there is in it."""
     nodes = {key: value for key, value in asked.nodes.items() if key != "runtime"}
-    if asked.objects or asked.trusted or any(isinstance(value, dict) and "_target_" in value for value in nodes.values()):
+    if (
+        asked.objects
+        or asked.trusted
+        or any(isinstance(value, dict) and "_target_" in value for value in nodes.values())
+    ):
         return PYTHON.format(function)
     words = [*asked.words, *overrides]
     for key, value in nodes.items():

@@ -45,7 +45,7 @@ def images_and_labels(x: Any, y: Any, limit: int | None) -> tuple[Tensor, NDArra
 def check_classes(labels: NDArray[np.int64], classes: int) -> None:
     """Refuse labels that are not those of a model with so many classes."""
     low, high = int(labels.min()), int(labels.max())
-    if 0 <= low and high < classes:
+    if low >= 0 and high < classes:
         return
     if low >= 1 and high == classes:
         raise InputError(
@@ -97,7 +97,7 @@ def _tensor(value: Any, name: str) -> Tensor:
         return torch.as_tensor(array)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(
-            f"{name} is a {type(value).__name__}; give a tensor or an array of numbers, or for x a Dataset or DataLoader"
+            f"{name} is a {type(value).__name__}; give a tensor, an array, or as x a Dataset or DataLoader"
         ) from None
 
 

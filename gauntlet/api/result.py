@@ -3,10 +3,12 @@
 import html
 import math
 import shutil
-from dataclasses import dataclass, field
+import tempfile
+import weakref
+from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -29,6 +31,15 @@ from gauntlet.metrics.certificate_summary import CertificateSummary
 from gauntlet.metrics.display import ratio
 
 
+class RunsFolder:
+    """A folder of runs; a temporary one is removed when nobody holds this object any more."""
+
+    def __init__(self, folder: str | PathLike[str] | None) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="gauntlet-") if folder is None else folder)
+        if folder is None:
+            weakref.finalize(self, shutil.rmtree, self.path, True)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A run on disk and what was in memory beside it.
@@ -40,10 +51,9 @@ class Run:
 
     folder: Path
     manifest: Manifest
-    _runs: Path
     _split: Split
     _images: Arrays | None
-    _temporary: TemporaryDirectory[str] | None = field(repr=False)  # removed when nobody holds this any more
+    _folder: RunsFolder
 
     @property
     def run(self) -> RunFolder:
@@ -53,7 +63,7 @@ class Run:
     @cached_property
     def frame(self) -> pd.DataFrame:
         """Every record: one row for each image and stage (of a certification, for each image)."""
-        tables = [table.to_pandas() for table in self.run.read_parts()]
+        tables: list[pd.DataFrame] = [table.to_pandas() for table in self.run.read_parts()]
         return pd.concat(tables, ignore_index=True)
 
     @property
@@ -62,12 +72,12 @@ class Run:
         return self.manifest.get("flags", [])
 
     def save(self, runs: str | Path) -> Path:
-        """Copy the evidence, and the images that it is about, into a folder of runs; return the folder of the run there.
+        """Copy the evidence, and the images that it is about, into a folder of runs; return where the run is there.
 
         Raises:
             InputError: that run is there already.
         """
-        place = Path(runs) / self.folder.relative_to(self._runs)
+        place = Path(runs) / self.folder.relative_to(self._folder.path)
         if place.resolve() != self.folder.resolve():
             if place.exists():
                 raise InputError(f"{place} is there already, the same run; move it away or choose another folder")
@@ -102,14 +112,13 @@ class EvaluationResult(Run):
     def of(
         cls,
         outcome: Outcome,
-        runs: Path,
+        runs: RunsFolder,
         split: Split,
         images: Arrays | None,
-        temporary: TemporaryDirectory[str] | None,
     ) -> "EvaluationResult":
         """Return the result of a job. runs: the folder of runs; split: the images under attack."""
         report = "\n".join(lines(outcome)).strip("\n")
-        return cls(outcome.run.path, outcome.manifest, runs, split, images, temporary, outcome.summary, report)
+        return cls(outcome.run.path, outcome.manifest, split, images, runs, outcome.summary, report)
 
     @property
     def clean(self) -> float:
@@ -204,14 +213,13 @@ class CertificationResult(Run):
     def of(
         cls,
         outcome: Certified,
-        runs: Path,
+        runs: RunsFolder,
         split: Split,
         images: Arrays | None,
-        temporary: TemporaryDirectory[str] | None,
     ) -> "CertificationResult":
         """Return the result of a job; arguments as for `EvaluationResult.of`."""
         report = "\n".join(certificate_lines(outcome)).strip("\n")
-        return cls(outcome.run.path, outcome.manifest, runs, split, images, temporary, outcome.summary, report)
+        return cls(outcome.run.path, outcome.manifest, split, images, runs, outcome.summary, report)
 
     @property
     def clean(self) -> float:

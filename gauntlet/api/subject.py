@@ -15,7 +15,8 @@ from gauntlet.data.given import arrays_of
 from gauntlet.data.in_memory import Arrays
 from gauntlet.errors import UserError, reason
 from gauntlet.jobs.setup import KEYS
-from gauntlet.models.given import CallableNetwork, GivenIdentity, LogitsOf, logits_of
+from gauntlet.models.given import CallableNetwork, GivenIdentity, LogitsOf
+from gauntlet.models.wrapped import logits_of
 
 FIRST = 8
 """Images that a model is tried on before any work."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -57,11 +58,14 @@ def arrays_of(x: torch.Tensor, y: NDArray[np.int64]) -> Arrays:
     """
     floats = x.permute(0, 2, 3, 1)
     whole = (floats * 255).round_().to(torch.uint8)
-    if all(
-        torch.equal(whole[at].to(torch.float32).div_(255), floats[at]) for at in torch.arange(len(x)).split(1000)
-    ):  # type: ignore[no-untyped-call]
-        return Arrays(whole.numpy(), y, "x", levels=255)
-    return Arrays(floats.numpy(), y, "x", levels=1)
+    if all(torch.equal(whole[at].to(torch.float32).div_(255), floats[at]) for at in torch.arange(len(x)).split(1000)):  # type: ignore[no-untyped-call]
+        return Arrays(_laid_out(whole), y, "x", levels=255)
+    return Arrays(_laid_out(floats), y, "x", levels=1)
+
+
+def _laid_out(pixels: torch.Tensor) -> NDArray[Any]:
+    """Return pixels in the order of their axes: convolutions round by the strides, also by those of an axis of one."""
+    return np.array(pixels.numpy(), order="C", copy=True)
 
 
 def store(source: Arrays, folder: Path) -> bool:
@@ -73,7 +77,7 @@ def store(source: Arrays, folder: Path) -> bool:
     path = file_of(folder, source.digest())
     if source.pixels.nbytes > MOST_BYTES or path.exists():
         return path.exists()
-    arrays = {"x": np.ascontiguousarray(source.pixels), "y": source.labels}
+    arrays: dict[str, NDArray[Any]] = {"x": np.ascontiguousarray(source.pixels), "y": source.labels}
     write_atomically(path, safetensors.numpy.save(arrays))
     return True
 

@@ -40,6 +40,7 @@ class CallableNetwork(nn.Module):
         super().__init__()
         self.function = function
         self.reached = nn.ModuleList(dict.fromkeys(_reached(function)))
+        self.training = self.reached.training = False  # modes are those of the networks
 
     def forward(self, x: Tensor) -> Tensor:
         return logits_of(self.function(x))

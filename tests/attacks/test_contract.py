@@ -14,7 +14,7 @@ from gauntlet.threat_model.attack import compares, traits_of
 from gauntlet.threat_model.threat import Threat
 
 FOLDER = Path(__file__).parents[2] / "conf" / "attack"
-ELSEWHERE = ("stored", "pubdef")  # looks candidates up; is a long suite of attacks that are all here
+ELSEWHERE = ("foreign", "stored", "pubdef")  # calls another library; looks up; a suite of attacks that are all here
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in ELSEWHERE)
 THREATS = [Threat("linf", 0.15), Threat("l2", 0.6), Threat("l1", 2.0), Threat("l0", 5.0)]
 SHRUNK = {"steps": 10, "restarts": 1, "targets": 2, "queries": 60, "draws": 10,

@@ -21,7 +21,7 @@ from gauntlet.commands.certification_report import certificate_lines
 from gauntlet.data.dataset import Split
 from gauntlet.data.given import FOLDER, store
 from gauntlet.data.in_memory import Arrays
-from gauntlet.evidence.manifest import Flag, Manifest
+from gauntlet.evidence.manifest import FlagRecord, Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import CLEAN_STAGE
 from gauntlet.jobs.attack_job import Outcome
@@ -67,7 +67,7 @@ class Run:
         return pd.concat(tables, ignore_index=True)
 
     @property
-    def flags(self) -> list[Flag]:
+    def flags(self) -> list[FlagRecord]:
         """Red flags: signs that the number says more about the evaluation than about the model."""
         return self.manifest.get("flags", [])
 

@@ -14,7 +14,8 @@ from gauntlet.data.image_dataset import ImageSet
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "dataset"
 FILES = sorted(FOLDER.glob("*.yaml"))
 OWN = {
-    "path": "somewhere", "classes": 3, "size": 16, "channels": 3, "content": "sha256:0", "corruption": "fog", "severity": 2,
+    "path": "somewhere", "classes": 3, "size": 16, "channels": 3, "content": "sha256:0",
+    "corruption": "fog", "severity": 2,
 }  # fmt: skip
 """What a user must give where there is no default."""
 

@@ -2,7 +2,8 @@
 
 import sys
 
-sys.path.append(sys.path.pop(0))  # the folder of this file goes last, so that its folders shadow none of the user's
+if __name__ == "__main__":
+    sys.path.append(sys.path.pop(0))  # the folder of this file goes last, so that its folders shadow none of the user's
 
 from gauntlet.commands.run import main
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from gauntlet.config.devices import ALL, best, checked, every
 from gauntlet.errors import UserError
 from gauntlet.evidence.example_storage import StoragePolicy
 
@@ -15,7 +16,9 @@ class Runtime:
     """Where and in what pieces the work is done.
 
     Args:
-        device: "auto" (the first CUDA device, else the CPU), "cpu", "cuda" or "cuda:1".
+        device: "auto" (an accelerator, CUDA before XPU before MPS, else the CPU), "cpu", "cuda" or "cuda:1".
+        devices: several devices of this machine, a process for each, which share the chunks: "all", or a list such as
+            ["cuda:0", "cuda:1"]; null: `device` alone.
         threads: of a process, 1 to 1024. More than one thread on busy cores costs more than it gives.
         batch_size: samples per forward pass.
         chunk: samples per evidence file: the unit of resuming and of sharding. The run's first process fixes it.
@@ -36,6 +39,7 @@ class Runtime:
     MOST_THREADS: ClassVar[int] = 1024
 
     device: str = "auto"
+    devices: str | list[str] | None = None
     threads: int = 1
     batch_size: int = 256
     chunk: int = 256
@@ -59,17 +63,26 @@ class Runtime:
             )
         if not 0 <= self.workers <= self.MOST_THREADS:
             raise UserError(f"runtime.workers={self.workers} must lie in 0 to {self.MOST_THREADS}")
+        if isinstance(self.devices, str) and self.devices != ALL:
+            object.__setattr__(self, "devices", [self.devices])
+        if self.devices is not None and self.device != "auto":
+            raise UserError(f"runtime.device={self.device} is one device, runtime.devices several; give one of the two")
+        if self.devices is not None and not self.devices:
+            raise UserError("runtime.devices=[] names no device; give all, a list such as [cuda:0,cuda:1], or null")
         if self.gradients not in self.GRADIENTS:
             raise UserError(f"runtime.gradients={self.gradients} is unknown; choose {' or '.join(self.GRADIENTS)}")
         StoragePolicy.of(self.keep)
 
     def torch_device(self) -> torch.device:
-        """Raises UserError where there is no such device."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-            torch.zeros(1, device=device).item()  # "meta" holds no numbers
-        except (RuntimeError, AssertionError, NotImplementedError):
-            raise UserError(f"runtime.device={self.device} is not there; use runtime.device=cpu or auto") from None
-        return device
+        """Return the device of this process. Raises UserError where there is none of that name."""
+        if self.devices is not None:
+            return checked(self.every_device()[0], "runtime.devices")
+        return best() if self.device == "auto" else checked(self.device, "runtime.device")
+
+    def every_device(self) -> list[str]:
+        """Return the devices that share the work. Raises UserError where one is not there."""
+        if self.devices is None:
+            return [self.device]
+        if self.devices == ALL:
+            return every()
+        return [str(checked(name, "runtime.devices")) for name in self.devices]

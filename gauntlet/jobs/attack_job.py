@@ -20,6 +20,7 @@ from gauntlet.evidence.manifest_update import amend, reopen
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs.attack_setup import AttackSetup, prepare
 from gauntlet.jobs.chunk_runner import ProgressUnits, ShardOfRun, Worker, held_shard, run_chunks
+from gauntlet.jobs.device_workers import at_work, shares
 from gauntlet.metrics.attack_summary import AttackSummary, summarize
 from gauntlet.sanity_checks import PROBE, Flag, decisions_beat_scores, from_evidence, noisy_gradients, of_victim
 from gauntlet.sanity_checks.probe import fidelity
@@ -53,6 +54,15 @@ def evaluate(composed: DictConfig, choices: dict[str, str], command: str) -> Out
         UserError: the configuration, the data, the model or the runs folder is unfit; what is on disk is kept.
     """
     job = prepare(composed, choices, command)
+    first, *others = shares(job.runtime, job.manifest["chunks"])
+    if others:
+        with at_work(evaluate, others, composed, choices, command):
+            _evaluated(job.sharing(first))
+    return _evaluated(job)
+
+
+def _evaluated(job: AttackSetup) -> Outcome:
+    """Do the chunks that fall to this process, and sum up what is there."""
     with held_shard(job.run, job.runtime, lambda: _with_draws(job)) as manifest:
         victim = settled(job.evaluation.victim, manifest.get("draws", {}))
         job = replace(job, evaluation=replace(job.evaluation, victim=victim))

@@ -57,6 +57,10 @@ class AttackSetup:
         """How the work is done, without effect on what comes out."""
         return self.setup.request.runtime
 
+    def sharing(self, runtime: Runtime) -> "AttackSetup":
+        """Return the same for a share of the work."""
+        return replace(self, setup=self.setup.sharing(runtime))
+
 
 def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> AttackSetup:
     """Check the configuration and build what it names. Writes nothing but trained weights to their cache.

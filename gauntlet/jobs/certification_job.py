@@ -2,7 +2,7 @@
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from omegaconf import DictConfig
 
@@ -15,6 +15,7 @@ from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.manifest_update import amend, reopen
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs.chunk_runner import ProgressUnits, ShardOfRun, Worker, held_shard, run_chunks
+from gauntlet.jobs.device_workers import at_work, shares
 from gauntlet.jobs.run_identity import certification_manifest, folder_of
 from gauntlet.jobs.setup import Setup, load, request
 from gauntlet.metrics.certificate_summary import CertificateSummary, summary
@@ -55,6 +56,15 @@ def certify(composed: DictConfig, choices: dict[str, str], command: str) -> Cert
         UserError: the configuration, the data, the model or the runs folder is unfit; what is on disk is kept.
     """
     job = prepare(composed, choices, command)
+    first, *others = shares(job.setup.request.runtime, job.manifest["chunks"])
+    if others:
+        with at_work(certify, others, composed, choices, command):
+            _certified(replace(job, setup=job.setup.sharing(first)))
+    return _certified(job)
+
+
+def _certified(job: CertificationSetup) -> Certified:
+    """Do the chunks that fall to this process, and sum up what is there."""
     runtime = job.setup.request.runtime
     with held_shard(job.run, runtime, lambda: job.manifest) as manifest:
         try:

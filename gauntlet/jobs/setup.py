@@ -88,6 +88,10 @@ class Setup:
     deploy: Callable[[DictConfig], Deployed]
     target: Deployed
 
+    def sharing(self, runtime: Runtime) -> "Setup":
+        """Return the same for a share of the work."""
+        return replace(self, request=replace(self.request, runtime=runtime))
+
 
 def request(composed: DictConfig, choices: Mapping[str, str], command: str) -> Request:
     """Check the configuration and build what needs neither data nor networks.

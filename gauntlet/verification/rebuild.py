@@ -64,7 +64,7 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = (), env: 
     if foreign:
         raise UserError(f"the run calls code of {foreign[0]}; if you trust it, add --trust {foreign[0]}")
     device = "cpu" if manifest["device"].startswith("cpu") else "auto"
-    recorded.runtime.update(progress=False, fold=False, shards=1, shard=0, device=device)
+    recorded.runtime.update(progress=False, fold=False, shards=1, shard=0, device=device, devices=None)
     cfg = checked(recorded, KEYS)
     for place in ("defense", *(f"surrogates.{name}" for name in cfg.surrogates)):
         order = _found(

@@ -1,5 +1,6 @@
 """Report of an attacked run: what the evidence says, in lines for the terminal."""
 
+from gauntlet.commands.network_report import network_lines
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.jobs.attack_job import Outcome
 from gauntlet.metrics.attack_summary import AttackSummary, robust_words
@@ -28,6 +29,7 @@ def lines(outcome: Outcome) -> list[str]:
     access = manifest.get("access", "gradient")
     headline = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["attack"]]
     out = ["", " · ".join([*headline, *([] if access == "gradient" else [f"access={access}"])])]
+    out += network_lines(manifest)
     if total.samples:
         out += [*_accuracies(outcome), ""]
     out += _stages(manifest, total)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gauntlet.commands.network_report import network_lines
 from gauntlet.jobs.certification_job import Certified
 from gauntlet.metrics.certificate_summary import CertificateSummary, grid
 
@@ -19,7 +20,7 @@ def certificate_lines(outcome: Certified) -> list[str]:
     manifest, total = outcome.manifest, outcome.summary
     name, threat = manifest["name"], manifest["threat"]
     headline = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["certifier"]]
-    out = ["", " · ".join(headline)]
+    out = ["", " · ".join(headline), *network_lines(manifest)]
     if total.samples:
         out += [
             *_numbers(total, threat["radius"], threat["norm"], _asked(manifest)),

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from gauntlet.config.code_files import path_of
 from gauntlet.config.shipped import CONF
 from gauntlet.errors import UserError
 
@@ -41,6 +42,34 @@ def arranged(words: Sequence[str]) -> list[str]:
         if takes and not joined and waiting:
             flags.append(waiting.pop(0))
     return [*flags, *rest]
+
+
+def by_file(words: Sequence[str]) -> list[str]:
+    """Return the words with `model=net.py:make` spelled out: whoever types a file trusts it.
+
+    Raises:
+        UserError: files and choices stand in one sweep.
+    """
+    typed = [word for word in words if re.match(r"model=.*\.py(:|,|'|$)", word)]
+    if not typed:
+        return list(words)
+    sources = [source.strip("'\" ") for source in typed[-1].partition("=")[2].split(",")]
+    if odd := [source for source in sources if ".py" not in source]:
+        raise UserError(f"{typed[-1]} sweeps over files and over the choice {odd[0]}; sweep over one kind at a time")
+    files = list(dict.fromkeys(path_of(source) for source in sources))
+    kept, trusted = [], ""
+    for word in words:
+        if word.startswith("trusted_packages="):
+            trusted = word.partition("=")[2].strip("[] ")
+        elif word not in typed:
+            kept.append(word)
+    packages = ",".join(filter(None, [trusted, *map(_quoted, files)]))
+    return [*kept, "model=file", f"model.source={','.join(map(_quoted, sources))}", f"trusted_packages=[{packages}]"]
+
+
+def _quoted(text: str) -> str:
+    """Return a value for Hydra, quoted where its parser would read more than a text."""
+    return text if re.fullmatch(r"[\w./:-]+", text) else "'" + text.replace("'", "\\'") + "'"
 
 
 def _unknown_flag(word: str, known: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
+from gauntlet.config.code_files import code_files
 from gauntlet.config.validate import PACKAGE
 from gauntlet.evidence.stable_names import place_of
 
@@ -31,11 +32,13 @@ def code_digest(config: Any, modules: Sequence[nn.Module] = ()) -> str:
         config: plain values or nodes of OmegaConf.
         modules: networks that were built from it.
     """
+    plain = OmegaConf.to_container(config) if isinstance(config, DictConfig | ListConfig) else _plainly(config)
+    files = sorted({Path(file).expanduser().resolve() for file in code_files(plain)})
     names = sorted({name for name in map(place_of, _targets(config)) if name.split(".")[0] != PACKAGE})
-    if not names:
+    if not names and not files:
         return ""
     digest = hashlib.sha256()
-    sources = _closure(names)
+    sources = _closure(names, files)
     for name, path in sorted(sources.items()):
         digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     packages = {name.split(".")[0] for name in [*names, *sources]}
@@ -58,11 +61,24 @@ def _targets(node: Any) -> Iterator[str]:
             yield from _targets(value)
 
 
-def _closure(names: Sequence[str]) -> dict[str, Path]:
-    """Return the source files, by module, of dotted names and of what they import from beside their package."""
-    found: dict[str, Path] = {}
+def _plainly(config: Any) -> Any:
+    """Return a mapping of nodes as plain values."""
+    if isinstance(config, Mapping):
+        return {
+            key: OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value
+            for key, value in config.items()
+        }
+    return config
+
+
+def _closure(names: Sequence[str], files: Sequence[Path]) -> dict[str, Path]:
+    """Return the source files, by module, of dotted names and files, and of what they import from beside them."""
+    found: dict[str, Path] = {file.name if file.suffix != ".py" else file.stem: file for file in files}
     roots = {top: _root(top) for top in {name.split(".")[0] for name in names}}
-    waiting = [(name, roots[name.split(".")[0]]) for name in names]
+    waiting: list[tuple[str, Path | None]] = [(name, roots[name.split(".")[0]]) for name in names]
+    for file in files:
+        if file.suffix == ".py":
+            waiting += [(other, file.parent) for other in _imports(file.stem, file)]
     while waiting:
         name, root = waiting.pop()
         top = name.split(".")[0]

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import gauntlet
+from gauntlet.config.code_files import check_code_file
 from gauntlet.config.components import choices, declared
 from gauntlet.config.environment import unresolved
 from gauntlet.config.field_types import typed, typed_field
@@ -43,7 +44,8 @@ CHECKOUT = _PACKAGE_FOLDER.parent if (_PACKAGE_FOLDER / "attacks").is_symlink() 
 
 ROOT: dict[str, Any] = {
     "seed": int, "heads": str, "access": str, "draws": int | None, "checkpoint": str | None, "runs_dir": str,
-    "trusted_packages": list[str],
+    "trusted_packages": list[str], "expected_clean": float | None,
+    **dict.fromkeys(("checkpoint_key", "name", "paper", "authors", "link", "extra_data"), str | None),
 }  # fmt: skip
 """Types of the values at the root."""
 
@@ -119,8 +121,7 @@ def _check_root(cfg: DictConfig, known: Sequence[str]) -> None:
         if key in GROUPS and not (isinstance(value, DictConfig) and "_target_" in value):
             raise UserError(f"{key} must be a choice (see --help) or a node with a _target_")
         if key in ROOT:
-            new = typed(key, value, ROOT[key])
-            if not isinstance(new, DictConfig | ListConfig):
+            if not isinstance(new := typed(key, value, ROOT[key]), DictConfig | ListConfig):
                 cfg[key] = new
     if "certifier" in known and (cfg.attack is None) == (cfg.certifier is None):
         raise UserError("a run attacks or certifies: give either attack=NAME or certifier=NAME")
@@ -187,6 +188,7 @@ def _check_node(path: str, node: DictConfig, trusted: Sequence[str], field: _Fie
         )
     if package == PACKAGE:
         _check_declared(path, name, target, field)
+        check_code_file(path, node, trusted)
     parameters, open_ended = _parameters(target)
     given = {str(key): node[key] for key in node if key not in _RESERVED}
     for key in given:
@@ -293,7 +295,6 @@ def _parameters(target: Any) -> tuple[dict[str, Any], bool]:
 
 
 def _near(key: str, names: Sequence[str] | dict[str, Any]) -> str:
-    close = difflib.get_close_matches(key, list(names), 1)
-    if close:
+    if close := difflib.get_close_matches(key, list(names), 1):
         return f"; did you mean {close[0]}?"
     return f"; there are {', '.join(names)}" if names else ""

@@ -1,7 +1,7 @@
 """A defense from its configuration to what can be attacked: weights loaded or trained, deployed, known by a hash."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from gauntlet.errors import described
 from gauntlet.evidence.digest import digest_of
 from gauntlet.evidence.stable_names import to_record
 from gauntlet.models.batchnorm_folding import folded
+from gauntlet.models.description import network_facts
 from gauntlet.models.layers import frozen
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Victim
@@ -41,6 +42,7 @@ class Deployed:
         fused: the same defense over copies of its networks with batch norm folded away; None where that is not wanted.
         weights: part -> digest.
         content: configuration of the defense, with the digests of its weights in place of how they come about.
+        networks: part -> what it is, for the record.
     """
 
     defense: Any
@@ -48,6 +50,7 @@ class Deployed:
     fused: Victim | None
     weights: dict[str, str]
     content: dict[str, Any]
+    networks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -74,11 +77,15 @@ def deploy(
     defense = build(node)
     models: dict[str, nn.Module] = {}
     weights: dict[str, str] = {}
+    networks: dict[str, dict[str, Any]] = {}
     for name, part in defense.parts.items():
         part.check_source()
         given = {other: models[other] for other in part.uses}
         trained = part.load(dataset, cache, given=given, device=str(device), progress=runtime.progress, tracker=tracker)
         models[name], weights[name] = trained.module.to(device), trained.digest
+        networks[name] = network_facts(trained.module) | {"source": trained.source, "loaded": list(trained.lines)}
+        for line in trained.lines:
+            log.info("%s", line)
     config: Any = to_record(OmegaConf.to_container(node))
     declared = config.get("parts", {})  # a defense may leave some of them out
     parts = {name: {"model": declared[name]["model"], "weights": weights[name]} for name in declared if name in weights}
@@ -89,6 +96,7 @@ def deploy(
         fused=_fused(defense, models, victim, dataset, device) if runtime.fold else None,
         weights=weights,
         content={"defense": {**config, "parts": parts}},
+        networks=networks,
     )
 
 

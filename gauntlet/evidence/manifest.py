@@ -94,6 +94,25 @@ class ProtocolFacts(TypedDict, total=False):
     alpha: Annotated[Share, "error probability of a vote; 1, a plain majority, where it is missing"]
 
 
+class NetworkFacts(TypedDict, total=False):
+    """What a network of the defense is."""
+
+    architecture: Annotated[Name, "its class, and the file that defines it"]
+    parameters: Annotated[Count, "its own"]
+    source: Annotated[Text, "where its weights come from"]
+    loaded: Annotated[list[Text], "what of a file was loaded, renamed and left out"]
+    preprocessing: Annotated[Text, "what happens to pixels before its first layer"]
+
+
+class Description(TypedDict, total=False):
+    """What the user says of the model: free text, without effect on the result."""
+
+    paper: Annotated[Text, "that describes it"]
+    authors: Annotated[Text, "of the model"]
+    link: Annotated[Text, "to it"]
+    extra_data: Annotated[Text, "that it was trained on"]
+
+
 class CardFacts(TypedDict, total=False):
     """The card of the defense; it may have more texts."""
 
@@ -125,6 +144,8 @@ class Manifest(TypedDict, total=False):
     access: Annotated[Name, "what the attacker was given: gradient (default), score, decision or transfer"]
     dataset: Annotated[DataFacts, NEEDED, "the images"]
     weights: Annotated[dict[str, Name], NEEDED, "network of the defense -> digest"]
+    networks: Annotated[dict[str, NetworkFacts], "network of the defense -> what it is"]
+    description: Annotated[Description, "what the user says of the model"]
     card: Annotated[CardFacts, NEEDED, "what the defense says of itself"]
     stages: Annotated[list[Name], NEEDED, Length(100_000), 'in the order in which they run, "clean" first']
     coverage: Annotated[Literal["standing", "correct", "all"], "which samples a stage attacks (standing: survivors)"]

@@ -11,9 +11,10 @@ from gauntlet.evaluation.certification import STAGE, Certification
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.randomized_protocol import Protocol
 from gauntlet.evidence.digest import digest_of
-from gauntlet.evidence.manifest import DataFacts, Manifest, ProtocolFacts, RunNames
+from gauntlet.evidence.manifest import DataFacts, Manifest, NetworkFacts, ProtocolFacts, RunNames
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import CLEAN_STAGE, SCHEMA_VERSION
+from gauntlet.jobs.model_description import description, model_name
 from gauntlet.jobs.setup import Setup
 from gauntlet.system import provenance
 from gauntlet.threat_model.access import GRADIENT
@@ -137,7 +138,7 @@ def _manifest(
                 "threat": threat.label,
                 "defense": asked.choice("defense").replace("/", "-"),
                 "certifier" if kind == "certificate" else "attack": method.replace("/", "-"),
-                "model": asked.choice("model"),
+                "model": model_name(asked.cfg, asked.choices),
             },
         ),
         command=asked.command,
@@ -153,6 +154,8 @@ def _manifest(
         },
         dataset=cast(DataFacts, {"name": dataset.name, **data, "samples": len(split), **_classes(dataset)}),
         weights=setup.target.weights,
+        networks=cast(dict[str, NetworkFacts], setup.target.networks),
+        **description(asked.cfg),
         stages=list(stages),
         chunk=chunk,
         chunks=-(-len(split) // chunk),

@@ -20,15 +20,19 @@ from gauntlet.data.dataset import Dataset, Split
 from gauntlet.errors import UserError
 from gauntlet.evaluation.deployment import Deployed, deploy
 from gauntlet.evidence.stable_names import first_name, to_record
+from gauntlet.jobs.model_description import DESCRIPTION, check_clean_accuracy
 from gauntlet.threat_model.threat import Threat
 from gauntlet.tracking import Tracker
 
 KEYS = (
     "dataset", "model", "threat", "defense", "attack", "certifier", "runtime", "logger",
-    "protocol", "seed", "heads", "access", "draws", "checkpoint", "surrogates",
-    "runs_dir", "trusted_packages",
+    "protocol", "seed", "heads", "access", "draws", "checkpoint", "checkpoint_key", "surrogates",
+    "runs_dir", "trusted_packages", "expected_clean", *DESCRIPTION,
 )  # fmt: skip
 """Keys at the root of the configuration of a run."""
+
+LATER = ("checkpoint_key", "expected_clean", *DESCRIPTION)
+"""Keys that runs of version 0.1.0 do not have; null means what it did."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,24 @@ def request(composed: DictConfig, choices: Mapping[str, str], command: str) -> R
     for key, found, wanted in (("threat", threat, Threat), ("runtime", runtime, Runtime)):
         if not isinstance(found, wanted):
             raise UserError(f"{key} must be a {wanted.__module__}.{wanted.__name__}, not {type(found).__name__}")
+    _check_key(cfg)
     recorded = to_record(environment.recorded(composed, cfg))
     return Request(cfg, recorded, choices, command, runtime, threat, tracker)
+
+
+def _check_key(cfg: DictConfig) -> None:
+    """Refuse a checkpoint key that no network of the defense would take."""
+    key = cfg.checkpoint_key
+    if key is None:
+        return
+    if cfg.checkpoint in (None, "included"):
+        raise UserError(f"checkpoint_key={key} says which weights of a file are meant; give checkpoint=FILE with it")
+    parts: Any = OmegaConf.select(cfg, "defense.parts") or {}
+    if not any(part.get("weights_key") == key for part in parts.values()):
+        raise UserError(
+            f"checkpoint_key={key} reaches no network of the defense; in its YAML write "
+            "weights_key: ${checkpoint_key} below weights: ${checkpoint}"
+        )
 
 
 def load(asked: Request, *, fold: bool) -> Setup:
@@ -139,4 +159,6 @@ def load(asked: Request, *, fold: bool) -> Setup:
         device=device,
         tracker=asked.tracker,
     )
-    return Setup(asked, device, dataset, split, loaded, loaded(asked.cfg.defense))
+    target = loaded(asked.cfg.defense)
+    check_clean_accuracy(asked.cfg.expected_clean, target.victim, split, asked.seed, device, runtime.batch_size)
+    return Setup(asked, device, dataset, split, loaded, target)

@@ -32,6 +32,15 @@ class Normalize(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, _constants(name, values, channels), persistent=False)
 
+    @property
+    def text(self) -> str:
+        """Return the constants in words."""
+        mean, std = (
+            ", ".join(f"{value:.4g}" for value in constants.flatten().tolist()) for constants in (self.mean, self.std)
+        )
+        plain = not self.mean.any() and bool((self.std == 1).all())
+        return "as they are" if plain else f"mean [{mean}], std [{std}]"
+
     def forward(self, x: Tensor) -> Tensor:
         """Pixels [B, C, H, W] to the same shape."""
         return (x - self.mean) / self.std

@@ -58,6 +58,18 @@ class Wrapped(nn.Module):
         self.model = network
         self.side, self.crop, self.mode = resize, crop, InterpolationMode(interpolation)
 
+    origin = ""
+    """Where the network comes from, in words, for those whose class does not say it."""
+    declared = ""
+    """What the constants were read from; empty: the user gave them."""
+
+    @property
+    def preprocessing(self) -> str:
+        """Return what happens to pixels before the network, in words."""
+        side = "" if self.side is None else f"resize {self.side} {self.mode.value}, "
+        crop = "" if self.crop is None else f"crop {self.crop}, "
+        return f"{side}{crop}{self.normalize.text}" + (f" ({self.declared})" if self.declared else "")
+
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, classes] of pixels [B, channels, H, W] in [0, 1]."""
         x = x.expand(-1, self.planes, -1, -1)

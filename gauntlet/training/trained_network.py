@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,8 @@ from gauntlet.training.resume_state import tidy
 from gauntlet.training.weights_cache import training_key
 
 PART = "part.json"
+BRING = ("gauntlet.models.file_model.FileModel",)
+"""Models of this package that bring the weights of the user's, or of the place that they name."""
 NOTHING: Mapping[str, nn.Module] = MappingProxyType({})
 UNTRACKED = NoTracker()
 
@@ -44,6 +46,7 @@ class LoadedNetwork(NamedTuple):
     module: nn.Module  # eval mode, no gradients to its weights
     digest: str  # of its weights, "sha256:<hex>"
     source: str  # where the weights come from, in words
+    lines: Sequence[str] = ()  # what of a file was loaded, renamed and left out
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class TrainedNetwork:
         recipe: configuration of the `gauntlet.training.recipe.Recipe` that trains it.
         weights: null: those of the recipe, shipped or trained once and kept; "included": those that the network has
             when it is built; else a file.
+        weights_key: which set of weights of the file is meant, where it holds several; see
+            `gauntlet.models.checkpoint.load_reported`.
         seed: of initial weights, data order, augmentation and noise.
         uses: names of other parts that the objective takes as arguments.
     """
@@ -62,6 +67,7 @@ class TrainedNetwork:
     model: dict[str, Any]
     recipe: dict[str, Any]
     weights: str | None = None
+    weights_key: str | None = None
     seed: int = 0
     uses: list[str] = field(default_factory=list)
 
@@ -94,10 +100,12 @@ class TrainedNetwork:
         """
         recipe, module = self._recipe(given), self._module().to(device)
         check_output(recipe.objective.classifier(module), dataset)
+        lines: Sequence[str] = ()
         if self.weights == "included":
             digest, source = checkpoint.digest(module), "included"
         elif self.weights is not None:
-            digest, source = checkpoint.load(module, self.weights), f"file {self.weights}"
+            digest, lines = checkpoint.load_reported(module, self.weights, self.weights_key)
+            source = f"file {Path(self.weights).name}"
         else:
             path = weights_cache.find(self.key(dataset, given))
             source = f"zoo {path.stem}" if path else "trained"
@@ -110,7 +118,7 @@ class TrainedNetwork:
             digest = checkpoint.load(module, path)
         frozen(module)
         check_output(recipe.objective.classifier(module), dataset)
-        return LoadedNetwork(module, digest, source)
+        return LoadedNetwork(module, digest, source, lines)
 
     def train(
         self,
@@ -209,4 +217,6 @@ def _holds_weights(node: Mapping[str, Any]) -> bool:
     target = node.get("_target_")
     if isinstance(target, str) and not target.startswith(f"{PACKAGE}."):
         return True
-    return bool(node.get("weights")) or any(_holds_weights(v) for v in node.values() if isinstance(v, Mapping))
+    if target in BRING or node.get("weights"):
+        return True
+    return any(_holds_weights(v) for v in node.values() if isinstance(v, Mapping))

@@ -19,7 +19,7 @@ from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Head
 
-OWN = ("model", "checkpoint")
+OWN = ("model", "checkpoint", "checkpoint_key")
 """Keys of the root of which a surrogate may have its own."""
 
 ENSEMBLE = "ensemble"
@@ -131,7 +131,8 @@ def owned(cfg: DictConfig) -> DictConfig:
 
 def _owned(node: dict[str, Any]) -> Any:
     fields = {key: value for key, value in node.items() if key not in OWN}
-    return _replaced(fields, {"${model}": node.get("model", "${model}"), "${checkpoint}": node.get("checkpoint")})
+    own = {"${checkpoint}": node.get("checkpoint"), "${checkpoint_key}": node.get("checkpoint_key")}
+    return _replaced(fields, {"${model}": node.get("model", "${model}"), **own})
 
 
 def _replaced(value: Any, by: dict[str, Any]) -> Any:

@@ -20,7 +20,7 @@ from gauntlet.evidence.recorded_command import shown_command
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.stable_names import from_record, place_of
 from gauntlet.jobs.attack_setup import AttackSetup, prepare
-from gauntlet.jobs.setup import KEYS
+from gauntlet.jobs.setup import KEYS, LATER
 
 COMPARED = (
     "schema_version", "kind", "name", "config_hash", "victim", "threat", "heads", "access", "dataset", "weights",
@@ -57,6 +57,8 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = (), env: 
     recorded.setdefault("draws", None)
     recorded.setdefault("certifier", None)
     recorded.setdefault("protocol", {"_target_": "gauntlet.evaluation.randomized_protocol.Protocol"})
+    for key in LATER:
+        recorded.setdefault(key, None)
     lacking = [key for key in KEYS if key not in recorded]
     if lacking:
         raise UserError(f"its config lacks {lacking[0]}; run again")
@@ -81,6 +83,8 @@ def discrepancies(run: RunFolder, manifest: Manifest, job: AttackSetup) -> list[
     """One line for each part of the manifest, and of the path, that is not what the configuration gives."""
     fresh: dict[str, Any] = json.loads(json.dumps(job.manifest))
     found: dict[str, Any] = dict(manifest)
+    for each in (fresh, found):  # the name of the model is free text
+        each["name"] = {key: value for key, value in each["name"].items() if key != "model"}
     problems = [
         f"run.json: {key} is {_short(found.get(key))}, configuration, data and weights give {_short(fresh.get(key))}"
         for key in COMPARED

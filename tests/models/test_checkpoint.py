@@ -182,8 +182,8 @@ def test_what_training_leaves_beside_the_weights_does_not_matter(trained, fresh,
 @pytest.mark.parametrize("prefix", ["", "module.", "model."])
 def test_a_foreign_name_is_named_alone(trained, tmp_path, prefix):
     state = {prefix + name: value for name, value in trained.state_dict().items()}
-    torch.save({**state, "teacher.weight": torch.ones(2)}, tmp_path / "w")
-    assert f"{tmp_path / 'w'} is of another model: unexpected teacher.weight; choose" in refusal(tmp_path / "w")
+    torch.save({**state, f"{prefix}teacher.weight": torch.ones(2)}, tmp_path / "w")
+    assert f"{tmp_path / 'w'} is of another model: unexpected {prefix}teacher.weight; choose" in refusal(tmp_path / "w")
 
 
 @pytest.mark.parametrize("kind", [True, False])
@@ -197,7 +197,7 @@ def test_numbers_beside_the_weights_do_not_matter(trained, fresh, tmp_path, kind
 def test_of_two_sets_of_weights_one_has_to_be_chosen(trained, fresh, tmp_path):
     ema = {name: value + 1 for name, value in trained.state_dict().items()}
     torch.save({"state_dict": trained.state_dict(), "ema": ema, "optimizer": {"ema": ema}}, tmp_path / "w")
-    assert "holds 2 sets of weights: state_dict, ema; save the one that you mean alone" in refusal(tmp_path / "w")
+    assert "holds 2 sets of weights: state_dict, ema; say which one is meant" in refusal(tmp_path / "w")
     torch.save({"state_dict": trained.state_dict(), "last": {"net": trained.state_dict()}}, tmp_path / "w")
     assert checkpoint.load(fresh, tmp_path / "w") == checkpoint.digest(trained)
 

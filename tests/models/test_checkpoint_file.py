@@ -6,8 +6,10 @@ import errno
 import os
 import pickle
 import random
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -114,6 +116,16 @@ class Trap:
         return (os.mkdir, (os.environ["TRAP"],))
 
 
+def test_code_is_never_run_inside_what_is_harmless(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
+    array = np.empty(1, dtype=object)
+    array[0] = Trap()
+    for number, content in enumerate((argparse.Namespace(lr=Trap()), array, [Trap()])):
+        torch.save({"net": drawn(0).state_dict(), "beside": content}, tmp_path / str(number))
+        assert "could run code" in refusal(tmp_path / str(number))
+    assert not (tmp_path / "sprung").exists()
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_is_never_run(tmp_path, monkeypatch, zipped):
     monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
@@ -126,8 +138,8 @@ def test_code_is_never_run(tmp_path, monkeypatch, zipped):
 
 
 def test_python_objects(tmp_path, trained):
-    torch.save({"state_dict": trained.state_dict(), "args": argparse.Namespace(lr=1)}, tmp_path / "a")
-    assert "such as argparse.Namespace" in refusal(tmp_path / "a")
+    torch.save({"state_dict": trained.state_dict(), "stop": threading.Event}, tmp_path / "a")
+    assert "such as threading.Event" in refusal(tmp_path / "a")
     torch.save(trained, tmp_path / "b")
     assert "such as gauntlet.models.small_cnn.SmallCNN" in refusal(tmp_path / "b")
 
@@ -135,7 +147,7 @@ def test_python_objects(tmp_path, trained):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([torch.zeros(1)], "holds a list, not a state dict"),
+        ([torch.zeros(1)], "holds a list without a state dict"),
         (torch.zeros(1), "holds a Tensor, not a state dict"),
         ({}, "holds no weights"),
         ({"state_dict": {}}, "holds no weights"),

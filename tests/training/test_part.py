@@ -138,7 +138,7 @@ def test_weights_can_be_brought_along(part, few, tmp_path, trainings):
     trained = _load(part, few, tmp_path)
     path = next(tmp_path.glob(f"*/{BEST}"))
     brought = _load(replace(part, weights=str(path)), few, tmp_path / "none")
-    assert (brought.digest, brought.source) == (trained.digest, f"file {path}")
+    assert (brought.digest, brought.source) == (trained.digest, f"file {path.name}")
     included = _load(replace(part, weights="included"), few, tmp_path / "none")
     assert included.source == "included"
     assert included.digest != trained.digest

@@ -1,0 +1,50 @@
+"""Say what a network is: its class and file, how many parameters it has, and what happens to pixels first."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gauntlet.models.normalize import Normalize
+from gauntlet.models.wrapped import Wrapped
+
+
+def network_facts(module: nn.Module) -> dict[str, Any]:
+    """Return what a record says of a network beside its weights."""
+    return {
+        "architecture": architecture(module),
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "preprocessing": preprocessing(module),
+    }
+
+
+def architecture(module: nn.Module) -> str:
+    """Return the class of a network and the file that defines it; of one behind its preprocessing, its own."""
+    while isinstance(module, Wrapped):
+        if module.origin:
+            return module.origin
+        module = module.model
+    kind = type(module)
+    if kind in (nn.Sequential, nn.DataParallel):
+        return f"{kind.__name__} of {', '.join(type(child).__name__ for child in module.children())}"[:200]
+    return f"{kind.__name__} of {_file(kind)}"
+
+
+def preprocessing(module: nn.Module) -> str:
+    """Return what happens to pixels before the first layer, as far as this package does it."""
+    wrapped = next((m for m in module.modules() if isinstance(m, Wrapped)), None)
+    if wrapped is not None:
+        return wrapped.preprocessing
+    own = next((m for m in module.modules() if isinstance(m, Normalize)), None)
+    return own.text if own is not None else "as they are"
+
+
+def _file(kind: type) -> str:
+    """Return the file of a class below its package, or its name alone where it is in none."""
+    package = kind.__module__.split(".")
+    try:
+        path = Path(inspect.getsourcefile(kind) or "")
+    except (TypeError, OSError):
+        return ".".join(package)
+    return path.name if len(package) == 1 else "/".join([*package[:-1], path.name])

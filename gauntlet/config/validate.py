@@ -120,9 +120,8 @@ def _check_root(cfg: DictConfig, known: Sequence[str]) -> None:
             continue
         if key in GROUPS and not (isinstance(value, DictConfig) and "_target_" in value):
             raise UserError(f"{key} must be a choice (see --help) or a node with a _target_")
-        if key in ROOT:
-            if not isinstance(new := typed(key, value, ROOT[key]), DictConfig | ListConfig):
-                cfg[key] = new
+        if key in ROOT and not isinstance(new := typed(key, value, ROOT[key]), DictConfig | ListConfig):
+            cfg[key] = new
     if "certifier" in known and (cfg.attack is None) == (cfg.certifier is None):
         raise UserError("a run attacks or certifies: give either attack=NAME or certifier=NAME")
     if "seed" in known and not 0 <= cfg.seed < SEEDS:

@@ -34,8 +34,17 @@ from gauntlet.training.resume_state import tidy
 from gauntlet.training.weights_cache import training_key
 
 PART = "part.json"
-BRING = ("gauntlet.models.file_model.FileModel",)
-"""Models of this package that bring the weights of the user's, or of the place that they name."""
+BRING = tuple(
+    f"gauntlet.models.{name}"
+    for name in (
+        "file_model.FileModel",
+        "huggingface_model.HuggingFaceModel",
+        "onnx_model.OnnxModel",
+        "torchscript_model.TorchScriptModel",
+        "robustbench_model.RobustBenchModel",
+    )
+)
+"""Models of this package that bring weights; others do where `weights` names them."""
 NOTHING: Mapping[str, nn.Module] = MappingProxyType({})
 UNTRACKED = NoTracker()
 

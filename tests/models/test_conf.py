@@ -58,7 +58,7 @@ def test_fields_are_those_of_the_constructor(name):
     if "defaults" in OmegaConf.load(CONF / "model" / f"{name}.yaml"):
         return
     for key, parameter in signature.items():
-        if parameter.default is not parameter.empty and key not in DATASET:
+        if parameter.default is not parameter.empty and key not in (*DATASET, *OWN.get(name, {})):
             value = cfg[key] if not OmegaConf.is_config(cfg[key]) else tuple(cfg[key])
             assert value == parameter.default, key
 

@@ -22,12 +22,16 @@ RANK = Column(
     "Bold: may be first.",
     "asc",
 )
-DEFENSE = Column("defense", "Defense", "The deployed pipeline; it links to the page with all evidence.", "asc")
-MODEL = Column("model", "Model", "The configured architecture.", "asc")
+DEFENSE = Column(
+    "defense",
+    "Defense",
+    "The deployed pipeline; it links to the page with all evidence. Below it the model.",
+    "asc",
+)
 CLEAN = Column("clean", "Clean", "Share of the samples that are classified correctly without an attack, in percent.")
 ROBUST = Column(
     "robust",
-    "Robust, worst case",
+    "Robust",
     "Share of the samples that are classified correctly and that no recorded attack broke within the threat, in "
     "percent: the number to quote. Below it the Wilson 95 % interval. “≤” marks entries with samples that were not "
     "attacked to the end: these do not count as robust, and the bound is what would remain if all of them were. “†” "
@@ -41,12 +45,12 @@ DISTANCE = Column(
     "attacks lies, in the norm of the threat. The median over the samples that are classified correctly, below it the "
     "quartiles; “not found” where that many were not broken at all.",
 )
-ATTACK = Column(
-    "attack",
-    "Attack columns",
-    "Share of the samples that this attack alone does not break, in percent, over all its runs. “–”: it was not run. "
-    "“true head” marks attacks through the deployed forward pass alone, for comparison: they do not adapt to the "
-    "defense and never earn a rank, though what they break is broken. “access” marks attackers that "
+ATTACKS = Column(
+    "attacks",
+    "Attacks",
+    "Share of the samples that each attack alone does not break, in percent, over all its runs; the strongest comes "
+    "first. “true head” marks attacks through the deployed forward pass alone, for comparison: they do not adapt to "
+    "the defense and never earn a rank, though what they break is broken. “access” marks attackers that "
     "were given less than gradients; the same holds for them.",
 )
 MASKING = Column(
@@ -62,23 +66,24 @@ COST = Column(
     "Passes of the defended pipeline per attacked sample, summed over all runs: K = F + 2 B for F forward and B "
     "backward passes.",
 )
-FLAGS = Column("flags", "Flags", "Red flags: signs that the number may be too high. The entry's page explains each.")
-VERIFIED = Column(
-    "verified",
-    "Verified",
-    "Runs whose stored adversarial examples an independent check confirmed, with the records unchanged since.",
+EVIDENCE = Column(
+    "evidence",
+    "Evidence",
+    "Runs whose stored adversarial examples an independent check confirmed, with the records unchanged since; beside "
+    "it the red flags, signs that the number may be too high, which the entry's page explains.",
 )
-SAMPLES = Column("n", "n", "Number of samples.")
-DATE = Column("date", "Date", "Day of the latest run.")
 
-BEFORE = (RANK, DEFENSE, MODEL, CLEAN, ROBUST)
-"""Columns left of the attacks."""
 
-UNBOUNDED = (RANK, DEFENSE, MODEL, CLEAN, DISTANCE)
-"""The same where there is no eps."""
+def columns(unbounded: bool, masked: bool) -> tuple[Column, ...]:
+    """Return the columns of a board, from left to right.
 
-AFTER = (MASKING, COST, FLAGS, VERIFIED, SAMPLES, DATE)
-"""Columns right of the attacks."""
+    Args:
+        unbounded: whether its threat has no eps.
+        masked: whether an entry has an index of gradient masking.
+    """
+    robust = DISTANCE if unbounded else ROBUST
+    return (RANK, DEFENSE, CLEAN, robust, ATTACKS, *([MASKING] if masked else []), COST, EVIDENCE)
+
 
 TERMS = (
     Column("threat", "Threat", "What the attacker may change: all images within distance ε in the given norm."),
@@ -93,11 +98,12 @@ TERMS = (
         "draws.",
     ),
     Column("card", "Card", "What an entry claims, used, withstood and cost, generated from its runs."),
+    Column("n", "n", "Number of samples, the same for all entries of a table."),
     Column("head", "Head", "A differentiable view of the defense that attacks take gradients from."),
     Column("stage", "Stage", "One attack on one head. Stages run one after the other, on the samples not broken yet."),
 )
 
-GLOSSARY = (*BEFORE, DISTANCE, ATTACK, *AFTER, *TERMS)
+GLOSSARY = (RANK, DEFENSE, CLEAN, ROBUST, DISTANCE, ATTACKS, MASKING, COST, EVIDENCE, *TERMS)
 
 READING = (
     "The interval speaks about the data distribution: how far the number may be off because only n samples were drawn. "

@@ -4,27 +4,32 @@ from collections.abc import Sequence
 
 Box = tuple[float, float, float, float]
 
-_CHARACTER, _LINE, _GAP = 0.018, 0.055, 0.015
-"""Width of a letter, height of a line and distance to the point, as shares of the plot: between wide and narrow."""
+_CHARACTER, _LINE, _GAP = 0.021, 0.06, 0.015
+"""Width of a letter, height of a line and distance to the point, as shares of the plot where it is narrow."""
 
 
-def positions(points: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[str]:
-    """Return a `textposition` of plotly.js for each label.
+def positions(
+    points: Sequence[tuple[float, float]], texts: Sequence[str], bars: Sequence[tuple[float, float]] = ()
+) -> list[str]:
+    """Return a `textposition` of plotly.js for each label; empty for one that would cover something wherever it goes.
 
     Args:
         points: places in the plot as shares of its width and height, [0, 1].
         texts: the labels; an empty one takes no room.
+        bars: lower and upper end of the error bar of each point, in shares of the height.
 
     Greedy, in the given order: the first of six places with the least overlap.
     """
     taken = [(x - _GAP, y - _GAP, x + _GAP, y + _GAP) for x, y in points]
+    taken += [(x - _GAP / 3, low, x + _GAP / 3, high) for (x, _), (low, high) in zip(points, bars, strict=False)]
     chosen = []
     for (x, y), text in zip(points, texts, strict=True):
         options = _options(x, y, _CHARACTER * len(text))
         costs = {name: sum(_overlap(box, other) for other in taken) + _outside(box) for name, box in options.items()}
         name = min(costs, key=lambda option: costs[option])
-        chosen.append(name)
-        if text:
+        free = bool(text) and costs[name] < 1e-9
+        chosen.append(name if free else "")
+        if free:
             taken.append(options[name])
     return chosen
 

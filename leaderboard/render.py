@@ -16,7 +16,7 @@ from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.entry_card import CardLine, card
 from gauntlet.leaderboard.examples import ExamplePictures, examples
 from gauntlet.leaderboard.export import as_csv, as_json
-from gauntlet.leaderboard.glossary import AFTER, BEFORE, GLOSSARY, READING, READING_DISTANCE, UNBOUNDED
+from gauntlet.leaderboard.glossary import GLOSSARY, READING, READING_DISTANCE, columns
 from gauntlet.leaderboard.head_table import heads
 from gauntlet.leaderboard.plots import figure
 from gauntlet.leaderboard.query_plot import query_figure
@@ -77,10 +77,8 @@ def write(
             for board in boards
             if len(board.entries) > 1 and not board.threat.unbounded
         },
-        attacks={formatting.anchor(board): _columns(board) for board in boards},
-        before={board: UNBOUNDED if board.threat.unbounded else BEFORE for board in boards},
-        after=AFTER,
-        glossary=GLOSSARY,
+        columns={board: columns(board.threat.unbounded, _masked(board)) for board in boards},
+        masked={board: _masked(board) for board in boards},
         facets=facets,
         damaged=damaged,
         other=other,
@@ -88,6 +86,8 @@ def write(
         root="",
     )
     site.write("index.html", page)
+    if boards:
+        site.write("glossary.html", env.get_template("glossary.html.j2").render(glossary=GLOSSARY, root=""))
     site.write("board.json", as_json(boards, damaged, cards))
     site.write("board.csv", as_csv(boards))
     static = Path(__file__).parent / "static"
@@ -139,6 +139,11 @@ def _columns(board: Board) -> list[str]:
     """Return the attack columns of a board: those on declared heads first."""
     found = {(not attack.declared, attack.column) for entry in board.entries for attack in entry.attacks}
     return [column for _, column in sorted(found)]
+
+
+def _masked(board: Board) -> bool:
+    """Return whether any entry of a board has an index of gradient masking; without one the column says nothing."""
+    return any(entry.masking for entry in board.entries)
 
 
 def _facets(boards: Sequence[Board]) -> list[dict[str, Any]]:

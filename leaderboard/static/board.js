@@ -38,6 +38,10 @@
       view.search(search.value).draw();
       const left = view.rows({ search: "applied" }).count();
       section.hidden = left === 0;
+      const entry = document.querySelector(`.contents li[data-board="${section.id}"]`);
+      if (entry) entry.hidden = left === 0;
+      const pages = view.rows({ search: "applied" }).nodes().toArray().map((row) => row.querySelector("a").getAttribute("href"));
+      section.dispatchEvent(new CustomEvent("narrowed", { detail: new Set(pages) }));
       shown += left;
       all += rows;
     }

@@ -30,8 +30,23 @@
     return Plotly.react(canvas, data, layout, { displayModeBar: false, responsive: true });
   }
 
+  /* Points of rows that the filters hide stay in place, faint, so that the scale does not jump. */
+  function fade(canvas, pages) {
+    (canvas.data || []).forEach((trace, index) => {
+      if (!trace.customdata) return;
+      const shown = trace.customdata.map((page) => pages.has(page));
+      const style = { "marker.opacity": [shown.map((yes) => (yes ? 1 : 0.15))] };
+      const ink = trace.textfont.color;
+      style["textfont.color"] = [shown.map((yes) => (yes ? (Array.isArray(ink) ? canvas.dataset.ink : ink) : "rgba(0,0,0,0)"))];
+      canvas.dataset.ink = canvas.dataset.ink || ink;
+      Plotly.restyle(canvas, style, [index]);
+    });
+  }
+
   const canvases = Array.from(document.querySelectorAll(".canvas[data-figure]"));
   for (const canvas of canvases) {
+    const section = canvas.closest("section.board");
+    if (section) section.addEventListener("narrowed", (event) => fade(canvas, event.detail));
     paint(canvas).then(() => {
       canvas.on("plotly_click", (event) => {
         const page = event.points[0] && event.points[0].customdata;

@@ -139,14 +139,14 @@ def opened(browser: Browser, path: Path, width: int, scheme: Literal["light", "d
 
 def defenses(page: Page) -> list[str]:
     """The defenses of the first table, from top to bottom."""
-    names = page.locator("section.board").first.locator("tbody th.defense").all_inner_texts()
+    names = page.locator("section.board").first.locator("tbody th.defense a").all_inner_texts()
     return ["hostile" if name.startswith("<") else name for name in names]
 
 
 def expect(page: Page, order: list[str]) -> None:
     """The first table comes to hold these defenses in this order."""
     found = """order => {
-        const names = [...document.querySelector("section.board").querySelectorAll("tbody th.defense")];
+        const names = [...document.querySelector("section.board").querySelectorAll("tbody th.defense a")];
         const texts = names.map(name => name.innerText.startsWith("<") ? "hostile" : name.innerText);
         return JSON.stringify(texts) === JSON.stringify(order);
     }"""
@@ -214,7 +214,7 @@ def test_plots_are_drawn_and_their_points_lead_to_pages(page: Page) -> None:
     assert plot.locator(".scatterlayer .trace").count() == 2
     texts = plot.locator("g.textpoint, .textpoint").all_text_contents()
     assert {"trades", "none", "mixing"} <= {text.strip() for text in texts}
-    assert any("<img" in text for text in texts)
+    assert any("</script" in text for text in texts)
     page.emulate_media(color_scheme="dark")
     point = plot.locator(".points path").first
     box = point.bounding_box()
@@ -283,3 +283,24 @@ def test_without_scripts_the_table_still_reads(browser: Browser, site: Path) -> 
     assert defenses(page) == ["trades", "mixing", "hostile", "none"]
     assert not page.is_visible("#filters")
     context.close()
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280, 1440])
+def test_no_cell_of_the_table_is_cut(browser: Browser, site: Path, width: int) -> None:
+    with opened(browser, site / "index.html", width, "light") as view:
+        cut = "all => all.filter(box => box.scrollWidth > box.clientWidth + 1).length"
+        assert view.locator(".beside > .scroll").evaluate_all(cut) == 0
+        assert view.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_filters_reach_the_plot_and_the_list_of_tables(page: Page) -> None:
+    page.locator(".canvas").first.scroll_into_view_if_needed()
+    page.locator(".scatterlayer .trace").first.wait_for(state="attached")
+    page.fill("#search", "mixing")
+    faint = """() => {
+        const points = [...document.querySelectorAll('.canvas .points path')];
+        return points.length > 1 && points.filter(point => point.style.opacity === '1').length;
+    }"""
+    page.wait_for_function(f"({faint})() === 1 || ({faint})() === 2")
+    page.select_option("#facet-norm", "L2")
+    assert page.locator(".contents li:visible").count() == 1

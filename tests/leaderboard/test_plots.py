@@ -25,6 +25,20 @@ def test_labels_avoid_points_and_the_edge() -> None:
     assert "left" in sides[2]
 
 
+def test_labels_that_would_cover_others_are_left_to_the_pointer(make: Make, entries: Callable[[], list[Entry]]) -> None:
+    """Nine entries at one place: fewer labels than points, and no two of them overlap."""
+    sides = positions([(0.5, 0.5)] * 9, ["a rather long name"] * 9)
+    assert 0 < sum(map(bool, sides)) < 9
+    assert len({side for side in sides if side}) == sum(map(bool, sides))
+    bare, barred = (positions([(0.5, 0.5)], ["x"], bars) for bars in ((), [(0.3, 0.7)]))
+    assert bare == barred == ["middle right"]
+    make(defense="a<" * 20)
+    make(defense="b", broken=[1])
+    (board,) = boards(entries())
+    texts = {text for trace in figure(board)["data"] for text in trace.get("text") or ()}
+    assert "a&lt;" * 9 + "a…" in texts
+
+
 def test_the_figure_tells_ranked_entries_from_others(make: Make, entries: Callable[[], list[Entry]]) -> None:
     make(defense="a<b", wrong=[0, 1], broken=range(2, 6))
     make(defense="none", broken=range(0, 18))

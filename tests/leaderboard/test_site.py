@@ -98,7 +98,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_the_pages_are_well_formed_and_closed_in_themselves(runs: Path, out: Path) -> None:
     assert build(runs, out) == 0
     pages = {path: Page(path) for path in out.rglob("*.html")}
-    assert len(pages) == 5
+    assert len(pages) == 6
     for path, page in pages.items():
         assert len(page.ids) == len(set(page.ids))
         for link in page.links:
@@ -165,7 +165,7 @@ def test_the_page_of_an_entry_shows_its_evidence(runs: Path, out: Path) -> None:
 @pytest.mark.usefixtures("filled")
 def test_every_column_is_in_the_glossary(runs: Path, out: Path) -> None:
     build(runs, out)
-    text = (out / "index.html").read_text()
+    text = (out / "glossary.html").read_text()
     assert all(f"<dt>{term.title}</dt>" in text for term in GLOSSARY)
     assert "no interval covers that" in text
 

@@ -44,8 +44,8 @@ def test_an_unbounded_table_shows_distances(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", attack="fmn", eps="unbounded", broken=range(20), distance=0.25)
     build(tmp_path / "runs", tmp_path / "site")
     page = (tmp_path / "site" / "index.html").read_text()
-    cell = page.split('data-label="fmn"')[1].split("</td>")[0]
-    assert cell.endswith(">0.25")
+    cell = page.split('data-label="Attacks"')[1].split("</td>")[0]
+    assert "fmn&nbsp;<b>0.25</b>" in cell
 
 
 def test_a_source_of_candidates_is_no_head(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "transfer": Command("gauntlet.commands.transfer_matrix", "print transfer rates, sources against targets"),
     "compare": Command("gauntlet.commands.compare", "compare entries on the same samples: tests, intervals, overlap"),
     "report": Command("gauntlet.commands.report", "write a report for an auditor, and check requirements"),
+    "plot": Command("gauntlet.commands.plot", "draw figures for papers: PDF, SVG, PNG"),
     "table": Command("gauntlet.commands.table", "print tables for papers: LaTeX, Markdown, Typst, CSV"),
     "cite": Command("gauntlet.commands.cite", "print the BibTeX entries of every method that runs use"),
     "rankings": Command("gauntlet.commands.rankings", "rank systems across data sets and threats, by several rules"),

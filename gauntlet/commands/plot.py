@@ -1,0 +1,217 @@
+"""Figures for papers: `gauntlet plot runs --kind tradeoff --out figure.pdf`. One column wide, fonts embedded.
+
+The numbers are those of the leaderboard. Where several tables fit a kind, each becomes a file of its own.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gauntlet.errors import UserError, printable
+from gauntlet.leaderboard.build import scored
+from gauntlet.leaderboard.certificates import Claims, certified
+from gauntlet.leaderboard.entry import Board, Entry
+from gauntlet.metrics.curve_steps import query_steps
+from gauntlet.metrics.ranking import pareto_front
+from gauntlet.metrics.transfer_matrix import collect
+
+WIDTH, HEIGHT = 3.3, 2.6
+"""Inches: one column of a paper with two."""
+
+ENDINGS = (".pdf", ".svg", ".png")
+
+SETTINGS: Any = {
+    "font.size": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.2, "axes.grid": True,
+    "grid.linewidth": 0.4, "grid.color": "#dddddd", "legend.frameon": False, "savefig.dpi": 300,
+    "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "gauntlet",
+}  # fmt: skip
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which color-blind readers tell apart; dashes tell the lines apart in gray too."""
+
+DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+
+
+class Drawing(NamedTuple):
+    """One figure: its title in a word or two, and what draws it into axes."""
+
+    name: str
+    draw: Callable[[Any], None]
+
+
+def tradeoff(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+    """Yield clean against worst-case robust accuracy of each table, with intervals and the Pareto front."""
+    for board in boards:
+        entries = [entry for entry in board.entries if entry.rank is not None]
+        if len(entries) > 1:
+            yield Drawing(f"{board.data.name} {board.threat.norm} {board.eps}", partial(_points, entries=entries))
+
+
+def _points(axes: Any, entries: Sequence[Entry]) -> None:
+    x = [100 * (entry.clean_accuracy or 0.0) for entry in entries]
+    y = [100 * entry.accuracy for entry in entries]
+    ends = [[100 * end for end in entry.interval] for entry in entries]
+    front = pareto_front(list(zip(x, y, strict=True)))
+    axes.plot(
+        [x[i] for i in front], [y[i] for i in front], color="#999999", linewidth=0.8, drawstyle="steps-post", zorder=1
+    )
+    error = [
+        [v - low for v, (low, _) in zip(y, ends, strict=True)],
+        [high - v for v, (_, high) in zip(y, ends, strict=True)],
+    ]
+    axes.errorbar(x, y, yerr=error, fmt="o", markersize=3.5, elinewidth=0.7, color=COLORS[0], zorder=2)
+    for entry, at in zip(entries, zip(x, y, strict=True), strict=True):
+        axes.annotate(_plain(entry.defense), at, xytext=(3, 3), textcoords="offset points", fontsize=6)
+    axes.set(xlabel="clean accuracy (%)", ylabel="robust accuracy (%)")
+
+
+def curve(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+    """Yield robust accuracy over eps of each model that was attacked without a bound."""
+    for board in boards:
+        found = [(entry, next((c for c in entry.curves if c.best), None)) for entry in board.entries]
+        lines = [(entry.defense, each) for entry, each in found if each is not None and board.threat.unbounded]
+        if lines:
+
+            def draw(axes: Any, lines: Any = lines) -> None:
+                for number, (name, each) in enumerate(lines):
+                    _line(axes, number, each.eps, [100 * share for share in each.accuracy], name)
+                axes.set(xlabel="$\\epsilon$", ylabel="robust accuracy (%)", ylim=(-2, 102))
+
+            yield Drawing(f"{board.data.name} {board.threat.norm}", draw)
+
+
+def queries(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+    """Yield success against queries of each entry that was attacked without gradients."""
+    for board in boards:
+        for entry in board.entries:
+            if entry.queries:
+
+                def draw(axes: Any, entry: Entry = entry) -> None:
+                    for number, each in enumerate(entry.queries):
+                        steps = query_steps(each.curve)
+                        _line(axes, number, [x for x, _ in steps], [100 * y for _, y in steps], each.name)
+                    axes.set(xlabel="queries", ylabel="success (%)", ylim=(-2, 102), xscale="log")
+
+                yield Drawing(f"{board.data.name} {entry.defense}", draw)
+
+
+def transfer(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+    """Yield the matrix of transfer success rates of each data set and threat."""
+    for (data, _, _, threat), targets in collect([runs]).items():
+        sources = {identity: pair.stage for target in targets for identity, pair in target.pairs.items()}
+        rows = sorted(sources, key=lambda identity: (sources[identity], identity))
+
+        def draw(axes: Any, rows: Any = rows, sources: Any = sources, targets: Any = targets) -> None:
+            nan = float("nan")
+            rates = [[100 * t.pairs[row].rate if row in t.pairs else nan for t in targets] for row in rows]
+            axes.imshow(rates, vmin=0, vmax=100, cmap="cividis", aspect="auto")
+            axes.set_xticks(range(len(targets)), [_plain(target.name) for target in targets], rotation=45, ha="right")
+            axes.set_yticks(range(len(rows)), [_plain(sources[row]) for row in rows])
+            axes.grid(visible=False)
+            for i, line in enumerate(rates):
+                for j, rate in enumerate(line):
+                    ink = "white" if not rate > 60 else "black"
+                    axes.text(
+                        j, i, "–" if rate != rate else f"{rate:.0f}", ha="center", va="center", fontsize=6, color=ink
+                    )
+
+        yield Drawing(f"{data} {threat}", draw)
+
+
+def certificates(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+    """Yield certified accuracy over the radius, the runs of one data set and norm together."""
+    grouped: dict[tuple[Any, str], list[Claims]] = {}
+    for claims in certified(runs)[0]:
+        if claims.counts and claims.total.graded:
+            grouped.setdefault((claims.data, claims.norm), []).append(claims)
+    for (data, norm), found in sorted(grouped.items()):
+
+        def draw(axes: Any, found: Any = found) -> None:
+            for number, claims in enumerate(found):
+                radii = [radius for radius, _, _ in claims.curve]
+                shares = [100 * count / claims.total.samples for _, count, _ in claims.curve]
+                _line(axes, number, radii, shares, f"{claims.defense}, {claims.certifier}", "steps-pre")
+            axes.set(xlabel="radius", ylabel="certified accuracy (%)", ylim=(-2, 102))
+
+        yield Drawing(f"{data.name} {norm}", draw)
+
+
+def _line(axes: Any, number: int, x: Sequence[float], y: Sequence[float], name: str, style: str = "steps-post") -> None:
+    axes.plot(x, y, drawstyle=style, linestyle=DASHES[number % len(DASHES)], color=COLORS[number % len(COLORS)],
+              label=_plain(name))  # fmt: skip
+    axes.legend()
+
+
+def _plain(text: str) -> str:
+    """Return a text that matplotlib shows as it is: it would take dollar signs for mathematics."""
+    return printable(text).replace("$", "\\$")
+
+
+KINDS: dict[str, Callable[[Sequence[Board], Path], Iterator[Drawing]]] = {
+    "tradeoff": tradeoff,
+    "curve": curve,
+    "queries": queries,
+    "transfer": transfer,
+    "certified": certificates,
+}
+
+
+def save(drawings: Sequence[Drawing], out: Path) -> list[Path]:
+    """Write each drawing to a file; with more than one, its number comes before the ending.
+
+    Raises:
+        UserError: matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("figures need matplotlib; install it: pip install 'gauntlet-robustness[plot]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    written = []
+    with matplotlib.rc_context(SETTINGS):
+        for number, drawing in enumerate(drawings, 1):
+            path = out if len(drawings) == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")
+            figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
+            try:
+                drawing.draw(axes)
+                axes.set_title(_plain(drawing.name), fontsize=8, loc="left")
+                dated = (
+                    {"Date": None} if path.suffix == ".svg" else {"CreationDate": None} if path.suffix == ".pdf" else {}
+                )
+                figure.savefig(path, metadata=dated)
+            except OSError as cause:
+                raise UserError(f"{path} cannot be written: {cause.strerror}; choose another file by --out") from None
+            finally:
+                pyplot.close(figure)
+            written.append(path)
+    return written
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write figures of the runs below a folder; 1 where they hold nothing of the kind."""
+    parser = argparse.ArgumentParser(prog="gauntlet plot", description="Figures of the leaderboard for papers.")
+    parser.add_argument("runs", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="(default: runs)")
+    parser.add_argument("--kind", choices=KINDS, default="tradeoff")
+    parser.add_argument("--out", type=Path, default=Path("figure.pdf"), metavar="FILE", help=".pdf, .svg or .png")
+    options = parser.parse_args(arguments)
+    try:
+        if options.out.suffix not in ENDINGS:
+            raise UserError(f"{options.out} has no ending that can be drawn; end it in {', '.join(ENDINGS)}")
+        boards, damaged = scored(options.runs)
+        for line in damaged:
+            sys.stderr.write(f"warning: {printable(line)}\n")
+        drawings = list(KINDS[options.kind](boards, options.runs))
+        if not drawings:
+            raise UserError(f"there is nothing below {options.runs} that a plot of the kind {options.kind} could show")
+        written = save(drawings, options.out)
+    except UserError as cause:
+        sys.stderr.write(f"error: {cause}\n")
+        return 1
+    for path in written:
+        sys.stdout.write(f"plot: {path}\n")
+    return 0

@@ -1,0 +1,60 @@
+"""Figures for papers: drawn from the evidence, the same bytes for the same evidence, one line where there are none."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gauntlet.commands.plot import KINDS, main, tradeoff
+from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.leaderboard.build import scored
+
+pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
+
+Make = Callable[..., RunFolder]
+
+
+@pytest.fixture
+def runs(make: Make, tmp_path: Path) -> Path:
+    make(defense="a_$b", wrong=[0], broken=range(1, 6))
+    make(defense="c", broken=range(10))
+    make(defense="c", attack="fmn", eps="unbounded", broken=range(20), distance={i: 0.01 * (i + 1) for i in range(20)})
+    asked = {i: 10 * (i + 1) for i in range(20)}
+    make(defense="c", attack="square", broken=range(9), queries=asked, change={"access": "score"})
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("kind", ["tradeoff", "curve", "queries"])
+@pytest.mark.parametrize("ending", ["pdf", "svg", "png"])
+def test_a_figure_is_written_and_is_the_same_twice(
+    runs: Path, tmp_path: Path, kind: str, ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / f"one.{ending}", tmp_path / f"two.{ending}"
+    for path in (first, second):
+        assert main([str(runs), "--kind", kind, "--out", str(path)]) == 0
+        assert capsys.readouterr().out == f"plot: {path}\n"
+    assert first.read_bytes() == second.read_bytes()
+    assert len(first.read_bytes()) > 1000
+
+
+def test_the_points_are_those_of_the_board(runs: Path) -> None:
+    (drawing,) = tradeoff(scored(runs)[0], runs)
+    figure, axes = pyplot.subplots()
+    drawing.draw(axes)
+    points = sorted(zip(*axes.lines[-1].get_data(), strict=True))
+    assert points == [(95.0, 70.0), (100.0, 50.0)]
+    assert {text.get_text() for text in axes.texts} == {"a_\\$b", "c"}
+    pyplot.close(figure)
+
+
+def test_what_cannot_be_drawn_is_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [
+        ["--kind", "certified"],
+        ["--kind", "transfer"],
+        ["--out", str(tmp_path / "figure.doc")],
+        ["--out", str(tmp_path / "none" / "figure.pdf")],
+    ]
+    for words in cases:
+        assert main([str(runs), *words]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+    assert set(KINDS) == {"tradeoff", "curve", "queries", "transfer", "certified"}

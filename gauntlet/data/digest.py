@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,10 +68,19 @@ def any_turned(files: Iterable[tuple[str, Path]], encoded: Callable[[Path], Iter
 
 def digest_arrays(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
     """The digest of pixels and labels with their shapes, in C order."""
-    state = hashlib.sha256(_frame("images", *images.shape))
     rows = max(1, _PIECE // max(1, images[:1].size))
-    for start in range(0, len(images), rows):
-        state.update(images[start : start + rows].tobytes())
+    pieces = (images[start : start + rows] for start in range(0, len(images), rows))
+    return digest_pieces(images.shape, pieces, labels)
+
+
+def digest_pieces(shape: tuple[int, ...], pieces: Iterable[NDArray[Any]], labels: NDArray[np.int64]) -> str:
+    """The digest of pixels of this shape that come in pieces, one after the other, and of their labels.
+
+    The labels are read last: they may be filled in while the pieces come.
+    """
+    state = hashlib.sha256(_frame("images", *shape))
+    for piece in pieces:
+        state.update(piece.tobytes())
     state.update(_frame("labels", *labels.shape))
     state.update(labels.astype("<i8").tobytes())
     return f"sha256:{state.hexdigest()}"

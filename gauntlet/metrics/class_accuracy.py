@@ -22,5 +22,8 @@ def worst_classes(total: AttackSummary, names: Sequence[str]) -> list[str]:
     ]
     if not names or len(known) < 2 or total.open:
         return []
-    lowest = [f"{class_name(label, names)} {robust} of {count}" for _, label, robust, count in sorted(known)[:SHOWN]]
-    return [f"worst classes    {', '.join(lowest)}"]
+    lowest = sorted(each for each in known if each[2] < each[3])
+    if not lowest:
+        return []
+    words = [f"{class_name(label, names)} {robust} of {count}" for _, label, robust, count in lowest[:SHOWN]]
+    return [f"worst classes    {', '.join(words)}"]

@@ -94,6 +94,8 @@ def test_the_tables_of_wandb_have_them(outcome):
         ({0: (10, 5), 1: (4, 0), 2: (5, 2)}, list("abc"), "2 c 2 of 5, 0 a 5 of 10"),
         ({0: (10, 5), 1: (4, 0)}, list("ab"), None),
         ({0: (10, 5), 1: (10, 0)}, [], None),
+        ({0: (10, 10), 1: (10, 10)}, list("ab"), None),
+        ({0: (10, 10), 1: (10, 9)}, list("ab"), "1 b 9 of 10"),
     ],
 )
 def test_classes_with_few_images_are_no_worst_classes(classes, names, said):

@@ -45,12 +45,17 @@ def arranged(words: Sequence[str]) -> list[str]:
 
 
 def by_file(words: Sequence[str]) -> list[str]:
-    """Return the words with `model=net.py:make` spelled out: whoever types a file trusts it.
+    """Return the words with `model=net.py:make` and `dataset=data.py:make` spelled out: whoever types a file trusts it.
 
     Raises:
         UserError: files and choices stand in one sweep.
     """
-    typed = [word for word in words if re.match(r"model=.*\.py(:|,|'|$)", word)]
+    return _spelled_out(_spelled_out(words, "model"), "dataset")
+
+
+def _spelled_out(words: Sequence[str], group: str) -> list[str]:
+    """Return the words with the files of one group spelled out."""
+    typed = [word for word in words if re.match(rf"{group}=.*\.py(:|,|'|$)", word)]
     if not typed:
         return list(words)
     sources = [source.strip("'\" ") for source in typed[-1].partition("=")[2].split(",")]
@@ -64,7 +69,12 @@ def by_file(words: Sequence[str]) -> list[str]:
         elif word not in typed:
             kept.append(word)
     packages = ",".join(filter(None, [trusted, *map(_quoted, files)]))
-    return [*kept, "model=file", f"model.source={','.join(map(_quoted, sources))}", f"trusted_packages=[{packages}]"]
+    return [
+        *kept,
+        f"{group}=file",
+        f"{group}.source={','.join(map(_quoted, sources))}",
+        f"trusted_packages=[{packages}]",
+    ]
 
 
 def _quoted(text: str) -> str:

@@ -1,7 +1,8 @@
-"""Models that are files with code, and where a configuration names those. Imports no torch.
+"""Models and data sets that are files with code, and where a configuration names those. Imports no torch.
 
-Such a file runs when the model is built. So it must be among what the user trusts, as a package must. On the command
-line `model=net.py:make` says so by itself; everything else, and whoever verifies the run, says it with the file's path.
+Such a file runs when it is built. So it must be among what the user trusts, as a package must. On the command line
+`model=net.py:make` or `dataset=data.py:make` says so by itself; everything else, and whoever verifies the run, says it
+with the file's path.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from gauntlet.errors import UserError
 from gauntlet.evidence.stable_names import place_of
 
 FIELDS = {
+    "gauntlet.data.file_items.FileItems": "source",
     "gauntlet.models.file_model.FileModel": "source",
     "gauntlet.models.torchscript_model.TorchScriptModel": "path",
 }

@@ -1,18 +1,15 @@
 """A network of the user's own, made by a function in a file of theirs."""
 
-import importlib.util
 import inspect
-import sys
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from gauntlet.errors import UserError, described, some
+from gauntlet.errors import UserError, described
 from gauntlet.models.wrapped import Wrapped
+from gauntlet.system.code_file import function_of, located
 
 
 class FileModel(Wrapped):
@@ -45,66 +42,15 @@ class FileModel(Wrapped):
         interpolation: str = "bilinear",
         crop: int | None = None,
     ) -> None:
-        path, function = located(source)
+        path, function = located(source, "model.source")
         shared = {"classes": classes, "num_classes": classes, "channels": channels, "size": size}
         made = _called(path, function, shared, dict(arguments or {}))
         super().__init__(made, mean, std, channels, resize, interpolation, crop)
 
 
-def located(source: str) -> tuple[Path, str]:
-    """Return the file and the name of the function in `path/to/net.py:make`.
-
-    Raises:
-        UserError: the text is none of that form, or there is no such file.
-    """
-    place, colon, function = source.rpartition(":")
-    if not colon or not place.endswith(".py") or not function.isidentifier():
-        raise UserError(f"model.source={source} must read path/to/file.py:function; say which function makes the model")
-    path = Path(place).expanduser()
-    if not path.is_file():
-        raise UserError(f"there is no file {path}; check the path before the colon in model.source={source}")
-    return path.resolve(), function
-
-
-def imported(path: Path) -> ModuleType:
-    """Return the module of a file, which may import what lies beside it.
-
-    Raises:
-        UserError: it fails.
-    """
-    name = path.stem
-    other = sys.modules.get(name)
-    if other is not None and getattr(other, "__file__", None) == str(path):
-        return other
-    if other is not None or not name.isidentifier() or importlib.util.find_spec(name) is not None:
-        name = f"{name}_{sha256(str(path).encode()).hexdigest()[:8]}"  # it is called like another module
-    if name in sys.modules:
-        return sys.modules[name]
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as cause:
-        del sys.modules[name]
-        raise UserError(f"{path} cannot be run ({described(cause)}); mend it, or install what it imports") from cause
-    return module
-
-
 def _called(path: Path, function: str, shared: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
     """Return what the function gives, called with those of the shared arguments that it takes by name."""
-    module = imported(path)
-    make = getattr(module, function, None)
-    if not callable(make):
-        own = [
-            name
-            for name, value in vars(module).items()
-            if callable(value) and getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
-        ]
-        raise UserError(f"{path} has no function {function}; it has {some(own, 8) or 'none'}")
+    make = function_of(path, function)
     try:
         taken = inspect.signature(make).parameters
     except (TypeError, ValueError):

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "conf" / "dataset"
 FILES = sorted(FOLDER.glob("*.yaml"))
 OWN = {
     "path": "somewhere", "classes": 3, "size": 16, "channels": 3, "content": "sha256:0",
-    "corruption": "fog", "severity": 2, "test": [],
+    "corruption": "fog", "severity": 2, "test": [], "source": "data.py:make",
 }  # fmt: skip
 """What a user must give where there is no default."""
 
@@ -54,8 +54,18 @@ def test_yaml_makes_the_data_set(file):
 
 def test_every_data_set_has_a_yaml():
     for name in (
-        *("array_files", "corrupted", "digits", "given", "huggingface", "imagefolder", "imagenet", "parquet"),
-        *("torch_items", "torchvision_datasets", "webdataset"),
+        *(
+            "array_files",
+            "corrupted",
+            "digits",
+            "file_items",
+            "given",
+            "huggingface",
+            "imagefolder",
+            "imagenet",
+            "parquet",
+        ),
+        *("huggingface", "torch_items", "torchvision_datasets", "webdataset"),
     ):
         import_module(f"gauntlet.data.{name}")
     targets = {OmegaConf.load(file)["_target_"] for file in FILES}

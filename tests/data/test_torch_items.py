@@ -6,7 +6,10 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
+from gauntlet.commands.command_line import by_file
+from gauntlet.config.code_files import check_code_file
 from gauntlet.data.array_files import ArrayFiles
+from gauntlet.data.file_items import FileItems
 from gauntlet.data.torch_items import TorchItems
 from gauntlet.errors import UserError
 
@@ -60,7 +63,7 @@ def test_training_items_are_split_once(pixels):
     own = data(items, train=items)
     parts = [own.split(part).ids.tolist() for part in ("train", "validation")]
     assert sorted(parts[0] + parts[1]) == list(range(5))
-    with pytest.raises(UserError, match=r"dataset\.train gives no items"):
+    with pytest.raises(UserError, match="gives no train items, and a network has to be trained on some"):
         data(items).split("train")
 
 
@@ -83,8 +86,62 @@ def test_an_item_that_changes_is_told():
             return torch.rand(3, 8, 8), 0
 
     split = data(Restless()).split("test")
-    with pytest.raises(UserError, match=r"dataset\.test\[1\] is another image than before; give a transform without"):
+    with pytest.raises(UserError, match=r"test item 1 is another image than before; give a transform without"):
         split.read([1])
+
+
+FILE = """
+from torch.utils.data import TensorDataset
+import torch
+
+def make(part, count=6):
+    if part == "validation":
+        return None
+    return TensorDataset(torch.arange(count * 192).view(count, 3, 8, 8) / (count * 192), torch.arange(count) % 3)
+
+def broken(part):
+    raise RuntimeError("out of order")
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / f"data_{tmp_path.name}.py"
+    path.write_text(FILE)
+    return path
+
+
+def test_a_function_in_a_file_gives_the_items_of_each_part(file):
+    own = FileItems(source=f"{file}:make", classes=3, size=8, arguments={"count": 20})
+    assert [len(own.split(part)) for part in ("train", "validation", "test")] == [18, 2, 20]
+    assert own.split("test").read([4]).y.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "said"),
+    [
+        ("{file}:broken", {}, r"broken\('test'\) of .*\.py fails \(RuntimeError: out of order\)"),
+        ("{file}:mak", {}, "has no function mak; it has make, broken"),
+        ("{file}:make", {"cont": 1}, "fails .*cont"),
+        ("{file}", {}, "dataset.source=.* must read path/to/file.py:function"),
+        ("/nowhere/data.py:make", {}, "there is no file /nowhere/data.py"),
+    ],
+)
+def test_what_does_not_work_is_said_in_one_line(file, source, arguments, said):
+    own = FileItems(source=source.format(file=file), classes=3, size=8, arguments=arguments)
+    with pytest.raises(UserError, match=said) as caught:
+        own.split("test")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_typed_file_is_trusted_and_another_is_not(file):
+    words = by_file([f"dataset={file}:make", "model=net.py:make", "dataset.size=8"])
+    assert words == [
+        "dataset.size=8", "model=file", "model.source=net.py:make", "dataset=file", f"dataset.source={file}:make",
+        f"trusted_packages=[net.py,{file}]",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"dataset runs code of .*\.py; if you trust it, add 'trusted_packages="):
+        check_code_file("dataset", {"_target_": "gauntlet.data.file_items.FileItems", "source": f"{file}:make"}, [])
 
 
 class Failing(list):
@@ -95,9 +152,9 @@ class Failing(list):
 @pytest.mark.parametrize(
     ("items", "said"),
     [
-        (3, r"dataset\.test is a int, which has no length"),
-        (Failing([0]), r"dataset\.test\[0\] cannot be read \(RuntimeError: the disk\)"),
-        ([torch.rand(3, 8, 8)], r"\[0\] is a Tensor, no pair"),
+        (3, r"the test items are a int, which has no length"),
+        (Failing([0]), r"test item 0 cannot be read \(RuntimeError: the disk\)"),
+        ([torch.rand(3, 8, 8)], "test item 0 is a Tensor, no pair"),
         ([("a.png", 0)], "type str; give a tensor"),
         ([(torch.rand(8, 8, 3), 0)], r"an image \[H, W, C\], \[8, 8, 3\]; give \[C, H, W\]"),
         ([(torch.rand(8, 8), 0)], r"shape \[8, 8\]; give \[C, H, W\]"),

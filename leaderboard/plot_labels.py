@@ -8,6 +8,15 @@ _CHARACTER, _LINE, _GAP = 0.021, 0.06, 0.015
 """Width of a letter, height of a line and distance to the point, as shares of the plot where it is narrow."""
 
 
+LONGEST = 20
+"""Letters of a label."""
+
+
+def shortened(name: str) -> str:
+    """Return the name that stands beside a point; a page tells the whole of a long one when the point is pointed at."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
 def positions(
     points: Sequence[tuple[float, float]], texts: Sequence[str], bars: Sequence[tuple[float, float]] = ()
 ) -> list[str]:

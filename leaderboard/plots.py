@@ -11,12 +11,9 @@ import plotly.graph_objects as go
 
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.formatting import address
-from gauntlet.leaderboard.plot_labels import positions
+from gauntlet.leaderboard.plot_labels import positions, shortened
 from gauntlet.leaderboard.robustness_curve_plot import plain
 from gauntlet.metrics.ranking import pareto_front
-
-LONGEST = 20
-"""Letters of a label."""
 
 LABELLED = 16
 """Above this number of entries only the front is labelled; the rest speaks when pointed at."""
@@ -32,8 +29,12 @@ def figure(board: Board) -> dict[str, Any]:
     spans = [layout[name]["range"] for name in ("xaxis", "yaxis")]
     shares = [_shares(_place(entry), spans) for entry in shown]
     bars = [_bar(entry, spans[1]) for entry in shown]
-    sides = positions(shares, [_label(entry) for entry in shown], bars)
-    labels = {address(entry): (plain(_label(entry)), side) for entry, side in zip(shown, sides, strict=True) if side}
+    sides = positions(shares, [shortened(entry.defense) for entry in shown], bars)
+    labels = {
+        address(entry): (plain(shortened(entry.defense)), side)
+        for entry, side in zip(shown, sides, strict=True)
+        if side
+    }
     traces = []
     if len(best) > 1:
         line = {"shape": "vh", "width": 1.5}
@@ -82,12 +83,6 @@ def _place(entry: Entry) -> tuple[float, float]:
     """
     robust = entry.accuracy if entry.expected else (entry.robust + entry.open) / entry.n
     return round(100 * (entry.clean_accuracy or 0.0), 3), round(100 * robust, 3)
-
-
-def _label(entry: Entry) -> str:
-    """Return the name that stands beside a point; the whole of a long one is told when the point is pointed at."""
-    name = entry.defense
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _bar(entry: Entry, span: Sequence[float]) -> tuple[float, float]:

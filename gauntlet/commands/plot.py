@@ -14,6 +14,7 @@ from gauntlet.errors import UserError, printable
 from gauntlet.leaderboard.build import scored
 from gauntlet.leaderboard.certificates import Claims, certified
 from gauntlet.leaderboard.entry import Board, Entry
+from gauntlet.leaderboard.plot_labels import positions, shortened
 from gauntlet.metrics.curve_steps import query_steps
 from gauntlet.metrics.ranking import pareto_front
 from gauntlet.metrics.transfer_matrix import collect
@@ -56,15 +57,32 @@ def _points(axes: Any, entries: Sequence[Entry]) -> None:
     ends = [[100 * end for end in entry.interval] for entry in entries]
     front = pareto_front(list(zip(x, y, strict=True)))
     axes.plot(
-        [x[i] for i in front], [y[i] for i in front], color="#999999", linewidth=0.8, drawstyle="steps-post", zorder=1
+        [x[i] for i in front], [y[i] for i in front], color="#999999", linewidth=0.8, drawstyle="steps-pre", zorder=1
     )
     error = [
         [v - low for v, (low, _) in zip(y, ends, strict=True)],
         [high - v for v, (_, high) in zip(y, ends, strict=True)],
     ]
     axes.errorbar(x, y, yerr=error, fmt="o", markersize=3.5, elinewidth=0.7, color=COLORS[0], zorder=2)
-    for entry, at in zip(entries, zip(x, y, strict=True), strict=True):
-        axes.annotate(_plain(entry.defense), at, xytext=(3, 3), textcoords="offset points", fontsize=6)
+    axes.margins(0.12)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    shares = [((a - left) / (right - left), (b - bottom) / (top - bottom)) for a, b in zip(x, y, strict=True)]
+    bars = [((low - bottom) / (top - bottom), (high - bottom) / (top - bottom)) for low, high in ends]
+    names = [shortened(entry.defense) for entry in entries]
+    for name, at, side in zip(names, zip(x, y, strict=True), positions(shares, names, bars), strict=True):
+        if side:
+            vertical, horizontal = side.split()
+            offset = {"left": -4, "right": 4}[horizontal], {"top": 4, "middle": 0, "bottom": -4}[vertical]
+            axes.annotate(
+                _plain(name),
+                at,
+                xytext=offset,
+                textcoords="offset points",
+                fontsize=6,
+                ha={"left": "right", "right": "left"}[horizontal],
+                va={"top": "bottom", "middle": "center", "bottom": "top"}[vertical],
+            )
+    axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.set(xlabel="clean accuracy (%)", ylabel="robust accuracy (%)")
 
 

@@ -10,23 +10,34 @@ from gauntlet.leaderboard.build import build
 from gauntlet.leaderboard.certificates import CertificateVerdict
 from gauntlet.leaderboard.entry import Board
 from gauntlet.leaderboard.formatting import percent
+from gauntlet.leaderboard.verification_state import NO_VERDICTS, Fresh
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build the site; return the exit status: 0; 2 after one line about what the user can fix; 1 where attacks
     contradict certificates."""
-    parser = argparse.ArgumentParser("gauntlet board", description="Build the leaderboard from the run folders.")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the evidence (default: runs)")
-    parser.add_argument(
+    options = parser().parse_args(arguments)
+    return show(options.runs, options.out)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the options."""
+    found = argparse.ArgumentParser("gauntlet board", description="Build the leaderboard from the run folders.")
+    found.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the evidence (default: runs)")
+    found.add_argument(
         "--out",
         type=Path,
         default=Path("leaderboard/site"),
         metavar="DIR",
         help="the site (default: leaderboard/site)",
     )
-    options = parser.parse_args(arguments)
+    return found
+
+
+def show(runs: Path, out: Path, fresh: Fresh = NO_VERDICTS) -> int:
+    """Build the site and print what it says; return the exit status. fresh: verdicts of a moment ago, by folder."""
     try:
-        built = build(options.runs, options.out)
+        built = build(runs, out, fresh)
     except UserError as mistake:
         print(f"error: {mistake}", file=sys.stderr)  # noqa: T201 - the command's output
         return 2
@@ -35,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for board in built.boards:
         print(printable(_summary(board)))  # noqa: T201
     hint = "" if built.boards else " (no runs yet; the page says how to make the first)"
-    print(f"board: {options.out / 'index.html'}{hint}")  # noqa: T201
+    print(f"board: {out / 'index.html'}{hint}")  # noqa: T201
     for verdict in built.certificates:
         if verdict.broken:
             print(f"CONTRADICTION: {printable(_against(verdict))}", file=sys.stderr)  # noqa: T201

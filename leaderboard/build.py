@@ -9,6 +9,7 @@ from gauntlet.leaderboard.collect import DiscoveredRuns, collect, discover
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.score import boards, pools, score
 from gauntlet.leaderboard.site_writer import Site
+from gauntlet.leaderboard.verification_state import NO_VERDICTS, Fresh
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,17 @@ class Built:
     certificates: tuple[CertificateVerdict, ...] = ()
 
 
-def build(runs: Path, out: Path) -> Built:
-    """Score the runs below `runs` and write the site to `out`. The same records give the same bytes.
+def build(runs: Path, out: Path, fresh: Fresh = NO_VERDICTS) -> Built:
+    """Score the runs below `runs` and write the site to `out`. The same records and verdicts give the same bytes.
+
+    fresh: verdicts of a moment ago, by folder; of the other runs those beside them count that this user made.
 
     Raises:
         UserError: there is no such runs folder, or the site cannot be written.
     """
     found = discover(runs)
     with Site(out) as site:
-        return _write(site, found, runs)
+        return _write(site, found, runs, fresh)
 
 
 def scored(runs: Path) -> tuple[list[Board], list[str]]:
@@ -40,20 +43,20 @@ def scored(runs: Path) -> tuple[list[Board], list[str]]:
     return _boards(discover(runs), runs)
 
 
-def _boards(found: DiscoveredRuns, runs: Path) -> tuple[list[Board], list[str]]:
+def _boards(found: DiscoveredRuns, runs: Path, fresh: Fresh = NO_VERDICTS) -> tuple[list[Board], list[str]]:
     damaged = list(found.damaged)
     entries: list[Entry] = []
     for pool in pools(found.runs):
-        evidence = [collect(run, runs) for run in pool]
+        evidence = [collect(run, runs, fresh) for run in pool]
         damaged += [line for each in evidence for line in each.damaged]
         entries += score(evidence)
     return boards(entries), damaged
 
 
-def _write(site: Site, found: DiscoveredRuns, runs: Path) -> Built:
+def _write(site: Site, found: DiscoveredRuns, runs: Path, fresh: Fresh) -> Built:
     """Write every page."""
-    tables, damaged = _boards(found, runs)
-    claims, unread = certified(runs)
+    tables, damaged = _boards(found, runs, fresh)
+    claims, unread = certified(runs, fresh)
     damaged += unread
     judged = verdicts(claims, found.runs)
     certificate_page.write(site, render.environment(), judged)

@@ -58,6 +58,7 @@ def _table(verdicts: Sequence[CertificateVerdict]) -> dict[str, Any]:
         "Attack runs",
         "Contradicted",
         "Failure probability",
+        "Verified",
     ]
     identity = hashlib.sha256(repr((first.data, first.norm)).encode()).hexdigest()[:8]
     return {
@@ -66,7 +67,8 @@ def _table(verdicts: Sequence[CertificateVerdict]) -> dict[str, Any]:
         "about": f"{formatting.samples(first.data, first.total.samples)}. Certified accuracy in percent at each "
         "radius, with 95 % intervals. ACR: average certified radius, zero where wrong; it depends on the draws of each "
         "bound. Attack runs: those on the same model that were compared. Contradicted: samples that they broke within "
-        "a certified radius. Failure probability: of each certificate.",
+        "a certified radius. Failure probability: of each certificate. Verified: what was checked by the one who built "
+        "this board; counts: radii were computed anew from the recorded votes.",
         "heads": heads,
         "rows": [_row(verdict, radii) for verdict in ordered],
         "figure": _figure([verdict.claims for verdict in ordered if verdict.claims.total.graded]),
@@ -97,6 +99,7 @@ def _row(verdict: CertificateVerdict, radii: Sequence[float]) -> list[str]:
         str(verdict.attacks),
         str(verdict.samples),
         f"{doubt:.2g}" if doubt else "0, a proof",
+        claims.verification.words,
     ]
 
 

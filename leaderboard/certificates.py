@@ -19,6 +19,7 @@ from gauntlet.errors import UserError, reason
 from gauntlet.evidence.run_folder import RunFolder, find_runs
 from gauntlet.leaderboard.run_metadata import AttackRun, DataKey
 from gauntlet.leaderboard.sample_verdicts import Bools, Floats, Ints, locate
+from gauntlet.leaderboard.verification_state import NO_VERDICTS, Fresh, Verification, read_verification
 from gauntlet.metrics.certificate_summary import CertificateSummary, grid, summary
 from gauntlet.metrics.confidence import most, tail
 from gauntlet.metrics.perturbation_size import reach
@@ -51,6 +52,7 @@ class Claims:
     ids: Ints
     radius: Floats
     problems: tuple[str, ...]
+    verification: Verification
 
     @property
     def counts(self) -> bool:
@@ -95,15 +97,17 @@ class CertificateVerdict:
         return self.samples > self.allowed
 
 
-def certified(root: Path) -> tuple[list[Claims], list[str]]:
+def certified(root: Path, fresh: Fresh = NO_VERDICTS) -> tuple[list[Claims], list[str]]:
     """Return every certificate run below `root`, ordered by folder, and a line for each that cannot be read."""
-    found, damaged = [], []
+    found: list[Claims] = []
+    damaged: list[str] = []
     for folder in find_runs(root):
         place = folder.path.relative_to(root).as_posix()
         try:
             manifest: Any = folder.manifest()
             if manifest["kind"] == "certificate":
-                found.append(_read(folder, place, manifest))
+                verification = read_verification(folder, place, damaged, fresh)
+                found.append(_read(folder, place, manifest, verification))
         except UserError as cause:
             if "certificate" in str(cause) or not folder.manifest_path.exists():
                 damaged.append(str(cause))
@@ -112,7 +116,7 @@ def certified(root: Path) -> tuple[list[Claims], list[str]]:
     return found, damaged
 
 
-def _read(folder: RunFolder, place: str, manifest: Any) -> Claims:
+def _read(folder: RunFolder, place: str, manifest: Any, verification: Verification) -> Claims:
     data, threat, name = manifest["dataset"], manifest["threat"], manifest["name"]
     total = summary(folder)
     problems = [] if manifest["status"] == "done" else [f"its status is {manifest['status']}"]
@@ -120,6 +124,8 @@ def _read(folder: RunFolder, place: str, manifest: Any) -> Claims:
         problems.append(f"{int(data['samples']) - total.samples} samples lack records")
     if total.kinds - {str(manifest["certificate"]["kind"])}:
         problems.append("its rows and its manifest do not agree on their kind")
+    if verification.state == "failed":
+        problems.append(f"its verification found {verification.failed} problems")
     right = total.radius >= 0
     return Claims(
         place=place,
@@ -136,6 +142,7 @@ def _read(folder: RunFolder, place: str, manifest: Any) -> Claims:
         ids=total.ids[right],
         radius=total.radius[right],
         problems=tuple(problems),
+        verification=verification,
     )
 
 

@@ -8,10 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from gauntlet.errors import UserError, reason
-from gauntlet.evidence.digest import adversarial_digest, manifest_digest, records_digest
 from gauntlet.evidence.run_folder import find_runs
-from gauntlet.evidence.typed_json import Misfit, check
-from gauntlet.evidence.verdict import Verdict
 from gauntlet.leaderboard.run_metadata import AttackRun, read_run
 from gauntlet.leaderboard.sample_verdicts import (
     AdversarialExample,
@@ -23,21 +20,11 @@ from gauntlet.leaderboard.sample_verdicts import (
     judge,
     merge,
 )
+from gauntlet.leaderboard.verification_state import NO_VERDICTS, Fresh, Verification, read_verification
 from gauntlet.metrics.randomized_result import RandomizedResult
-from gauntlet.system.file_reader import read_json
 
 EXAMPLES = 12
 """Adversarial examples remembered per run, from which an entry's page draws its examples."""
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What an independent check of the stored examples said: verified | partial | failed | stale | none."""
-
-    state: str
-    checked: int = 0
-    failed: int = 0
-    claimed: int = 0  # broken samples, of which some have no example stored where the state is partial
 
 
 @dataclass(frozen=True)
@@ -112,8 +99,11 @@ def relative(line: str, root: Path) -> str:
     return line.replace(f"{root}{os.sep}", "")
 
 
-def collect(run: AttackRun, root: Path) -> Evidence:
-    """Stream the parts of a run. A part that cannot be read is reported, and its samples count as missing."""
+def collect(run: AttackRun, root: Path, fresh: Fresh = NO_VERDICTS) -> Evidence:
+    """Stream the parts of a run. A part that cannot be read is reported, and its samples count as missing.
+
+    fresh: verdicts of a moment ago.
+    """
     damaged: list[str] = []
     chunks: list[Verdicts] = []
     examples: list[AdversarialExample] = []
@@ -129,7 +119,7 @@ def collect(run: AttackRun, root: Path) -> Evidence:
         chunks.append(replace(verdicts, counted=verdicts.counted[:0]))
         drawn += filter(None, [RandomizedResult.of(table)])
         examples += verdicts.examples(table, chunk, EXAMPLES - len(examples))
-    verification = _verification(run, damaged)
+    verification = read_verification(run.folder, run.place, damaged, fresh)
     return _evidence(
         run, merge(chunks, run.stages), examples, RandomizedResult.among(drawn), seen, verification, damaged
     )
@@ -183,24 +173,3 @@ def _problems(run: AttackRun, verdicts: Verdicts, seen: list[int], damaged: list
         yield f"{verdicts.unknown} rows name a stage that the run does not declare"
     if verdicts.outside:
         yield f"{verdicts.outside} adversarial examples lie outside the threat and do not count"
-
-
-def _verification(run: AttackRun, damaged: list[str]) -> Verification:
-    path = run.folder.path / "verification.json"
-    if not path.exists():
-        return Verification("none")
-    try:
-        content = read_json(path)
-        check(content, Verdict)
-        digests = {"records": records_digest, "manifest": manifest_digest, "adversarial": adversarial_digest}
-        counts = content["checked"], content["failed"]
-        if any(content.get(f"{name}_digest") != digest(run.folder) for name, digest in digests.items()):
-            return Verification("stale", *counts)
-        if content["verified"]:
-            return Verification("verified", *counts)
-        if content.get("partial"):
-            return Verification("partial", *counts, content.get("claimed", 0))
-        return Verification("failed" if counts[1] else "none", *counts)  # without stored examples nothing failed
-    except (OSError, UserError, Misfit):
-        damaged.append(f"{run.place}/verification.json cannot be read; verify the run again")
-        return Verification("none")

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from gauntlet.leaderboard.collect import RunPasses, Verification
+from gauntlet.leaderboard.collect import RunPasses
 from gauntlet.leaderboard.query_plot import NamedQueryCurve
 from gauntlet.leaderboard.robustness_curve_plot import RobustnessCurve
 from gauntlet.leaderboard.run_metadata import AttackRun, DataKey, EntryFlag, ThreatKey
 from gauntlet.leaderboard.sample_verdicts import AdversarialExample, Ints, StageTotals
+from gauntlet.leaderboard.verification_state import Verification, least_level
 from gauntlet.metrics.confidence import wilson
 from gauntlet.metrics.gradient_masking import Masking
 from gauntlet.metrics.perturbation_size import Spread
@@ -124,8 +125,14 @@ class Entry:
 
     @property
     def verified(self) -> int:
-        """Return the number of counted runs whose stored examples an independent check confirmed."""
+        """Return the number of counted runs that an independent check confirmed."""
         return sum(line.verification.state == "verified" for line in self.counted)
+
+    @property
+    def level(self) -> str:
+        """Return to which level all counted runs are verified; empty where one of them is not."""
+        checks = [line.verification for line in self.counted]
+        return least_level(checks) if checks and self.verified == len(checks) else ""
 
     @property
     def date(self) -> str:

@@ -15,3 +15,9 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"the public data is not there: {folder} (set GAUNTLET_SHARED)")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_key(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Seal verdicts with a key in a folder of the tests, never with the user's; subprocesses inherit it."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))

@@ -74,7 +74,7 @@ def test_verify_reloads_and_confirms(finished):
     folder, _ = finished
     done = call(str(only_run(folder)), script="-m gauntlet verify")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("verified: ")
+    assert done.stdout.startswith("verified (examples): ")
     content = json.loads((only_run(folder) / "verification.json").read_text())
     assert content["verified"] is True
     assert content["checked"] == content["claimed"] > 0

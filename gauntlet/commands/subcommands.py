@@ -13,7 +13,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command("gauntlet.commands.run", "evaluate a defense by an attack or a certifier (python run.py)"),
     "train": Command("gauntlet.commands.train", "train a network by a recipe (python train.py)"),
-    "board": Command("gauntlet.leaderboard.__main__", "build the leaderboard from the evidence"),
+    "board": Command("gauntlet.commands.board", "build the leaderboard from the evidence"),
     "verify": Command("gauntlet.verification.verify", "re-check records and stored adversarial examples"),
     "status": Command("gauntlet.commands.status", "list runs and sweep jobs: done, running, failed, partial"),
     "curves": Command("gauntlet.commands.curves", "print robust accuracy at every eps, from unbounded runs"),

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -79,12 +80,17 @@ def _with_draws(job: AttackSetup) -> Manifest:
     """Return the manifest with the draws of random heads, measured once for all processes and resumed runs."""
     if job.run.manifest_path.exists():
         return job.manifest
+    draws = draws_of(job)
+    return job.manifest | Manifest(draws=draws) if draws else job.manifest
+
+
+def draws_of(job: AttackSetup) -> dict[str, dict[str, Any]]:
+    """Return the draws of random heads, measured on the first images of the split."""
     evaluation = job.evaluation
     probe = job.split.read(slice(0, min(len(job.split), gradient_draws.PROBE)))
     batch = Batch(*(t.to(evaluation.device) for t in probe))
     asked, gradients = job.setup.request.cfg.draws, evaluation.given == GRADIENT
-    draws = gradient_draws.measure(evaluation.victim, batch, evaluation.seed, asked, gradients)
-    return job.manifest | Manifest(draws=draws) if draws else job.manifest
+    return gradient_draws.measure(evaluation.victim, batch, evaluation.seed, asked, gradients)
 
 
 def _work(job: AttackSetup, manifest: Manifest, share: ShardOfRun) -> int:
@@ -188,7 +194,7 @@ def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary) -> Manif
     mixed = [Flag("mixed-code", f"parts of this run were made by {len(codes)} versions of the code")]
     flags = [
         *(mixed if len(codes) > 1 else []),
-        *of_victim(job.evaluation, probe, _survivors(job.run, manifest)),
+        *of_victim(job.evaluation, probe, probed_survivors(job.run, manifest)),
         *noisy_gradients(manifest.get("draws", {})),
         *from_evidence(total, compare=job.evaluation.given != TRANSFER),
         *decisions_beat_scores(total, {stage.name: level_of(stage.attack) for stage in job.evaluation.stages}),
@@ -205,7 +211,7 @@ def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary) -> Manif
     return amend(job.run, lambda manifest: manifest.update(settled))
 
 
-def _survivors(run: RunFolder, manifest: Manifest) -> set[int]:
+def probed_survivors(run: RunFolder, manifest: Manifest) -> set[int]:
     """Return the samples of the first chunks, enough for the probe, that the attack on the true head does not break."""
     chunks = range(-(-min(PROBE, manifest["dataset"]["samples"]) // manifest["chunk"]))
     held: set[int] = set()

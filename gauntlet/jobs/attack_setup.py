@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from gauntlet.config.runtime import Runtime
 from gauntlet.config.validate import build
-from gauntlet.data.dataset import Split
+from gauntlet.data.dataset import Dataset, Split
 from gauntlet.data.validation import check_images
 from gauntlet.errors import UserError
 from gauntlet.evaluation.evaluation import Evaluation
@@ -62,13 +62,14 @@ class AttackSetup:
         return replace(self, setup=self.setup.sharing(runtime))
 
 
-def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> AttackSetup:
+def prepare(composed: DictConfig, choices: dict[str, str], command: str, data: Dataset | None = None) -> AttackSetup:
     """Check the configuration and build what it names. Writes nothing but trained weights to their cache.
 
     Args:
         composed: as Hydra composed it.
         choices: group -> name of the choice; names the folders.
         command: what the user can paste to get this evaluation.
+        data: the data set, where that of the configuration is not to be read.
 
     Raises:
         UserError: the configuration, the data or a model is unfit, or attack, threat and defense do not go together.
@@ -82,7 +83,7 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Atta
     if not isinstance(protocol, Protocol):
         raise UserError(f"protocol must be a {Protocol.__module__}.Protocol, not {type(protocol).__name__}")
     _check_attack(asked, attack)
-    setup = load(asked, fold=True)
+    setup = load(asked, fold=True, data=data)
     if fitted := getattr(setup.target.defense, "calibration", None):
         fitted.check(setup.split.digest())
     evaluation, crafters = _evaluation(setup, stocked(attack, setup.split), protocol)

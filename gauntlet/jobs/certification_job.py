@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from omegaconf import DictConfig
 
 from gauntlet.config.validate import build
-from gauntlet.data.dataset import Batch
+from gauntlet.data.dataset import Batch, Dataset
 from gauntlet.errors import UserError
 from gauntlet.evaluation.certification import STAGE, Certification
 from gauntlet.evaluation.start_checks import check_predictions
@@ -79,8 +79,12 @@ def _certified(job: CertificationSetup) -> Certified:
     return Certified(job.run, manifest, total, job.setup.request.tracker)
 
 
-def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> CertificationSetup:
+def prepare(
+    composed: DictConfig, choices: dict[str, str], command: str, data: Dataset | None = None
+) -> CertificationSetup:
     """Check the configuration and build what it names. Writes nothing but trained weights to their cache.
+
+    data: the data set, where that of the configuration is not to be read.
 
     Raises:
         UserError: the configuration, the data or a model is unfit, or the certifier cannot certify this defense.
@@ -94,7 +98,7 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str) -> Cert
         raise UserError(
             f"certifier={name} has no certificate for threat={threat.norm}; take threat={' or '.join(certifier.norms)}"
         )
-    setup = load(asked, fold=False)  # the certified network is the deployed one
+    setup = load(asked, fold=False, data=data)  # the certified network is the deployed one
     form = tuple(setup.split.read(slice(0, 1)).x.shape[1:])
     check_predictions(setup.target.victim, form, setup.device, asked.seed)
     certifier.check(setup.target.victim, threat)

@@ -133,11 +133,12 @@ def _check_key(cfg: DictConfig) -> None:
         )
 
 
-def load(asked: Request, *, fold: bool) -> Setup:
+def load(asked: Request, *, fold: bool, data: Dataset | None = None) -> Setup:
     """Build the data set, and the defense with its weights. Writes nothing but trained weights to their cache.
 
     Args:
         fold: whether gradients may come from copies with batch norm folded away.
+        data: the data set, where that of the configuration is not to be read.
 
     Raises:
         UserError: the data or a model is unfit.
@@ -147,7 +148,7 @@ def load(asked: Request, *, fold: bool) -> Setup:
     torch.backends.cudnn.allow_tf32 = False  # verdicts and certificates are about float32
     torch.backends.cuda.matmul.allow_tf32 = False
     device = runtime.torch_device()
-    dataset: Dataset = build(asked.cfg.dataset)
+    dataset: Dataset = data or build(asked.cfg.dataset)
     split = dataset.split("test")
     if asked.cfg.attack is not None:
         asked.threat.check_reach(tuple(split.read(slice(0, 1)).x.shape[1:]))

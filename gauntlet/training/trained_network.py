@@ -107,7 +107,7 @@ class TrainedNetwork:
             UserError: configuration, data or weights are unfit, the cache cannot be written, or `train` is false and
                 there are no weights yet.
         """
-        recipe, module = self._recipe(given), self._module().to(device)
+        recipe, module = self.built_recipe(given), self._module().to(device)
         check_output(recipe.objective.classifier(module), dataset)
         lines: Sequence[str] = ()
         if self.weights == "included":
@@ -119,7 +119,7 @@ class TrainedNetwork:
             path = weights_cache.find(self.key(dataset, given))
             source = f"zoo {path.stem}" if path else "trained"
             if path is None:
-                folder = cache / self._name(dataset, self.key(dataset, given))
+                folder = self.folder(dataset, cache, self.key(dataset, given))
                 if not train and not (folder / BEST).exists():
                     raise UserError(f"{folder / BEST} is not there; train it first")
                 folder = self.train(dataset, cache, given=given, device=device, progress=progress, tracker=tracker)
@@ -146,12 +146,12 @@ class TrainedNetwork:
         Arguments as for `load` and for `gauntlet.training.loop.fit`. Processes that torchrun started train together.
         """
         key, processes = self.key(dataset, given), join()
-        folder = cache / self._name(dataset, key)
+        folder = self.folder(dataset, cache, key)
         if processes.all((folder / BEST).exists()):
             if processes.rank == 0:
                 tidy(folder)
             return folder
-        recipe, module = self._recipe(given), self._module().to(device)
+        recipe, module = self.built_recipe(given), self._module().to(device)
         check_output(recipe.objective.classifier(module), dataset)
         first = processes.rank == 0
         with sole_owner(folder, "train", None) if first else nullcontext():
@@ -185,6 +185,14 @@ class TrainedNetwork:
         digests = {name: checkpoint.digest(module) for name, module in self._used(given).items()}
         return training_key(self.model, self.recipe, self.seed, dataset, digests)
 
+    def folder(self, dataset: Dataset, cache: Path, key: str) -> Path:
+        """Return the folder in the cache of the training with that key."""
+        targets = (
+            first_name(node.get("_target_", "")).split(".")[-1]
+            for node in (self.model, self.recipe.get("objective", {}))
+        )
+        return cache / "-".join([dataset.name, *targets, key[:12]]).lower()
+
     def _module(self) -> nn.Module:
         with seeded(self.seed, "initial weights"):
             module = build(self.model)
@@ -194,7 +202,8 @@ class TrainedNetwork:
             raise UserError(f"the model has tensors without values (device meta): {some(empty)}; build it on the CPU")
         return module
 
-    def _recipe(self, given: Mapping[str, nn.Module]) -> Recipe:
+    def built_recipe(self, given: Mapping[str, nn.Module]) -> Recipe:
+        """Return the recipe with the networks that its objective uses. Raises UserError where it cannot be built."""
         # Partial, because Hydra would copy networks that it is given as arguments.
         used = self._used(given)
         node = dict(self.recipe)
@@ -212,13 +221,6 @@ class TrainedNetwork:
         if missing:
             raise UserError(f"a part uses {missing[0]}, which is not there; list that part before it")
         return {name: given[name] for name in self.uses}
-
-    def _name(self, dataset: Dataset, key: str) -> str:
-        targets = (
-            first_name(node.get("_target_", "")).split(".")[-1]
-            for node in (self.model, self.recipe.get("objective", {}))
-        )
-        return "-".join([dataset.name, *targets, key[:12]]).lower()
 
 
 def _holds_weights(node: Mapping[str, Any]) -> bool:

@@ -4,7 +4,9 @@ The rebuilt evaluation, never the record, says what the run should hold: its thr
 """
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +16,70 @@ from torch import nn
 from gauntlet.config.environment import refuse_foreign
 from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
+from gauntlet.data.dataset import Dataset
 from gauntlet.errors import UserError
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.recorded_command import shown_command
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.stable_names import from_record, place_of
-from gauntlet.jobs.attack_setup import AttackSetup, prepare
+from gauntlet.jobs import attack_setup, certification_job
+from gauntlet.jobs.attack_setup import AttackSetup
+from gauntlet.jobs.certification_job import CertificationSetup
 from gauntlet.jobs.setup import KEYS, LATER
 
 COMPARED = (
     "schema_version", "kind", "name", "config_hash", "victim", "threat", "heads", "access", "dataset", "weights",
-    "stages", "coverage", "sets", "members", "chunk", "chunks", "seed",
+    "stages", "coverage", "sets", "members", "chunk", "chunks", "seed", "certificate",
 )  # fmt: skip
 DEFAULTS = {"coverage": "standing", "access": "gradient"}
 """What a manifest that does not say so means."""
+MISSING: dict[str, Any] = {
+    "access": DEFAULTS["access"], "surrogates": {}, "draws": None, "certifier": None, "attack": None,
+    "protocol": {"_target_": "gauntlet.evaluation.randomized_protocol.Protocol"},
+}  # fmt: skip
+"""What a configuration that does not say so means."""
 TEXTS = ("summary", "source", "claim")
 """Keys of the card that may be worded anew without another result."""
 
 
-def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = (), env: Sequence[str] = ()) -> AttackSetup:
-    """The evaluation of a run, from its configuration. Trains nothing.
+LONE = 2
+"""Names of the path that agree with a run's place, below which the folder counts as copied out of its runs folder."""
+
+PLACES = re.compile(r"dataset\.[\w.]+|checkpoint|runs_dir|(attack|defense|surrogates)(\.\w+)*\.(path|weights)")
+"""Keys that say where something lies."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """What the one who verifies says of this machine; what the run says of it counts for nothing.
+
+    Attributes:
+        trust: packages beyond gauntlet's that the configuration of a run may call.
+        env: variables of the environment that it may read.
+        places: key -> value, in place of those recorded, of what lies elsewhere here.
+        data: the data set, where that of the configuration is not to be read.
+    """
+
+    trust: Sequence[str] = ()
+    env: Sequence[str] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
+    data: Dataset | None = None
+
+
+HERE = Local()
+"""Nothing lies elsewhere, and nothing is trusted."""
+
+
+def rebuild(
+    run: RunFolder, manifest: Manifest, local: Local = HERE, fold: bool = False
+) -> AttackSetup | CertificationSetup:
+    """Return the evaluation or certification of a run, from its configuration. Trains nothing.
 
     Trained weights are looked for beside the folder of the run, wherever that has been moved:
     `<runs_dir>/<data set>/<threat>/<defense>/<attack>/<hash>` has its cache in `<runs_dir>/_trained`.
 
     Args:
-        trust: packages that the one who asks trusts; what the run says of that counts for nothing, since it may be
-            somebody else's, and its configuration names code to call.
-        env: variables of the environment that its configuration may read.
+        fold: whether gradients come from BN-fused copies where those of the run did.
 
     Raises:
         UserError: configuration, data or weights are no longer there, or the run needs a package that is not trusted.
@@ -50,63 +88,104 @@ def rebuild(run: RunFolder, manifest: Manifest, trust: Sequence[str] = (), env: 
     above = run.path.resolve().parents
     config["runs_dir"] = str(above[min(4, len(above) - 1)])
     config["logger"] = {"_target_": "gauntlet.tracking.NoTracker"}
-    refuse_foreign(config, env)
+    refuse_foreign(config, local.env)
     recorded: Any = OmegaConf.create(config)
-    recorded.setdefault("access", DEFAULTS["access"])
-    recorded.setdefault("surrogates", {})
-    recorded.setdefault("draws", None)
-    recorded.setdefault("certifier", None)
-    recorded.setdefault("protocol", {"_target_": "gauntlet.evaluation.randomized_protocol.Protocol"})
+    for key, default in MISSING.items():
+        recorded.setdefault(key, default)
     for key in LATER:
         recorded.setdefault(key, None)
     lacking = [key for key in KEYS if key not in recorded]
     if lacking:
         raise UserError(f"its config lacks {lacking[0]}; run again")
-    foreign = [str(name) for name in recorded.trusted_packages if name not in trust]
+    foreign = [str(name) for name in recorded.trusted_packages if name not in local.trust]
     if foreign:
         raise UserError(f"the run calls code of {foreign[0]}; if you trust it, add --trust {foreign[0]}")
     device = "cpu" if manifest["device"].startswith("cpu") else "auto"
-    recorded.runtime.update(progress=False, fold=False, shards=1, shard=0, device=device, devices=None)
+    folded = fold and bool(recorded.runtime.get("fold", True))
+    recorded.runtime.update(progress=False, fold=folded, shards=1, shard=0, device=device, devices=None)
+    _place(recorded, local.places)
     cfg = checked(recorded, KEYS)
+    data = local.data or build(cfg.dataset)
     for place in ("defense", *(f"surrogates.{name}" for name in cfg.surrogates)):
-        order = _found(
-            OmegaConf.select(cfg, place), cfg.dataset, Path(cfg.runs_dir) / "_trained", shown_command(manifest)
-        )
+        order = _found(OmegaConf.select(cfg, place), data, Path(cfg.runs_dir) / "_trained", shown_command(manifest))
         if order:  # run.json is ordered by key: what a part uses may come after it
             node = OmegaConf.select(recorded, place)
             node.parts = {name: node.parts[name] for name in order}
-    names = {key: str(manifest["name"].get(key)) for key in ("defense", "attack", "model")}
-    return prepare(recorded, names, manifest["command"])
+    names = {key: str(value) for key, value in manifest["name"].items()}
+    prepare = attack_setup.prepare if manifest["kind"] == "attack" else certification_job.prepare
+    return prepare(recorded, names, manifest["command"], local.data)
 
 
-def discrepancies(run: RunFolder, manifest: Manifest, job: AttackSetup) -> list[str]:
-    """One line for each part of the manifest, and of the path, that is not what the configuration gives."""
-    fresh: dict[str, Any] = json.loads(json.dumps(job.manifest))
+def _place(recorded: Any, places: Mapping[str, str]) -> None:
+    """Put what lies elsewhere here in the place of what is recorded."""
+    for key, value in places.items():
+        if not PLACES.fullmatch(key):
+            raise UserError(f"--set {key}=... is no place; give dataset.path, checkpoint, runs_dir or attack.path")
+        if key == "checkpoint":
+            for node in _nodes(recorded):
+                if recorded.checkpoint is not None and node.get("weights") == recorded.checkpoint:
+                    node["weights"] = value
+            recorded.checkpoint = value
+        elif OmegaConf.select(recorded, key.rpartition(".")[0] or "runs_dir") is None:
+            raise UserError(f"--set {key}=...: the run has no {key.rpartition('.')[0]}; leave it out")
+        else:
+            OmegaConf.update(recorded, key, OmegaConf.from_dotlist([f"value={value}"])["value"])
+
+
+def _nodes(node: Any) -> Iterator[Any]:
+    if isinstance(node, DictConfig):
+        yield node
+        for key in node:
+            yield from _nodes(node[key])
+
+
+def discrepancies(run: RunFolder, manifest: Manifest, fresh: Manifest) -> list[str]:
+    """Return one line for each part of the manifest, and of the path, that is not what the configuration gives.
+
+    fresh: the manifest as the rebuilt job would begin the run.
+    """
+    wanted: dict[str, Any] = json.loads(json.dumps(fresh))
     found: dict[str, Any] = dict(manifest)
-    for each in (fresh, found):  # the name of the model is free text
+    for each in (wanted, found):  # the name of the model is free text
         each["name"] = {key: value for key, value in each["name"].items() if key != "model"}
     problems = [
-        f"run.json: {key} is {_short(found.get(key))}, configuration, data and weights give {_short(fresh.get(key))}"
+        f"run.json: {key} is {_short(found.get(key))}, configuration, data and weights give {_short(wanted.get(key))}"
         for key in COMPARED
-        if found.get(key, DEFAULTS.get(key)) != fresh.get(key, DEFAULTS.get(key))
+        if found.get(key, DEFAULTS.get(key)) != wanted.get(key, DEFAULTS.get(key))
     ]
-    card = fresh["card"]
-    if any(found["card"].get(key) != value for key, value in card.items() if key not in TEXTS):
+    if any(found["card"].get(key) != value for key, value in wanted["card"].items() if key not in TEXTS):
         problems.append("run.json: the card is not that of the defense")
-    name = fresh["name"]
-    place = [name["dataset"], name["threat"], name["defense"], name["attack"], fresh["config_hash"]]
-    if list(run.path.resolve().parts[-5:]) != place:
+    place = place_of_run(wanted)
+    if list(run.path.resolve().parts[-5:]) != place and not is_lone(run, wanted):
         problems.append(f"the folder is not the one of this run, which is {'/'.join(place)}")
+    groups = [group for group in ("defense", "attack", "certifier") if group in manifest["name"]]
     return problems + [
-        f"run.json: its {group} is called {name[group]}, but is {place_of(manifest['config'][group]['_target_'])}"
-        for group in ("defense", "attack")
-        if _target(group, name[group]) not in (None, place_of(manifest["config"][group]["_target_"]))
+        f"run.json: its {group} is called {found['name'][group]}, but is {_component(manifest, group)}"
+        for group in groups
+        if _target(group, found["name"][group]) not in (None, _component(manifest, group))
     ]
 
 
-def _found(node: DictConfig, data: DictConfig, cache: Path, command: str) -> list[str]:
+def place_of_run(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the names of the folders of a run below its runs folder."""
+    name = manifest["name"]
+    method = name["certifier" if manifest["kind"] == "certificate" else "attack"]
+    return [name["dataset"], name["threat"], name["defense"], method, manifest["config_hash"]]
+
+
+def is_lone(run: RunFolder, manifest: Mapping[str, Any]) -> bool:
+    """Return whether the folder was copied out of its runs folder, so that where it lies says nothing."""
+    pairs = zip(run.path.resolve().parts[-5:-1], place_of_run(manifest)[:-1], strict=False)
+    return sum(mine == its for mine, its in pairs) < LONE
+
+
+def _component(manifest: Manifest, group: str) -> str:
+    return place_of(str(manifest["config"][group]["_target_"]))
+
+
+def _found(node: DictConfig, dataset: Dataset, cache: Path, command: str) -> list[str]:
     """The names of the parts of a defense in an order in which they can be loaded; each can, without any training."""
-    dataset, defense = build(data), build(node)
+    defense = build(node)
     models: dict[str, nn.Module] = {}
     waiting = dict(defense.parts)
     while waiting:

@@ -1,6 +1,7 @@
 """Predictions of the deployed defense repeated for the verifier: written apart from the judge, so that one checks the
 other. They have the judge's random numbers, which depend on seed and sample alone."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,8 +14,13 @@ from torch import Tensor
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.threat_model.rng import Rng
 
+Floats = NDArray[np.float64]
+
 EDGE = 1e-5
 """Share of the largest score below which the gap of the two largest may be rounding."""
+
+ROUNDING = 1e-4
+"""Share of the largest score by which a margin may differ from the recorded one, whose batch was another."""
 
 
 class Repeated(NamedTuple):
@@ -22,10 +28,16 @@ class Repeated(NamedTuple):
 
     pred: list[int]
     shares: list[dict[str, float]] | None
+    margins: list[float]
+    sizes: list[float]  # the largest score of each image, by magnitude
     slack: list[float] | None = None  # of a mixture: probability of the members that rounding may turn over
 
     def lines(self, place: int, row: Any, draws: int) -> Iterator[str]:
-        """One line for each share that the row of an image does not hold; a draw on the edge may fall either way."""
+        """One line for the margin and for each share that the row of an image does not hold; a draw on the edge may
+        fall either way."""
+        margin, most = self.margins[place], ROUNDING * max(self.sizes[place], 1e-3)
+        if math.isfinite(margin) and not abs(margin - float(row.margin)) <= most:
+            yield f"the margin is {margin:.6g}, the record says {row.margin:.6g}"
         slack = 1.5 / draws if self.slack is None else self.slack[place] + 1e-6
         for name, value in (self.shares[place] if self.shares else {}).items():
             found = getattr(row, name, None)
@@ -37,14 +49,14 @@ def repeated(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> Repeated:
     """What the deployed defense says of images x [B, C, H, W] with labels y [B]."""
     rule = run.rule
     if rule is None:
-        return Repeated(_classes(run, x, ids, "judge").tolist(), None)
+        scores = _scores(run, x, ids, "judge")
+        return Repeated(scores.argmax(1).tolist(), None, *_margins(scores, y.numpy()))
     if run.exact:
         return _expected(run, x, ids, y)
     label = y.numpy()
-    chosen, fresh = (
-        np.stack([_classes(run, x, ids, f"{name}/{k}") for k in range(rule.draws)], axis=1)
-        for name in ("judge", "report")
-    )
+    drawn = [_scores(run, x, ids, f"judge/{k}") for k in range(rule.draws)]
+    chosen = np.stack([scores.argmax(1) for scores in drawn], axis=1)
+    fresh = np.stack([_scores(run, x, ids, f"report/{k}").argmax(1) for k in range(rule.draws)], axis=1)
     wrong, late = (np.mean(votes != label[:, None], axis=1) for votes in (chosen, fresh))
     if rule.rule == "vote":
         winners = [
@@ -55,7 +67,7 @@ def repeated(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> Repeated:
         rivals = zip(chosen, label, wrong, strict=True)
         pred = [int(own if share <= 0.5 else _most(row[row != own])) for row, own, share in rivals]
     shares = [{"wrong_share": float(a), "fresh_share": float(b)} for a, b in zip(wrong, late, strict=True)]
-    return Repeated(pred, shares)
+    return Repeated(pred, shares, *_margins(np.mean(drawn, axis=0), label))
 
 
 @torch.no_grad()
@@ -63,9 +75,10 @@ def _expected(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> Repeated:
     """Of a mixture: the sum of the probabilities of the members that are wrong, for each image."""
     label, rng = y.numpy(), Rng(run.seed, ids.to(run.device), "judge")
     wrong, edge = np.zeros(len(label)), np.zeros(len(label))
-    elsewhere = np.zeros((len(label), run.classes))
+    elsewhere, mean = np.zeros((len(label), run.classes)), np.zeros((len(label), run.classes))
     for head in run.victim.members:
         scores = head.forward(x.to(run.device), rng).double().cpu().numpy()
+        mean += head.weight * scores
         top = np.sort(scores, axis=1)
         missed = scores.argmax(axis=1) != label
         wrong += head.weight * missed
@@ -73,15 +86,22 @@ def _expected(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> Repeated:
         elsewhere[np.arange(len(label)), scores.argmax(axis=1)] += head.weight * missed
     pred = np.where(wrong > 0.5 + 1e-9, elsewhere.argmax(axis=1), label)
     shares = [{"wrong_share": float(value), "fresh_share": float(value)} for value in wrong]
-    return Repeated(pred.tolist(), shares, edge.tolist())
+    return Repeated(pred.tolist(), shares, *_margins(mean, label), edge.tolist())
 
 
 @torch.no_grad()
-def _classes(run: Evaluation, x: Tensor, ids: Tensor, stream: str) -> NDArray[np.int64]:
+def _scores(run: Evaluation, x: Tensor, ids: Tensor, stream: str) -> Floats:
+    """Return the scores of one prediction, float64 [B, K]."""
     device = run.device
-    scores = run.victim.predict(x.to(device), Rng(run.seed, ids.to(device), stream))
-    classes: NDArray[np.int64] = scores.argmax(1).cpu().numpy()
-    return classes
+    scores: Floats = run.victim.predict(x.to(device), Rng(run.seed, ids.to(device), stream)).double().cpu().numpy()
+    return scores
+
+
+def _margins(scores: Floats, label: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Return the true score minus the best other one, and the largest score by magnitude, of each image."""
+    rows, others = np.arange(len(label)), scores.copy()
+    others[rows, label] = -np.inf
+    return (scores[rows, label] - others.max(1)).tolist(), np.abs(scores).max(1).tolist()
 
 
 def _most(votes: NDArray[np.int64]) -> int:

@@ -73,6 +73,14 @@ def _story(rows: dict[str, Any], stages: Sequence[str], coverage: str) -> Iterat
         down = down or (ends and (bool(row.broken) or failed))
 
 
+def order_problems(table: pd.DataFrame, stages: Sequence[str]) -> Iterator[str]:
+    """Yield a line where the rows of a chunk do not stand stage by stage, in the order in which stages run."""
+    place = {stage: number for number, stage in enumerate(stages)}
+    found = [place[stage] for stage in table["stage"] if stage in place]
+    if found != sorted(found):
+        yield "its rows do not stand in the order in which the stages run"
+
+
 def attempts(table: pd.DataFrame) -> dict[Key, Any]:
     """The rows of candidates that were judged."""
     tried = table[(table["stage"] != CLEAN_STAGE) & table["error"].isna()]

@@ -1,251 +1,180 @@
-"""Re-check finished runs: `gauntlet verify runs/...`.
+"""Check finished runs: `gauntlet verify RUN`.
 
 The check reads the files, builds data, defense and threat anew from the recorded configuration, and compares what the
-run claims with what that gives. It shares no code with the attacks or their judge: distances are measured in NumPy, and
-predictions made in another batch composition. What it finds goes to `verification.json`.
+run claims with what that gives; on request it re-runs the attack, or the certifier, on some samples or on all. What it
+finds goes to `verification.json`.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-import torch
-from numpy.typing import NDArray
-
-from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError, described, printable
 from gauntlet.evidence.digest import adversarial_digest, manifest_digest, records_digest
 from gauntlet.evidence.example_storage import StoragePolicy
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.recorded_command import shown_command
 from gauntlet.evidence.run_folder import RunFolder, find_runs
-from gauntlet.evidence.schema import CLEAN_STAGE
+from gauntlet.evidence.verdict import Verdict
+from gauntlet.evidence.verdict_seal import sealed
 from gauntlet.jobs.attack_setup import AttackSetup
+from gauntlet.jobs.certification_job import CertificationSetup
 from gauntlet.system.atomic_file import write_atomically
-from gauntlet.system.provenance import now
-from gauntlet.verification.rebuild import discrepancies, rebuild
+from gauntlet.system.provenance import now, versions
+from gauntlet.verification.attack_evidence import check_rows_and_examples
+from gauntlet.verification.certificate_evidence import check_certificates, replay_certificates
+from gauntlet.verification.rebuild import HERE, Local, discrepancies, is_lone, rebuild
+from gauntlet.verification.replay import replay_attack
 from gauntlet.verification.report import SHOWN, Report, lines
-from gauntlet.verification.repredict import repeated
-from gauntlet.verification.row_checks import (
-    Key,
-    attempts,
-    claims,
-    distance_of,
-    entries,
-    reach_of,
-    row_problems,
-    stored_keys,
-)
-
-BATCH = 37
-"""Images per prediction; not a size that an attack is likely to have used."""
+from gauntlet.verification.sampling import DEFAULT, EVERYTHING, Amount, fresh_nonce
+from gauntlet.verification.training_record import check_networks
 
 
-def verify(run: RunFolder, trust: Sequence[str] = (), env: Sequence[str] = ()) -> Report:
-    """Check one finished run: its manifest, its rows, its clean predictions and its adversarial examples.
+def verify(run: RunFolder, local: Local = HERE, amount: Amount | None = None, nonce: str = "") -> Report:
+    """Check one finished run.
 
     Args:
-        trust: packages beyond gauntlet's that its configuration may call.
-        env: variables of the environment that its configuration may read.
+        local: what the one who verifies says of this machine.
+        amount: of samples to re-run; None: none.
+        nonce: hex digits that decide, with the digest of the records, which samples; empty: drawn now.
 
     Raises:
-        UserError: the run is not finished or not an attack, a file is damaged, or its data or weights are gone.
+        UserError: the run is not finished, a file is damaged, or its data or weights are gone.
     """
     manifest = run.manifest()
-    if manifest["kind"] != "attack":
-        raise UserError(f"{run.path} holds a run of the kind {manifest['kind']}; only attacks can be verified")
+    if manifest["kind"] not in ("attack", "certificate"):
+        raise UserError(f"{run.path} holds a run of the kind {manifest['kind']}; attacks and certificates are verified")
     if manifest["status"] not in ("done", "failed"):
         raise UserError(f"{run.path} is not finished; run its command again to go on: {shown_command(manifest)}")
+    job = _rebuilt(run, manifest, local, amount is not None)
+    report = Report(kind=manifest["kind"], keep=StoragePolicy.of_run(manifest))
+    report.problems += discrepancies(run, manifest, job.manifest)
+    if is_lone(run, job.manifest):
+        report.notes.append("the folder was copied out of its runs folder; where it lies was not checked")
+    check_networks(report, job)
+    nonce = nonce or fresh_nonce()
+    if isinstance(job, AttackSetup):
+        check_rows_and_examples(report, run, job, manifest)
+        if amount is not None and _whole(run, job):
+            replay_attack(report, run, job, manifest, amount, nonce)
+    else:
+        check_certificates(report, run, job, manifest)
+        if amount is not None and _whole(run, job):
+            replay_certificates(report, run, job, amount, nonce)
+    return report
+
+
+def _rebuilt(run: RunFolder, manifest: Manifest, local: Local, fold: bool) -> AttackSetup | CertificationSetup:
     try:
-        job = rebuild(run, manifest, trust, env)
+        return rebuild(run, manifest, local, fold)
     except UserError as cause:
         raise UserError(f"{run.manifest_path}: {cause}") from cause
     except Exception as cause:  # whatever somebody else's configuration may do to what is built from it
         raise UserError(
             f"{run.manifest_path} cannot be used: its config cannot be built ({described(cause)}); run again"
         ) from cause
-    report = Report(keep=StoragePolicy.of_run(manifest))
-    report.problems += discrepancies(run, manifest, job)
-    present, wanted = run.present(), set(range(job.manifest["chunks"]))
-    report.problems += [f"chunk {chunk}: its records are missing" for chunk in sorted(wanted - present)]
-    report.problems += [f"chunk {chunk}: the run has no such chunk" for chunk in sorted(present - wanted)]
-    report.problems += _strays(run, wanted)
-    for chunk in sorted(present & wanted):
-        try:
-            _check_chunk(report, run, chunk, job, manifest)
-        except UserError as cause:
-            report.problems.append(f"chunk {chunk}: {cause}")
-    return report
 
 
-def _strays(run: RunFolder, wanted: set[int]) -> Iterator[str]:
-    known = {run.adversarial_path(chunk) for chunk in wanted}
-    for path in sorted(run.path.glob("adversarial/part-*.safetensors")):
-        if path not in known:
-            yield f"{path.name}: adversarial examples of no chunk of this run"
+def _whole(run: RunFolder, job: AttackSetup | CertificationSetup) -> bool:
+    """Return whether every chunk is there and can be read; where not, that is a problem already."""
+    try:
+        return {chunk for chunk in run.present() if run.read_part(chunk)} == set(range(job.manifest["chunks"]))
+    except UserError:
+        return False
 
 
-def _check_chunk(report: Report, run: RunFolder, chunk: int, job: AttackSetup, manifest: Manifest) -> None:
-    size, stages = job.manifest["chunk"], job.manifest["stages"]
-    positions = range(len(job.split))[chunk * size : (chunk + 1) * size]
-    place = {int(job.split.ids[at]): at for at in positions}
-    table = run.read_part(chunk).to_pandas()
-    report.problems += row_problems(
-        table, list(place), stages, reach_of(job.manifest["threat"]), job.evaluation.coverage
+def checked_verdict(run: RunFolder, local: Local, amount: Amount | None, nonce: str = "") -> tuple[Report, Verdict]:
+    """Return what verifying a run found, and the verdict, bound to the files as they were before it."""
+    try:
+        digests = Verdict(
+            records_digest=records_digest(run),
+            manifest_digest=manifest_digest(run),
+            adversarial_digest=adversarial_digest(run),
+        )
+    except OSError as cause:
+        raise UserError(f"{run.path} cannot be read ({cause.strerror or cause}); check its files") from None
+    report = verify(run, local, amount, nonce)
+    done = report.replayed
+    found = Verdict(
+        verified=report.verified,
+        partial=report.partial,
+        level=report.level,
+        checked=report.checked or report.samples,
+        claimed=report.claimed,
+        failed=len(report.problems),
+        problems=report.problems[:SHOWN] or ([] if report.verified else [report.lack]),
+        notes=report.notes[:SHOWN],
+        time=now(),
+        versions=versions(),
     )
-    errors = int(table["error"].notna().sum())
-    if errors and manifest["status"] == "done":
-        report.problems.append(f"chunk {chunk}: {errors} rows have an error, yet the run is called done")
-    _check_clean(report, table, place, job)
-    mine = claims(table)
-    known = attempts(table) if report.keep.every else mine
-    report.claimed += len(mine)
-    about = set(report.keep.of_chunk(job.split.ids[positions.start : positions.stop], positions.start).tolist())
-    if not about and not run.adversarial_path(chunk).exists():
-        return
-    due = [key for key in known if key[0] in about]
-    try:
-        stored = _stored(run, chunk)
-        keys = stored_keys(stored, stages, tuple(job.split.read(positions[:1]).x.shape[1:]))
-    except ValueError as cause:
-        report.problems.append(f"chunk {chunk}: {run.adversarial_path(chunk).name} is not sound: {cause}")
-        return
-    index = {key: number for number, key in enumerate(keys)}
-    if len(index) < len(keys):
-        report.problems.append(f"chunk {chunk}: {len(keys) - len(index)} adversarial examples are stored twice")
-    odd = [(key, "no adversarial example is stored") for key in due if key not in index]
-    odd += [(key, "an adversarial example is stored, but its row does not say broken") for key in set(index) - {*known}]
-    report.problems += [f"{_who(key)}: {line}" for key, line in sorted(odd)]
-    report.shown += len(mine.keys() & index.keys())
-    found = [(key, known[key], number) for key, number in index.items() if key in known and key[0] in place]
-    for start in range(0, len(found), BATCH):
-        _check_examples(report, found[start : start + BATCH], stored, place, job)
-
-
-def _check_clean(report: Report, table: pd.DataFrame, place: dict[int, int], job: AttackSetup) -> None:
-    """Repeat the prediction of every clean image of a chunk."""
-    rows = {int(row.sample): row for row in entries(table[table["stage"] == CLEAN_STAGE])}
-    at = list(place.values())
-    for start in range(0, len(at), BATCH):
-        batch: Batch = job.split.read(at[start : start + BATCH])
-        again = repeated(job.evaluation, batch.x, batch.ids, batch.y)
-        for n, (sample, label, pred) in enumerate(zip(batch.ids.tolist(), batch.y.tolist(), again.pred, strict=True)):
-            report.samples += 1
-            row = rows.get(sample)
-            if row is not None and (row.label, row.clean_pred, row.pred) != (label, pred, pred):
-                report.problems.append(
-                    f"sample {sample} (clean): label {label} and prediction {pred}, the record says {row.label} and "
-                    f"{row.clean_pred if row.clean_pred != pred else row.pred}"
-                )
-            if row is not None:
-                told = again.lines(n, row, job.evaluation.protocol.draws)
-                report.problems += [f"sample {sample} (clean): {line}" for line in told]
-
-
-def _check_examples(
-    report: Report,
-    found: list[tuple[Key, Any, int]],
-    stored: dict[str, NDArray[Any]],
-    place: dict[int, int],
-    job: AttackSetup,
-) -> None:
-    at = [number for _, _, number in found]
-    z, x = stored["z"][at], stored["x"][at]
-    clean = job.split.read([place[key[0]] for key, _, _ in found])
-    again = repeated(job.evaluation, torch.from_numpy(z.copy()), clean.ids, clean.y)
-    for n, ((key, row, _), pred) in enumerate(zip(found, again.pred, strict=True)):
-        label, told = int(clean.y[n]), list(again.lines(n, row, job.evaluation.protocol.draws))
-        report.checked += 1
-        if clean.x[n].numpy().tobytes() != x[n].tobytes():
-            told.append("the image it starts from is not the data set's")
-        if label != row.label:
-            told.append(f"the label is {label}, the record says {row.label}")
-        distance, why = distance_of(z[n], clean.x[n].numpy(), job.manifest["threat"])
-        if why:
-            told.append(why)
-        elif abs(distance - row.distance) > 1e-6 * max(1.0, distance):
-            told.append(f"distance {distance:.8g}, the record says {row.distance:.8g}")
-        if row.broken and pred == label:
-            told.append(f"the defense predicts the true class {pred}")
-        elif pred != row.pred:
-            told.append(f"the defense predicts {pred}, the record says {row.pred}")
-        report.problems += [f"{_who(key)}: {line}" for line in told]
-
-
-def _who(key: Key) -> str:
-    return f"sample {key[0]} ({key[1]})"
-
-
-def _stored(run: RunFolder, chunk: int) -> dict[str, NDArray[Any]]:
-    try:
-        return run.read_examples(chunk)
-    except FileNotFoundError:
-        raise ValueError("it is missing") from None
+    if done is not None:
+        found |= Verdict(replayed=done.samples, total=done.total, nonce=done.nonce, chance=done.chance)
+    return report, digests | found
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Verify each run below the given folders; 0 = everything holds."""
-    parser = argparse.ArgumentParser(prog="gauntlet verify", description="Re-check finished runs.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
-    parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="a package that runs may call")
-    parser.add_argument("--env", action="append", default=[], metavar="NAME", help="a variable that runs may read")
-    options = parser.parse_args(arguments)
-    failures = judged = 0
+    options = _parser().parse_args(arguments)
     try:
+        amount = EVERYTHING if options.full else None if options.replay is None else Amount.of(options.replay)
+        local = Local(options.trust, options.env, dict(_placed(word) for word in options.set))
         runs = [run for folder in options.folders for run in _runs_in(folder)]
     except UserError as cause:
         sys.stderr.write(f"error: {printable(cause)}\n")
         return 1
+    failures = 0
     for run in runs:
         try:
-            if run.path not in options.folders and run.manifest()["kind"] == "certificate":
-                sys.stdout.write(f"{printable(run.path)}: certificates, which the board holds against attacks\n")
-                continue
-            judged += 1
-            failures += not _judged(run, options.trust, options.env)
+            failures += not _judged(run, local, amount, options.nonce)
         except UserError as cause:
             sys.stderr.write(f"error: {printable(cause)}\n")
             failures += 1
-    if not judged and not failures:
-        sys.stderr.write("error: nothing was verified: there are only certificates; name a folder that holds attacks\n")
-    return 1 if failures or not judged else 0
+    return 1 if failures else 0
 
 
-def _judged(run: RunFolder, trust: Sequence[str], env: Sequence[str]) -> bool:
-    """Verify a run; print the verdict, and leave it beside the run, bound to the files as they were before it."""
-    try:
-        digests = {
-            "records_digest": records_digest(run),
-            "manifest_digest": manifest_digest(run),
-            "adversarial_digest": adversarial_digest(run),
-        }
-    except OSError as cause:
-        raise UserError(f"{run.path} cannot be read ({cause.strerror or cause}); check its files") from None
-    report = verify(run, trust, env)
-    content = {
-        "verified": report.verified,
-        "partial": report.partial,
-        **digests,
-        "checked": report.checked,
-        "claimed": report.claimed,
-        "failed": len(report.problems),
-        "problems": report.problems[:SHOWN] or ([] if report.verified else [report.lack]),
-        "time": now(),
-    }
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gauntlet verify", description="Check finished runs.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
+    parser.add_argument(
+        "--replay", nargs="?", const=DEFAULT, metavar="N", help=f"re-run N samples, or a share such as 5%% ({DEFAULT})"
+    )
+    parser.add_argument("--full", action="store_true", help="re-run all samples")
+    parser.add_argument("--nonce", default="", metavar="HEX", help="repeat an earlier choice of samples")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="where something lies here: dataset.path, checkpoint, runs_dir, attack.path",
+    )  # fmt: skip
+    parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="a package that runs may call")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME", help="a variable that runs may read")
+    return parser
+
+
+def _placed(word: str) -> tuple[str, str]:
+    key, joined, value = word.partition("=")
+    if not joined or not key:
+        raise UserError(f"--set {word} is not KEY=VALUE; give for example --set dataset.path=DIR")
+    return key, value
+
+
+def _judged(run: RunFolder, local: Local, amount: Amount | None, nonce: str) -> bool:
+    """Verify a run, print the verdict, and leave it beside the run."""
+    report, content = checked_verdict(run, local, amount, nonce)
     for line in "\n".join(lines(run, report)).split("\n"):
         sys.stdout.write(f"{printable(line)}\n")
     sys.stdout.flush()  # the verdict comes before what is said of its storage
+    store(run, content)
+    return report.verified
+
+
+def store(run: RunFolder, verdict: Verdict) -> None:
+    """Leave a verdict beside its run, sealed by this user. Raises UserError where the folder cannot be written."""
     try:
-        write_atomically(run.path / "verification.json", (json.dumps(content, indent=1) + "\n").encode())
+        write_atomically(run.path / "verification.json", (json.dumps(sealed(verdict), indent=1) + "\n").encode())
     except UserError as cause:
         here = "make that folder writable, or verify a copy of the runs folder"
         why = str(cause).replace("choose another place with runs_dir=DIR", here)
         raise UserError(f"the verdict is not stored: {why}") from cause
-    return report.verified
 
 
 def _runs_in(folder: Path) -> list[RunFolder]:

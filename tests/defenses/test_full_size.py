@@ -89,7 +89,7 @@ def test_a_preset_trains_deploys_and_is_attacked(name):
     for part_name, part in defense.parts.items():
         given = {other: models[other] for other in part.uses}
         module = part._module()
-        run = TrainingRun(module, few, part._recipe(given), 0, torch.device("cpu"))
+        run = TrainingRun(module, few, part.built_recipe(given), 0, torch.device("cpu"))
         before = [weight.detach().clone() for weight in module.parameters()]
         given_before = {other: [tensor.clone() for tensor in net.state_dict().values()] for other, net in given.items()}
         run.epoch = max(1, run.recipe.epochs // 2)

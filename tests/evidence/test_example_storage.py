@@ -122,7 +122,7 @@ def test_a_run_stores_what_its_policy_says_and_more_when_it_is_asked_for_more(tm
     assert not run.adversarial_path(2).exists()  # images 32 to 39
     status, said, content = verified(run, capsys)
     assert status == 1
-    assert said.startswith("verified in part: ")
+    assert said.startswith("verified in part (examples): ")
     assert f"{len(first)} of {len(broken)} broken samples have their adversarial example stored" in said
     assert (content["verified"], content["partial"], content["checked"]) == (False, True, len(first))
 

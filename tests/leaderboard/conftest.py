@@ -16,6 +16,7 @@ from gauntlet.evidence.digest import adversarial_digest, manifest_digest, record
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import ATTACK_SCHEMA, CLEAN_STAGE, RANDOM_SCHEMA, rows
+from gauntlet.evidence.verdict_seal import sealed
 from gauntlet.leaderboard.collect import collect, discover
 from gauntlet.leaderboard.entry import Entry
 from gauntlet.leaderboard.score import pools, score
@@ -175,7 +176,7 @@ def verify(run: RunFolder, *, verified: bool = True, checked: int = 5, failed: i
     content["partial"] = 0 < checked < claimed and not failed
     content |= {"records_digest": records_digest(run), "manifest_digest": manifest_digest(run)}
     content |= {"adversarial_digest": adversarial_digest(run)}
-    (run.path / "verification.json").write_text(json.dumps(content))
+    (run.path / "verification.json").write_text(json.dumps(sealed(content)))
 
 
 @pytest.fixture(scope="session", autouse=True)

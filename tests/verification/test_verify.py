@@ -19,7 +19,6 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import rows
 from gauntlet.jobs.attack_job import evaluate
 from gauntlet.verification import verify
-from tests.leaderboard.test_certificates import certify
 
 CHOICES = {"attack": "pgd", "defense": "none", "model": "small_cnn"}
 
@@ -83,8 +82,8 @@ def forge_examples(run, chunk, change):
 def test_an_honest_run_is_verified(run, capsys):
     assert verify.main([str(run.path)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("verified: ")
-    assert "not checked: whether a stronger attack breaks the survivors" in said
+    assert said.startswith("verified (examples): ")
+    assert "nothing was re-run: survivors are as the run states them" in said
     content = json.loads((run.path / "verification.json").read_text())
     assert content["verified"] is True
     assert content["checked"] == content["claimed"] > 10
@@ -137,9 +136,9 @@ def test_the_manifest_cannot_be_edited(run, rebuilt, key, value):
     assert f"run.json: {key}" in problems(run)
 
 
-def test_only_attacks_are_verified(run):
-    edit(run, kind="certificate")
-    with pytest.raises(UserError, match="only attacks"):
+def test_other_kinds_are_not_verified(run):
+    edit(run, kind="training")
+    with pytest.raises(UserError, match="attacks and certificates are verified"):
         verify.verify(run)
 
 
@@ -291,7 +290,7 @@ def test_without_stored_examples_nothing_is_verified(tmp_path, capsys):
     assert verify.main([str(run.path)]) == 1
     said = capsys.readouterr().out
     assert "no adversarial examples were stored (runtime.keep=none)" in said
-    assert "sample" not in said
+    assert "0 adversarial examples and 40 clean predictions repeated" in said
     content = json.loads((run.path / "verification.json").read_text())
     assert (content["verified"], content["failed"]) == (False, 0)
 
@@ -350,7 +349,7 @@ def test_a_verdict_that_cannot_be_written_gets_one_line(run, rebuilt, number, mo
     monkeypatch.setattr(run_folder.os, "fsync", fail)
     assert verify.main([str(run.path)]) == 1
     said = capsys.readouterr()
-    assert said.out.startswith("verified: ")
+    assert said.out.startswith("verified (examples): ")
     assert said.err.startswith("error: the verdict is not stored: ")
     assert "verification.json" in said.err
     assert ("free some" if number == errno.ENOSPC else "make that folder writable") in said.err
@@ -378,21 +377,3 @@ def test_the_same_command_heals_examples_cut_short(tmp_path, eps, capsys):
     assert path.read_bytes() == whole
     assert path.with_suffix(".damaged").read_bytes() == whole[:-40]
     assert verify.main([str(run.path)]) == 0
-
-
-def test_certificates_below_a_folder_are_passed_over(run, rebuilt, tmp_path, capsys):
-    certificate = certify(tmp_path, [0.5])
-    assert verify.main([str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "certificates, which the board" in said
-    assert f"verified: {run.path}" in said
-    assert verify.main([str(certificate.path)]) == 1
-    assert "only attacks can be verified" in capsys.readouterr().err
-
-
-def test_certificates_alone_verify_nothing(tmp_path, capsys):
-    certify(tmp_path, [0.5])
-    assert verify.main([str(tmp_path)]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: nothing was verified")
-    assert said.count("\n") == 1

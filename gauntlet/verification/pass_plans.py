@@ -1,0 +1,108 @@
+"""What attacks must cost and can cost, counted from their knobs apart from their code, and the phases that they name.
+
+A sample that survives has been attacked to the end: its passes are those of the whole plan. One that was broken left
+early. So rows that were made with fewer steps, or broken rows that are called survivors, do not have the passes that
+the recorded configuration gives.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from gauntlet.attacks.apgd import APGD
+from gauntlet.attacks.apgd_l1 import phases as phases_l1
+from gauntlet.attacks.black_box.square import Square
+from gauntlet.attacks.fab import FAB
+from gauntlet.attacks.fgsm import FGSM
+from gauntlet.attacks.gauntlet import Gauntlet
+from gauntlet.attacks.md import MD
+from gauntlet.attacks.pgd import PGD
+from gauntlet.attacks.pma import PMA
+from gauntlet.evaluation.evaluation import Evaluation, Stage
+from gauntlet.threat_model.mixture import MEMBERS
+
+NEAR = 1e-3
+"""Margin below which rounding may have told the attack that it had succeeded, so that a survivor left early."""
+
+
+class Plan(NamedTuple):
+    """Passes (`column`: which) of a sample that survives, from `least` to `most`; others have `most` at most."""
+
+    column: str
+    least: int
+    most: int
+
+
+Counter = Callable[[Any, str, int], Plan | None]
+"""(attack, norm, classes) -> its plan, with one draw for a gradient."""
+
+
+def plan_of(stage: Stage, run: Evaluation) -> Plan | None:
+    """Return what a stage must cost; None where its attack states no plan, or chance decides when a sample leaves."""
+    if run.rule is not None or run.victim.members or stage.head.name == MEMBERS:
+        return None
+    count = _PLANS.get(type(stage.attack))
+    plan = count(stage.attack, run.threat.norm, run.classes) if count else None
+    if plan is None or plan.column == "forwards" or run.threat.unbounded:
+        return plan if plan is not None and stage.head.draws == 1 and not run.threat.unbounded else None
+    draws = stage.head.draws
+    if isinstance(stage.attack, APGD) and draws > 1:
+        draws = max(draws, stage.attack.draws)
+    return Plan(plan.column, plan.least * draws, plan.most * draws)
+
+
+def pass_problems(row: Any, plan: Plan | None) -> Iterator[str]:
+    """Yield a line where the passes of a row cannot be those of its attack."""
+    if plan is None or row.error is not None:
+        return
+    spent = getattr(row, plan.column)
+    if spent > plan.most:
+        yield f"{spent} {plan.column}, but the attack makes at most {plan.most}"
+    elif not row.broken and spent < plan.least and row.margin > NEAR:
+        yield f"it survives with {spent} {plan.column}, but the attack makes at least {plan.least}"
+
+
+def phases_of(attack: Any) -> tuple[str, ...]:
+    """Return the phases that an attack names in its rows; empty: it names none."""
+    if isinstance(attack, Gauntlet):
+        return ("screen", *dict.fromkeys(attack.KINDS), "probe", "trial", "square")
+    return ()
+
+
+def _ranks(targets: int, classes: int) -> int:
+    return max(1, min(targets, classes - 1))
+
+
+def _backwards(count: int) -> Plan:
+    return Plan("backwards", count, count)
+
+
+def _apgd(attack: APGD, norm: str, classes: int) -> Plan:
+    passes = sum(count + 1 for _, count in phases_l1(attack.steps)) if norm == "l1" else attack.steps + 1
+    return _backwards(passes * attack.restarts * _ranks(attack.targets, classes))
+
+
+def _fab(attack: FAB, norm: str, classes: int) -> Plan | None:
+    if not attack.targets:  # a backward pass for each class whose boundary may be the nearest
+        return _backwards(attack.steps * attack.restarts * (classes - 1))
+    return _backwards(attack.steps * attack.restarts * _ranks(attack.targets, classes))
+
+
+def _gauntlet(attack: Gauntlet, norm: str, classes: int) -> Plan:
+    lengths = []
+    for number in range(attack.rounds):
+        cycle, place = divmod(number, len(attack.KINDS))
+        diversify = attack.turns if attack.KINDS[place] == "turn" else 0
+        lengths.append(attack.round_steps * (1 + cycle) + diversify)
+    return Plan("backwards", attack.steps + sum(lengths[:1]) + 1, attack.steps + sum(lengths) + 1)
+
+
+_PLANS: dict[type, Counter] = {
+    FGSM: lambda attack, norm, classes: _backwards(1),
+    PGD: lambda attack, norm, classes: _backwards(attack.steps * attack.restarts * _ranks(attack.targets, classes)),
+    PMA: lambda attack, norm, classes: _backwards(attack.steps * len(attack.runs())),
+    MD: lambda attack, norm, classes: _backwards(2 * attack.steps * attack.restarts * _ranks(attack.targets, classes)),
+    APGD: _apgd,
+    FAB: _fab,
+    Gauntlet: _gauntlet,
+    Square: lambda attack, norm, classes: Plan("forwards", attack.queries, attack.queries),
+}

@@ -1,0 +1,104 @@
+"""Whether a trained network is what the record of its training says.
+
+Its folder is named by the key of the training: the hash of model, recipe, seed and data. What lies there is held
+against that record: the key, the configuration, the epochs, and the validation accuracies that the recorded weights
+had, which are measured again. Whether the training gives these weights only training again would tell.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gauntlet.config.environment import as_typed
+from gauntlet.data.dataset import Dataset
+from gauntlet.errors import UserError
+from gauntlet.evidence.stable_names import to_record
+from gauntlet.jobs.attack_setup import AttackSetup
+from gauntlet.jobs.certification_job import CertificationSetup
+from gauntlet.models import checkpoint
+from gauntlet.system.file_reader import read_json
+from gauntlet.training import history, weights_cache
+from gauntlet.training.trained_network import PART, TrainedNetwork
+from gauntlet.training.weights_cache import canonical
+from gauntlet.verification.report import Report
+
+SLACK = 2
+"""Validation images that may fall to another side by rounding on another machine."""
+
+
+def check_networks(report: Report, job: AttackSetup | CertificationSetup) -> None:
+    """Hold every network of the defense, and of the surrogates, against the record of its training."""
+    cache, dataset = job.setup.request.runs_dir / "_trained", job.setup.dataset
+    crafters = job.crafters if isinstance(job, AttackSetup) else ()
+    sources = {one.name: one.model.defense for crafter in crafters for one in crafter.craft.surrogates}
+    for owner, defense in {"": job.setup.target.defense, **sources}.items():
+        models: dict[str, nn.Module] = {}
+        for name, part in defense.parts.items():
+            given = {other: models[other] for other in part.uses}
+            models[name] = part.load(dataset, cache, given=given, train=False).module
+            about = f"{owner}.{name}" if owner else name
+            problems, note = check_training(about, part, dataset, cache, given, models[name])
+            report.problems += problems
+            report.notes.append(note)
+
+
+def check_training(
+    name: str, part: TrainedNetwork, dataset: Dataset, cache: Path, given: Mapping[str, nn.Module], module: nn.Module
+) -> tuple[list[str], str]:
+    """Return what is wrong with a network's record, one line each, and where its weights come from, in words.
+
+    Args:
+        name: of the network in the defense.
+        cache: folder of trained networks.
+        given: loaded networks that its objective uses.
+        module: the network with its weights, in eval mode.
+    """
+    digest = checkpoint.digest(module)
+    if part.weights is not None:
+        return [], f"the weights of {name} are {part.weights} ({digest[:19]}), without a record of their training"
+    key = part.key(dataset, given)
+    if (shipped := weights_cache.find(key)) is not None:
+        return [], f"the weights of {name} come with gauntlet ({shipped.stem})"
+    folder = part.folder(dataset, cache, key)
+    said = f"the weights of {name} are those of {folder.name}; training was not repeated"
+    try:
+        record = read_json(folder / PART)
+        past = history.read(folder)
+    except (UserError, FileNotFoundError) as cause:
+        return [f"the weights of {name} have no record of their training in {folder.name} ({cause})"], said
+    problems = [*_record_problems(record, key, part), *_score_problems(past, part, dataset, given, module)]
+    return [f"the weights of {name} are not those of {folder.name}: {line}" for line in problems], said
+
+
+def _record_problems(record: Any, key: str, part: TrainedNetwork) -> Iterator[str]:
+    wanted = {"key": key, "seed": part.seed, **as_typed(to_record({"model": part.model, "recipe": part.recipe}))}
+    for field, value in wanted.items():
+        if not isinstance(record, dict) or canonical(record.get(field)) != canonical(value):
+            yield f"{field} in {PART} is that of another training"
+
+
+def _score_problems(
+    past: history.History, part: TrainedNetwork, dataset: Dataset, given: Mapping[str, nn.Module], module: nn.Module
+) -> Iterator[str]:
+    """Yield a line for each thing that the history of a training says otherwise than recipe and weights."""
+    recipe = part.built_recipe(given)
+    if [epoch.epoch for epoch in past.epochs] != list(range(1, recipe.epochs + 1)):
+        yield f"its history has {len(past.epochs)} epochs, the recipe {recipe.epochs}"
+    if past.best is None or not 1 <= past.best.epoch <= recipe.epochs:
+        yield "its history does not say which epoch is the best"
+        return
+    split = dataset.split("validation")
+    classifier = recipe.objective.classifier(module)
+    device = next((tensor.device for tensor in module.state_dict().values()), torch.device("cpu"))
+    found = recipe.selection.measure(classifier, split, part.seed, device, attack=True)
+    images = min(len(split), recipe.selection.limit or len(split))
+    line = past.epochs[past.best.epoch - 1] if past.best.epoch <= len(past.epochs) else past.best
+    for name, again in (("clean", found.clean), ("pgd", found.pgd)):
+        for told in (getattr(past.best, name), getattr(line, name)):
+            if not math.isnan(told) and abs(told - again) * images > SLACK + 1e-9:
+                yield f"its validation accuracy ({name}) is {again:.2%}, the history says {told:.2%}"
+                break

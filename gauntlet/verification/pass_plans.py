@@ -24,7 +24,7 @@ NEAR = 1e-3
 """Margin below which rounding may have told the attack that it had succeeded, so that a survivor left early."""
 
 
-class Plan(NamedTuple):
+class PassPlan(NamedTuple):
     """Passes (`column`: which) of a sample that survives, from `least` to `most`; others have `most` at most."""
 
     column: str
@@ -32,11 +32,11 @@ class Plan(NamedTuple):
     most: int
 
 
-Counter = Callable[[Any, str, int], Plan | None]
+Counter = Callable[[Any, str, int], PassPlan | None]
 """(attack, norm, classes) -> its plan, with one draw for a gradient."""
 
 
-def plan_of(stage: Stage, run: Evaluation) -> Plan | None:
+def plan_of(stage: Stage, run: Evaluation) -> PassPlan | None:
     """Return what a stage must cost; None where its attack states no plan, or chance decides when a sample leaves."""
     if run.rule is not None or run.victim.members or stage.head.name == MEMBERS:
         return None
@@ -47,10 +47,10 @@ def plan_of(stage: Stage, run: Evaluation) -> Plan | None:
     draws = stage.head.draws
     if isinstance(stage.attack, APGD) and draws > 1:
         draws = max(draws, stage.attack.draws)
-    return Plan(plan.column, plan.least * draws, plan.most * draws)
+    return PassPlan(plan.column, plan.least * draws, plan.most * draws)
 
 
-def pass_problems(row: Any, plan: Plan | None) -> Iterator[str]:
+def pass_problems(row: Any, plan: PassPlan | None) -> Iterator[str]:
     """Yield a line where the passes of a row cannot be those of its attack."""
     if plan is None or row.error is not None:
         return
@@ -72,28 +72,28 @@ def _ranks(targets: int, classes: int) -> int:
     return max(1, min(targets, classes - 1))
 
 
-def _backwards(count: int) -> Plan:
-    return Plan("backwards", count, count)
+def _backwards(count: int) -> PassPlan:
+    return PassPlan("backwards", count, count)
 
 
-def _apgd(attack: APGD, norm: str, classes: int) -> Plan:
+def _apgd(attack: APGD, norm: str, classes: int) -> PassPlan:
     passes = sum(count + 1 for _, count in phases_l1(attack.steps)) if norm == "l1" else attack.steps + 1
     return _backwards(passes * attack.restarts * _ranks(attack.targets, classes))
 
 
-def _fab(attack: FAB, norm: str, classes: int) -> Plan | None:
+def _fab(attack: FAB, norm: str, classes: int) -> PassPlan | None:
     if not attack.targets:  # a backward pass for each class whose boundary may be the nearest
         return _backwards(attack.steps * attack.restarts * (classes - 1))
     return _backwards(attack.steps * attack.restarts * _ranks(attack.targets, classes))
 
 
-def _gauntlet(attack: Gauntlet, norm: str, classes: int) -> Plan:
+def _gauntlet(attack: Gauntlet, norm: str, classes: int) -> PassPlan:
     lengths = []
     for number in range(attack.rounds):
         cycle, place = divmod(number, len(attack.KINDS))
         diversify = attack.turns if attack.KINDS[place] == "turn" else 0
         lengths.append(attack.round_steps * (1 + cycle) + diversify)
-    return Plan("backwards", attack.steps + sum(lengths[:1]) + 1, attack.steps + sum(lengths) + 1)
+    return PassPlan("backwards", attack.steps + sum(lengths[:1]) + 1, attack.steps + sum(lengths) + 1)
 
 
 _PLANS: dict[type, Counter] = {
@@ -104,5 +104,5 @@ _PLANS: dict[type, Counter] = {
     APGD: _apgd,
     FAB: _fab,
     Gauntlet: _gauntlet,
-    Square: lambda attack, norm, classes: Plan("forwards", attack.queries, attack.queries),
+    Square: lambda attack, norm, classes: PassPlan("forwards", attack.queries, attack.queries),
 }

@@ -1,5 +1,6 @@
 """docs/extend.md works as it is written."""
 
+import json
 import os
 import re
 import shlex
@@ -8,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from gauntlet.defenses.base import Defense
 from gauntlet.errors import UserError
+from gauntlet.models.small_cnn import SmallCNN
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,6 +41,28 @@ def test_the_code_of_the_documentation_runs(tmp_path, number, kind, name, said):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
+
+
+def test_the_data_set_of_the_documentation_runs(tmp_path):
+    page = (ROOT / "docs" / "data.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    lines = [shlex.split(line)[2:] for line in page.splitlines() if re.search(r"=mine/data|mine\.data\.Stripes", line)]
+    assert len(lines) == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").touch()
+    (tmp_path / "mine" / "data.py").write_text(code)
+    torch.save(SmallCNN(2, 1, 8).state_dict(), tmp_path / "net.pt")
+    small = ["runtime.progress=false", "attack=fgsm", "checkpoint=net.pt", "dataset.limit=10"]
+    for words in lines:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "run.py"), *words, *small],
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": f".:{ROOT}"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "(forwards and backwards: per attacked sample)" in done.stdout
+    digests = {json.loads(path.read_text())["dataset"]["digest"] for path in tmp_path.rglob("run.json")}
+    assert len(list(tmp_path.rglob("run.json"))) == 2
+    assert len(digests) == 1  # the same images, whoever makes them
 
 
 def test_a_defense_without_a_card_is_named():

@@ -42,7 +42,7 @@ class Defense(Knobs, key="defense"):
 
     A subclass says what is deployed, and how to attack it: `deploy` returns a Victim whose heads are the views that an
     informed attacker needs. Heads can only add attacks. A subclass with other parts than one "model" names them in
-    `names`; one that checks its values calls `super().__post_init__()` first.
+    `names`, None where any will do; one that checks its values calls `super().__post_init__()` first.
 
     Args:
         parts: name -> how each network is obtained.
@@ -52,7 +52,7 @@ class Defense(Knobs, key="defense"):
     """
 
     card: ClassVar[Card]
-    names: ClassVar[tuple[str, ...]] = ("model",)
+    names: ClassVar[tuple[str, ...] | None] = ("model",)
 
     parts: dict[str, TrainedNetwork] = field(default_factory=dict)
 
@@ -60,7 +60,7 @@ class Defense(Knobs, key="defense"):
         super().__post_init__()
         if not isinstance(getattr(self, "card", None), Card):
             raise UserError(f"{type(self).__name__} has no card; give the class card = Card(SUMMARY), a ClassVar")
-        if set(self.parts) != set(self.names):
+        if self.names is not None and set(self.parts) != set(self.names):
             raise UserError(f"defense.parts must be {', '.join(self.names)}, not {', '.join(self.parts) or 'none'}")
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:

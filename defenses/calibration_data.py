@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 
 
 @dataclass(frozen=True)
-class CalibrationData:
+class CalibrationData(Knobs, key="defense.calibration"):
     """Where fitted parameters come from.
 
     Args:
@@ -20,19 +21,18 @@ class CalibrationData:
     """
 
     split: str = ""
-    images: int = 0
+    images: int = knob(0, least=0)
     beta: float = 0.0
     digest: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.split == "test":
             raise UserError(
                 "defense.calibration.split=test is what is evaluated: parameters fitted to it prove nothing"
             )
         if self.split not in ("", "train", "validation"):
             raise UserError(f"defense.calibration.split={self.split!r} is unknown; choose validation or train")
-        if self.images < 0:
-            raise UserError(f"defense.calibration.images={self.images} must not be negative")
 
     def check(self, digest: str) -> None:
         """Refuse an evaluation on the images of this digest. Raises UserError."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gauntlet.defenses.base import Card, Defense, check_members
 from gauntlet.errors import UserError
+from gauntlet.knobs import knob
 from gauntlet.threat_model.mixture import stacked
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward, Head, Victim, plain
@@ -97,11 +98,13 @@ class CrossMax(Defense):
         source="Fort and Lakshminarayanan 2024, arXiv 2408.05446",
         claim="white-box linf attacks; broken by Zhang et al. 2024, arXiv 2411.14834",
     )
+    names: ClassVar[tuple[str, ...] | None] = None
 
     members: list[str] = field(default_factory=lambda: ["standard", "pgd_at", "trades"])
-    k: int | None = None
+    k: int | None = knob(None, whole=True, least=2, optional=True, hint="every best bid is 0; null is the median")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_members(self.members, self.parts, "a copy bids what its original bids")
         check_bids(len(self.members), self.k)
         # Frozen for others: what an instance has follows from its members.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gauntlet.defenses.base import Card, Defense
 from gauntlet.defenses.crossmax import check_bids, crossmax, means
 from gauntlet.errors import UserError
+from gauntlet.knobs import knob
 from gauntlet.models.linear_probes import Behind, Probed, Probes
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Head, Victim
@@ -40,20 +41,17 @@ class CrossMaxSelf(Defense):
         claim="white-box linf attacks; broken by Zhang et al. 2024, arXiv 2411.14834",
         randomized=True,
     )
+    names: ClassVar[tuple[str, ...] | None] = None
 
     stack: ResolutionStack = field(default_factory=ResolutionStack)
-    k: int | None = 3
-    draws: int = 20
+    k: int | None = knob(3, least=2, optional=True, hint="every best bid is 0; null is the median")
+    draws: int = knob(20, least=20, hint="with fewer the gradient of a random stack is noise")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if set(self.parts) not in ({"model"}, {"backbone", "probes"}):
             given = ", ".join(self.parts) or "none"
             raise UserError(f"defense.parts must be model, or backbone and probes, not {given}")
-        if self.draws < LEAST:
-            raise UserError(
-                f"defense.draws={self.draws} must be at least {LEAST}: with fewer the gradient of a random stack is "
-                "noise, and the defense only seems robust"
-            )
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
         model = _ensemble(models)

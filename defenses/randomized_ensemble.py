@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gauntlet.defenses.base import Card, Defense, check_members
 from gauntlet.errors import UserError
+from gauntlet.knobs import knob
 from gauntlet.threat_model.mixture import check_classes, stacked
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Head, Victim, plain
@@ -43,19 +44,19 @@ class RandomizedEnsemble(Defense):
         claim="white-box attacks, by the paper; most of the gain over one network is gone under arXiv 2206.06737",
         randomized=True,
     )
+    names: ClassVar[tuple[str, ...] | None] = None
 
     members: list[str] = field(default_factory=lambda: ["pgd_at", "fgsm_rs", "trades"])
     probabilities: list[float] | None = None
-    draws: int = 10
+    draws: int = knob(10, least=1, hint="a gradient needs a draw")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_members(self.members, self.parts, "give it the sum of the probabilities")
         if len(self.members) < 2:
             raise UserError(f"defense.members has {len(self.members)}: there is nothing to draw; give two or more")
         if self.probabilities is not None:
             check_probabilities(self.probabilities, len(self.members))
-        if self.draws < 1:
-            raise UserError(f"defense.draws={self.draws} must be at least 1: a gradient needs a draw")
         # Frozen for others: what an instance has follows from its members.
         object.__setattr__(self, "parts", needed(self.parts, self.members))
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar, cast
@@ -59,13 +59,16 @@ class Choice:
     """The words that a knob takes."""
 
     names: Collection[str]
+    optional: bool = False
 
     def check(self, key: str, value: object) -> None:
         """Refuse another word. Raises UserError."""
-        if value not in self.names:
-            near = get_close_matches(str(value), self.names, 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{key}={value!r} is unknown; choose one of {', '.join(self.names)}{meant}")
+        if value in self.names or (value is None and self.optional):
+            return
+        near = get_close_matches(str(value), self.names, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        names = [*self.names, *(["null"] if self.optional else [])]
+        raise UserError(f"{key}={value!r} is unknown; choose one of {', '.join(names)}{meant}")
 
 
 T = TypeVar("T")
@@ -95,24 +98,31 @@ class Knobs:
             check_knob(f"{self._key or type(self).__name__}.{each.name}", each, getattr(self, each.name))
 
 
+NONE: Any = MISSING
+"""In place of a default: the field must be given."""
+
+
 def knob(
-    default: T, *, least: float | None = None, above: float | None = None, most: float | None = None,
-    below: float | None = None, optional: bool = False, hint: str = "",
+    default: T = NONE, *, least: float | None = None, above: float | None = None, most: float | None = None,
+    below: float | None = None, whole: bool | None = None, optional: bool = False, hint: str = "",
 ) -> T:  # fmt: skip
-    """Return a dataclass field that takes numbers of a range: whole ones where its default is one.
+    """Return a dataclass field that takes numbers of a range.
 
     Args:
+        default: without one the field must be given.
         least, above, most, below: the bounds: v >= least, v > above, v <= most, v < below.
+        whole: whether only whole numbers; None: where the default is one.
         optional: whether None is fine too.
         hint: why, or the remedy, for the message.
     """
-    span = Range(isinstance(default, int), least, above, most, below, optional, hint)
+    only_whole = isinstance(default, int) if whole is None else whole
+    span = Range(only_whole, least, above, most, below, optional, hint)
     return field(default=default, metadata={"knob": span})
 
 
-def choice(default: str, names: Collection[str]) -> str:
-    """Return a dataclass field that takes one of these words."""
-    return field(default=default, metadata={"knob": Choice(names)})
+def choice(default: T = NONE, names: Collection[str] = (), *, optional: bool = False) -> T:
+    """Return a dataclass field that takes one of these words, and None where it is optional."""
+    return field(default=default, metadata={"knob": Choice(names, optional)})
 
 
 def check_knob(key: str, each: Field[Any], value: object) -> None:

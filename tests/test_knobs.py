@@ -19,6 +19,8 @@ class Mine(Knobs, key="attack"):
     share: float = knob(0.5, least=0, below=1, hint="it is a share")
     images: int | None = knob(5, least=1, optional=True)
     loss: str = choice("ce", ("ce", "margin"))
+    dtype: str | None = choice(None, ("bfloat16",), optional=True)
+    limit: int | None = knob(None, whole=True, least=1, optional=True)
     free: int = -3
 
 
@@ -35,6 +37,11 @@ class Mine(Knobs, key="attack"):
         ({"size": float("inf")}, "attack.size=inf must be finite"),
         ({"share": 1}, "attack.share=1 must be a number from 0 and below 1: it is a share"),
         ({"images": 0}, "attack.images=0 must be a whole number from 1, or null"),
+        (
+            {"dtype": "float16"},
+            "attack.dtype='float16' is unknown; choose one of bfloat16, null; did you mean bfloat16?",
+        ),
+        ({"limit": 1.5}, "attack.limit=1.5 must be a whole number from 1, or null"),
         ({"loss": "margim"}, "attack.loss='margim' is unknown; choose one of ce, margin; did you mean margin?"),
     ],
 )
@@ -47,12 +54,30 @@ def test_a_value_outside_is_refused(value, message):
 def test_values_inside_pass_and_the_dataclass_stays_as_it_was():
     mine = Mine(steps=1, size=3, share=0, images=None)
     assert asdict(mine) == {
-        "steps": 1, "rounds": 2, "size": 3, "share": 0, "images": None, "loss": "ce", "free": -3,
+        "steps": 1, "rounds": 2, "size": 3, "share": 0, "images": None, "loss": "ce", "dtype": None,
+        "limit": None, "free": -3,
     }  # fmt: skip
     assert mine == Mine(1, 2, 3, 0, None)
     assert hash(Mine()) == hash(Mine())
     with pytest.raises(UserError):
         replace(mine, rounds=0)
+
+
+def test_a_field_without_a_default_must_be_given():
+    @dataclass(frozen=True, kw_only=True)
+    class Data(Knobs, key="dataset"):
+        classes: int = knob(whole=True, least=2)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Ten(Data):
+        classes: int = 10
+
+    with pytest.raises(TypeError, match="classes"):
+        Data()
+    for kind in (Data, Ten):
+        with pytest.raises(UserError, match=r"^dataset\.classes=1 must be a whole number from 2$"):
+            kind(classes=1)
+    assert Ten().classes == 10
 
 
 def test_a_class_without_a_place_goes_by_its_name():

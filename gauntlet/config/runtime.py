@@ -9,10 +9,11 @@ import torch
 from gauntlet.config.devices import ALL, best, checked, every
 from gauntlet.errors import UserError
 from gauntlet.evidence.example_storage import StoragePolicy
+from gauntlet.knobs import Knobs, choice, knob
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Runtime(Knobs, key="runtime"):
     """Where and in what pieces the work is done.
 
     Args:
@@ -40,37 +41,29 @@ class Runtime:
 
     device: str = "auto"
     devices: str | list[str] | None = None
-    threads: int = 1
-    batch_size: int = 256
-    chunk: int = 256
-    shards: int = 1
-    shard: int = 0
-    gradients: str = "float32"
+    threads: int = knob(1, least=1, most=MOST_THREADS)
+    batch_size: int = knob(256, least=1)
+    chunk: int = knob(256, least=1)
+    shards: int = knob(1, least=1)
+    shard: int = knob(0, least=0)
+    gradients: str = choice("float32", GRADIENTS)
     fold: bool = True
     keep: str = "broken"
-    workers: int = 1
+    workers: int = knob(1, least=0, most=MOST_THREADS)
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("threads", "batch_size", "chunk", "shards"):
-            if getattr(self, name) < 1:
-                raise UserError(f"runtime.{name}={getattr(self, name)} must be at least 1")
-        if self.threads > self.MOST_THREADS:
-            raise UserError(f"runtime.threads={self.threads} must be at most {self.MOST_THREADS}")
-        if not 0 <= self.shard < self.shards:
+        super().__post_init__()
+        if self.shard >= self.shards:
             raise UserError(
                 f"runtime.shard={self.shard} must lie in 0 to {self.shards - 1} (runtime.shards={self.shards})"
             )
-        if not 0 <= self.workers <= self.MOST_THREADS:
-            raise UserError(f"runtime.workers={self.workers} must lie in 0 to {self.MOST_THREADS}")
         if isinstance(self.devices, str) and self.devices != ALL:
             object.__setattr__(self, "devices", [self.devices])
         if self.devices is not None and self.device != "auto":
             raise UserError(f"runtime.device={self.device} is one device, runtime.devices several; give one of the two")
         if self.devices is not None and not self.devices:
             raise UserError("runtime.devices=[] names no device; give all, a list such as [cuda:0,cuda:1], or null")
-        if self.gradients not in self.GRADIENTS:
-            raise UserError(f"runtime.gradients={self.gradients} is unknown; choose {' or '.join(self.GRADIENTS)}")
         StoragePolicy.of(self.keep)
 
     def torch_device(self) -> torch.device:

@@ -18,6 +18,7 @@ from gauntlet.data.image_dataset import ImageSet, Part
 from gauntlet.data.in_memory import Arrays
 from gauntlet.data.selection import hold_out
 from gauntlet.errors import UserError, reason
+from gauntlet.knobs import choice
 
 ENDINGS = (".npy", ".npz", ".pt", ".pth", ".safetensors")
 LAYOUTS = ("nchw", "nhwc")
@@ -49,15 +50,10 @@ class ArrayFiles(ImageSet):
     train_labels: str | None = None
     x: str = "x"
     y: str = "y"
-    layout: str | None = None
+    layout: str | None = choice(None, LAYOUTS, optional=True)
     class_map: str | None = None
     name: str = "arrays"
     channels: int = 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layout is not None and self.layout not in LAYOUTS:
-            raise UserError(f"dataset.layout={self.layout} is unknown; choose {' or '.join(LAYOUTS)}, or null")
 
     def open(self, part: str) -> Part:
         """Return the rows of a part; see `ImageSet.open`."""

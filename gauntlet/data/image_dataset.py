@@ -16,6 +16,7 @@ from gauntlet.data.digest import Reading, canonical, derive
 from gauntlet.data.resizing import LARGEST
 from gauntlet.data.selection import Ids, select, selection_name
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 
 
 class Source(Protocol):
@@ -55,7 +56,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSet(ABC):
+class ImageSet(Knobs, ABC, key="dataset"):
     """A data set.
 
     name: as it stands in the path of a run.
@@ -67,27 +68,19 @@ class ImageSet(ABC):
     """
 
     name: str
-    classes: int
+    classes: int = knob(whole=True, least=2, hint="give the number of the data set")
     channels: int
-    size: int
+    size: int = knob(whole=True, least=1, most=LARGEST, hint="pixels")
     budgets: dict[str, str | float] = field(default_factory=lambda: {"linf": "8/255", "l2": 0.5, "l1": 12.0})
-    limit: int | None = None
+    limit: int | None = knob(None, whole=True, least=1, optional=True, hint="null uses all images")
     indices: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
             raise UserError(f"dataset.name={self.name!r} cannot name a folder; use letters, digits, _ and -")
         if self.channels not in MODES:
             raise UserError(f"dataset.channels={self.channels} is not supported; use 1 (grey) or 3 (RGB)")
-        for key in ("classes", "size"):
-            if getattr(self, key) < 1:
-                raise UserError(f"dataset.{key}={getattr(self, key)} is not positive; give the number of the data set")
-        if self.classes == 1:
-            raise UserError("dataset.classes=1 leaves nothing to confuse; give 2 or more, the number of the data set")
-        if self.size > LARGEST:
-            raise UserError(f"dataset.size={self.size} is more than {LARGEST} pixels; give at most that")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"dataset.limit={self.limit} leaves no images; give 1 or more, or null for all")
 
     @abstractmethod
     def open(self, part: str) -> Part:

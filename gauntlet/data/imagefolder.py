@@ -8,6 +8,7 @@ from gauntlet.data.encoded_images import EncodedImages
 from gauntlet.data.folder_rows import ORDERS, Folder, folder_part, in_order
 from gauntlet.data.image_dataset import Part
 from gauntlet.errors import UserError, reason, some
+from gauntlet.knobs import choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +31,9 @@ class ImageFolder(EncodedImages):
     train: str = "train"
     test: str = "test"
     validation: str | None = None
-    order: str = "auto"
+    order: str = choice("auto", ORDERS)
     name: str = "imagefolder"
     channels: int = 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.order not in ORDERS:
-            raise UserError(f"dataset.order={self.order} is unknown; choose {', '.join(ORDERS)}")
 
     def open(self, part: str) -> Part:
         """Return the rows of a part; see `ImageSet.open`."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.metrics.confidence import even
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward, Victim
@@ -33,7 +34,7 @@ class DrawOutcome(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Knobs, key="protocol"):
     """How the predictions of a randomised defense are counted. A deterministic one has one prediction, and no protocol.
 
     "expected": the share of draws that are right, with draws that the attacker does not know. The primary number. Of a
@@ -52,20 +53,18 @@ class Protocol:
         UserError: an unknown rule, or draws out of range.
     """
 
-    rule: str = "expected"
+    rule: str = choice("expected", LEAST)
     draws: int = 100
-    alpha: float = 1.0
+    alpha: float = knob(1.0, above=0, most=1)
 
     def __post_init__(self) -> None:
-        if self.rule not in LEAST:
-            raise UserError(f"protocol.rule={self.rule!r} is unknown; choose expected, vote or fixed")
+        super().__post_init__()
         if self.rule == "fixed" and self.draws != 1:
             raise UserError(f"protocol.draws={self.draws}: protocol=fixed has one draw of each sample; leave it out")
         if self.draws < LEAST[self.rule]:
             raise UserError(f"protocol.draws={self.draws} is too few; {self.rule} needs at least {LEAST[self.rule]}")
-
-        if not 0 < self.alpha <= 1 or (self.alpha < 1 and self.rule != "vote"):
-            raise UserError(f"protocol.alpha={self.alpha} must lie in (0, 1], and be 1 unless protocol.rule is vote")
+        if self.alpha < 1 and self.rule != "vote":
+            raise UserError(f"protocol.alpha={self.alpha} is for protocol.rule=vote; leave it at 1")
         if even(self.draws, 0) > self.alpha:
             raise UserError(f"protocol.draws={self.draws} never suffices for alpha={self.alpha}; take more draws")
 

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gauntlet.errors import UserError, reason
+from gauntlet.errors import reason
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.published import published
 from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.metrics.attack_summary import AttackSummary
 from gauntlet.metrics.display import class_name
 from gauntlet.tracking import wandb_summary
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Wandb:
+class Wandb(Knobs, key="logger"):
     """One W&B run per evaluation, with the hash of the evaluation as its id, and one per training.
 
     Args:
@@ -50,14 +51,8 @@ class Wandb:
     project: str = "gauntlet"
     entity: str | None = None
     group: str | None = None
-    mode: str = "auto"
-    images: int = 16
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("auto", "offline", "online"):
-            raise UserError(f"logger.mode={self.mode} is unknown; choose auto, offline or online")
-        if self.images < 0:
-            raise UserError(f"logger.images={self.images} must be at least 0")
+    mode: str = choice("auto", ("auto", "offline", "online"))
+    images: int = knob(16, least=0)
 
     def evaluation(self, run: RunFolder, manifest: Manifest, total: AttackSummary) -> None:
         """Show an evaluation: configuration, summary, stages, pictures, and its records as an artifact."""

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.training.objectives.objective import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
+class Phase(Knobs, key="recipe.alternation.phases"):
     """One move. What is null is as in the recipe.
 
     Args:
@@ -25,16 +26,10 @@ class Phase:
 
     group: str
     objective: Objective | None = None
-    learning_rate: float | None = None
-    momentum: float | None = None
-    weight_decay: float | None = None
+    learning_rate: float | None = knob(None, least=0, optional=True)
+    momentum: float | None = knob(None, least=0, optional=True)
+    weight_decay: float | None = knob(None, least=0, optional=True)
     perturbed: bool = False
-
-    def __post_init__(self) -> None:
-        for name, least in (("learning_rate", 0), ("momentum", 0), ("weight_decay", 0)):
-            value = getattr(self, name)
-            if value is not None and not least <= value < float("inf"):
-                raise UserError(f"recipe.alternation: {name}={value} of {self.group} must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)

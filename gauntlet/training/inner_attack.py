@@ -1,6 +1,5 @@
 """The attack inside a training step: projected gradient ascent, all samples to the end, no trace in the network."""
 
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,13 +9,14 @@ from torch import Tensor, nn
 
 from gauntlet.attacks import losses
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.training.model_context import evaluating, frozen
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisyFGSM:
+class NoisyFGSM(Knobs, key="attack"):
     """N-FGSM: x + u + step_size eps sign(gradient at x + u), u uniform in noise eps [-1, 1]; linf (arXiv 2202.01181).
 
     Only the box limits the result, which may lie (noise + step_size) eps from x. The network is left as it was.
@@ -31,15 +31,12 @@ class NoisyFGSM:
     """
 
     eps: str | float
-    noise: float = 2.0
-    step_size: float = 1.0
+    noise: float = knob(2.0, least=0, hint="a multiple of eps")
+    step_size: float = knob(1.0, above=0, hint="a multiple of eps")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         bounded("attack", "linf", self.eps)
-        if not 0 <= self.noise < math.inf:
-            raise UserError(f"attack.noise={self.noise} must not be negative; it is a multiple of eps")
-        if not 0 < self.step_size < math.inf:
-            raise UserError(f"attack.step_size={self.step_size} must be positive; it is a multiple of eps")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         """Examples z like x [B, C, H, W], detached, within the box; y: int64 [B]; factors: multiples of eps [B]."""
@@ -55,7 +52,7 @@ class NoisyFGSM:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InnerPGD:
+class InnerPGD(Knobs, key="attack"):
     """Adversarial examples to train on (Madry et al. 2018, arXiv 1706.06083).
 
     The network keeps its weights' gradients, its batch-norm statistics (unless bn_mode=train) and its mode.
@@ -80,21 +77,15 @@ class InnerPGD:
 
     norm: str = "linf"
     eps: str | float
-    steps: int = 10
-    step_size: float = 0.25
-    init: str = "uniform"
-    loss: str = "ce"
-    bn_mode: str = "eval"
+    steps: int = knob(10, least=0)
+    step_size: float = knob(0.25, above=0, hint="a multiple of eps")
+    init: str = choice("uniform", INITS)
+    loss: str = choice("ce", LOSSES)
+    bn_mode: str = choice("eval", ("eval", "train"))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         bounded("attack", self.norm, self.eps)
-        for field, choices in (("loss", self.LOSSES), ("init", self.INITS), ("bn_mode", ("eval", "train"))):
-            if getattr(self, field) not in choices:
-                raise UserError(f"attack.{field}={getattr(self, field)!r} is unknown; choose {', '.join(choices)}")
-        if self.steps < 0:
-            raise UserError(f"attack.steps={self.steps} must not be negative")
-        if not (self.step_size > 0 and math.isfinite(self.step_size)):
-            raise UserError(f"attack.step_size={self.step_size} must be positive; it is a multiple of eps")
         if self.loss == "kl" and self.init == "zero":
             raise UserError("attack.loss=kl has no gradient at the image itself; use attack.init=normal or uniform")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gauntlet.attacks.pgd import PGD
 from gauntlet.data import Split
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -29,7 +29,7 @@ class Scores(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class Selection(Knobs, key="recipe.selection"):
     """Which epoch's weights are kept as the best.
 
     Args:
@@ -45,20 +45,15 @@ class Selection:
 
     CHOICES: ClassVar[tuple[str, ...]] = ("pgd", "clean")
 
-    by: str = "pgd"
+    by: str = choice("pgd", CHOICES)
     norm: str = "linf"
     eps: str | float
-    steps: int = 10
-    step_size: float = 0.25
-    limit: int | None = 1000
+    steps: int = knob(10, least=1)
+    step_size: float = knob(0.25, above=0, hint="a multiple of eps")
+    limit: int | None = knob(1000, least=1, optional=True, hint="null uses all images")
 
     def __post_init__(self) -> None:
-        if self.by not in self.CHOICES:
-            raise UserError(f"recipe.selection.by={self.by!r} is unknown; choose {' or '.join(self.CHOICES)}")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"recipe.selection.limit={self.limit} leaves no images; give 1 or more, or null for all")
-        if self.steps < 1 or not (self.step_size > 0 and math.isfinite(self.step_size)):
-            raise UserError("recipe.selection.steps must be at least 1 and recipe.selection.step_size positive")
+        super().__post_init__()
         bounded("recipe.selection", self.norm, self.eps)
 
     def better(self, new: Scores, old: Scores) -> bool:

@@ -1,7 +1,7 @@
 """How a network is trained, apart from the network, the data and the seed."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.training.alternating_updates import Alternation, Phase
 from gauntlet.training.model_selection import Selection
 from gauntlet.training.objectives.objective import Objective
@@ -41,7 +42,7 @@ def factor(shape: str, progress: float, *, milestones: Sequence[float] = (), war
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Knobs, key="recipe"):
     """The settings of one training. What came after the first version is null where it is off: null leaves keys alone.
 
     Args:
@@ -74,51 +75,35 @@ class Recipe:
     OPTIMIZERS: ClassVar[tuple[str, ...]] = ("sgd", "nesterov", "adamw")
 
     objective: Objective
-    epochs: int = 30
-    batch_size: int = 64
-    optimizer: str = "sgd"
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: str = "cosine"
+    epochs: int = knob(30, least=1)
+    batch_size: int = knob(64, least=2, hint="batch norm needs two images")
+    optimizer: str = choice("sgd", OPTIMIZERS)
+    learning_rate: float = knob(0.1, above=0)
+    momentum: float = knob(0.9, least=0, below=1)
+    weight_decay: float = knob(5e-4, least=0)
+    schedule: str = choice("cosine", SHAPES)
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
-    warmup: float = 0.0
-    ema: float = 0.0
-    crop: int = 0
+    warmup: float = knob(0.0, least=0, below=1)
+    ema: float = knob(0.0, least=0, below=1, hint="0 is off")
+    crop: int = knob(0, least=0, hint="pixels; 0 is off")
     flip: bool = False
-    clip: float = 0.0
+    clip: float = knob(0.0, least=0, hint="0 is off")
     weight_perturbation: WeightPerturbation | None = None
     weighting: Weighting | None = None
     swa: SWA | None = None
     alternation: Alternation | None = None
-    precision: str | None = None
+    precision: str | None = choice(None, ("bfloat16",), optional=True)
     selection: Selection
 
     def __post_init__(self) -> None:
-        for name, choices in (("optimizer", self.OPTIMIZERS), ("schedule", SHAPES)):
-            if getattr(self, name) not in choices:
-                raise UserError(f"recipe.{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
-        for name, good, wanted in self._ranges():
-            if not good:
-                raise UserError(f"recipe.{name}={getattr(self, name)} must be {wanted}")
+        super().__post_init__()
+        if not all(isinstance(share, float | int) and 0 < share < 1 for share in self.milestones):
+            raise UserError(f"recipe.milestones={self.milestones} must be shares between 0 and 1, such as [0.5,0.75]")
         if self.ema and self.swa:
             raise UserError("recipe.ema and recipe.swa are two averages of one network; set ema=0 or swa=null")
         for method in ("examples", "losses", "classifier"):
             if not callable(getattr(self.objective, method, None)):
                 raise UserError(f"recipe.objective has no {method}(); see `Your own objective` in docs/training.md")
-
-    def _ranges(self) -> Iterator[tuple[str, bool, str]]:
-        yield "epochs", self.epochs >= 1, "at least 1"
-        yield "batch_size", self.batch_size >= 2, "at least 2, because batch norm needs two images"
-        yield "learning_rate", 0 < self.learning_rate < math.inf, "a positive number"
-        yield "weight_decay", 0 <= self.weight_decay < math.inf, "zero or a positive number"
-        yield "precision", self.precision in (None, "bfloat16"), "bfloat16 or null"
-        yield "clip", 0 <= self.clip < math.inf, "zero (off) or a positive number"
-        yield "crop", self.crop >= 0, "zero (off) or a number of pixels"
-        for name in ("momentum", "warmup", "ema"):
-            yield name, 0 <= getattr(self, name) < 1, "at least 0 and below 1"
-        shares = all(isinstance(share, float | int) and 0 < share < 1 for share in self.milestones)
-        yield "milestones", shares, "shares between 0 and 1, such as [0.5,0.75]"
 
     def make_optimizer(self, weights: Iterable[nn.Parameter], phase: Phase | None = None) -> torch.optim.Optimizer:
         """Return the optimizer of the weights that take part, with the settings of the phase. UserError where none

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from gauntlet.config.runtime import Runtime
+from gauntlet.knobs import Knobs, knob
 
 
 @dataclass(frozen=True)
-class TrainingRuntime:
+class TrainingRuntime(Knobs, key="runtime"):
     """Where a network is trained, and how the machine is used.
 
     Like the kind of machine and its number of threads, these change the order of sums and nothing else, so weights are
@@ -26,13 +27,10 @@ class TrainingRuntime:
     """
 
     device: str = "auto"
-    threads: int = 1
+    threads: int = knob(1, least=1, most=Runtime.MOST_THREADS)
     channels_last: bool = False
     compile: bool = False
     progress: bool = True
-
-    def __post_init__(self) -> None:
-        Runtime(threads=self.threads)
 
     def torch_device(self) -> torch.device:
         """Raises UserError where there is no such device."""

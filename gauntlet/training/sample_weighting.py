@@ -1,13 +1,12 @@
 """How much each sample counts, and how far it may be attacked."""
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 
 
 class Weighting(Protocol):
@@ -24,7 +23,7 @@ class Weighting(Protocol):
 
 
 @dataclass(frozen=True)
-class SoftmaxWeighting:
+class SoftmaxWeighting(Knobs, key="recipe.weighting"):
     """exp(loss / temperature), scaled to a mean of one: the worst case within a divergence from equal weights.
 
     The closed form of max over w of sum w_i l_i - temperature KL(w || uniform) (distributionally robust optimisation).
@@ -37,14 +36,8 @@ class SoftmaxWeighting:
         UserError: a value outside its range.
     """
 
-    temperature: float = 5.0
-    start: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise UserError(f"recipe.weighting.temperature={self.temperature} must be a positive number")
-        if not 0 <= self.start < 1:
-            raise UserError(f"recipe.weighting.start={self.start} must be at least 0 and below 1")
+    temperature: float = knob(5.0, above=0)
+    start: float = knob(0.0, least=0, below=1)
 
     def factors(self, y: Tensor, progress: float) -> None:
         return None

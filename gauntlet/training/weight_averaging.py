@@ -1,6 +1,5 @@
 """Averages of the weights: exponential over the steps, or uniform over the epochs."""
 
-import math
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 
 
 class Averaged(Protocol):
@@ -45,7 +44,7 @@ class Average:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SWA:
+class SWA(Knobs, key="recipe.swa"):
     """The mean of the weights at the ends of the last epochs (Izmailov et al. 2018, arXiv 1803.05407).
 
     From then on the mean is what is validated and kept. The batch-norm statistics of a mean of weights are no mean of
@@ -60,17 +59,9 @@ class SWA:
         UserError: a value outside its range.
     """
 
-    start: float = 0.5
-    images: str = "adversarial"
-    limit: int | None = 5000
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.start < 1 and math.isfinite(self.start)):
-            raise UserError(f"recipe.swa.start={self.start} must be at least 0 and below 1")
-        if self.images not in ("adversarial", "clean"):
-            raise UserError(f"recipe.swa.images={self.images!r} is unknown; choose adversarial or clean")
-        if self.limit is not None and self.limit < 2:
-            raise UserError(f"recipe.swa.limit={self.limit} must be at least 2, or null for all images")
+    start: float = knob(0.5, least=0, below=1)
+    images: str = choice("adversarial", ("adversarial", "clean"))
+    limit: int | None = knob(5000, least=2, optional=True, hint="null uses all images")
 
 
 class Mean:

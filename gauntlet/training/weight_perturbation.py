@@ -1,6 +1,5 @@
 """Training at weights that an adversary has moved: AWP, AMP, SAM and ASAM are settings of one perturbation."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 
 Gradients = Callable[[list[nn.Parameter]], list[Tensor]]
 """Gives the gradients of the mean loss at the weights as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightPerturbation:
+class WeightPerturbation(Knobs, key="recipe.weight_perturbation"):
     """The gradient of a step is taken at theta + v, and the step is made from theta; v ascends the loss of the batch.
 
     | method | source | radius, relative | scope | shape | include | steps |
@@ -51,41 +51,25 @@ class WeightPerturbation:
         UserError: a value outside its range, or adaptive in a ball.
     """
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "scope": ("tensor", "filter", "global"),
-        "shape": ("sphere", "ball"),
-        "include": ("kernels", "all"),
-        "loss": ("outer", "clean"),
-        "batch_norm": ("perturbed", "clean"),
-    }
     FLOOR: ClassVar[float] = 0.01
 
-    radius: float = 0.01
+    radius: float = knob(0.01, least=0, hint="0 is off")
     relative: bool = True
-    scope: str = "tensor"
-    shape: str = "sphere"
-    include: str = "kernels"
-    steps: int = 1
-    step_size: float = 1.0
+    scope: str = choice("tensor", ("tensor", "filter", "global"))
+    shape: str = choice("sphere", ("sphere", "ball"))
+    include: str = choice("kernels", ("kernels", "all"))
+    steps: int = knob(1, least=0, hint="0 is off")
+    step_size: float = knob(1.0, above=0)
     adaptive: bool = False
-    loss: str = "outer"
-    clip: float = 0.0
-    batch_norm: str = "perturbed"
-    start: float = 0.0
+    loss: str = choice("outer", ("outer", "clean"))
+    clip: float = knob(0.0, least=0, hint="0 is off")
+    batch_norm: str = choice("perturbed", ("perturbed", "clean"))
+    start: float = knob(0.0, least=0, below=1)
 
     def __post_init__(self) -> None:
-        for name, choices in self.CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise _unfit(name, getattr(self, name), f"is unknown; choose {' or '.join(choices)}")
-        for name in ("radius", "steps", "clip"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise _unfit(name, getattr(self, name), "must be zero (off) or a positive number")
-        if not 0 < self.step_size < math.inf:
-            raise _unfit("step_size", self.step_size, "must be a positive number")
-        if not 0 <= self.start < 1:
-            raise _unfit("start", self.start, "must be at least 0 and below 1")
+        super().__post_init__()
         if self.adaptive and self.shape == "ball":
-            raise _unfit("adaptive", True, "needs shape=sphere")
+            raise UserError("recipe.weight_perturbation.adaptive=True needs shape=sphere")
 
     def active(self, progress: float) -> bool:
         """Return whether it takes part in an epoch that begins at that share of the training."""
@@ -160,7 +144,3 @@ def _size(tensor: Tensor) -> Tensor:
 def _some(size: Tensor) -> Tensor:
     """Norms to divide by: where the gradient vanishes there is no direction, and no move."""
     return size.clamp_min(torch.finfo(size.dtype).tiny)
-
-
-def _unfit(name: str, value: object, why: str) -> UserError:
-    return UserError(f"recipe.weight_perturbation.{name}={value} {why}")

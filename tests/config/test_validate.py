@@ -169,7 +169,7 @@ def test_a_defense_has_the_parts_that_it_names(override, words):
 
 
 def test_threads_have_an_upper_bound():
-    with pytest.raises(UserError, match=r"runtime\.threads=100000 must be at most 1024"):
+    with pytest.raises(UserError, match=r"runtime\.threads=100000 must be a whole number from 1 to 1024"):
         build(composed("runtime.threads=100000").runtime)
 
 

@@ -90,7 +90,7 @@ def test_training_images_are_split_once(tmp_path):
         (PIXELS, LABELS, {"size": 8}, r"6x6 pixels, not 8x8; set dataset\.size=6"),
         (PIXELS, LABELS, {"channels": 1}, r"set dataset\.channels=3"),
         (PIXELS, LABELS, {"x": "images"}, r"holds x, y, but no images; set dataset\.x and y"),
-        (PIXELS, LABELS, {"layout": "chw"}, r"dataset\.layout=chw is unknown"),
+        (PIXELS, LABELS, {"layout": "chw"}, r"dataset\.layout='chw' is unknown"),
     ],
 )
 def test_what_is_no_image_with_a_label_is_refused(tmp_path, x, y, options, said):

@@ -71,7 +71,7 @@ def test_reading_no_or_unknown_positions():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"limit": 0}, "dataset.limit=0 leaves no images"),
+        ({"limit": 0}, "dataset.limit=0 must be a whole number from 1, or null"),
         ({"limit": 360}, "there are 359 images"),
         ({"classes": 9}, "digits has classes=10"),
         ({"channels": 2}, "dataset.channels=2"),

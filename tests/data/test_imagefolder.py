@@ -114,7 +114,7 @@ def test_class_folders_that_are_numbers_are_in_their_order(tmp_path, pictures, w
     (tmp_path / "test" / "10").rename(tmp_path / "test" / "ten")
     with pytest.raises(UserError, match=r"dataset.order=number, but the class folder ten is no number; set"):
         replace(data, order="number").split("test")
-    with pytest.raises(UserError, match=r"dataset.order=size is unknown; choose auto, number, text"):
+    with pytest.raises(UserError, match=r"dataset.order='size' is unknown; choose one of auto, number, text"):
         replace(data, order="size")
 
 
@@ -156,9 +156,9 @@ def test_images_are_turned_upright_and_only_they_change_the_digest(data, tmp_pat
 def test_bounds(data):
     with pytest.raises(UserError, match=r"dataset.resize=100000 is more than 8192 pixels"):
         replace(data, resize=100000)
-    with pytest.raises(UserError, match=r"dataset.size=100000 is more than 8192 pixels"):
+    with pytest.raises(UserError, match=r"dataset.size=100000 must be a whole number from 1 to 8192: pixels"):
         replace(data, size=100000)
-    with pytest.raises(UserError, match=r"dataset.classes=1 leaves nothing to confuse"):
+    with pytest.raises(UserError, match=r"dataset.classes=1 must be a whole number from 2: give the number"):
         replace(data, classes=1)
 
 

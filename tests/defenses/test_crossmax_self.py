@@ -213,7 +213,7 @@ def test_what_no_stacked_resnet_is(knobs, told):
 
 def test_too_few_draws_and_other_parts_are_refused():
     for draws in (0, 1, 19):
-        with pytest.raises(UserError, match=rf"defense\.draws={draws} must be at least 20"):
+        with pytest.raises(UserError, match=rf"defense\.draws={draws} must be a whole number from 20"):
             CrossMaxSelf(parts={"model": None}, draws=draws)
     with pytest.raises(UserError, match="backbone and probes, not probes"):
         CrossMaxSelf(parts={"probes": None})

@@ -244,7 +244,7 @@ def test_a_vote_takes_ties_for_the_label_and_names_the_rival():
 @pytest.mark.parametrize(
     ("rule", "draws", "words"),
     [
-        ("survivor", 10, "expected, vote or fixed"),
+        ("survivor", 10, "expected, vote, fixed"),
         ("expected", 9, "at least 10"),
         ("vote", 1, "at least 2"),
         ("fixed", 5, "leave it out"),

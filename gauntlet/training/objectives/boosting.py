@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.training.inner_attack import InnerPGD
@@ -63,7 +64,7 @@ class HalfStartPGD(InnerPGD):
 
 
 @dataclass(frozen=True)
-class BARREObjective(Objective):
+class BARREObjective(Knobs, Objective, key="recipe.objective"):
     """CE + weight * MCE of the member that learns, on examples against all members so far with equal probabilities.
 
     Dbouk and Shanbhag 2023, arXiv 2302.03688. The examples ascend the cross-entropy of the mean softmax. A member
@@ -88,11 +89,7 @@ class BARREObjective(Objective):
     second: nn.Module | None = None
     third: nn.Module | None = None
     fourth: nn.Module | None = None
-    weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf:
-            raise UserError(f"objective.weight={self.weight} must be zero or a positive number")
+    weight: float = knob(0.0, least=0)
 
     @property
     def companions(self) -> tuple[nn.Module, ...]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 from gauntlet.training.objectives.objective import InnerAttack, Objective
 
@@ -16,7 +17,7 @@ COPIES = 4
 
 
 @dataclass(frozen=True)
-class GaussianAugmentation(Objective):
+class GaussianAugmentation(Knobs, Objective, key="recipe.objective"):
     """Cross-entropy on images with Gaussian noise (Cohen et al. 2019, arXiv 1902.02918).
 
     Args:
@@ -26,11 +27,7 @@ class GaussianAugmentation(Objective):
         UserError: sigma is not positive.
     """
 
-    sigma: float = 0.25
-
-    def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise UserError(f"recipe.objective.sigma={self.sigma} must be a positive number")
+    sigma: float = knob(0.25, above=0)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         return x + self.sigma * rng.stream("noise").normal(tuple(x.shape[1:]), dtype=x.dtype)
@@ -75,16 +72,9 @@ class Consistency(GaussianAugmentation):
         UserError: a value outside its range.
     """
 
-    copies: int = 2
-    agreement: float = 20.0
-    sharpness: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.copies < 2:
-            raise UserError(f"recipe.objective.copies={self.copies} must be at least 2: one has nothing to agree with")
-        if not (self.agreement >= 0 and self.sharpness >= 0):
-            raise UserError("recipe.objective.agreement and recipe.objective.sharpness must not be negative")
+    copies: int = knob(2, least=2, hint="one has nothing to agree with")
+    agreement: float = knob(20.0, least=0)
+    sharpness: float = knob(0.5, least=0)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         return x
@@ -118,12 +108,12 @@ class SmoothAdv(GaussianAugmentation):
     """
 
     attack: InnerAttack | None = None
-    copies: int = 2
+    copies: int = knob(2, least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.attack is None or self.copies < 1:
-            raise UserError("recipe.objective needs an attack, and copies of at least 1")
+        if self.attack is None:
+            raise UserError("recipe.objective needs an attack; choose recipe=smoothadv")
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         assert self.attack is not None

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gauntlet.attacks.losses import runner_up
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 from gauntlet.training.objectives.objective import InnerAttack, Objective, divergence
 
 
 @dataclass(frozen=True)
-class MARTObjective(Objective):
+class MARTObjective(Knobs, Objective, key="recipe.objective"):
     """BCE(q, y) + beta KL(p || q) (1 - p_y), p and q the probabilities at x and at z (Wang et al., ICLR 2020).
 
     BCE(q, y) = -log q_y - log(1.0001 - max_{k != y} q_k). No factor is detached.
@@ -27,11 +27,7 @@ class MARTObjective(Objective):
     """
 
     attack: InnerAttack
-    beta: float = 5.0
-
-    def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise UserError(f"objective.beta={self.beta} must not be negative")
+    beta: float = knob(5.0, least=0)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         return self.attack(model, x, y, rng.stream("attack"), factors)

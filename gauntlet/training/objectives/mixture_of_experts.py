@@ -3,7 +3,6 @@
 Zhang et al., "Robust mixture-of-expert training for convolutional neural networks", ICCV 2023 (arXiv 2308.10110).
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.models.moe import MixtureOfExperts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.training.inner_attack import InnerPGD
@@ -37,13 +37,12 @@ class RouterPGD(InnerPGD):
     step_size: float = 0.625
     init: str = "normal"
     loss: str = "kl"
-    weight: float = 1.0
+    weight: float = knob(1.0, least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.loss != "kl":
             raise UserError(f"attack.loss={self.loss}: the attack on a router ascends divergences; set attack.loss=kl")
-        _check("attack.weight", self.weight)
 
     @torch.no_grad()
     def _reference(self, model: nn.Module, x: Tensor) -> Tensor:
@@ -81,12 +80,7 @@ class MoETRADES(TRADESObjective):
         UserError: a value outside its range.
     """
 
-    route: str = "router"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.route not in ("router", "through", "label"):
-            raise UserError(f"objective.route={self.route} is unknown; choose router, through or label")
+    route: str = choice("router", ("router", "through", "label"))
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         return super().examples(self._seen(model, y), x, y, rng, factors)
@@ -102,7 +96,7 @@ class MoETRADES(TRADESObjective):
 
 
 @dataclass(frozen=True)
-class Routing(Objective):
+class Routing(Knobs, Objective, key="recipe.objective"):
     """The second player of AdvMoE: alpha T(s, y) + beta KL(r(x) || r(z)), of the scores s of the router alone.
 
     Both arguments of the divergence have a gradient, which is finite for any gap of the scores.
@@ -120,15 +114,9 @@ class Routing(Objective):
     """
 
     attack: RouterPGD
-    alpha: float = 6.0
-    beta: float = 6.0
-    target: str = "label_mod"
-
-    def __post_init__(self) -> None:
-        _check("objective.alpha", self.alpha)
-        _check("objective.beta", self.beta)
-        if self.target not in ("label_mod", "balance", "none"):
-            raise UserError(f"objective.target={self.target} is unknown; choose label_mod, balance or none")
+    alpha: float = knob(6.0, least=0)
+    beta: float = knob(6.0, least=0)
+    target: str = choice("label_mod", ("label_mod", "balance", "none"))
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         return self.attack(model, x, y, rng.stream("attack"), factors) if self.beta else x
@@ -178,8 +166,3 @@ def _mixture(model: nn.Module) -> MixtureOfExperts:
             f"the recipe trains a mixture of experts, not {type(model).__name__}; choose model=moe_small_cnn or another"
         )
     return model
-
-
-def _check(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise UserError(f"{name}={value} must be zero or a positive number")

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 
 
 @dataclass(frozen=True)
-class ResolutionStack:
+class ResolutionStack(Knobs, key="stack"):
     """For each size in turn: shift around the edges, contrast, colour, shrink, noise, grow, noise, clip to [0, 1].
 
     Fort and Lakshminarayanan 2024, arXiv 2408.05446, who draw contrast and colour from grids of 100 values. Contrast is
@@ -30,22 +31,20 @@ class ResolutionStack:
     """
 
     sizes: tuple[int, ...] = (32, 16, 8, 4)
-    shift: int = 3
+    shift: int = knob(3, least=0)
     contrast: tuple[float, float] = (0.7, 1.5)
     colour: tuple[float, float] = (0.5, 1.0)
-    down: float = 0.2
-    up: float = 0.2
+    down: float = knob(0.2, least=0)
+    up: float = knob(0.2, least=0)
     legacy_contrast: bool = False
     per_sample: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, good in (
             ("sizes", len(self.sizes) >= 1 and min(self.sizes) >= 1),
-            ("shift", self.shift >= 0),
             ("contrast", len(self.contrast) == 2 and 0 <= self.contrast[0] <= self.contrast[1]),
             ("colour", len(self.colour) == 2 and 0 <= self.colour[0] <= self.colour[1] <= 1),
-            ("down", self.down >= 0),
-            ("up", self.up >= 0),
         ):
             if not good:
                 raise UserError(f"stack.{name}={getattr(self, name)} is out of range; see docs/ensembles.md")

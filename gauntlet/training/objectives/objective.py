@@ -6,7 +6,7 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gauntlet.errors import UserError
+from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 from gauntlet.training.inner_attack import InnerPGD
 
@@ -79,7 +79,7 @@ class PGDAT(Objective):
 
 
 @dataclass(frozen=True)
-class TRADESObjective(Objective):
+class TRADESObjective(Knobs, Objective, key="recipe.objective"):
     """CE(f(x), y) + beta KL(p(x) || p(z)), z by an attack on the divergence (Zhang et al. 2019, arXiv 1901.08573).
 
     The gradient goes through both arguments of the divergence.
@@ -90,11 +90,7 @@ class TRADESObjective(Objective):
     """
 
     attack: InnerPGD
-    beta: float = 6.0
-
-    def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise UserError(f"objective.beta={self.beta} must not be negative")
+    beta: float = knob(6.0, least=0)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         return self.attack(model, x, y, rng.stream("attack"), factors) if self.beta else x

@@ -23,7 +23,7 @@ FINISH_SECONDS = 60.0
 """Longest wait for uploads at the end of a run; what is left can be sent with `wandb sync`."""
 
 
-class Run(Protocol):
+class WandbRun(Protocol):
     """What we use of W&B's run."""
 
     summary: Any
@@ -41,7 +41,7 @@ def wandb() -> ModuleType:
 @contextmanager
 def opened(
     folder: Path, *, online: bool, failed: bool, missed: Callable[[Exception], None], **options: object
-) -> Iterator[Run]:
+) -> Iterator[WandbRun]:
     """A W&B run, finished with exit code 1 where `failed` or the block raises, else 0.
 
     Args:
@@ -65,7 +65,7 @@ def opened(
             run.finish(exit_code=code)
 
 
-def _start(online: bool, missed: Callable[[Exception], None], options: dict[str, object]) -> Run:
+def _start(online: bool, missed: Callable[[Exception], None], options: dict[str, object]) -> WandbRun:
     settings = wandb().Settings(
         console="off",
         silent=True,
@@ -76,7 +76,7 @@ def _start(online: bool, missed: Callable[[Exception], None], options: dict[str,
         finish_timeout=FINISH_SECONDS,
         finish_timeout_raises=True,
     )
-    init: Callable[..., Run] = functools.partial(
+    init: Callable[..., WandbRun] = functools.partial(
         wandb().init, **options, settings=settings, reinit="finish_previous", resume="allow"
     )
     if online:

@@ -24,7 +24,7 @@ from gauntlet.metrics.display import class_name
 from gauntlet.tracking import wandb_summary
 from gauntlet.tracking.example_images import Example, examples
 from gauntlet.tracking.sweep_name import sweep
-from gauntlet.tracking.wandb_connection import Run, opened, wandb
+from gauntlet.tracking.wandb_connection import WandbRun, opened, wandb
 
 PICTURES = ("clean", "adversarial", "difference")
 
@@ -81,7 +81,9 @@ class Wandb(Knobs, key="logger"):
                 stack.__exit__(*sys.exc_info())
 
     @contextmanager
-    def _opened(self, key: str, name: str, kind: str, config: Mapping[str, Any], failed: bool = False) -> Iterator[Run]:
+    def _opened(
+        self, key: str, name: str, kind: str, config: Mapping[str, Any], failed: bool = False
+    ) -> Iterator[WandbRun]:
         online = self.mode == "online" or (self.mode == "auto" and os.environ.get("WANDB_MODE") == "online")
         options = {"project": self.project, "entity": self.entity, "group": self.group or sweep()}
         folder = Path(self.dir).absolute()
@@ -100,7 +102,7 @@ class Wandb(Knobs, key="logger"):
 class _History:
     """The log of one training."""
 
-    run: Run | None = None
+    run: WandbRun | None = None
     warned: bool = False
 
     def log(self, values: Mapping[str, float], step: int) -> None:

@@ -35,7 +35,7 @@ class Corrupted(ImageSet):
 
     path: str
     corruption: str
-    severity: int
+    severity: int = knob(whole=True, least=1, most=SEVERITIES)
     class_map: str | None = None
     name: str = "corrupted"
     channels: int = 3
@@ -44,8 +44,6 @@ class Corrupted(ImageSet):
         if self.name == "corrupted":
             object.__setattr__(self, "name", f"corrupted-{self.corruption}-{self.severity}")
         super().__post_init__()
-        if not 1 <= self.severity <= SEVERITIES:
-            raise UserError(f"dataset.severity={self.severity} must lie in 1 to {SEVERITIES}")
 
     def open(self, part: str) -> Part:
         """Return the rows of the test part; there is no other."""

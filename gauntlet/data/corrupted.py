@@ -15,6 +15,7 @@ from gauntlet.data.class_map import ClassMap
 from gauntlet.data.image_dataset import ImageSet, Part
 from gauntlet.data.in_memory import Arrays
 from gauntlet.errors import UserError, some
+from gauntlet.knobs import knob
 
 SEVERITIES = 5
 

@@ -48,8 +48,8 @@ def test_labels_may_stand_once(folder):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"severity": 0}, r"dataset\.severity=0 must lie in 1 to 5"),
-        ({"severity": 6}, r"dataset\.severity=6 must lie in 1 to 5"),
+        ({"severity": 0}, r"dataset\.severity=0 must be a whole number from 1 to 5"),
+        ({"severity": 6}, r"dataset\.severity=6 must be a whole number from 1 to 5"),
         ({"corruption": "frog"}, r"has no frog\.npy; set dataset\.corruption to one of fog"),
         ({"size": 9}, r"8x8 pixels, not 9x9; set dataset\.size=8"),
         ({"path": "nowhere"}, "is not a folder"),

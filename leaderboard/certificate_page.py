@@ -28,12 +28,12 @@ def write(site: Site, env: Environment, verdicts: Sequence[CertificateVerdict]) 
         return
     grouped: dict[tuple[Any, str], list[CertificateVerdict]] = defaultdict(list)
     for verdict in verdicts:
-        if verdict.claims.counts:
+        if verdict.claims.counts and not verdict.claims.survivors:
             grouped[verdict.claims.data, verdict.claims.norm].append(verdict)
     page = env.get_template("certificates.html.j2").render(
         verdicts=verdicts,
         tables=[_table(grouped[key]) for key in sorted(grouped)],
-        left=[verdict.claims for verdict in verdicts if not verdict.claims.counts],
+        left=[v.claims for v in verdicts if not v.claims.counts or v.claims.survivors],
         root="",
     )
     site.write(PAGE, page)

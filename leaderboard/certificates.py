@@ -20,6 +20,7 @@ from gauntlet.evidence.run_folder import RunFolder, find_runs
 from gauntlet.leaderboard.run_metadata import AttackRun, DataKey
 from gauntlet.leaderboard.sample_verdicts import Bools, Floats, Ints, locate
 from gauntlet.leaderboard.verification_state import NO_VERDICTS, Fresh, Verification, read_verification
+from gauntlet.metrics.bracket import of_survivors
 from gauntlet.metrics.certificate_summary import CertificateSummary, grid, summary
 from gauntlet.metrics.confidence import most, tail
 from gauntlet.metrics.perturbation_size import reach
@@ -52,6 +53,7 @@ class Claims:
     ids: Ints
     radius: Floats
     problems: tuple[str, ...]
+    survivors: bool  # of an attack alone: counted in brackets, not in tables
     verification: Verification
 
     @property
@@ -142,6 +144,7 @@ def _read(folder: RunFolder, place: str, manifest: Any, verification: Verificati
         ids=total.ids[right],
         radius=total.radius[right],
         problems=tuple(problems),
+        survivors=of_survivors(manifest),
         verification=verification,
     )
 

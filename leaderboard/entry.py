@@ -69,7 +69,9 @@ class Entry:
     clean: int  # of these, right in every run of the entry
     robust: int
     open: int
+    ids: Ints  # those with a clean prediction on record
     robust_ids: Ints
+    broken_ids: Ints  # wrong without an attack, too
     runs: tuple[RunLine, ...]
     attacks: tuple[AttackColumn, ...]
     elsewhere: tuple[Elsewhere, ...]

@@ -11,30 +11,37 @@ from typing import Any
 from gauntlet.leaderboard.entry import AttackColumn, Board, Entry
 from gauntlet.leaderboard.entry_card import CardLine
 from gauntlet.leaderboard.formatting import address
+from gauntlet.metrics.bracket import Bracket
 from gauntlet.metrics.display import csv_row
 
 SCHEMA_VERSION = 1
 
 
-def records(boards: Sequence[Board]) -> list[dict[str, Any]]:
+Brackets = Mapping[Entry, Bracket | None]
+
+
+def records(boards: Sequence[Board], brackets: Brackets = MappingProxyType({})) -> list[dict[str, Any]]:
     """Return one record per entry, boards and entries in the order of the page. Shares are in [0, 1]."""
-    return [_record(entry) for board in boards for entry in board.entries]
+    return [_record(entry, brackets.get(entry)) for board in boards for entry in board.entries]
 
 
 def as_json(
-    boards: Sequence[Board], damaged: Sequence[str], cards: Mapping[Entry, Sequence[CardLine]] = MappingProxyType({})
+    boards: Sequence[Board],
+    damaged: Sequence[str],
+    cards: Mapping[Entry, Sequence[CardLine]] = MappingProxyType({}),
+    brackets: Brackets = MappingProxyType({}),
 ) -> str:
     """Return the same as text, each record with the card of its entry."""
-    entries = records(boards)
+    entries = records(boards, brackets)
     for record, entry in zip(entries, (entry for board in boards for entry in board.entries), strict=True):
         record["card"] = {line.key: list(line.values) for line in cards.get(entry, ())}
     content = {"schema_version": SCHEMA_VERSION, "entries": entries, "damaged": list(damaged)}
     return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def as_csv(boards: Sequence[Board]) -> str:
+def as_csv(boards: Sequence[Board], brackets: Brackets = MappingProxyType({})) -> str:
     """Return the same, with one column per attack; lists are joined by `; `."""
-    rows = records(boards)
+    rows = records(boards, brackets)
     attacks = sorted({name for row in rows for name in row["attacks"]})
     fixed = [name for name in rows[0] if name != "attacks"] if rows else []
     sink = io.StringIO()
@@ -46,7 +53,7 @@ def as_csv(boards: Sequence[Board]) -> str:
     return sink.getvalue()
 
 
-def _record(entry: Entry) -> dict[str, Any]:
+def _record(entry: Entry, certified: Bracket | None) -> dict[str, Any]:
     low, high = entry.interval
     first, last = entry.rank or (None, None)
     return {
@@ -68,6 +75,9 @@ def _record(entry: Entry) -> dict[str, Any]:
         "robust_low": None if entry.unknown else round(low, 6),
         "robust_high": None if entry.unknown else round(high, 6),
         "open": _share(entry.open, entry.n),
+        "proven": _share(certified.proven, certified.samples) if certified else None,
+        "proven_low": round(certified.interval[0], 6) if certified else None,
+        "proven_by": certified.by if certified else None,
         **_distances(entry),
         **_masking(entry),
         "attacks": {attack.column: _attack(attack, entry.n) for attack in entry.attacks},

@@ -87,6 +87,12 @@ def columns(unbounded: bool, masked: bool) -> tuple[Column, ...]:
 
 TERMS = (
     Column("threat", "Threat", "What the attacker may change: all images within distance ε in the given norm."),
+    Column(
+        "proven",
+        "Proven",
+        "Share of the samples that a certifier proves at this ε, on the same model: no attack within the threat can "
+        "change them. Robust accuracy lies between it and the share that no attack broke; the green bar is that gap.",
+    ),
     Column("entry", "Entry", "One defended model with fixed weights, on one selection of samples, under one threat."),
     Column("front", "Pareto front", "Ranked entries that no other ranked entry beats in both accuracies."),
     Column(

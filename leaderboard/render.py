@@ -12,6 +12,7 @@ from gauntlet.errors import printable
 from gauntlet.evidence.published import published
 from gauntlet.leaderboard import assets, formatting
 from gauntlet.leaderboard.certificates import CertificateVerdict
+from gauntlet.leaderboard.certified_bracket import bracket
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.entry_card import CardLine, card
 from gauntlet.leaderboard.examples import ExamplePictures, examples
@@ -66,6 +67,7 @@ def write(
     env = environment()
     every = [entry for board in boards for entry in board.entries]
     cards = {entry: card(entry, every, certificates) for entry in every}
+    brackets = {entry: bracket(entry, certificates) for entry in every}
     for board in boards:
         for entry in board.entries:
             _entry_page(site, env, board, entry, boards, damaged, cards[entry])
@@ -78,6 +80,7 @@ def write(
             if len(board.entries) > 1 and not board.threat.unbounded
         },
         columns={board: columns(board.threat.unbounded, _masked(board)) for board in boards},
+        brackets=brackets,
         masked={board: _masked(board) for board in boards},
         facets=facets,
         damaged=damaged,
@@ -88,8 +91,8 @@ def write(
     site.write("index.html", page)
     if boards:
         site.write("glossary.html", env.get_template("glossary.html.j2").render(glossary=GLOSSARY, root=""))
-    site.write("board.json", as_json(boards, damaged, cards))
-    site.write("board.csv", as_csv(boards))
+    site.write("board.json", as_json(boards, damaged, cards, brackets))
+    site.write("board.csv", as_csv(boards, brackets))
     static = Path(__file__).parent / "static"
     for name in ("board.css", "board.js", "plots.js"):
         site.write(f"static/{name}", (static / name).read_bytes())

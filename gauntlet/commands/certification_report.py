@@ -6,6 +6,7 @@ from typing import Any
 
 from gauntlet.commands.network_report import network_lines
 from gauntlet.jobs.certification_job import Certified
+from gauntlet.metrics.bracket import of_survivors
 from gauntlet.metrics.certificate_summary import CertificateSummary, grid
 
 KINDS = {
@@ -21,6 +22,8 @@ def certificate_lines(outcome: Certified) -> list[str]:
     name, threat = manifest["name"], manifest["threat"]
     headline = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["certifier"]]
     out = ["", " · ".join(headline), *network_lines(manifest)]
+    if total.samples and of_survivors(manifest):
+        out.append("these are the survivors of an attack: the shares below are of them, not of the data set")
     if total.samples:
         out += [
             *_numbers(total, threat["radius"], threat["norm"], _asked(manifest)),

@@ -20,6 +20,7 @@ def job(cfg: DictConfig) -> None:
     from gauntlet.commands.attack_report import lines
     from gauntlet.commands.certification_report import certificate_lines
     from gauntlet.jobs.attack_job import evaluate
+    from gauntlet.jobs.bracket_job import attack_and_certify
     from gauntlet.jobs.certification_job import certify
 
     hydra = HydraConfig.get()
@@ -32,6 +33,16 @@ def job(cfg: DictConfig) -> None:
     def work() -> bool:
         typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
         command = shlex.join(["python", "run.py", *map(str, typed)])
+        if cfg.get("certifier") is not None and cfg.get("attack") is not None:
+            both = attack_and_certify(cfg, choices, [*map(str, typed)])
+            write("\n".join(lines(both.attacked)))
+            if both.certified is not None:
+                write("\n".join(certificate_lines(both.certified)))
+            if both.bracket is not None:
+                low, high = both.bracket.interval
+                write(f"\nrobust accuracy {both.bracket.words()}; 95 % of both ends {low:.2%} to {high:.2%}")
+            ended = [both.attacked.manifest, *([both.certified.manifest] if both.certified else [])]
+            return all(manifest["status"] != "failed" for manifest in ended)
         if cfg.get("certifier") is not None:
             certified = certify(cfg, choices, command)
             write("\n".join(certificate_lines(certified)))

@@ -123,7 +123,7 @@ def _check_root(cfg: DictConfig, known: Sequence[str]) -> None:
         if key in ROOT and not isinstance(new := typed(key, value, ROOT[key]), DictConfig | ListConfig):
             cfg[key] = new
     if "certifier" in known and (cfg.attack is None) == (cfg.certifier is None):
-        raise UserError("a run attacks or certifies: give either attack=NAME or certifier=NAME")
+        raise UserError("one record attacks or certifies: give attack=NAME, certifier=NAME, or both to run.py")
     if "seed" in known and not 0 <= cfg.seed < SEEDS:
         raise UserError(f"seed={cfg.seed} is out of range; take a whole number from 0 to {SEEDS - 1}")
 

@@ -141,3 +141,14 @@ def _add(total: AttackSummary, stage: str, part: pa.Table, seconds: float) -> No
     cost["seconds"] = round(cost["seconds"] + seconds, 3)
     seen = total.gradients.get(stage, (0, 0, 0))
     total.gradients[stage] = (seen[0] + len(zero), seen[1] + int((zero > 0).sum()), seen[2] + int((bad > 0).sum()))
+
+
+def survivors(run: RunFolder, stages: list[str]) -> list[int]:
+    """Return the samples of a finished run that are right without an attack and that no stage broke, in order."""
+    left: list[int] = []
+    for table in run.read_parts():
+        sample, stage = table["sample"].to_numpy(), table["stage"]
+        clean = pc.equal(stage, stages[0]).to_numpy(zero_copy_only=False)
+        fallen = table["broken"].to_numpy(zero_copy_only=False)
+        left += np.setdiff1d(sample[clean], sample[fallen]).tolist()
+    return sorted(left)

@@ -1,0 +1,65 @@
+"""Attack and certifier in one job: the same records as two commands, and a bracket that holds what both found."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gauntlet.leaderboard.build import build
+from gauntlet.metrics.bracket import Bracket
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = ["defense=trades", "threat.eps=0.1", "dataset.limit=30", "runtime.progress=false", "runtime.device=cpu"]
+
+
+def run(*words: str, folder: Path) -> str:
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *words, f"runs_dir={folder}"],
+        capture_output=True, text=True, check=False, cwd=ROOT, env=env,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def manifests(folder: Path) -> dict[str, dict]:
+    found = [json.loads(p.read_text()) for p in sorted(folder.glob("digits/**/run.json"))]
+    return {manifest["kind"]: manifest for manifest in found}
+
+
+def test_a_bracket_adds_up() -> None:
+    found = Bracket(samples=100, proven=40, broken=35, by="crown")
+    assert found.open == 25
+    assert found.words() == "40.0 to 65.0 %, 25.0 open"
+    assert found.interval == pytest.approx((0.3094, 0.7364), abs=5e-5)
+    assert Bracket(100, 40, 65, "crown", contradicted=5).open == 0
+
+
+def test_one_job_gives_the_runs_of_two_commands_and_their_bracket(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    out = run("attack=pgd", "certifier=crown", *SMALL, folder=one)
+    found = manifests(one)
+    last = out.strip().splitlines()[-1]
+    assert last.startswith("robust accuracy ")
+    run("attack=pgd", *SMALL, folder=two)
+    assert manifests(two)["attack"]["config_hash"] == found["attack"]["config_hash"]
+    command = shlex.split(found["certificate"]["command"])[2:]
+    assert not [word for word in command if word.startswith(("attack", "dataset.limit"))]
+    run(*[word for word in command if not word.startswith("runs_dir")], "runtime.progress=false", folder=two)
+    assert manifests(two)["certificate"]["config_hash"] == found["certificate"]["config_hash"]
+    assert run("attack=pgd", "certifier=crown", *SMALL, folder=one).strip().splitlines()[-1] == last
+
+    build(one, tmp_path / "site")
+    (entry,) = json.loads((tmp_path / "site" / "board.json").read_text())["entries"]
+    assert 0 < entry["proven"] <= entry["robust"]
+    assert entry["proven_by"] == "crown"
+    assert f"{100 * entry['proven']:.1f} to {100 * entry['robust']:.1f} %" in last
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert f"≥ {100 * entry['proven']:.1f} proven" in page
+    table = (tmp_path / "site" / "certificates.html").read_text()
+    assert "it certifies the survivors of an attack" in table
+    assert "<table>" not in table

@@ -31,8 +31,7 @@ def job(cfg: DictConfig) -> None:
     }
 
     def work() -> bool:
-        typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-        command = shlex.join(["python", "run.py", *map(str, typed)])
+        command = shlex.join(["python", "run.py", *typed_words(hydra)])
         if cfg.get("certifier") is not None and cfg.get("attack") is not None:
             both = attack_and_certify(cfg, choices, [*map(str, typed)])
             write("\n".join(lines(both.attacked)))
@@ -54,6 +53,20 @@ def job(cfg: DictConfig) -> None:
         return outcome.manifest["status"] != "failed"
 
     attempt(work, "stopped; the same command goes on from here")
+
+
+def typed_words(node: Any) -> list[str]:
+    """Return the words that compose this job again, those that tell where configurations lie first.
+
+    node: of Hydra itself.
+    """
+    typed: Any = OmegaConf.to_container(node.overrides.task, resolve=False)
+    options: Any = OmegaConf.to_container(node.overrides.hydra, resolve=False)
+    folders = [source.path for source in node.runtime.config_sources if source.provider == "command-line"]
+    words = [word for folder in folders for word in ("--config-dir", str(folder))]
+    if node.job.config_name != "run":
+        words += ["--config-name", str(node.job.config_name)]
+    return [*words, *(str(word) for word in options if str(word).startswith("hydra.searchpath=")), *map(str, typed)]
 
 
 compose_and_run = hydra.main(version_base=None, config_path=CONF, config_name="run")(job)

@@ -48,8 +48,9 @@ def read_regular(path: Path, most: int = MOST_BYTES, hint: str = "give a regular
         # Opening never waits for the other end of a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            _check(os.fstat(descriptor), path, most, hint)
-            return file.read(most)
+            found = os.fstat(descriptor)
+            _check(found, path, most, hint)
+            return file.read(found.st_size)  # room for as many bytes as are asked for is taken at once
     except FileNotFoundError:
         raise
     except OSError as cause:

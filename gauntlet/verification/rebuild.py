@@ -45,7 +45,7 @@ TEXTS = ("summary", "source", "claim")
 LONE = 2
 """Names of the path that agree with a run's place, below which the folder counts as copied out of its runs folder."""
 
-PLACES = re.compile(r"dataset\.[\w.]+|checkpoint|runs_dir|(attack|defense|surrogates)(\.\w+)*\.(path|weights)")
+PLACES = re.compile(r"dataset\.[\w.]+|checkpoint|runs_dir|(attack|defense|surrogates)(\.[\w-]+)*\.(path|weights)")
 """Keys that say where something lies."""
 
 
@@ -118,13 +118,13 @@ def rebuild(
 
 def _place(recorded: Any, places: Mapping[str, str]) -> None:
     """Put what lies elsewhere here in the place of what is recorded."""
+    own = [node for node in _nodes(recorded) if node.get("weights") and node.weights == recorded.checkpoint]
     for key, value in places.items():
         if not PLACES.fullmatch(key):
             raise UserError(f"--set {key}=... is no place; give dataset.path, checkpoint, runs_dir or attack.path")
         if key == "checkpoint":
-            for node in _nodes(recorded):
-                if recorded.checkpoint is not None and node.get("weights") == recorded.checkpoint:
-                    node["weights"] = value
+            for node in own:
+                node.weights = value
             recorded.checkpoint = value
         elif OmegaConf.select(recorded, key.rpartition(".")[0] or "runs_dir") is None:
             raise UserError(f"--set {key}=...: the run has no {key.rpartition('.')[0]}; leave it out")

@@ -70,7 +70,11 @@ def check_training(
         past = history.read(folder)
     except (UserError, FileNotFoundError) as cause:
         return [f"the weights of {name} have no record of their training in {folder.name} ({cause})"], said
-    problems = [*_record_problems(record, key, part), *_score_problems(past, part, dataset, given, module)]
+    problems = list(_record_problems(record, key, part))
+    try:
+        problems += _score_problems(past, part, dataset, given, module)
+    except UserError as cause:
+        said += f", and its validation accuracy was not measured again ({cause})"
     return [f"the weights of {name} are not those of {folder.name}: {line}" for line in problems], said
 
 

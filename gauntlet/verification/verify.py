@@ -8,6 +8,7 @@ finds goes to `verification.json`.
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from gauntlet.errors import UserError, described, printable
@@ -24,10 +25,13 @@ from gauntlet.system.atomic_file import write_atomically
 from gauntlet.system.provenance import now, versions
 from gauntlet.verification.attack_evidence import check_rows_and_examples
 from gauntlet.verification.certificate_evidence import check_certificates, replay_certificates
+from gauntlet.verification.pack_format import opened_pack
+from gauntlet.verification.packed_images import PackedImages
 from gauntlet.verification.rebuild import HERE, Local, discrepancies, is_lone, rebuild
 from gauntlet.verification.replay import replay_attack
 from gauntlet.verification.report import SHOWN, Report, lines
 from gauntlet.verification.sampling import DEFAULT, EVERYTHING, Amount, fresh_nonce
+from gauntlet.verification.signature import signer
 from gauntlet.verification.training_record import check_networks
 
 
@@ -42,16 +46,14 @@ def verify(run: RunFolder, local: Local = HERE, amount: Amount | None = None, no
     Raises:
         UserError: the run is not finished, a file is damaged, or its data or weights are gone.
     """
-    manifest = run.manifest()
-    if manifest["kind"] not in ("attack", "certificate"):
-        raise UserError(f"{run.path} holds a run of the kind {manifest['kind']}; attacks and certificates are verified")
-    if manifest["status"] not in ("done", "failed"):
-        raise UserError(f"{run.path} is not finished; run its command again to go on: {shown_command(manifest)}")
-    job = _rebuilt(run, manifest, local, amount is not None)
+    manifest = finished_manifest(run)
+    job = rebuilt(run, manifest, local, amount is not None)
     report = Report(kind=manifest["kind"], keep=StoragePolicy.of_run(manifest))
     report.problems += discrepancies(run, manifest, job.manifest)
     if is_lone(run, job.manifest):
         report.notes.append("the folder was copied out of its runs folder; where it lies was not checked")
+    if local.data is not None:
+        report.notes.append("the images are those of the pack; that they are the data set's was not checked")
     check_networks(report, job)
     nonce = nonce or fresh_nonce()
     if isinstance(job, AttackSetup):
@@ -65,7 +67,21 @@ def verify(run: RunFolder, local: Local = HERE, amount: Amount | None = None, no
     return report
 
 
-def _rebuilt(run: RunFolder, manifest: Manifest, local: Local, fold: bool) -> AttackSetup | CertificationSetup:
+def finished_manifest(run: RunFolder) -> Manifest:
+    """Return the manifest of a run. Raises UserError where it is of another kind, or not finished."""
+    manifest = run.manifest()
+    if manifest["kind"] not in ("attack", "certificate"):
+        raise UserError(f"{run.path} holds a run of the kind {manifest['kind']}; attacks and certificates are verified")
+    if manifest["status"] not in ("done", "failed"):
+        raise UserError(f"{run.path} is not finished; run its command again to go on: {shown_command(manifest)}")
+    return manifest
+
+
+def rebuilt(run: RunFolder, manifest: Manifest, local: Local, fold: bool) -> AttackSetup | CertificationSetup:
+    """Return the job of a run, built anew; whatever its configuration does to that is one line.
+
+    fold: whether gradients come from BN-fused copies where those of the run did.
+    """
     try:
         return rebuild(run, manifest, local, fold)
     except UserError as cause:
@@ -114,33 +130,54 @@ def checked_verdict(run: RunFolder, local: Local, amount: Amount | None, nonce: 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Verify each run below the given folders; 0 = everything holds."""
+    """Verify each run below the given folders, and each pack; 0 = everything holds."""
     options = _parser().parse_args(arguments)
     try:
         amount = EVERYTHING if options.full else None if options.replay is None else Amount.of(options.replay)
         local = Local(options.trust, options.env, dict(_placed(word) for word in options.set))
-        runs = [run for folder in options.folders for run in _runs_in(folder)]
+        packs = [path for path in options.folders if path.is_file()]
+        runs = [run for path in options.folders if path not in packs for run in _runs_in(path)]
     except UserError as cause:
         sys.stderr.write(f"error: {printable(cause)}\n")
         return 1
     failures = 0
-    for run in runs:
+    for item in (*runs, *packs):
         try:
-            failures += not _judged(run, local, amount, options.nonce)
+            if isinstance(item, RunFolder):
+                failures += not _judged(item, local, amount, options.nonce)
+            else:
+                failures += not _judged_pack(item, local, amount, options.nonce, options.signers)
         except UserError as cause:
             sys.stderr.write(f"error: {printable(cause)}\n")
             failures += 1
     return 1 if failures else 0
 
 
+def _judged_pack(path: Path, local: Local, amount: Amount | None, nonce: str, signers: Path | None) -> bool:
+    """Verify a pack and print the verdict; it is stored nowhere, since a pack has no place on a board."""
+    who = "" if signers is None else f"signed by {signer(path, signers)}: "
+    with opened_pack(path) as pack:
+        places = {key: str(pack.folder / place) for key, place in pack.content["places"].items()}
+        if odd := [key for key in places if not key.endswith((".weights", ".path")) or key.startswith("dataset")]:
+            raise UserError(f"{path} places {odd[0]}, which is none of weights and sets")
+        own = any(key.startswith("dataset.") for key in local.places)
+        data = None if own or "data" not in pack.content else PackedImages(pack)
+        run = RunFolder(pack.run)
+        report = verify(run, replace(local, places=places | dict(local.places), data=data), amount, nonce)
+        for line in "\n".join(lines(run, report)).split("\n"):
+            sys.stdout.write(f"{printable(line.replace(str(run.path), f'{who}{path}'))}\n")
+    return report.verified
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gauntlet verify", description="Check finished runs.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run, a folder of runs, or a pack")
     parser.add_argument(
         "--replay", nargs="?", const=DEFAULT, metavar="N", help=f"re-run N samples, or a share such as 5%% ({DEFAULT})"
     )
     parser.add_argument("--full", action="store_true", help="re-run all samples")
     parser.add_argument("--nonce", default="", metavar="HEX", help="repeat an earlier choice of samples")
+    parser.add_argument("--signers", type=Path, metavar="FILE", help="who may have signed a pack, for ssh-keygen")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="where something lies here: dataset.path, checkpoint, runs_dir, attack.path",

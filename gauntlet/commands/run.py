@@ -33,7 +33,7 @@ def job(cfg: DictConfig) -> None:
     def work() -> bool:
         command = shlex.join(["python", "run.py", *typed_words(hydra)])
         if cfg.get("certifier") is not None and cfg.get("attack") is not None:
-            both = attack_and_certify(cfg, choices, [*map(str, typed)])
+            both = attack_and_certify(cfg, choices, typed_words(hydra))
             write("\n".join(lines(both.attacked)))
             if both.certified is not None:
                 write("\n".join(certificate_lines(both.certified)))

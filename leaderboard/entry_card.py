@@ -41,6 +41,7 @@ def card(
     described = mapping(lead.get("card"))
     found = {
         ("defense", "Defense"): _sentences(described.get("summary"), described.get("source")),
+        ("model", "Model"): _model(lead),
         ("claims", "Claims"): _sentences(described.get("claim", "none")),
         ("clean", "Clean"): _clean(entry),
         ("non_adaptive", "Non-adaptive attack"): _non_adaptive(entry),
@@ -62,6 +63,19 @@ def card(
 
 def _sentences(*parts: object) -> list[str]:
     return [str(part) for part in parts if part]
+
+
+def _model(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what the networks are, and what the user says of the model."""
+    facts = [mapping(each) for each in mapping(manifest.get("networks")).values()]
+    told = [
+        f"{each['architecture']}, {each.get('parameters', 0):,} parameters, pixels {each.get('preprocessing', '')}"
+        for each in facts
+        if "architecture" in each
+    ]
+    said = mapping(manifest.get("description"))
+    words = {"paper": "paper", "authors": "authors", "link": "link", "extra_data": "extra data"}
+    return list(dict.fromkeys(told)) + [f"{title}: {said[key]}" for key, title in words.items() if key in said]
 
 
 def _clean(entry: Entry) -> list[str]:

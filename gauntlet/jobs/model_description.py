@@ -24,7 +24,7 @@ CHECKED = 2000
 CONFIDENCE = 0.999
 """Of the interval that the declared accuracy must lie in: one right model in a thousand is refused."""
 
-NAMES = ("name", "model_name", "source", "path")
+NAMES = ("name", "model_name", "source", "path", "kind")
 """Arguments of a model that tell which one it is, the first that is there."""
 
 
@@ -41,7 +41,7 @@ def model_name(cfg: DictConfig, choices: Mapping[str, str]) -> str:
     node: Any = cfg.model
     pieces = [choices.get("model", first_name(str(node["_target_"])).split(".")[-1].lower())]
     inner = node.get("network")
-    if pieces == ["file"]:
+    if pieces[0] in ("file", "given"):
         pieces = []
     if isinstance(inner, DictConfig) and "_target_" in inner:
         pieces = [str(inner["_target_"]).split(".")[-1]]

@@ -17,6 +17,7 @@ from gauntlet.sanity_checks.gradients import dead_start, mismatched, non_monoton
 from gauntlet.sanity_checks.model import (
     batch_mates,
     dynamic,
+    normalization,
     probabilities,
     randomness,
     reduced_precision,
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 Check = Callable[[Probe], Flag | None]
 
-ALWAYS: tuple[Check, ...] = (training_mode, randomness, batch_mates, reduced_precision)
+ALWAYS: tuple[Check, ...] = (training_mode, randomness, batch_mates, reduced_precision, normalization)
 """Checks that need no more than decisions of the victim and a look at its modules."""
 
 WITH_GRADIENTS: tuple[Check, ...] = (

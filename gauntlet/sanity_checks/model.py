@@ -5,9 +5,10 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gauntlet.models.declared_normalization import missing_normalization
 from gauntlet.sanity_checks.flag import Flag
 from gauntlet.sanity_checks.probe import Probe, relative
 
@@ -57,6 +58,23 @@ def reduced_precision(probe: Probe) -> Flag | None:
         probe.predict(probe.x[few], probe.ids[few], "probe")
     if dtypes.seen:
         return Flag("reduced-precision", f"the forward computes in {dtypes.seen}: autocast, or a cast of its own")
+    return None
+
+
+def normalization(probe: Probe) -> Flag | None:
+    """A network whose author declares a normalization gets it."""
+    _, channels, size, _ = probe.x.shape
+    for top in probe.run.victim.modules:
+
+        def run(x: Tensor, top: nn.Module = top) -> Tensor:
+            return (
+                top(x)
+                if probe.run.victim.randomized
+                else probe.predict(x, torch.arange(len(x), device=x.device), "probe")
+            )
+
+        if lines := missing_normalization(top, run, channels, size):
+            return Flag("missing-normalization", lines[0])
     return None
 
 

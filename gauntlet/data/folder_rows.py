@@ -163,7 +163,8 @@ def _wrong_count(folder: Path, found: list[str], empty: list[str], classes: int)
     if empty and len(found) - len(empty) == classes:
         return f"{said}, not {classes}, and no image is in {some(empty)}; remove what is no class"
     hint = f" (no image is in {some(empty)})" if empty else ""
-    return f"{said}{hint}; set dataset.classes={len(found)}, not {classes}"
+    some_of = ", or say with dataset.class_map which of them these are" if len(found) < classes else ""
+    return f"{said}{hint}; set dataset.classes={len(found)}, not {classes}{some_of}"
 
 
 def _no_classes(folder: Path) -> str:

@@ -1,8 +1,30 @@
 """Refuse images, labels and scores that no evaluation can use, naming the first of them."""
 
+from typing import Any
+
 from torch import Tensor
 
+from gauntlet.data.dataset import Dataset
 from gauntlet.errors import UserError
+
+MEMBERS = ("name", "classes", "channels", "size", "budgets", "split")
+"""What a data set has; see `gauntlet.data.dataset.Dataset`."""
+
+
+def data_set(made: Any) -> Dataset:
+    """Return what a configuration made, if it is a data set.
+
+    Raises:
+        UserError: it is something else, such as the items of one.
+    """
+    missing = [name for name in MEMBERS if not hasattr(made, name)]
+    if not missing:
+        found: Dataset = made
+        return found
+    fix = "return a subclass of gauntlet.data.image_dataset.ImageSet"
+    if hasattr(made, "__getitem__"):
+        fix = "for items (image, label) take dataset=torch 'dataset.test={_target_: ...}'"
+    raise UserError(f"dataset is a {type(made).__name__}, which has no {', '.join(missing)}; {fix}")
 
 
 def check_images(ids: Tensor, x: Tensor, y: Tensor, classes: int, box: tuple[float, float] = (0.0, 1.0)) -> None:

@@ -17,6 +17,7 @@ from gauntlet.config import environment
 from gauntlet.config.runtime import Runtime
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Dataset, Split
+from gauntlet.data.validation import data_set
 from gauntlet.errors import UserError
 from gauntlet.evaluation.deployment import Deployed, deploy
 from gauntlet.evidence.stable_names import first_name, to_record
@@ -148,7 +149,7 @@ def load(asked: Request, *, fold: bool, data: Dataset | None = None) -> Setup:
     torch.backends.cudnn.allow_tf32 = False  # verdicts and certificates are about float32
     torch.backends.cuda.matmul.allow_tf32 = False
     device = runtime.torch_device()
-    dataset: Dataset = data or build(asked.cfg.dataset)
+    dataset = data or data_set(build(asked.cfg.dataset))
     split = dataset.split("test")
     if asked.cfg.attack is not None:
         asked.threat.check_reach(tuple(split.read(slice(0, 1)).x.shape[1:]))

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gauntlet.config import environment
 from gauntlet.config.validate import build, checked
-from gauntlet.data import Dataset
+from gauntlet.data.validation import data_set
 from gauntlet.training.distributed import join
 from gauntlet.training.trained_network import TrainedNetwork
 
@@ -25,7 +25,7 @@ def train(composed: DictConfig) -> Path:
     join()
     runtime, tracker = build(cfg.runtime), build(cfg.logger)
     torch.set_num_threads(runtime.threads)
-    dataset: Dataset = build(cfg.dataset)
+    dataset = data_set(build(cfg.dataset))
     model, recipe = (OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe))
     assert isinstance(model, dict)
     assert isinstance(recipe, dict)

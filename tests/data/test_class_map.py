@@ -12,6 +12,7 @@ from gauntlet.data.class_map import ClassMap
 from gauntlet.data.imagefolder import ImageFolder
 from gauntlet.data.imagenet import ImageNet
 from gauntlet.data.parquet import Parquet
+from gauntlet.data.validation import data_set
 from gauntlet.errors import UserError
 
 ANIMALS = {"cat": 2, "dog": 5, "eel": 0}
@@ -179,3 +180,26 @@ def test_every_wordnet_id_has_one_class():
     assert np.array_equal(list(classes.numbers.values()), range(1000))
     with pytest.raises(UserError, match=r"lists 1000 classes; set dataset\.classes=1000, not 1001"):
         ClassMap.of("imagenet", 1001)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ([(None, 0)], r"dataset is a list, which has no name, .*; for items \(image, label\) take dataset=torch"),
+        (3, "dataset is a int, .*; return a subclass of gauntlet.data.image_dataset.ImageSet"),
+    ],
+)
+def test_what_is_no_data_set_is_one_line(made, said):
+    with pytest.raises(UserError, match=said):
+        data_set(made)
+
+
+def test_empty_folders_are_told(folder, tmp_path, png, pictures):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match=r"none is empty; check dataset.path"):
+        replace(folder, path=str(tmp_path), test="none").split("test")
+    (tmp_path / "none" / "1.png").write_bytes(png(pictures(1)[0]))
+    with pytest.raises(UserError, match="1 images but no class folders"):
+        replace(folder, path=str(tmp_path), test="none").split("test")
+    with pytest.raises(UserError, match=r"set dataset.classes=3, not 6, or say with dataset.class_map which of them"):
+        folder.split("test")

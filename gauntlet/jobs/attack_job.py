@@ -23,7 +23,15 @@ from gauntlet.jobs.attack_setup import AttackSetup, prepare
 from gauntlet.jobs.chunk_runner import ProgressUnits, ShardOfRun, Worker, held_shard, run_chunks
 from gauntlet.jobs.device_workers import at_work, shares
 from gauntlet.metrics.attack_summary import AttackSummary, summarize
-from gauntlet.sanity_checks import PROBE, Flag, decisions_beat_scores, from_evidence, noisy_gradients, of_victim
+from gauntlet.sanity_checks import (
+    PROBE,
+    Flag,
+    clean_at_chance,
+    decisions_beat_scores,
+    from_evidence,
+    noisy_gradients,
+    of_victim,
+)
 from gauntlet.sanity_checks.probe import fidelity
 from gauntlet.system import provenance
 from gauntlet.system.progress import Bar
@@ -196,6 +204,7 @@ def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary) -> Manif
         *(mixed if len(codes) > 1 else []),
         *of_victim(job.evaluation, probe, probed_survivors(job.run, manifest)),
         *noisy_gradients(manifest.get("draws", {})),
+        *clean_at_chance(total, manifest["dataset"]["classes"]),
         *from_evidence(total, compare=job.evaluation.given != TRANSFER),
         *decisions_beat_scores(total, {stage.name: level_of(stage.attack) for stage in job.evaluation.stages}),
     ]

@@ -12,7 +12,7 @@ from gauntlet.data.dataset import Batch
 from gauntlet.errors import described
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.sanity_checks.flag import Flag
-from gauntlet.sanity_checks.from_records import decisions_beat_scores, from_evidence, noisy_gradients
+from gauntlet.sanity_checks.from_records import clean_at_chance, decisions_beat_scores, from_evidence, noisy_gradients
 from gauntlet.sanity_checks.gradients import dead_start, mismatched, non_monotone, shattered
 from gauntlet.sanity_checks.model import (
     batch_mates,
@@ -27,7 +27,7 @@ from gauntlet.sanity_checks.probe import PROBE, Probe
 from gauntlet.sanity_checks.reference_attacks import few_classes, one_step, unlimited
 from gauntlet.threat_model.access import GRADIENT
 
-__all__ = ["PROBE", "Flag", "decisions_beat_scores", "from_evidence", "noisy_gradients", "of_victim"]
+__all__ = ["PROBE", "Flag", "clean_at_chance", "decisions_beat_scores", "from_evidence", "noisy_gradients", "of_victim"]
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,13 @@ from typing import Any
 
 from gauntlet.evaluation.gradient_draws import AGREEMENT
 from gauntlet.metrics.attack_summary import AttackSummary
+from gauntlet.metrics.confidence import tail
 from gauntlet.metrics.gradient_masking import MASKED, masking_of
 from gauntlet.sanity_checks.flag import Flag
+
+
+DOUBT = 0.001
+"""A clean accuracy that guessing reaches with at least this probability is not told from chance."""
 
 
 def from_evidence(total: AttackSummary, compare: bool = True) -> list[Flag]:
@@ -23,6 +28,22 @@ def from_evidence(total: AttackSummary, compare: bool = True) -> list[Flag]:
         if bad:
             flags.append(Flag("bad-gradients", f"{stage}: {bad} of {attacked} samples had NaN or infinite gradients"))
     return [*flags, *(_weaker_wins(total) if compare else ())]
+
+
+def clean_at_chance(total: AttackSummary, classes: int) -> Iterator[Flag]:
+    """Yield a flag where the clean accuracy cannot be told from that of guessing, one class in so many.
+
+    A one-sided exact binomial test at `DOUBT`. Far fewer right than by guessing is a flag too. Of a randomized defense
+    `clean` counts the samples that most draws get right.
+
+    classes: of the data set.
+    """
+    if not total.samples or tail(total.clean, total.samples, 1 / classes) <= DOUBT:
+        return
+    detail = f"{total.clean} of {total.samples} clean images are right, as guessing one of {classes} classes could be"
+    yield Flag(
+        "clean-at-chance", f"{detail}: other labels or preprocessing than the model's, its weights, or too few images"
+    )
 
 
 def noisy_gradients(draws: dict[str, dict[str, Any]]) -> Iterator[Flag]:

@@ -50,6 +50,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int | None = None,
     device: Any = None,
+    expected_clean: float | None = None,
     progress: bool = False,
     overrides: Sequence[str] = (),
     **knobs: Any,
@@ -77,6 +78,7 @@ def evaluate(
         limit: the first images only.
         batch_size: samples per forward pass; None: 256.
         device: "cpu", "cuda:1"; None: where the weights of the model are.
+        expected_clean: clean accuracy that the model declares; another one ends the evaluation before the attack.
         progress: show a progress bar.
         overrides: further options as on the command line, such as "runtime.threads=8".
         **knobs: options of the attack, such as steps=100.
@@ -90,7 +92,8 @@ def evaluate(
     if isinstance(model, str) and defense is not None:
         raise InputError(f"model={model!r} names a defense already; leave defense out")
     runs = RunsFolder(folder)
-    for key, value in {"heads": heads, "access": access, "draws": draws}.items():
+    roots = {"heads": heads, "access": access, "draws": draws, "expected_clean": expected_clean}
+    for key, value in roots.items():
         if value is not None:
             asked.nodes[key] = value
     add_threat(asked, threat, norm, eps, required=not isinstance(x, str))

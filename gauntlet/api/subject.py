@@ -1,6 +1,5 @@
 """What is evaluated: the caller's model on the caller's images, as a part of a composition."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,7 +115,9 @@ def add_network(
     asked.words += ["model=given", "checkpoint=included"]
     asked.nodes["model"] = {"kind": identity.kind, "weights": identity.weights, "structure": identity.structure}
     asked.objects[identity.key] = whole
-    asked.names["model"] = re.sub(r"[^\w.+-]+", "_", name or identity.kind)
+    asked.names["model"] = identity.kind
+    if name is not None:
+        asked.nodes["name"] = name
 
 
 def device_of(network: nn.Module | None, device: Any) -> str:

@@ -17,6 +17,8 @@ COMMANDS = {
     "verify": Command("gauntlet.verification.verify", "check runs and packs; re-run some of their samples"),
     "pack": Command("gauntlet.verification.pack", "put a run into one file that others can verify"),
     "status": Command("gauntlet.commands.status", "list runs and sweep jobs: done, running, failed, partial"),
+    "import": Command("gauntlet.commands.import_examples", "judge adversarial examples from elsewhere as a run"),
+    "export": Command("gauntlet.commands.export_examples", "write the adversarial set of a run as .pt, .npz or PNG"),
     "curves": Command("gauntlet.commands.curves", "print robust accuracy at every eps, from unbounded runs"),
     "queries": Command("gauntlet.commands.queries", "print success against queries, from black-box runs"),
     "transfer": Command("gauntlet.commands.transfer_matrix", "print transfer rates, sources against targets"),

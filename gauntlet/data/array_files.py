@@ -166,27 +166,41 @@ def _labels(path: Path, array: NDArray[Any]) -> NDArray[np.int64]:
 
 def _array(path: Path, name: str) -> NDArray[Any]:
     """Return the array of a file, by its name where the file holds several."""
-    if not path.is_file():
-        raise UserError(f"there is no file {path}; check the path that dataset names")
-    if path.suffix not in ENDINGS:
-        raise UserError(f"{path} is of no known kind; give a file that ends in {', '.join(ENDINGS)}")
-    try:
-        found = _read(path)
-    except (OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, SafetensorError) as cause:
-        raise UserError(f"{path} cannot be read as arrays ({reason(cause)}); save it again") from None
-    except Exception as cause:  # torch raises what its unpickler meets
-        raise UserError(f"{path} holds more than tensors ({reason(cause)}); save a dict of tensors") from None
+    found = arrays_in(path)
     if isinstance(found, Mapping):
         if name not in found:
             raise UserError(
                 f"{path} holds {', '.join(map(str, found)) or 'nothing'}, but no {name}; set dataset.x and y"
             )
         found = found[name]
+    return as_array(path, found)
+
+
+def as_array(path: Path, found: Any) -> NDArray[Any]:
+    """Return a tensor or array of a file as an array. Raises UserError for anything else."""
     if isinstance(found, torch.Tensor):
         found = found.detach().cpu().numpy()
     if not isinstance(found, np.ndarray):
         raise UserError(f"{path} holds a {type(found).__name__}; save an array, or a dict of x and y")
     return found
+
+
+def arrays_in(path: Path) -> Any:
+    """Return what a file holds, an array or a mapping of them, without running anything in it.
+
+    Raises:
+        UserError: it is not there, of no known kind, damaged, or holds more than arrays.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; check its path")
+    if path.suffix not in ENDINGS:
+        raise UserError(f"{path} is of no known kind; give a file that ends in {', '.join(ENDINGS)}")
+    try:
+        return _read(path)
+    except (OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, SafetensorError) as cause:
+        raise UserError(f"{path} cannot be read as arrays ({reason(cause)}); save it again") from None
+    except Exception as cause:  # torch raises what its unpickler meets
+        raise UserError(f"{path} holds more than tensors ({reason(cause)}); save a dict of tensors") from None
 
 
 def _read(path: Path) -> Any:

@@ -4,7 +4,13 @@ import shlex
 
 from gauntlet.evidence.manifest import Manifest
 
-PROGRAMS = {("python", "run.py"), ("python", "train.py"), ("gauntlet", "run"), ("gauntlet", "train")}
+PROGRAMS = {
+    ("python", "run.py"),
+    ("python", "train.py"),
+    ("gauntlet", "run"),
+    ("gauntlet", "import"),
+    ("gauntlet", "train"),
+}
 """How the commands begin that are offered to go on with."""
 
 UNFIT = "(its recorded command is none of gauntlet's)"

@@ -1,9 +1,6 @@
 """What Python code handed to a run, found again: its images beside the run, its network by what makes it."""
 
-import importlib.util
-import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +13,7 @@ from gauntlet.errors import UserError, reason
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.stable_names import from_record
+from gauntlet.system.code_file import imported, located
 from gauntlet.models.given import CallableNetwork, GivenIdentity, LogitsOf
 from gauntlet.system.handed_objects import handed
 
@@ -78,24 +76,14 @@ def made(model: str) -> nn.Module:
     Raises:
         UserError: there is no such file or name, or it makes no network.
     """
-    file, _, name = model.rpartition(":")
-    path = Path(file).expanduser()
-    if not name.isidentifier() or not path.is_file():
-        raise UserError(f"--model {model} names no function of a file; write --model FILE.py:FUNCTION")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))
+    path, name = located(model, "--model")
+    module = imported(path)
     try:
-        spec.loader.exec_module(module)
         network = getattr(module, name)
         if not isinstance(network, nn.Module):
             network = network()
     except Exception as cause:
         raise UserError(f"--model {model} makes no network: {reason(cause)}; check the file") from cause
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
     if callable(network) and not isinstance(network, nn.Module):
         network = CallableNetwork(network)
     if not isinstance(network, nn.Module):

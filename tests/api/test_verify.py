@@ -23,7 +23,7 @@ def test_the_board_takes_it(result, tmp_path):
     runs = discover(tmp_path / "runs")
     assert not runs.damaged
     (entry,) = score([collect(run, tmp_path / "runs") for pool in pools(runs.runs) for run in pool])
-    assert (entry.model, entry.defense, entry.reasons) == ("my_net", "none", ())
+    assert (entry.model, entry.defense, entry.reasons) == ("my net", "none", ())
     assert entry.robust == result.summary.robust
 
 
@@ -67,7 +67,13 @@ def test_another_class_with_the_same_weights_is_remarked(net, digits, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("name", "line"), [("nothing.py:make", "names no function"), ("{}:none", "makes no network"), ("{}:pixels", "list")]
+    ("name", "line"),
+    [
+        ("nothing.py:make", "there is no file nothing.py"),
+        ("make", "must read"),
+        ("{}:none", "makes no network"),
+        ("{}:pixels", "list"),
+    ],
 )
 def test_what_makes_no_network_is_refused(name, line, maker):
     with pytest.raises(UserError, match=line):

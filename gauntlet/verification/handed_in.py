@@ -13,8 +13,8 @@ from gauntlet.errors import UserError, reason
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.stable_names import from_record
-from gauntlet.system.code_file import imported, located
 from gauntlet.models.given import CallableNetwork, GivenIdentity, LogitsOf
+from gauntlet.system.code_file import imported, located
 from gauntlet.system.handed_objects import handed
 
 NETWORK = "gauntlet.models.given.given_network"

@@ -20,7 +20,7 @@ from gauntlet.jobs.attack_setup import AttackSetup
 from gauntlet.system.atomic_file import write_atomically
 from gauntlet.system.handed_objects import handed
 from gauntlet.verification.handed_in import objects
-from gauntlet.verification.rebuild import rebuild
+from gauntlet.verification.rebuild import Local, rebuild
 from gauntlet.verification.repredict import repeated
 from gauntlet.verification.row_checks import distance_of
 
@@ -121,7 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"--to {options.to} is of no known kind; end it in .pt or .npz, or name a folder for PNG")
         given, _ = objects(run, manifest, options.model)
         with handed(given):
-            job = rebuild(run, manifest, options.trust, options.env)
+            job = rebuild(run, manifest, Local(options.trust, options.env))
+        assert isinstance(job, AttackSetup)
         found = adversarial_set(job, run, manifest)
         pixels, remain = (None, found["broken"]) if options.to.suffix else rounded(job, found)
         write(options.to, found, pixels)

@@ -14,10 +14,11 @@ from gauntlet.errors import UserError, printable
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.stable_names import from_record
 from gauntlet.jobs.attack_job import Outcome, evaluate
+from gauntlet.jobs.attack_setup import AttackSetup
 from gauntlet.system.handed_objects import handed
 from gauntlet.transfer.imported import ForeignExamples, import_set
 from gauntlet.verification.handed_in import objects
-from gauntlet.verification.rebuild import rebuild
+from gauntlet.verification.rebuild import HERE, Local, rebuild
 
 
 def import_examples(
@@ -26,9 +27,7 @@ def import_examples(
     *,
     ids: Path | None = None,
     origin: str | None = None,
-    trust: tuple[str, ...] = (),
-    env: tuple[str, ...] = (),
-    model: str | None = None,
+    local: Local = HERE,
     command: str = "",
 ) -> tuple[Outcome, tuple[str, ...]]:
     """Judge the examples of a file against the victim of a run; return the new run, and remarks on the file.
@@ -40,7 +39,7 @@ def import_examples(
         run: an attack run, whose defense, data, threat and protocol count.
         ids: a file of sample ids.
         origin: where the examples come from, in words; None: the name of the file.
-        trust, env, model: as for `gauntlet.verification.verify.verify`.
+        local: what is trusted, and lies elsewhere, on this machine.
         command: as it can be pasted.
 
     Raises:
@@ -49,9 +48,10 @@ def import_examples(
     manifest = run.manifest()
     if manifest["kind"] != "attack":
         raise UserError(f"{run.path} holds a run of the kind {manifest['kind']}; name an attack run of the same model")
-    given, _ = objects(run, manifest, model)
+    given, _ = objects(run, manifest, local.model)
     with handed(given):
-        job = rebuild(run, manifest, trust, env)
+        job = rebuild(run, manifest, local)
+        assert isinstance(job, AttackSetup)
         asked, form = job.setup.request, tuple(job.split.read(slice(0, 1)).x.shape[1:])
         examples = ForeignExamples.read(file, ids, form)
         words = printable(origin or file.name)
@@ -80,8 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         outcome, remarks = import_examples(
-            options.file, RunFolder(options.run), ids=options.ids, origin=options.origin, trust=tuple(options.trust),
-            env=tuple(options.env), model=options.model, command=shlex.join(["gauntlet", "import", *words]),
+            options.file, RunFolder(options.run), ids=options.ids, origin=options.origin,
+            local=Local(options.trust, options.env, model=options.model),
+            command=shlex.join(["gauntlet", "import", *words]),
         )  # fmt: skip
     except UserError as cause:
         sys.stderr.write(f"error: {printable(cause)}\n")

@@ -10,8 +10,7 @@ from gauntlet.metrics.confidence import tail
 from gauntlet.metrics.gradient_masking import MASKED, masking_of
 from gauntlet.sanity_checks.flag import Flag
 
-
-DOUBT = 0.001
+DOUBT = 0.05
 """A clean accuracy that guessing reaches with at least this probability is not told from chance."""
 
 
@@ -33,12 +32,15 @@ def from_evidence(total: AttackSummary, compare: bool = True) -> list[Flag]:
 def clean_at_chance(total: AttackSummary, classes: int) -> Iterator[Flag]:
     """Yield a flag where the clean accuracy cannot be told from that of guessing, one class in so many.
 
-    A one-sided exact binomial test at `DOUBT`. Far fewer right than by guessing is a flag too. Of a randomized defense
-    `clean` counts the samples that most draws get right.
+    A one-sided exact binomial test at `DOUBT`, of an accuracy that lies nearer chance than 100 %: two images alone say
+    nothing against a network that has both right. Of a randomized defense `clean` counts the samples that most draws
+    get right.
 
     classes: of the data set.
     """
-    if not total.samples or tail(total.clean, total.samples, 1 / classes) <= DOUBT:
+    chance = 1 / classes
+    nearer = total.clean < total.samples * (1 + chance) / 2
+    if not nearer or tail(total.clean, total.samples, chance) <= DOUBT:
         return
     detail = f"{total.clean} of {total.samples} clean images are right, as guessing one of {classes} classes could be"
     yield Flag(

@@ -38,6 +38,7 @@ MISSING: dict[str, Any] = {
     "protocol": {"_target_": "gauntlet.evaluation.randomized_protocol.Protocol"},
 }  # fmt: skip
 """What a configuration that does not say so means."""
+STORED = "gauntlet.transfer.precomputed.Stored"
 TEXTS = ("summary", "source", "claim")
 """Keys of the card that may be worded anew without another result."""
 
@@ -58,12 +59,14 @@ class Local:
         env: variables of the environment that it may read.
         places: key -> value, in place of those recorded, of what lies elsewhere here.
         data: the data set, where that of the configuration is not to be read.
+        model: what makes the network of a run that Python code handed it to, as FILE.py:FUNCTION.
     """
 
     trust: Sequence[str] = ()
     env: Sequence[str] = ()
     places: Mapping[str, str] = field(default_factory=dict)
     data: Dataset | None = None
+    model: str | None = None
 
 
 HERE = Local()
@@ -87,6 +90,10 @@ def rebuild(
     config = dict(from_record(manifest["config"]))
     above = run.path.resolve().parents
     config["runs_dir"] = str(above[min(4, len(above) - 1)])
+    attack = config.get("attack")
+    if isinstance(attack, dict) and attack.get("_target_") == STORED:  # a set goes with its runs folder
+        beside = Path(config["runs_dir"], "_sets", Path(str(attack.get("path"))).name)
+        config["attack"] = attack | {"path": str(beside)} if beside.is_dir() else attack
     config["logger"] = {"_target_": "gauntlet.tracking.NoTracker"}
     refuse_foreign(config, local.env)
     recorded: Any = OmegaConf.create(config)

@@ -22,9 +22,11 @@ from gauntlet.evidence.verdict_seal import sealed
 from gauntlet.jobs.attack_setup import AttackSetup
 from gauntlet.jobs.certification_job import CertificationSetup
 from gauntlet.system.atomic_file import write_atomically
+from gauntlet.system.handed_objects import handed
 from gauntlet.system.provenance import now, versions
 from gauntlet.verification.attack_evidence import check_rows_and_examples
 from gauntlet.verification.certificate_evidence import check_certificates, replay_certificates
+from gauntlet.verification.handed_in import objects
 from gauntlet.verification.pack_format import opened_pack
 from gauntlet.verification.packed_images import PackedImages
 from gauntlet.verification.rebuild import HERE, Local, discrepancies, is_lone, rebuild
@@ -47,8 +49,17 @@ def verify(run: RunFolder, local: Local = HERE, amount: Amount | None = None, no
         UserError: the run is not finished, a file is damaged, or its data or weights are gone.
     """
     manifest = finished_manifest(run)
+    given, remarks = objects(run, manifest, local.model)
+    with handed(given):
+        return _verified(run, manifest, local, amount, nonce, remarks)
+
+
+def _verified(
+    run: RunFolder, manifest: Manifest, local: Local, amount: Amount | None, nonce: str, remarks: list[str]
+) -> Report:
     job = rebuilt(run, manifest, local, amount is not None)
     report = Report(kind=manifest["kind"], keep=StoragePolicy.of_run(manifest))
+    report.notes += remarks
     report.problems += discrepancies(run, manifest, job.manifest)
     if is_lone(run, job.manifest):
         report.notes.append("the folder was copied out of its runs folder; where it lies was not checked")
@@ -134,7 +145,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         amount = EVERYTHING if options.full else None if options.replay is None else Amount.of(options.replay)
-        local = Local(options.trust, options.env, dict(_placed(word) for word in options.set))
+        places = dict(_placed(word) for word in options.set)
+        local = Local(options.trust, options.env, places, model=options.model)
         packs = [path for path in options.folders if path.is_file()]
         runs = [run for path in options.folders if path not in packs for run in _runs_in(path)]
     except UserError as cause:
@@ -184,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="a package that runs may call")
     parser.add_argument("--env", action="append", default=[], metavar="NAME", help="a variable that runs may read")
+    parser.add_argument("--model", metavar="FILE.py:FUNCTION", help="what makes the network of runs made in Python")
     return parser
 
 

@@ -306,3 +306,10 @@ main()
     env = {"PYTHONPATH": str(ROOT), "HYDRA_FULL_ERROR": "1", "PATH": ""}
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_labels_of_another_order_are_flagged(net, digits):
+    result = evaluate(net, digits.x, (digits.y + 1) % 10, **FAST)
+    assert result.clean < 0.2
+    assert "clean-at-chance" in [flag["name"] for flag in result.flags]
+    assert "red flag: clean-at-chance" in result.table()

@@ -9,6 +9,7 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.collect import collect, discover
 from gauntlet.leaderboard.score import pools, score
 from gauntlet.verification.handed_in import made
+from gauntlet.verification.rebuild import Local
 from gauntlet.verification.verify import main, verify
 
 FAST = {"threat": Threat("linf", 0.25), "attack": "pgd", "steps": 5, "limit": 16}
@@ -31,7 +32,7 @@ def test_it_is_verified_with_what_makes_its_network(result, maker, tmp_path, cap
     with pytest.raises(UserError, match=r"gauntlet verify RUN --model FILE\.py:FUNCTION"):
         verify(result.run)
     with pytest.raises(UserError, match="a network with weights"):
-        verify(result.run, model=f"{maker}:other")
+        verify(result.run, Local(model=f"{maker}:other"))
     moved = shutil.move(tmp_path / "runs", tmp_path / "elsewhere")
     assert main([str(moved), "--model", f"{maker}:make"]) == 0
     assert "verified" in capsys.readouterr().out
@@ -40,7 +41,7 @@ def test_it_is_verified_with_what_makes_its_network(result, maker, tmp_path, cap
 def test_a_forged_record_is_found(result, maker):
     manifest = result.run.manifest()
     result.run.update({**manifest, "weights": {"model": "sha256:0"}})
-    assert any("weights" in line for line in verify(result.run, model=f"{maker}:make").problems)
+    assert any("weights" in line for line in verify(result.run, Local(model=f"{maker}:make")).problems)
 
 
 def test_images_that_are_gone_or_changed_are_named(result, maker, tmp_path):
@@ -48,10 +49,10 @@ def test_images_that_are_gone_or_changed_are_named(result, maker, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(UserError, match="does not have the digest of the run"):
-        verify(result.run, model=f"{maker}:make")
+        verify(result.run, Local(model=f"{maker}:make"))
     path.unlink()
     with pytest.raises(UserError, match="came from Python code and is not here"):
-        verify(result.run, model=f"{maker}:make")
+        verify(result.run, Local(model=f"{maker}:make"))
 
 
 def test_another_class_with_the_same_weights_is_remarked(net, digits, tmp_path, maker):
@@ -61,9 +62,9 @@ def test_another_class_with_the_same_weights_is_remarked(net, digits, tmp_path, 
     mine = Mine(10, 1, 8).eval()
     mine.load_state_dict(net.state_dict())
     result = evaluate(mine, digits.x, digits.y, **FAST, folder=tmp_path / "runs")
-    report = verify(RunFolder(result.folder), model=f"{maker}:make")
+    report = verify(RunFolder(result.folder), Local(model=f"{maker}:make"))
     assert report.verified
-    assert "source or constants are not those on record" in report.remarks[0]
+    assert "source or constants are not those on record" in report.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.metrics.attack_summary import AttackSummary
 from gauntlet.models.resnet import ResNet
-from gauntlet.sanity_checks import decisions_beat_scores, from_evidence, noisy_gradients, of_victim
+from gauntlet.sanity_checks import clean_at_chance, decisions_beat_scores, from_evidence, noisy_gradients, of_victim
 from gauntlet.sanity_checks.probe import Probe
 from gauntlet.sanity_checks.reference_attacks import few_classes
 from gauntlet.threat_model.rng import Rng
@@ -274,3 +274,26 @@ def test_a_randomised_victim_of_honest_gradients_has_none():
 def test_gradients_that_differ_with_the_most_draws(cosine, expected):
     draws = {"true": {"draws": 64, "cosine": cosine}, "declared": {"draws": 20}}
     assert {flag.name for flag in noisy_gradients(draws)} == expected
+
+
+@pytest.mark.parametrize(
+    ("right", "samples", "classes", "expected"),
+    [
+        (0, 8, 10, True),
+        (1, 20, 10, True),
+        (15, 100, 10, True),  # P[at least 15] = 0.073
+        (17, 100, 10, False),  # 0.021
+        (0, 1000, 10, True),  # far below chance: the labels are others
+        (50, 100, 2, True),
+        (60, 100, 2, False),
+        (2, 1000, 1000, True),
+        (10, 1000, 1000, False),
+        (1, 1, 10, False),  # too few to tell, and nothing speaks against it
+        (2, 2, 10, False),
+        (1, 2, 10, True),
+        (0, 0, 10, False),
+    ],
+)
+def test_a_clean_accuracy_that_guessing_may_reach_is_a_flag(right, samples, classes, expected):
+    total = AttackSummary(samples=samples, clean=right)
+    assert [flag.name for flag in clean_at_chance(total, classes)] == ["clean-at-chance"] * expected

@@ -1,7 +1,6 @@
 """An attack job: from a composed configuration to the evidence on disk."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from gauntlet.evidence.example_storage import DiskEstimate, StoragePolicy, store
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.manifest_update import amend, reopen
 from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.jobs.attack_progress import AttackProgress
 from gauntlet.jobs.attack_setup import AttackSetup, prepare
 from gauntlet.jobs.chunk_runner import ProgressUnits, ShardOfRun, Worker, held_shard, run_chunks
 from gauntlet.jobs.device_workers import at_work, shares
@@ -120,7 +120,7 @@ def _work(job: AttackSetup, manifest: Manifest, share: ShardOfRun) -> int:
         return _worker(job, replace(_fitted(job, opened), every=policy.every), manifest, policy)
 
     name = manifest["name"]
-    counted = ProgressUnits(f"{name['defense']} {name['attack']}", "samples", len(manifest["stages"]))
+    counted = ProgressUnits(f"{name['defense']} {name['attack']}", "images")
     return run_chunks(job.run, job.split, share, job.runtime, counted, fit, begin)
 
 
@@ -129,23 +129,19 @@ def _worker(job: AttackSetup, evaluation: Evaluation, manifest: Manifest, policy
     for crafter in job.crafters:
         crafter.tidy()
 
+    progress = AttackProgress({stage.name: stage.attack for stage in evaluation.stages})
+
     def work(chunk: int, at: slice, batch: Batch, bar: Bar) -> None:
-        advance = _advance(bar)
+        counted = progress.chunk(bar, len(batch.ids))
         for crafter in job.crafters:
-            crafter.ensure(at, advance)
-        done = evaluate_chunk(evaluation, batch, advance)
+            crafter.ensure(at, counted.advance)
+        done = evaluate_chunk(evaluation, batch, counted.advance)
         _store(job, manifest, chunk, done.adversarial, policy.of_chunk(job.split.ids[at], at.start))
         job.run.write_part(chunk, done.rows, done.seconds)
+        progress.done(done.rows, done.seconds)
+        counted.close()
 
     return work
-
-
-def _advance(bar: Bar) -> Callable[[str, int], None]:
-    def advance(stage: str, count: int) -> None:
-        bar.note(stage, refresh=False)
-        bar.update(count)
-
-    return advance
 
 
 def _storage_policy(job: AttackSetup, manifest: Manifest) -> StoragePolicy:

@@ -87,11 +87,10 @@ def held_shard(run: RunFolder, runtime: Runtime, mine: Callable[[], Manifest]) -
 
 @dataclass(frozen=True)
 class ProgressUnits:
-    """What the progress bar counts: `per_image` units for each image."""
+    """What the progress bar says, and what it counts."""
 
     title: str
     unit: str
-    per_image: int = 1
 
 
 def run_chunks(
@@ -124,8 +123,8 @@ def run_chunks(
     work = begin(missing)
     positions = [share.positions(chunk) for chunk in missing]
     with Bar(
-        total=counted.per_image * share.images(share.chunks),
-        initial=counted.per_image * share.images(ready),
+        total=share.images(share.chunks),
+        initial=share.images(ready),
         unit=counted.unit,
         shown=runtime.progress,
         desc=counted.title,

@@ -1,0 +1,93 @@
+"""The progress bar of an attack run: images, with the time left weighted by what each stage costs.
+
+A stage of a suite may cost a hundred times another, and later ones attack fewer samples. Until a chunk is done, stages
+are weighed by their knobs (steps, restarts, targets, queries); from then on by the seconds that they took.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gauntlet.evidence.schema import CLEAN_STAGE
+from gauntlet.metrics.confidence import wilson
+from gauntlet.metrics.display import points
+from gauntlet.system.progress import Bar
+
+FACTORS = ("steps", "restarts", "targets", "rounds", "queries")
+"""Knobs that multiply the passes of an attack."""
+
+
+def prior(attack: Any) -> float:
+    """Return about how many passes of the network an attack spends on a sample that survives, from its knobs."""
+    passes = 1.0
+    for name in FACTORS:
+        value = getattr(attack, name, None)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            passes *= value
+    return passes
+
+
+class AttackProgress:
+    """Turns finished stages into images of the bar, and says the robust accuracy so far.
+
+    Args:
+        attacks: stage -> its attack, in the order of the stages, without the clean one.
+    """
+
+    def __init__(self, attacks: Mapping[str, Any]) -> None:
+        self._weights = {CLEAN_STAGE: 1.0} | {name: prior(attack) for name, attack in attacks.items()}
+        self._seconds = dict.fromkeys(self._weights, 0.0)
+        self._images, self._robust, self._position = 0, 0, 0
+
+    def share(self, finished: Mapping[str, int], images: int) -> float:
+        """Return how much of a chunk is done, in [0, 1]; finished: stage -> images that it is through with."""
+        spent = sum(self._weights.get(stage, 0.0) * count for stage, count in finished.items())
+        return min(1.0, spent / (images * sum(self._weights.values())))
+
+    def chunk(self, bar: Bar, images: int) -> "ChunkProgress":
+        """Return what counts one chunk of so many images."""
+        return ChunkProgress(self, bar, images)
+
+    def done(self, rows: pa.Table, seconds: Mapping[str, float]) -> None:
+        """Take in a finished chunk: what its stages cost, and how many of its images stand."""
+        for stage in self._seconds:
+            self._seconds[stage] += seconds.get(stage, 0.0)
+        if any(self._seconds.values()):
+            self._weights = dict(self._seconds)
+        sample = rows["sample"].to_numpy()
+        fallen = sample[pc.or_(rows["broken"], pc.is_valid(rows["error"])).to_numpy(zero_copy_only=False)]
+        self._images += len(np.unique(sample))
+        self._robust += len(np.setdiff1d(sample, fallen))
+
+    def words(self) -> str:
+        """Return the robust accuracy of the images that this process is done with; empty before there are any."""
+        if not self._images:
+            return ""
+        low, high = wilson(self._robust, self._images)
+        return f"robust {points(self._robust / self._images)} % ({points(low)}-{points(high)}), "
+
+
+class ChunkProgress:
+    """Counts the stages of one chunk."""
+
+    def __init__(self, whole: AttackProgress, bar: Bar, images: int) -> None:
+        self._whole, self._bar, self._images = whole, bar, images
+        self._finished: dict[str, int] = {}
+        self._shown = 0
+
+    def advance(self, stage: str, count: int) -> None:
+        """So many more images are through with a stage."""
+        self._finished[stage] = self._finished.get(stage, 0) + count
+        self._bar.note(self._whole.words() + stage, refresh=False)
+        self._reach(int(self._images * self._whole.share(self._finished, self._images)))
+
+    def close(self) -> None:
+        """All of the chunk is done."""
+        self._reach(self._images)
+
+    def _reach(self, images: int) -> None:
+        self._bar.update(max(0, images - self._shown))
+        self._shown = max(images, self._shown)

@@ -67,9 +67,11 @@ class GridGaussian(Gaussian):
     """Gaussian noise whose sampled form is exact: the network sees images rounded to whole steps.
 
     In floating point x + noise gives away the low bits of x, and certificates of such samples can be false (Voracek and
-    Hein 2023). Here f(round(x + noise)) is certified, and of an image in whole steps round(x + noise) = x +
-    round(noise): whole numbers of steps, drawn from 60 random bits with the probabilities of their cells, which are
-    rounded to 2^-60: of 100,000 draws of 3072 pixels all are exact but for a probability of 2e-7.
+    Hein 2023). Here f(round(x + noise)) is certified and deployed, at every x. Of an image in whole steps round(x +
+    noise) = x + round(noise): whole numbers of steps, drawn from 60 random bits with the probabilities of their cells,
+    which are rounded to 2^-60: of 100,000 draws of 3072 pixels all are exact but for a probability of 2e-7. Anywhere
+    else the same bits give the noise itself, in float64, and the sum is rounded once; no certificate is issued there,
+    but those nearby speak of it.
 
     Args:
         sigma: as of `Gaussian`.
@@ -86,22 +88,40 @@ class GridGaussian(Gaussian):
         high, low = rng.bits((2, *x.shape[1:]), draw).unbind(1)
         unit = (high << (BITS - 32)) | (low >> (64 - BITS))
         moved = torch.searchsorted(torch.from_numpy(below).to(x.device), unit, right=True) - most
-        rounded = (x * self.steps).round()
-        whole = (x * self.steps - rounded).abs() < 1e-3
-        exact = (rounded + moved) / self.steps
-        # Elsewhere, such as under attack, the sum is rounded; no certificate is issued there.
-        near = ((x + moved.to(x.dtype) / self.steps) * self.steps).round() / self.steps
-        return x + (torch.where(whole, exact, near).to(x.dtype) - x).detach()
+        scaled, nearest, whole = self._scaled(x)
+        between = (scaled + self.steps * self.sigma * _normal(unit)).round()
+        noisy = (torch.where(whole, nearest + moved, between) / self.steps).to(x.dtype)
+        return noisy + (x - x.detach())  # the gradient of x, and not one bit of it beyond its steps
 
     def admit(self, x: Tensor) -> None:
         """Raises UserError where an image is not in whole steps."""
-        scaled = x.double() * self.steps
-        if ((scaled - scaled.round()).abs() > 1e-3).any():
+        if not self._scaled(x)[2].all():
             raise UserError(
                 f"the noise of this defense certifies images in steps of 1/{self.steps}, and these have others; set "
                 "defense.steps (240 for digits), or defense.exact=false"
             )
 
+    def _scaled(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the images in steps, the nearest whole steps, and where the first are the second as float32 has
+        them.
+        """
+        scaled = x.detach().double() * self.steps
+        nearest = scaled.round()
+        return scaled, nearest, (scaled - nearest).abs() <= self.steps * ULPS
+
+
+def _normal(unit: Tensor) -> Tensor:
+    """Return the standard normal number, float64, below which a share of (unit + 1/2) / 2^60 lies; each tail from its
+    end, since float64 has no numbers so close to 1.
+    """
+    upper = unit >= 1 << (BITS - 1)
+    tail = torch.where(upper, (1 << BITS) - 1 - unit, unit).double() + 0.5
+    gauss = torch.special.ndtri(tail * 2.0**-BITS)
+    return torch.where(upper, -gauss, gauss)
+
+
+ULPS = 2.0**-22
+"""How far a float32 pixel may lie from its whole step: byte / 255, byte * (1 / 255) and the like differ by less."""
 
 BITS = 60
 """Random bits behind a pixel of `GridGaussian`."""

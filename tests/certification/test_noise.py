@@ -123,3 +123,38 @@ def test_ablation_keeps_so_many_pixels_with_all_channels():
 def test_noise_that_is_none(make):
     with pytest.raises(UserError):
         make()
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.3, -0.49, -0.51, -0.9])
+def test_the_grid_rounds_the_sum_once_wherever_the_image_lies(offset):
+    # A linear network whose sum over 3072 pixels tells how far the noisy copies moved on average: the share of class 1
+    # of round(x + noise) is that of x + noise, as the rounding of a wide normal is even. Rounding the noise and the
+    # sum by themselves would move a point at -0.51 of a step by a whole one, and leave one at 0.3 where it was.
+    d, sigma, draws = 3072, 0.25, 4000
+    w = torch.full((d,), d**-0.5)
+    x = torch.full((1, 1, 1, d), 128 / 255)
+    network = HalfSpace(w, float(w.sum()) * 128 / 255 - 0.16)
+    mechanism = Smoothed(network, GridGaussian(sigma))
+    moved = (x + offset / 255).expand(draws, -1, -1, -1)
+    votes = torch.cat(
+        [
+            mechanism.votes(part, Rng(0, torch.zeros(len(part), dtype=torch.int64), "votes"), first + torch.arange(500))
+            for first, part in zip(range(0, draws, 500), moved.split(500), strict=True)
+        ]
+    )
+    wide = math.sqrt(sigma**2 + 1 / (12 * 255**2))
+    share = stats.norm.cdf((0.16 + offset / 255 * d**0.5) / wide)
+    assert abs(float(votes.double().mean()) - share) < 4 * math.sqrt(share * (1 - share) / draws)
+
+
+def test_the_grid_is_one_function_of_the_sum_on_and_between_its_steps():
+    # The same bits on a step and a hair beside it: another copy only where the sum lies that close to an edge.
+    noise, rng = GridGaussian(0.25), Rng(0, IDS, "noise")
+    x = torch.full((len(IDS), 1, 4, 4), 51 / 255)
+    on, beside = noise(x, rng, 0), noise(x + 2e-6, rng, 0)
+    assert 0 < (on != beside).double().mean() < 2e-3
+    assert torch.equal(on, (on * 255).round() / 255)
+    assert torch.equal(beside, (beside * 255).round() / 255)
+    x = x.requires_grad_()
+    (gradient,) = torch.autograd.grad(noise(x, rng, 0).sum(), x)
+    assert torch.equal(gradient, torch.ones_like(x))

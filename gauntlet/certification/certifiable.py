@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gauntlet.certification.noise import Gaussian, Noise
 from gauntlet.errors import UserError
+from gauntlet.threat_model.decision import check_finite, votes
 from gauntlet.threat_model.rng import Rng
 
 Floats = NDArray[np.float64]
@@ -31,7 +32,9 @@ class Mechanism(Protocol):
     def voters(self) -> int: ...
 
     def votes(self, x: Tensor, rng: Rng, draw: Tensor) -> Tensor:
-        """Return classes int64 [B, V], of independent draws for images x [B, C, H, W]; draw int64 [B] numbers them."""
+        """Return classes int64 [B, V], of independent draws for images x [B, C, H, W]; draw int64 [B] numbers them.
+        The number of classes, K, is a vote for none. Raises UserError where scores are not finite.
+        """
 
     def radius(self, shares: Floats) -> Floats:
         """Shares of the votes for one class, or lower bounds that hold together, [..., V] -> the radius [...] within
@@ -59,8 +62,7 @@ class Smoothed:
         return 1
 
     def votes(self, x: Tensor, rng: Rng, draw: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.noise(x, rng, draw))
-        return logits.argmax(1, keepdim=True)
+        return votes(self.network(self.noise(x, rng, draw)))[:, None]
 
     def radius(self, shares: Floats) -> Floats:
         return self.noise.radius(shares[..., 0])
@@ -94,7 +96,7 @@ class Dual:
 
     def votes(self, x: Tensor, rng: Rng, draw: Tensor) -> Tensor:
         noisy = self.noise(x, rng, draw)
-        return torch.stack([self.left(noisy).argmax(1), self.right(noisy).argmax(1)], 1)
+        return torch.stack([votes(self.left(noisy)), votes(self.right(noisy))], 1)
 
     def radius(self, shares: Floats) -> Floats:
         radii: Floats = (self.noise.radius(shares[..., 0]) + self.noise.radius(shares[..., 1])) / math.sqrt(2)
@@ -132,6 +134,7 @@ class Mixed:
 
     def votes(self, x: Tensor, rng: Rng, draw: Tensor) -> Tensor:
         logits = self.robust(self.noise(x, rng, draw))
+        check_finite(logits)
         chances = (self.scale * logits.double()).softmax(1).cumsum(1)
         high, low = rng.stream("vote").bits((2, 1), draw).unbind(1)
         unit = ((high << 21) | (low >> 11)).double() * 2.0**-53

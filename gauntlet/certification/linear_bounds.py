@@ -15,6 +15,7 @@ from gauntlet.certification.crown.input_region import NORMS, Region, legal
 from gauntlet.certification.crown.margin_bounds import METHODS, Effort, Network, prove
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, choice, knob
+from gauntlet.threat_model.decision import decided
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim
@@ -87,7 +88,7 @@ class LinearBounds(Knobs, key="certifier"):
             at = every[first : first + IMAGES]
             scores = victim.predict(x[at], rng.select(at))
             _agree(network.exact, x[at], scores if claim.bounded is None else claim.bounded(x[at]))
-            predicted[at], margin[at] = scores.argmax(1), _clean(scores, y[at])
+            predicted[at], margin[at] = decided(scores, y[at]), _clean(scores, y[at])
             right = at[predicted[at] == y[at]]
             if len(right):
                 region = legal(threat.select(right), x[right])

@@ -9,6 +9,7 @@ from torch import Tensor
 from gauntlet.certification.band_ablation import Banded
 from gauntlet.certification.certifier import Certificates, Kind, Work
 from gauntlet.errors import UserError
+from gauntlet.threat_model.decision import check_finite
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim
@@ -44,7 +45,9 @@ class Patches:
         banded = victim.mechanism
         assert isinstance(banded, Banded)
         logs = banded.logs(x)
-        votes, predict = banded.votes(logs), banded.scores(logs).argmax(1)
+        votes, scores = banded.votes(logs), banded.scores(logs)
+        check_finite(scores, "images")
+        predict = scores.argmax(1)  # where two share the largest score, neither leads by a vote: side 0
         own = votes.gather(1, predict[:, None])
         rest = votes.scatter(1, predict[:, None], -1).amax(1)
         side = banded.bands.side(own.squeeze(1) - rest)

@@ -65,7 +65,7 @@ class VoteCounts:
 def count(mechanism: Mechanism, x: Tensor, rng: Rng, classes: int, plan: Plan, work: Work) -> VoteCounts:
     """Draw the votes of images x [n, C, H, W] by this plan."""
     n, voters = len(x), mechanism.voters
-    shape = (2, n, voters, classes)
+    shape = (2, n, voters, classes + 1)  # the last one: votes for no class
     tally = torch.zeros(math.prod(shape), dtype=torch.int64, device=x.device)
     targets = np.array([plan.selection, *plan.looks])
     stage = np.full(n, 0 if plan.selection else 1)  # 0: selection; j: on the way to look j - 1
@@ -82,10 +82,10 @@ def count(mechanism: Mechanism, x: Tensor, rng: Rng, classes: int, plan: Plan, w
         total[at] += take
         reached = at[issued[at] == targets[stage[at]]]
         if len(reached):
-            seen = tally.view(shape)[:, torch.from_numpy(reached).to(x.device)].cpu().numpy()
+            seen = tally.view(shape)[:, torch.from_numpy(reached).to(x.device), :, :-1].cpu().numpy()
             _look(plan, reached, seen, stage, issued, active)
         work.advance(int((~active[at]).sum()), int(take.sum()) * voters)
-    both = tally.view(shape).cpu().numpy()
+    both = tally.view(shape)[..., :-1].cpu().numpy()
     drawn = np.where(stage == 0, 0, issued)
     return VoteCounts(both[0], both[1], drawn, total * voters)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.randomized_protocol import REPORT, SELECT, expectation
+from gauntlet.threat_model.decision import decided
 from gauntlet.threat_model.mixture import bits, probabilities, stacked
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward
@@ -64,13 +65,13 @@ class Judge:
             return self._expected(z, draws, y)
         if rule is None:
             scores = self._scores(z, draws)
-            return Judged(scores, scores.argmax(1))
+            return Judged(scores, self._classes(scores, y))
         verdicts, means = [], []
         for stream in (draws, Rng(draws.seed, draws.ids, REPORT)):
             votes, total = [], torch.zeros(())
             for k in range(rule.draws):
                 scores = self._scores(z, stream.stream(k))
-                votes.append(scores.argmax(1))
+                votes.append(self._classes(scores, y))
                 total = total + scores
             means.append(total / rule.draws)
             verdicts.append(rule.verdict(torch.stack(votes), y, scores.shape[1]))
@@ -82,10 +83,14 @@ class Judge:
         """Return the same of a mixture, whose expectation over its members is exact."""
         members = self.run.victim.members
         scores = stacked({head.name: self._scores(z, draws, head.forward) for head in members})
-        weights, votes = probabilities(members), scores.argmax(2)
+        weights, votes = probabilities(members), self._classes(scores, y)
         verdict = expectation(votes, weights, y, scores.shape[2])
         mean = (weights[:, None, None].to(scores.dtype) * scores).sum(0)
         return Judged(mean, verdict.pred, verdict.share, verdict.wrong, bits(votes != y))
+
+    def _classes(self, scores: Tensor, y: Tensor) -> Tensor:
+        """Return the predicted classes; of scores for other classes, which are refused by name, any."""
+        return decided(scores, y) if scores.shape[-1] == self.run.classes > 1 else scores.argmax(-1)
 
     @torch.no_grad()
     def _scores(self, z: Tensor, draws: Rng, forward: Forward | None = None) -> Tensor:

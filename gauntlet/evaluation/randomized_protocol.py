@@ -39,7 +39,7 @@ class Protocol(Knobs, key="protocol"):
 
     "expected": the share of draws that are right, with draws that the attacker does not know. The primary number. Of a
     mixture, whose members and probabilities are known, it is the exact expectation, and nothing is drawn.
-    "vote": the deployed defense is the majority over `draws` draws; a tie counts for the label.
+    "vote": the deployed defense is the majority over `draws` draws; a tie counts against it.
     "fixed": each sample has one draw, frozen and known to the attacker: the most that an attacker can have.
 
     Args:
@@ -91,7 +91,7 @@ class Protocol(Knobs, key="protocol"):
         right = counts.gather(1, y[:, None]).squeeze(1)
         most, rival = counts.scatter(1, y[:, None], -1).max(1)
         share = 1 - right / len(votes)
-        lost = most > right if self.rule == "vote" else share > 0.5
+        lost = most >= right if self.rule == "vote" else share > 0.5
         pred = torch.where(lost, rival, y)
         if self.alpha < 1:
             first, second = counts.topk(2, 1).values.cpu().unbind(1)

@@ -10,6 +10,7 @@ from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.sanity_checks.local_linearity import TINY, LocalLinearity
 from gauntlet.threat_model.attack import Attack
 from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
+from gauntlet.threat_model.decision import decided
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -61,7 +62,7 @@ class Probe:
 
     def accuracy(self, attack: Attack, threat: Threat) -> float:
         """Return the share of the probe that is right, or mostly right, after an attack on the true head."""
-        run, right = self.run, self.scores.argmax(1) == self.y
+        run, right = self.run, decided(self.scores, self.y) == self.y
         if not right.any():
             return 0.0
         ids, x, y = self.ids[right], self.x[right], self.y[right]
@@ -69,7 +70,7 @@ class Probe:
         trials = TRIALS if run.victim.randomized else 1
         head = CountedHead(run.victim.heads[0], run.victim.predict, Counts.of(ids), fast, trials=trials)
         z = attack(head, x, y, threat=threat, rng=Rng(run.seed, ids, "probe")).detach()
-        wins = torch.stack([self.predict(z, ids, f"judge/{k}").argmax(1) == y for k in range(trials)]).sum(0)
+        wins = torch.stack([decided(self.predict(z, ids, f"judge/{k}"), y) == y for k in range(trials)]).sum(0)
         return float((2 * wins >= trials).sum()) / len(self.y)
 
 

@@ -50,13 +50,13 @@ def repeated(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> Repeated:
     rule = run.rule
     if rule is None:
         scores = _scores(run, x, ids, "judge")
-        return Repeated(scores.argmax(1).tolist(), None, *_margins(scores, y.numpy()))
+        return Repeated(_said(scores, y.numpy()).tolist(), None, *_margins(scores, y.numpy()))
     if run.exact:
         return _expected(run, x, ids, y)
     label = y.numpy()
     drawn = [_scores(run, x, ids, f"judge/{k}") for k in range(rule.draws)]
-    chosen = np.stack([scores.argmax(1) for scores in drawn], axis=1)
-    fresh = np.stack([_scores(run, x, ids, f"report/{k}").argmax(1) for k in range(rule.draws)], axis=1)
+    chosen = np.stack([_said(scores, label) for scores in drawn], axis=1)
+    fresh = np.stack([_said(_scores(run, x, ids, f"report/{k}"), label) for k in range(rule.draws)], axis=1)
     wrong, late = (np.mean(votes != label[:, None], axis=1) for votes in (chosen, fresh))
     if rule.rule == "vote":
         winners = [
@@ -80,10 +80,11 @@ def _expected(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> Repeated:
         scores = head.forward(x.to(run.device), rng).double().cpu().numpy()
         mean += head.weight * scores
         top = np.sort(scores, axis=1)
-        missed = scores.argmax(axis=1) != label
+        said = _said(scores, label)
+        missed = said != label
         wrong += head.weight * missed
         edge += head.weight * (top[:, -1] - top[:, -2] <= EDGE * np.abs(top).max(axis=1))
-        elsewhere[np.arange(len(label)), scores.argmax(axis=1)] += head.weight * missed
+        elsewhere[np.arange(len(label)), said] += head.weight * missed
     pred = np.where(wrong > 0.5 + 1e-9, elsewhere.argmax(axis=1), label)
     shares = [{"wrong_share": float(value), "fresh_share": float(value)} for value in wrong]
     return Repeated(pred.tolist(), shares, *_margins(mean, label), edge.tolist())
@@ -104,14 +105,24 @@ def _margins(scores: Floats, label: NDArray[np.int64]) -> tuple[list[float], lis
     return (scores[rows, label] - others.max(1)).tolist(), np.abs(scores).max(1).tolist()
 
 
+def _said(scores: Floats, label: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The class of the largest score; where the label shares it, the first other class that does."""
+    shared = scores == scores.max(axis=1, keepdims=True)
+    shared[np.arange(len(label)), label] &= shared.sum(axis=1) == 1
+    first: NDArray[np.int64] = shared.argmax(axis=1)
+    return first
+
+
 def _most(votes: NDArray[np.int64]) -> int:
     return int(np.bincount(votes).argmax())
 
 
 def _winner(votes: NDArray[np.int64], label: int, alpha: float) -> int:
-    """The class that most draws gave; the label where it has as many as any other; -1 where that may be chance."""
+    """The class that most draws gave, of equals not the label; -1 where that may be chance."""
     counts = np.bincount(votes, minlength=max(label + 1, 2))
     second, first = (int(count) for count in np.sort(counts)[-2:])
     if alpha < 1 and binomtest(first, first + second, 0.5).pvalue > alpha:
         return -1
-    return int(label) if counts[label] == counts.max() else int(counts.argmax())
+    rivals = counts.copy()
+    rivals[label] = -1
+    return int(label) if counts[label] > rivals.max() else int(rivals.argmax())

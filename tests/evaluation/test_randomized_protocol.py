@@ -230,12 +230,13 @@ def test_the_batch_size_changes_no_record_of_a_randomised_victim():
     assert rows(30).equals(rows(7))
 
 
-def test_a_vote_takes_ties_for_the_label_and_names_the_rival():
+def test_ties_of_a_vote_go_against_the_label_and_the_rival_is_named():
     votes = torch.tensor([[0, 1, 2], [0, 1, 2], [1, 0, 1], [1, 0, 2]])  # four draws on three samples
     vote = Protocol("vote", 4).verdict(votes, torch.zeros(3, dtype=torch.long), 3)
-    assert vote.wrong.tolist() == [0, 0, 1]
+    assert vote.wrong.tolist() == [1, 1, 1]
     assert vote.share.tolist() == [0.5, 0.5, 1]
-    assert vote.pred.tolist() == [0, 0, 2]
+    assert vote.pred.tolist() == [1, 1, 2]
+    assert Protocol("vote", 3).verdict(votes[:3], torch.zeros(3, dtype=torch.long), 3).wrong.tolist() == [0, 1, 1]
     share = Protocol("expected", 10).verdict(votes, torch.zeros(3, dtype=torch.long), 3)
     assert share.wrong.tolist() == [0.5, 0.5, 1]
     assert share.pred.tolist() == [0, 0, 2]

@@ -1,0 +1,49 @@
+"""What class scores say where they do not say it plainly: ties, and numbers that are none."""
+
+import torch
+from torch import Tensor
+
+from gauntlet.errors import UserError
+
+
+def decided(scores: Tensor, y: Tensor) -> Tensor:
+    """Return the predicted classes, int64 [..., B]; where no score exceeds all others, not the label: a tie goes
+    against the defense, and so does a label whose score is NaN.
+
+    Args:
+        scores: [..., B, K] with K >= 2.
+        y: labels int64 [B].
+    """
+    label = y.expand(scores.shape[:-1])[..., None]
+    own = scores.gather(-1, label).squeeze(-1)
+    other, rival = scores.scatter(-1, label, -torch.inf).max(-1)
+    # Where nothing else has a score above -inf the index of the largest may be the label itself.
+    rival = torch.where(rival == label.squeeze(-1), (rival + 1) % scores.shape[-1], rival)
+    return torch.where(own > other, label.squeeze(-1), rival)
+
+
+def votes(scores: Tensor, what: str = "noisy copies") -> Tensor:
+    """Return the class that each copy votes for, int64 [B]; K, for no class, where two share the largest score.
+
+    Args:
+        scores: [B, K].
+        what: the copies are, for the message.
+
+    Raises:
+        UserError: a score is not finite.
+    """
+    check_finite(scores, what)
+    if scores.shape[1] < 2:
+        return scores.argmax(1)
+    first, second = scores.topk(2, 1).values.unbind(1)
+    return torch.where(first > second, scores.argmax(1), scores.shape[1])
+
+
+def check_finite(scores: Tensor, what: str = "noisy copies") -> None:
+    """Refuse scores [B, K] that are NaN or infinite. Raises UserError."""
+    bad = ~scores.isfinite().all(1)
+    if bad.any():
+        raise UserError(
+            f"the network returns scores that are not finite for {int(bad.sum())} of {len(bad)} {what}, which vote for "
+            "nothing; check its weights, and what it does with values outside [0, 1]"
+        )

@@ -1,0 +1,54 @@
+"""Ties, and scores that are no numbers: neither speaks for the defense."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gauntlet.errors import UserError
+from gauntlet.threat_model.decision import decided, votes
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("scores", "label", "said"),
+    [
+        ([1.0, 2.0, 0.0], 1, 1),
+        ([1.0, 2.0, 0.0], 0, 1),
+        ([2.0, 2.0, 0.0], 0, 1),
+        ([2.0, 2.0, 0.0], 1, 0),
+        ([2.0, 2.0, 0.0], 2, 0),
+        ([0.0, 0.0, 0.0], 0, 1),
+        ([INF, INF, 0.0], 0, 1),
+        ([INF, 1.0, 0.0], 0, 0),
+        ([-INF, -INF, -INF], 0, 1),
+        ([-INF, -INF, -INF], 2, 0),
+    ],
+)
+def test_a_tie_is_never_the_label(scores, label, said):
+    assert decided(torch.tensor([scores]), torch.tensor([label])).tolist() == [said]
+    both = decided(torch.tensor([[scores], [scores]]), torch.tensor([label]))  # of two members
+    assert both.tolist() == [[said], [said]]
+
+
+@pytest.mark.parametrize("scores", [[NAN, NAN, NAN], [NAN, 1.0, 0.0], [1.0, NAN, 0.0]])
+def test_nan_is_never_the_label(scores):
+    assert decided(torch.tensor([scores]), torch.tensor([0])).tolist() != [0]
+
+
+@given(st.lists(st.lists(st.integers(-9, 9), min_size=4, max_size=4, unique=True), min_size=1, max_size=5))
+def test_without_ties_it_is_the_largest_score(rows):
+    scores = torch.tensor(rows).float()
+    for label in range(4):
+        assert torch.equal(decided(scores, torch.full((len(rows),), label)), scores.argmax(1))
+
+
+def test_a_copy_that_is_undecided_votes_for_no_class():
+    assert votes(torch.tensor([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])).tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_vote_that_is_no_number_is_refused(value):
+    with pytest.raises(UserError, match="not finite for 1 of 2 noisy copies"):
+        votes(torch.tensor([[0.0, 1.0], [value, 0.0]]))

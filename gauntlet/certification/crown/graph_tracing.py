@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gauntlet.certification.crown.graph import Graph, Input, Node, Relu, Sum, pruned
 from gauntlet.certification.crown.layer_parsing import Call, Unsupported
@@ -18,6 +20,7 @@ BATCH = 2
 QUESTIONS = {"__get__", "size", "dim", "numel", "__len__", "is_contiguous", "is_floating_point", "ndimension"}
 """Functions whose answers, when they are no tensors, do not depend on the pixels."""
 
+WRITTEN = "written in place through a view or another name of them"
 SAME = {"clone", "contiguous", "detach", "to", "float", "dropout", "dropout2d", "feature_dropout", "alias"}
 RELU = {"relu", "relu_"}
 SUM = {"add", "add_", "__add__", "__radd__", "__iadd__"}
@@ -32,7 +35,8 @@ def trace(forward: Callable[[Tensor], Tensor], modules: tuple[nn.Module, ...], s
     """Return the graph of a network, with weights in float64.
 
     Whatever Python code is run, only what happens to the image counts: constants, hooks and reparametrised weights are
-    taken as they are at this moment.
+    taken as they are at this moment. A tensor that was written after it was made, through a view, its base or another
+    name, is no longer what was noted: reading it is refused.
 
     Args:
         forward: images [B, C, H, W] to scores [B, K], deterministic, in eval mode.
@@ -47,12 +51,42 @@ def trace(forward: Callable[[Tensor], Tensor], modules: tuple[nn.Module, ...], s
     watch = _Watch()
     image = x.to(device)
     watch.keep(image, Node(Input(), (), shape, "image"))
-    with torch.no_grad(), _named(modules, watch.path), watch:
-        logits = forward(image)
+    try:
+        with torch.no_grad(), _named(modules, watch.path), watch, _Stray(watch):
+            logits = forward(image)
+    except Exception:
+        if watch.refused is None:
+            raise
+    if watch.refused is not None:  # whatever the network made of it
+        raise watch.refused
     last = watch.place.get(id(logits))
     if last is None or len(watch.nodes[last].shape) != 1:
         raise UserError(f"the network does not turn images into one row of class scores each; {WAY_OUT}")
+    if watch.noted[id(logits)].stale:
+        raise UserError(f"bounds do not support scores that were {WRITTEN}; {WAY_OUT}")
     return pruned(watch.nodes, last)
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """A tensor as it was when it was made, so that later writes show; held, so that no id is used twice."""
+
+    value: Tensor
+    copy: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, value: Tensor) -> "_Noted":
+        return cls(value, value.clone(), _version(value))
+
+    @property
+    def stale(self) -> bool:
+        """Return whether it was written since, by any name of its storage. The values show what has no version."""
+        return _version(self.value) != self.version or not torch.equal(self.value, self.copy)
+
+
+def _version(value: Tensor) -> int:
+    return 0 if value.is_inference() else value._version
 
 
 class _Watch(TorchFunctionMode):
@@ -62,33 +96,53 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.nodes: list[Node] = []
         self.place: dict[int, int] = {}  # id of a tensor -> its node
-        self.alive: list[Tensor] = []  # so that no id is used twice
+        self.noted: dict[int, _Noted] = {}
         self.path: list[str] = []  # of the layer that runs
+        self.inside = False  # one of the functions that are noted
+        self.refused: UserError | None = None  # the first of them
 
     def keep(self, value: Tensor, node: Node) -> None:
         self.nodes.append(node)
-        self.alive.append(value)
-        self.place[id(value)] = len(self.nodes) - 1
+        self.put(value, len(self.nodes) - 1)
+
+    def put(self, value: Tensor, place: int) -> None:
+        self.place[id(value)], self.noted[id(value)] = place, _Noted.of(value)
+
+    def refuse(self, what: str) -> UserError:
+        """Return, and keep, the error that bounds do not support this, and where; always the first."""
+        where = f" in layer {self.path[-1]}" if self.path else " in what the defense does around its networks"
+        self.refused = self.refused or UserError(f"bounds do not support {what}{where}; {WAY_OUT}")
+        return self.refused
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         read = [v for v in _flat((*args, *kwargs.values())) if isinstance(v, Tensor) and id(v) in self.place]
+        if not read:
+            return func(*args, **kwargs)
+        self.inside = True
+        try:
+            return self._watched(func, args, kwargs, read)
+        except Unsupported as cause:
+            raise self.refuse(str(cause)) from None
+        finally:
+            self.inside = False
+
+    def _watched(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], read: list[Tensor]) -> Any:
+        """Return what the function gives, noted. read: what of its arguments depends on the image."""
+        name = getattr(func, "__name__", str(func))
+        if any(self.noted[id(v)].stale for v in read):
+            raise Unsupported(f"{name} of values that were {WRITTEN}")
+        if kwargs.get("out") is not None:
+            raise Unsupported(f"{name} with out=")
         sources, before = [self.place[id(v)] for v in read], [tuple(v.shape) for v in read]
         result = func(*args, **kwargs)
-        if not read:
-            return result
-        name = getattr(func, "__name__", str(func))
-        try:
-            if isinstance(result, Tensor):
-                first = bool(args) and args[0] is read[0]
-                self._note(result, sources, before, Call(name, args, kwargs, first, before[0], tuple(result.shape[1:])))
-            elif name not in QUESTIONS:
-                raise Unsupported(name)
-        except Unsupported as cause:
-            where = f" in layer {self.path[-1]}" if self.path else " in what the defense does around its networks"
-            raise UserError(f"bounds do not support {cause}{where}; {WAY_OUT}") from None
+        if isinstance(result, Tensor):
+            first = bool(args) and args[0] is read[0]
+            self._note(result, sources, before, Call(name, args, kwargs, first, before[0], tuple(result.shape[1:])))
+        elif name not in QUESTIONS:
+            raise Unsupported(name)
         return result
 
     def _note(self, result: Tensor, sources: list[int], before: list[tuple[int, ...]], call: Call) -> None:
@@ -98,8 +152,7 @@ class _Watch(TorchFunctionMode):
         if name in SAME and tuple(result.shape) == before[0]:
             if "dropout" in name and _training(call):
                 raise Unsupported(f"{name} in training mode")
-            self.alive.append(result)
-            self.place[id(result)] = sources[0]
+            self.put(result, sources[0])
         elif name in RELU:
             self.keep(result, Node(Relu(), (sources[0],), shape, label))
         elif name in SUM and len(sources) == 2:
@@ -112,6 +165,23 @@ class _Watch(TorchFunctionMode):
                 sources = [len(self.nodes) - 1]
         else:
             raise Unsupported(f"{name} of two tensors that depend on the image")
+
+
+class _Stray(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses what reaches the image past the functions of torch that are noted: operators called by name, scripts."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.watch = watch
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = _flat((*args, *kwargs.values()))
+        if not self.watch.inside and any(isinstance(v, Tensor) and id(v) in self.watch.place for v in given):
+            self.watch.refuse(f"{func}, called past torch's functions,")
+        return func(*args, **kwargs)
 
 
 def _training(call: Call) -> bool:

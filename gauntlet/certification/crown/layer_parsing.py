@@ -202,7 +202,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 def exact(values: Tensor) -> Tensor:
     """Return the constants of a network in float64."""
-    return values.detach().double()
+    return values.detach().to(torch.float64, copy=True)
 
 
 AFFINE: dict[str, Reader] = {

@@ -1,6 +1,7 @@
 """The graph computes what the network computes, and what it cannot hold is refused by name."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -124,3 +125,115 @@ def test_no_hook_stays():
     module = residual()
     graph_of(module, (2, 6, 6))
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
+
+
+class Aliased(nn.Module):
+    """Reads a tensor by one name after it was written by another."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.conv, self.head, self.read = nn.Conv2d(2, 2, 1), nn.Linear(32, 3), read
+
+    def forward(self, x):
+        return self.head(self.read(self.conv(x)).flatten(1))
+
+
+@torch.library.custom_op("gauntlet_tests::halve", mutates_args={"x"})
+def halve(x: torch.Tensor) -> None:
+    x.mul_(0.5)
+
+
+def written(write, view):
+    """The view, taken before the write."""
+
+    def read(x):
+        seen = view(x)
+        write(x)
+        return seen
+
+    return read
+
+
+def base(write, view):
+    """What the view was taken of, after the view was written."""
+
+    def read(x):
+        write(view(x))
+        return x
+
+    return read
+
+
+WRITES = {
+    "relu_": torch.relu_,
+    "functional.relu": lambda x: nn.functional.relu(x, inplace=True),
+    "clamp": lambda x: nn.functional.relu_(x),
+    "add_": lambda x: x.add_(1),
+    "+=": lambda x: x.__iadd__(1),
+    "mul_": lambda x: x.mul_(0.5),
+    "+= itself": lambda x: x.__iadd__(x),
+    "no effect here": lambda x: x.mul_(1),
+}
+VIEWS = {
+    "view": lambda x: x.view(len(x), -1),
+    "flatten": lambda x: x.flatten(1),
+    "reshape": lambda x: x.reshape(len(x), -1),
+    "unsqueeze": lambda x: x.unsqueeze(1),
+    "detach": lambda x: x.detach(),
+    "expand": lambda x: x.expand(-1, -1, -1, -1),
+    "view of a view": lambda x: x.view(len(x), -1).view(x.shape),
+}
+
+
+@pytest.mark.parametrize("order", [written, base])
+@pytest.mark.parametrize("view", list(VIEWS))
+@pytest.mark.parametrize("write", list(WRITES))
+def test_what_was_written_by_another_name_is_refused(write, view, order):
+    module = Aliased(order(WRITES[write], VIEWS[view])).requires_grad_(False)
+    with pytest.raises(UserError, match="written in place through a view or another name"):
+        graph_of(module, (2, 4, 4))
+
+
+def test_scores_that_were_written_by_another_name_are_refused():
+    class Late(nn.Linear):
+        def forward(self, x):
+            scores = super().forward(x.flatten(1))
+            torch.relu_(scores.view(-1, 3))
+            return scores
+
+    with pytest.raises(UserError, match="scores that were written in place"):
+        graph_of(Late(32, 3).requires_grad_(False), (2, 4, 4))
+
+
+@pytest.mark.parametrize("write", list(WRITES))
+def test_what_is_written_and_read_by_one_name_is_followed(write):
+    module = Aliased(lambda x: WRITES[write](x.view(len(x), -1))).requires_grad_(False)
+    x = images(3, (2, 4, 4))
+    torch.testing.assert_close(graph_of(module, (2, 4, 4)).forward(x.double()).float(), module(x))
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    SCRIPT = torch.jit.trace(torch.sin, torch.rand(2, 2, 4, 4))
+
+BEHIND = {
+    "operator": lambda x: torch.ops.aten.mul.Tensor(x, torch.tensor(2.0)),
+    "operator in place": lambda x: (torch.ops.aten.relu_.default(x), x)[1],
+    "script": lambda x: SCRIPT(x),
+    "custom operator": lambda x: (torch.ops.gauntlet_tests.halve(x), x)[1],
+    "hidden constant": lambda x: x + torch.ops.aten.mean.default(x),
+    "data": lambda x: (x.data.mul_(0.5), x)[1],
+    "a write of part": lambda x: (x[:, 0].zero_(), x)[1],
+    "set item": lambda x: (x.__setitem__((slice(None), 0), 0.0), x)[1],
+    "into a buffer": lambda x: torch.zeros_like(x).copy_(x),
+    "a buffer's view": lambda x: (x, torch.zeros_like(x).view(-1).copy_(x.reshape(-1)))[0],
+    "out=": lambda x: torch.add(x, 1, out=x),
+    "out= another": lambda x: torch.add(x, 1, out=torch.empty_like(x)),
+    "numpy": lambda x: torch.from_numpy(x.detach().numpy() * 2),
+}
+
+
+@pytest.mark.parametrize("name", list(BEHIND))
+def test_what_goes_past_the_functions_that_are_noted_is_refused(name):
+    with pytest.raises(UserError, match="bounds do not support"):
+        graph_of(Aliased(BEHIND[name]).requires_grad_(False), (2, 4, 4))

@@ -1,6 +1,6 @@
 """Certificates for ReLU networks from bounds on their layers, without randomness."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,7 +40,7 @@ class LinearBounds(Knobs, key="certifier"):
     What is bounded is the deployed network in float32 arithmetic, not its ideal: each layer adds the most that its
     roundings can do, in any order of summation, and bounds are computed in float64. It is proven for every image that
     the threat calls legal, tolerances included. Convolutions by transforms (Winograd, FFT) and TF32 are not covered;
-    scores of the images themselves are checked against the bounds.
+    scores of each image itself, of two corners and of a random point of its ball are checked against the network read.
 
     Args:
         method: ibp, crown_ibp, crown or alpha_crown.
@@ -87,7 +87,8 @@ class LinearBounds(Knobs, key="certifier"):
         for first in range(0, len(x), IMAGES):
             at = every[first : first + IMAGES]
             scores = victim.predict(x[at], rng.select(at))
-            _agree(network.exact, x[at], scores if claim.bounded is None else claim.bounded(x[at]))
+            for z in _points(threat.select(at), x[at], rng.select(at)):
+                _agree(network.exact, z, claim.bounded(z) if claim.bounded else victim.predict(z, rng.select(at)))
             predicted[at], margin[at] = decided(scores, y[at]), _clean(scores, y[at])
             right = at[predicted[at] == y[at]]
             if len(right):
@@ -128,15 +129,25 @@ class Claim:
     bounded: Callable[[Tensor], Tensor] | None = None
 
 
+def _points(threat: Threat, x: Tensor, rng: Rng) -> Iterator[Tensor]:
+    """Yield legal images [B, C, H, W] around each image: itself, all pixels moved one way, each its own, and inside."""
+    rng = rng.stream("points")
+    yield x
+    for shape in ((1, 1, 1), tuple(x.shape[1:])):
+        sign = (rng.uniform(shape, -1, 1) + 2.0**-25).sign()  # never zero
+        yield threat.project(x + 2 * threat.budget(x) * sign, x)
+    yield threat.random(x, rng)
+
+
 def _agree(graph: Graph, x: Tensor, scores: Tensor) -> None:
-    """Raises UserError unless the deployed scores of the images themselves lie within what rounding allows."""
+    """Raises UserError unless the deployed scores of these images lie within what rounding allows."""
     point = x.double()
     ranges = intervals(graph, Region(point, point, point))
     over = (scores - ranges.upper[-1]).maximum(ranges.lower[-1] - scores).amax()
     if over > 0 or not scores.isfinite().all():
         raise UserError(
             f"the network that was read and the deployed one differ by {float(over):.2g} more than float32 rounding "
-            "does; the defense keeps a state, or computes in less than float32"
+            "does; the defense keeps a state, branches on its input, or computes in less than float32"
         )
 
 

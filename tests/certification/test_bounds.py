@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gauntlet.certification.certifier import Work
-from gauntlet.certification.linear_bounds import LinearBounds
+from gauntlet.certification.linear_bounds import LinearBounds, _points
 from gauntlet.errors import UserError
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -82,6 +82,44 @@ def test_a_network_with_a_state_is_refused():
     x = images(2, (1, 1, 3))
     with pytest.raises(UserError, match="keeps a state"):
         certify(Counting(), x, torch.tensor([0, 1]), Threat("linf", 0.1))
+
+
+class Shy(nn.Module):
+    """Adds to the first score what it reads past the functions that are noted: how far an image lies from some."""
+
+    def __init__(self, x, far):
+        super().__init__()
+        self.x, self.far, self.traced = x, far, False
+
+    def forward(self, x):
+        scores, traced, self.traced = x.flatten(1) * 1.0, self.traced, True
+        if not traced:  # what the tracer sees
+            return scores
+        away = (x - self.x).abs().flatten(1).amax(1)
+        return scores + (away > self.far)[:, None] * torch.tensor([-9.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_network_that_differs_away_from_the_images_is_refused(norm):
+    x = 0.4 + images(6, (1, 1, 3)) * 0.01
+    x[:, 0, 0, 0] += 0.4
+    y = torch.zeros(6, dtype=torch.int64)
+    assert (certify(Shy(x, 9.0), x, y, Threat(norm, 0.1)).radius > 0).all()  # it never leaves its path
+    with pytest.raises(UserError, match="branches on its input"):
+        certify(Shy(x, 0.05), x, y, Threat(norm, 0.1))
+    with pytest.raises(UserError, match="branches on its input"):
+        certify(Shy(x, 0.05), x, y, Threat("linf", "unbounded"))
+
+
+def test_the_points_that_are_compared_are_legal_and_reach_the_corners():
+    x = images(5, (2, 3, 3)) * 0.5 + 0.25
+    for threat, budget in ((Threat("linf", 0.1), 0.1), (Threat("l2", 0.3), 0.3)):
+        clean, pushed, corner, inside = _points(threat, x, Rng(0, torch.arange(5)))
+        assert torch.equal(clean, x)
+        for z in (pushed, corner, inside):
+            assert threat.contains(z, x).all()
+        torch.testing.assert_close(threat.distance(corner, x).float(), torch.full((5,), budget))
+        assert ((pushed - x).flatten(1).sign().sum(1).abs() == 18).all()
 
 
 def test_memory_changes_no_answer():

@@ -9,7 +9,7 @@ from gauntlet.defenses.randomized_ensemble import RandomizedEnsemble
 
 @dataclass(frozen=True)
 class BARRE(RandomizedEnsemble):
-    """A randomised ensemble by boosting (Dbouk and Shanbhag 2023, arXiv 2302.03688): see
+    """A randomised ensemble by boosting (Dbouk and Shanbhag 2023, arXiv 2302.01375): see
     `gauntlet.training.objectives.boosting`.
 
     Args:
@@ -24,7 +24,7 @@ class BARRE(RandomizedEnsemble):
 
     card: ClassVar[Card] = Card(
         "Each query is answered by one of several networks, trained one after the other against the ensemble so far.",
-        source="Dbouk and Shanbhag 2023, arXiv 2302.03688",
+        source="Dbouk and Shanbhag 2023, arXiv 2302.01375",
         claim="white-box linf attacks, ARC among them",
         randomized=True,
     )

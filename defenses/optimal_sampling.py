@@ -1,7 +1,7 @@
 """The best probabilities of a randomised ensemble, from the sets of members that an attacker can make wrong at once.
 
 With those sets known, the risk is sum_k max over u of u . a over the samples k: convex and piecewise linear in the
-probabilities a (Dbouk and Shanbhag 2023, arXiv 2302.03688). A linear programme solves it exactly; the projected
+probabilities a (Dbouk and Shanbhag 2023, arXiv 2302.01375). A linear programme solves it exactly; the projected
 sub-gradient of the authors needs only an attack.
 """
 

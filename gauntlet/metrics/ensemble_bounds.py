@@ -1,6 +1,6 @@
 """What the members of a mixture are worth alone, and what that says about any probabilities of them. No torch.
 
-From Dbouk and Shanbhag 2023, arXiv 2302.03688: with the risks of the members sorted, r_1 <= ... <= r_M, the least risk
+From Dbouk and Shanbhag 2023, arXiv 2302.01375: with the risks of the members sorted, r_1 <= ... <= r_M, the least risk
 of a mixture of them lies in [min_k r_k / k, r_1], and the risk at probabilities a in [max_i a_i r_i, sum_i a_i r_i].
 """
 

@@ -20,6 +20,7 @@ from gauntlet.training.inner_attack import InnerPGD
 from gauntlet.training.objectives.boosting import BARREObjective, Boosted, HalfStartPGD, MeanSoftmax, evenness
 from gauntlet.training.objectives.objective import PGDAT
 from gauntlet.training.trainer import TrainingRun
+from gauntlet.training.weights_cache import training_key
 
 ATTACK = HalfStartPGD(eps=0.15, steps=3)
 
@@ -68,6 +69,61 @@ def test_the_even_loss_is_least_where_the_wrong_classes_are_alike(make_net, batc
     net, z = make_net().eval(), batch.x
     plain, more = (BARREObjective(ATTACK, weight=w).losses(net, batch.x, batch.y, z, rng) for w in (0.0, 2.0))
     torch.testing.assert_close(more, plain + 2 * evenness(net(z), batch.y))
+
+
+def test_the_examples_of_table_1_ascend_both_losses(make_net, batch, rng):
+    one, two = make_net(steps=20).eval(), make_net(steps=10).eval()
+    both = MeanSoftmax([one, two])
+    step = replace(ATTACK, steps=1, step_size=0.01, norm="l2", evenness=1.0)
+    z = step(both, batch.x, batch.y, rng)
+    start = replace(step, steps=0)(both, batch.x, batch.y, rng).requires_grad_()
+    logits = both(start)
+    probabilities, inverse = logits.softmax(1), (-logits).softmax(1)
+    wrong = 1 - F.one_hot(batch.y, 10)
+    value = -probabilities.log()[range(len(z)), batch.y] - (wrong * inverse.log()).sum(1) / 9
+    (gradient,) = torch.autograd.grad(value.sum(), start)
+    moved, way = (z - start).detach().flatten(1), gradient.flatten(1)
+    inside = ((z > 1e-3) & (z < 1 - 1e-3)).flatten(1)  # where the box does not cut
+    assert (F.cosine_similarity(moved * inside, way * inside) > 0.99).all()
+    plain = replace(step, evenness=None)(both, batch.x, batch.y, rng)
+    assert torch.equal(plain, replace(step, evenness=0.0)(both, batch.x, batch.y, rng))
+    assert not torch.equal(plain, z)
+    for name, value, words in (("evenness", -1.0, "evenness=-1"), ("loss", "margin", "loss=ce")):
+        with pytest.raises(UserError, match=words):
+            replace(step, **{name: value})
+
+
+def test_table_1_is_a_recipe_and_the_knob_that_is_off_changes_no_key():
+    def barre(*overrides):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(CONF, version_base=None):
+            cfg = checked(compose("run", ["defense=barre", *overrides]), KEYS)
+        first = cfg.defense.parts.first
+        return OmegaConf.to_container(first.recipe.objective), build(cfg.defense).parts["first"]
+
+    theirs, _ = barre("recipe@defense.parts.first.recipe=barre_table1")
+    assert (theirs["weight"], theirs["attack"]["evenness"]) == (1.0, 1.0)
+    assert (theirs["attack"]["steps"], theirs["attack"]["eps"]) == (10, "8/255")
+    _, part = barre()
+    older = OmegaConf.create(part.recipe)
+    del older.objective.attack["evenness"]
+    split = FewSplit()
+    assert training_key(part.model, part.recipe, 0, split, {}) == training_key(
+        part.model, OmegaConf.to_container(older), 0, split, {}
+    )
+
+
+class FewSplit:
+    """A data set by its digest alone."""
+
+    def split(self, part):
+        return self
+
+    def digest(self):
+        return "none"
+
+    def selection(self):
+        return None
 
 
 @dataclass(frozen=True)

@@ -49,27 +49,46 @@ class HalfStartPGD(InnerPGD):
 
     Args:
         norm, eps, steps, step_size, init, loss, bn_mode: as for `InnerPGD`; init must be uniform.
+        evenness: weight >= 0 of MCE (see `BARRE`) beside the cross-entropy in what the steps ascend; null: 0. The
+            released code has that of the loss there too.
 
     Raises:
         UserError: a value outside its range.
     """
 
+    evenness: float | None = None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.init != "uniform":
             raise UserError(f"attack.init={self.init}: this attack begins in half the ball; leave init at uniform")
+        if self.evenness is not None and not 0 <= self.evenness < math.inf:
+            raise UserError(f"attack.evenness={self.evenness} must be zero or a positive number")
+        if self.evenness and self.loss != "ce":
+            raise UserError(f"attack.evenness goes with attack.loss=ce, not {self.loss}")
 
     def _start(self, x: Tensor, threat: Threat, rng: Rng) -> Tensor:
         return x + (super()._start(x, threat, rng) - x) / 2
+
+    def _gradient(self, model: nn.Module, z: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+        if not self.evenness:
+            return super()._gradient(model, z, y, reference)
+        leaf = z.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = model(leaf)
+            ascended = F.cross_entropy(logits, y, reduction="none") + self.evenness * evenness(logits, y)
+        (gradient,) = torch.autograd.grad(ascended.sum(), leaf)
+        return gradient
 
 
 @dataclass(frozen=True)
 class BARREObjective(Knobs, Objective, key="recipe.objective"):
     """CE + weight * MCE of the member that learns, on examples against all members so far with equal probabilities.
 
-    Dbouk and Shanbhag 2023, arXiv 2302.03688. The examples ascend the cross-entropy of the mean softmax. A member
+    Dbouk and Shanbhag 2023, arXiv 2302.01375. The examples ascend the cross-entropy of the mean softmax. A member
     begins with the weights of the one before it. MCE is the mean over the wrong classes j of -log softmax(-f)_j, which
-    evens out what is wrong.
+    evens out what is wrong. The defaults are those of the released code, without MCE; its Table 1 was trained with
+    weight 1, on examples that ascend CE + MCE of the mean softmax: recipe=barre_table1.
 
     The probabilities stay equal while training: `gauntlet calibrate ensemble` finds better ones afterwards,
     where the authors also move them within, from four members on. An epoch is judged by the mean softmax under PGD,

@@ -69,6 +69,9 @@ class AdaptiveSmoothing(Defense):
         claim="white-box attacks within the norm ball of its training, aware of the mixing network",
         forwards=2.2,
         certificate="certifier=mixing_bounds, linf and l2",
+        differs="the mixing network is trained on one copy of each image, attacked by PGD on the margin (10 steps by "
+        "default); the authors' on one copy by APGD on the cross-entropy and nine by targeted APGD on DLR, of about 75 "
+        "steps, with nine more clean images each",
     )
 
     names: ClassVar[tuple[str, ...]] = ("accurate", "robust", "mixer")
@@ -129,6 +132,10 @@ class AdaptiveSmoothingObjective(Knobs, Objective, key="recipe.objective"):
     s = 1 on attacked images; the loss of a sample is the mean of its clean and its attacked copy. The attack is drawn
     per sample: eps times U(0.4, 1.1), a share w ~ U(0, 0.4) of its objective on deceiving the mixing network and the
     rest on the margin of the mixture, untargeted or to one of the other classes.
+
+    That attack is not the published one: there each batch has an untargeted copy by APGD on the cross-entropy and nine
+    targeted ones by APGD on the DLR loss, with a number of steps drawn from a chi-square law of 75 degrees of freedom,
+    momentum and steps of 5 eps / steps, and nine times as many clean images. Ours is one PGD copy a clean image.
 
     Args:
         accurate, robust: the frozen base networks, passed in by the part that trains.

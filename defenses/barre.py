@@ -27,6 +27,9 @@ class BARRE(RandomizedEnsemble):
         source="Dbouk and Shanbhag 2023, arXiv 2302.01375",
         claim="white-box linf attacks, ARC among them",
         randomized=True,
+        differs="members are trained without MCE and with equal probabilities, and an epoch is chosen on validation "
+        "images; Table 1 of the authors has MCE of weight 1 in the loss and in the attack (recipe=barre_table1), moves "
+        "the probabilities within training, and chooses by ARC on the test images",
     )
 
     members: list[str] = field(default_factory=lambda: ["first", "second", "third"])

@@ -23,6 +23,8 @@ class Card:
         forwards: cost of a prediction in forward passes of one base network.
         certificate: what certifies its predictions; "none".
         randomized: whether predictions are random.
+        differs: in what this defense, or the training of its parts, is not the published one; empty where it is, or
+            where nothing was published.
     """
 
     summary: str
@@ -31,9 +33,11 @@ class Card:
     forwards: float = 1.0
     certificate: str = "none"
     randomized: bool = False
+    differs: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the fields; `differs` only where there is something to say, as in older records."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("differs", "")}
 
 
 @dataclass(frozen=True)

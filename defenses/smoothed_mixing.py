@@ -84,6 +84,7 @@ class SmoothedAdaptive(AdaptiveSmoothing):
         SmoothedMixing.card,
         summary="A mixture with a smoothed robust network, whose weight a third network chooses for each image.",
         forwards=52.2,
+        differs=AdaptiveSmoothing.card.differs,
     )
 
     sigma: float = knob(0.25, above=0, hint="without noise nothing is certified")

@@ -42,6 +42,7 @@ def card(
     found = {
         ("defense", "Defense"): _sentences(described.get("summary"), described.get("source")),
         ("model", "Model"): _model(lead),
+        ("differs", "Differs from the paper"): _sentences(described.get("differs")),
         ("claims", "Claims"): _sentences(described.get("claim", "none")),
         ("clean", "Clean"): _clean(entry),
         ("non_adaptive", "Non-adaptive attack"): _non_adaptive(entry),

@@ -119,6 +119,7 @@ class CardFacts(TypedDict, total=False):
     summary: Annotated[Text, "one sentence"]
     source: Annotated[Text, "paper and arXiv id"]
     claim: Annotated[Text, "what its authors claim"]
+    differs: Annotated[Text, "in what it is not the published defense"]
     certificate: Annotated[Text, "what certifies its predictions"]
     forwards: Annotated[float, Bounds(0, 1e12), "cost of a prediction in passes of one base network"]
     randomized: Annotated[bool, "whether predictions are random"]

@@ -249,6 +249,7 @@ def test_the_card_speaks(deployed):
     card, mechanism = deployed.defense.card, deployed.victim.mechanism
     assert card.summary.endswith(".")
     assert card.claim
+    assert card.as_dict().get("differs", "") == card.differs
     assert card.forwards >= 1
     assert card.randomized == deployed.victim.randomized
     if card.certificate != "none" or isinstance(mechanism, Smoothed):

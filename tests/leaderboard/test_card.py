@@ -39,6 +39,12 @@ def described(**parts: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def test_what_is_not_as_published_is_said(make: Make, entries: Scored) -> None:
+    make(stages=HEADS, change={"card": {"summary": "A defense.", "differs": "fewer steps"}})
+    (entry,) = entries()
+    assert told(entry)["differs"] == ("fewer steps",)
+
+
 def test_masking_is_the_difference_between_the_true_head_and_all(make: Make, entries: Scored) -> None:
     broken = {"pgd/true": [1, 2], "pgd/mean": [3, 4, 5], "pgd/member": [6]}
     make(stages=HEADS, wrong=[0], broken=broken, change=described(model=None))

@@ -8,8 +8,8 @@ from torch import nn
 from gauntlet.certification.band_ablation import Banded, Bands
 from gauntlet.certification.certifiable import Dual, Mixed, Smoothed
 from gauntlet.certification.certifier import Work
-from gauntlet.certification.dual_smoothing import DualSmoothing
-from gauntlet.certification.mixing import Mixing
+from gauntlet.certification.dual_smoothing import DualSmoothingCertifier
+from gauntlet.certification.mixing import MixingCertifier
 from gauntlet.certification.noise import Ablation, Gaussian, GridGaussian, Laplace, Uniform
 from gauntlet.certification.patches import Patches
 from gauntlet.certification.smoothing import Smoothing
@@ -48,9 +48,9 @@ def mechanisms(scores):
         "uniform": (Smoothing, Smoothed(network, Uniform(0.5)), "l1"),
         "laplace": (Smoothing, Smoothed(network, Laplace(0.25)), "l1"),
         "ablation": (Smoothing, Smoothed(network, Ablation(20, 8)), "l0"),
-        "left": (DualSmoothing, Dual(network, steady, gaussian), "l2"),
-        "right": (DualSmoothing, Dual(steady, network, gaussian), "l2"),
-        "mixed": (Mixing, Mixed(network, gaussian, 0.9), "l2"),
+        "left": (DualSmoothingCertifier, Dual(network, steady, gaussian), "l2"),
+        "right": (DualSmoothingCertifier, Dual(steady, network, gaussian), "l2"),
+        "mixed": (MixingCertifier, Mixed(network, gaussian, 0.9), "l2"),
         "bands": (Patches, Banded(network, Bands()), "patch"),
     }
 

@@ -83,8 +83,9 @@ def _clean(entry: Entry) -> list[str]:
     value = entry.clean_accuracy
     if value is None:
         return ["unknown"]
-    if entry.expected_clean and entry.expected_clean.error:
-        return [f"{100 * value:.1f} %, standard error {100 * entry.expected_clean.error:.1f}"]
+    if entry.expected_clean:
+        low, high = (100 * end for end in entry.expected_clean.interval)
+        return [f"{100 * value:.1f} %, 95 % interval {low:.1f} to {high:.1f}"]
     return [f"{100 * value:.1f} %"]
 
 

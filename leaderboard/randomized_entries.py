@@ -20,9 +20,10 @@ def unranked_because(run: AttackRun, result: RandomizedResult | None) -> Iterabl
         yield "its draws are frozen and known to the attacker (protocol=fixed)"
     elif run.rule and result:
         accuracy = result.all.accuracy()
+        low, high = (100 * end for end in accuracy.interval)
         yield (
-            f"its predictions are random: {100 * accuracy.mean:.1f} % right on the worst candidates, standard error "
-            f"{100 * accuracy.error:.1f} (protocol={run.rule}, {draws_of(run)}){_members(run, result.all)}"
+            f"its predictions are random: {100 * accuracy.mean:.1f} % right on the worst candidates, 95 % interval "
+            f"{low:.1f} to {high:.1f} (protocol={run.rule}, {draws_of(run)}){_members(run, result.all)}"
         )
 
 

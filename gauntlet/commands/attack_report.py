@@ -5,6 +5,7 @@ from gauntlet.evidence.manifest import Manifest
 from gauntlet.jobs.attack_job import Outcome
 from gauntlet.metrics.attack_summary import AttackSummary, robust_words
 from gauntlet.metrics.class_accuracy import worst_classes
+from gauntlet.metrics.display import span
 from gauntlet.metrics.ensemble_bounds import bound_lines
 from gauntlet.metrics.fooling_ratio import fooling_lines, fooling_of
 from gauntlet.metrics.gradient_masking import head_lines
@@ -60,14 +61,14 @@ def _accuracies(outcome: Outcome) -> list[str]:
     named = ACCURACIES.get(protocol["rule"] if protocol else "", "robust accuracy").lower()
     clean = f"clean accuracy   {total.clean / total.samples:7.2%}   ({total.clean} of {total.samples})"
     if expected := total.expected_clean:
-        clean = f"clean accuracy   {expected.mean:7.2%}   standard error {expected.error:.2%}"
+        clean = f"clean accuracy   {expected.mean:7.2%}   95 % interval {span(*expected.interval)}"
     if manifest["threat"]["radius"] is None:
         numbers = spread_lines(outcome.run, manifest["threat"]["norm"])
     elif total.expected is None or total.unknown:
         numbers = [f"{named:<17}{robust_words(total)}"]
     else:
-        mean, error = total.expected.mean, total.expected.error
-        numbers = [f"{named:<17}{mean:7.2%}   standard error {error:.2%}", f"mostly right     {robust_words(total)}"]
+        mean, ends = total.expected.mean, span(*total.expected.interval)
+        numbers = [f"{named:<17}{mean:7.2%}   95 % interval {ends}", f"mostly right     {robust_words(total)}"]
     if protocol:
         unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
         counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])

@@ -1,6 +1,5 @@
 """What the draws of a randomized defense say: the worst candidate of each sample by some draws, its share by others."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gauntlet.evidence.schema import CLEAN_STAGE, FOOLED
+from gauntlet.metrics.confidence import bounded_mean
 
 COLUMNS = ("wrong_share", "margin", "fresh_share")
 
@@ -22,18 +22,14 @@ ACCURACIES = {"expected": "Expected accuracy", "vote": "Vote accuracy", "fixed":
 
 @dataclass(frozen=True)
 class ExpectedAccuracy:
-    """Share of right verdicts on the worst candidates, in [0, 1], and its standard error over samples.
+    """Share of right verdicts on the worst candidates, in [0, 1], and its 95 % interval.
 
-    Each share is itself estimated from draws, so that the spread over samples holds that of the draws too.
+    The share of an image is estimated from draws, or exact; either way it is one independent number in [0, 1] whose
+    mean over images and draws is the accuracy, so that the interval covers both (see `bounded_mean`).
     """
 
     mean: float
-    error: float
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval by the normal distribution."""
-        return max(0.0, self.mean - 1.96 * self.error), min(1.0, self.mean + 1.96 * self.error)
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +83,7 @@ class WorstCandidates:
     def accuracy(self, n: int = 0) -> ExpectedAccuracy:
         """Return the expected accuracy over n samples; those beyond the known ones are wrong."""
         right = np.concatenate([1 - self.fresh, np.zeros(max(0, n - len(self.fresh)))])
-        error = float(right.std(ddof=1)) / math.sqrt(len(right)) if len(right) > 1 else 0.0
-        return ExpectedAccuracy(float(right.mean()), error)
+        return ExpectedAccuracy(float(right.mean()), bounded_mean(right))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from gauntlet.leaderboard.build import build
 from gauntlet.leaderboard.certificates import CertificateVerdict
 from gauntlet.leaderboard.entry import Board
 from gauntlet.leaderboard.formatting import percent
+from gauntlet.leaderboard.ranking_floor import FLOORS
 from gauntlet.leaderboard.verification_state import NO_VERDICTS, Fresh
 
 
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build the site; return the exit status: 0; 2 after one line about what the user can fix; 1 where attacks
     contradict certificates."""
     options = parser().parse_args(arguments)
-    return show(options.runs, options.out)
+    return show(options.runs, options.out, floor=options.floor)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,13 +32,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="the site (default: leaderboard/site)",
     )
+    found.add_argument(
+        "--floor",
+        choices=FLOORS,
+        default="standard",
+        help="what an entry must have withstood to be ranked: standard (gauntlet or AutoAttack on every head, with "
+        "their default effort) or any attack",
+    )
     return found
 
 
-def show(runs: Path, out: Path, fresh: Fresh = NO_VERDICTS) -> int:
-    """Build the site and print what it says; return the exit status. fresh: verdicts of a moment ago, by folder."""
+def show(runs: Path, out: Path, fresh: Fresh = NO_VERDICTS, floor: str = "standard") -> int:
+    """Build the site and print what it says; return the exit status. fresh, floor: as of `build`."""
     try:
-        built = build(runs, out, fresh)
+        built = build(runs, out, fresh, floor)
     except UserError as mistake:
         print(f"error: {mistake}", file=sys.stderr)  # noqa: T201 - the command's output
         return 2
@@ -67,6 +75,8 @@ def _summary(board: Board) -> str:
     count = f"{len(board.entries)} {'entry' if len(board.entries) == 1 else 'entries'}"
     low, high = (f"{100 * end:.1f}" for end in best.interval)
     lead = f"best {best.defense} {percent(best.robust, best.n)} % [{low}, {high}]" if best.rank else "none ranked yet"
+    if not best.rank and board.floor and any("below the floor" in why for e in board.entries for why in e.reasons):
+        lead += f"; a rank needs {board.floor}"
     return f"{board.data.name} {board.threat.norm} {board.eps}, n = {best.n:,}: {count}, {lead}"
 
 

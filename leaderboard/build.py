@@ -21,41 +21,47 @@ class Built:
     certificates: tuple[CertificateVerdict, ...] = ()
 
 
-def build(runs: Path, out: Path, fresh: Fresh = NO_VERDICTS) -> Built:
+def build(runs: Path, out: Path, fresh: Fresh = NO_VERDICTS, floor: str = "standard") -> Built:
     """Score the runs below `runs` and write the site to `out`. The same records and verdicts give the same bytes.
 
     fresh: verdicts of a moment ago, by folder; of the other runs those beside them count that this user made.
+
+    floor: what must have been run against an entry before it is ranked, a name of `ranking_floor.FLOORS`.
 
     Raises:
         UserError: there is no such runs folder, or the site cannot be written.
     """
     found = discover(runs)
     with Site(out) as site:
-        return _write(site, found, runs, fresh)
+        return _write(site, found, runs, fresh, floor)
 
 
-def scored(runs: Path) -> tuple[list[Board], list[str]]:
+def scored(runs: Path, floor: str = "standard") -> tuple[list[Board], list[str]]:
     """Return the tables of the runs below `runs`, and a line for every file that could not be read.
+
+    floor: what must have been run against an entry before it is ranked, a name of `ranking_floor.FLOORS`.
 
     Raises:
         UserError: there is no such runs folder.
     """
-    return _boards(discover(runs), runs)
+    return _boards(discover(runs), runs, floor)
 
 
-def _boards(found: DiscoveredRuns, runs: Path, fresh: Fresh = NO_VERDICTS) -> tuple[list[Board], list[str]]:
+def _boards(
+    found: DiscoveredRuns, runs: Path, floor: str, fresh: Fresh = NO_VERDICTS
+) -> tuple[list[Board], list[str]]:
     damaged = list(found.damaged)
     entries: list[Entry] = []
     for pool in pools(found.runs):
         evidence = [collect(run, runs, fresh) for run in pool]
         damaged += [line for each in evidence for line in each.damaged]
         entries += score(evidence)
-    return boards(entries), damaged
+    return boards(entries, floor), damaged
 
 
-def _write(site: Site, found: DiscoveredRuns, runs: Path, fresh: Fresh) -> Built:
+def _write(site: Site, found: DiscoveredRuns, runs: Path, fresh: Fresh, floor: str) -> Built:
     """Write every page."""
-    tables, damaged = _boards(found, runs, fresh)
+    tables, damaged = _boards(found, runs, floor, fresh)
     claims, unread = certified(runs, fresh)
     damaged += unread
     judged = verdicts(claims, found.runs)

@@ -31,6 +31,11 @@ class RunLine:
     problems: tuple[str, ...]
     damaged: tuple[str, ...]
 
+    @property
+    def ended(self) -> bool:
+        """Return whether the run has come to its end; what an unfinished one holds moves no number."""
+        return not self.run.state
+
 
 @dataclass(frozen=True)
 class AttackColumn:
@@ -56,7 +61,7 @@ class Elsewhere:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One row of the board. Counts are samples out of `n`; robust + broken + open = n."""
+    """One row of the board, by the runs that have ended. Counts are samples out of `n`."""
 
     data: DataKey
     threat: ThreatKey
@@ -64,7 +69,7 @@ class Entry:
     victim: str
     defense: str
     model: str
-    n: int
+    n: int  # samples; robust + broken + open = n
     known: int  # samples with a clean prediction on record
     clean: int  # of these, right in every run of the entry
     robust: int
@@ -95,12 +100,19 @@ class Entry:
 
     @property
     def accuracy(self) -> float:
-        """Return the robust accuracy, in [0, 1]: the number to quote."""
-        return self.expected.mean if self.expected else self.robust / self.n
+        """Return the robust accuracy, in [0, 1]: the number to quote; what it is at most where `bounded`."""
+        return self.expected.mean if self.expected else (self.robust + self.open) / self.n
+
+    @property
+    def bounded(self) -> bool:
+        """Return whether samples lack an answer, so that the accuracy is an upper bound without an interval."""
+        return self.open > 0 and not self.expected
 
     @property
     def unknown(self) -> bool:
-        """Return whether attacks said nothing: each sample that is right without one lacks an answer."""
+        """Return whether attacks said nothing: each sample that is right without one lacks an answer. Then there is no
+        number.
+        """
         return self.open > 0 and self.open == self.n - (self.known - self.clean)
 
     @property
@@ -117,7 +129,16 @@ class Entry:
 
     @property
     def counted(self) -> tuple[RunLine, ...]:
-        return tuple(line for line in self.runs if line.run.declared)
+        return tuple(line for line in self.ended if line.run.declared)
+
+    @property
+    def ended(self) -> tuple[RunLine, ...]:
+        return tuple(line for line in self.runs if line.ended)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Return what its unfinished runs are: evaluating, interrupted, both or neither."""
+        return tuple(sorted({line.run.state for line in self.runs if not line.ended}))
 
     @property
     def cost(self) -> float:
@@ -138,7 +159,7 @@ class Entry:
 
     @property
     def date(self) -> str:
-        return max((line.run.date for line in self.runs), default="")
+        return max((line.run.date for line in self.ended), default="")
 
 
 @dataclass(frozen=True)
@@ -149,3 +170,4 @@ class Board:
     threat: ThreatKey
     eps: str
     entries: tuple[Entry, ...]
+    floor: str = ""  # what must have been run against an entry before it is ranked, in words; empty: anything

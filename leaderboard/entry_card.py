@@ -10,7 +10,7 @@ from typing import Any
 from gauntlet.leaderboard.certificates import CertificateVerdict, Claims
 from gauntlet.leaderboard.data_provenance import splits
 from gauntlet.leaderboard.entry import Entry
-from gauntlet.leaderboard.formatting import percent
+from gauntlet.leaderboard.formatting import left, percent
 from gauntlet.leaderboard.randomized_entries import draws_of
 from gauntlet.leaderboard.run_metadata import ThreatKey, mapping
 from gauntlet.metrics.display import UNKNOWN
@@ -37,7 +37,7 @@ def card(
         entries: of all boards, for what is known of the same networks elsewhere.
         certificates: of all certificate runs.
     """
-    lead = (entry.counted or entry.runs)[0].run.manifest
+    lead = (entry.counted or entry.ended or entry.runs)[0].run.manifest
     described = mapping(lead.get("card"))
     found = {
         ("defense", "Defense"): _sentences(described.get("summary"), described.get("source")),
@@ -92,7 +92,7 @@ def _clean(entry: Entry) -> list[str]:
 def _non_adaptive(entry: Entry) -> list[str]:
     true = [attack for attack in entry.attacks if attack.column.endswith("(true head)")]
     direct = [
-        f"{attack.column}: {100 * attack.expected.mean if attack.expected else 100 * attack.survivors / entry.n:.1f} %"
+        f"{attack.column}: {'at most ' * bool(attack.open and not attack.expected)}{left(attack, entry.n)} %"
         for attack in true
     ]
     if entry.masking:
@@ -103,15 +103,22 @@ def _non_adaptive(entry: Entry) -> list[str]:
 
 def _adaptive(entry: Entry) -> list[str]:
     if not entry.counted:
-        return [NOT_RUN]
+        return [NOT_RUN if entry.ended else ", ".join(entry.states)]
     names = ", ".join(sorted({line.run.attack for line in entry.counted}))
     if entry.threat.unbounded:
         return [f"distances only, by {names}"]
     if entry.unknown:
         return [f"{UNKNOWN}: each sample that was attacked ended without an answer, by {names}"]
+    if entry.bounded:
+        return [f"{_stated(entry)}: {entry.open:,} of {entry.n:,} samples have no answer, by {names}"]
     low, high = (100 * end for end in entry.interval)
     kind = f"{entry.measure.lower()}, " if entry.measure else ""
-    return [f"{kind}{100 * entry.accuracy:.1f} %, 95 % interval {low:.1f} to {high:.1f}, by {names}"]
+    return [f"{kind}{_stated(entry)}, 95 % interval {low:.1f} to {high:.1f}, by {names}"]
+
+
+def _stated(entry: Entry) -> str:
+    """Return the robust accuracy as every page states it."""
+    return UNKNOWN if entry.unknown else f"{'at most ' * entry.bounded}{100 * entry.accuracy:.1f} %"
 
 
 def _masking(entry: Entry) -> list[str]:
@@ -125,7 +132,7 @@ def _masking(entry: Entry) -> list[str]:
 
 def _heads(entry: Entry) -> list[str]:
     draws: dict[str, set[int]] = {}
-    for line in entry.runs:
+    for line in entry.ended:
         used, transferred = (mapping(line.run.manifest.get(key)) for key in ("draws", "sets"))
         for stage in line.stages[1:]:
             if stage.name in transferred:  # crafted on another network: no head of this defense was attacked
@@ -144,7 +151,7 @@ def _sources(entry: Entry) -> list[str]:
     """Return the networks of a transfer attacker, on which candidates were crafted."""
     found = [
         name
-        for line in entry.runs
+        for line in entry.ended
         for stage in mapping(line.run.manifest.get("sets")).values()
         for name in mapping(mapping(stage).get("sources"))
     ]
@@ -171,7 +178,7 @@ def _networks(entry: Entry, entries: Sequence[Entry]) -> list[str]:
             alone = mapping(other.runs[0].run.manifest.get("weights"))
             if list(alone.values()) == [digest] and (other.data, other.threat) == (entry.data, entry.threat):
                 clean = percent(other.clean, other.known)
-                found.append(f"{part}: clean {clean} %, under attack {100 * other.accuracy:.1f} % ({other.defense})")
+                found.append(f"{part}: clean {clean} %, under attack {_stated(other)} ({other.defense})")
     return found
 
 
@@ -217,7 +224,7 @@ def _randomness(entry: Entry, entries: Sequence[Entry]) -> list[str]:
     lines = []
     for rule, name in ACCURACIES.items():
         known = {other.victim: other for other in alike if other.runs[0].run.rule == rule}
-        values = [f"{100 * other.accuracy:.1f} % ({draws_of(other.runs[0].run)})" for other in known.values()]
+        values = [f"{_stated(other)} ({draws_of(other.runs[0].run)})" for other in known.values()]
         lines.append(f"{name}: {', '.join(values) or NOT_RUN}{', this entry' * (rule == first.rule)}")
     return lines
 
@@ -256,9 +263,8 @@ def _declared(described: Mapping[str, Any]) -> str:
 
 
 def _evidence(entry: Entry) -> list[str]:
-    total, low, high = len(entry.counted), *entry.interval
-    error = "" if entry.unknown else f", standard error {100 * (high - low) / 3.92:.1f} points"
+    total = len(entry.counted)
     return [
-        f"{entry.n:,} samples{error}",
+        f"{entry.n:,} samples",
         f"{total} adaptive {'run' if total == 1 else 'runs'}, {entry.verified} verified",
     ]

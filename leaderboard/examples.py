@@ -45,7 +45,7 @@ def examples(entry: Entry, damaged: list[str]) -> list[ExamplePictures]:
 
 def _pictures(entry: Entry, damaged: list[str]) -> Iterator[ExamplePictures]:
     taken: set[int] = set()
-    for run, record in _in_turn([(line.run, line.examples) for line in entry.counted or entry.runs]):
+    for run, record in _in_turn([(line.run, line.examples) for line in entry.counted or entry.ended]):
         path = run.folder.adversarial_path(record.chunk)
         if record.sample in taken or not path.exists():
             continue

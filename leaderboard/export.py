@@ -54,7 +54,7 @@ def as_csv(boards: Sequence[Board], brackets: Brackets = MappingProxyType({})) -
 
 
 def _record(entry: Entry, certified: Bracket | None) -> dict[str, Any]:
-    low, high = entry.interval
+    low, high = entry.interval if not (entry.unknown or entry.bounded) else (None, None)
     first, last = entry.rank or (None, None)
     return {
         "dataset": entry.data.name,
@@ -71,13 +71,15 @@ def _record(entry: Entry, certified: Bracket | None) -> dict[str, Any]:
         "n": entry.n,
         "measure": entry.measure or "share of samples",
         "clean": None if entry.clean_accuracy is None else round(entry.clean_accuracy, 6),
-        "robust": None if entry.unknown else round(entry.accuracy, 6),
-        "robust_low": None if entry.unknown else round(low, 6),
-        "robust_high": None if entry.unknown else round(high, 6),
+        "robust": None if entry.unknown or entry.bounded else round(entry.accuracy, 6),
+        "robust_low": None if low is None else round(low, 6),
+        "robust_high": None if high is None else round(high, 6),
+        "robust_at_most": round(entry.accuracy, 6) if entry.bounded and not entry.unknown else None,
         "open": _share(entry.open, entry.n),
         "proven": _share(certified.proven, certified.samples) if certified else None,
         "proven_low": round(certified.interval[0], 6) if certified else None,
         "proven_by": certified.by if certified else None,
+        "unfinished": list(entry.states),
         **_distances(entry),
         **_masking(entry),
         "attacks": {attack.column: _attack(attack, entry.n) for attack in entry.attacks},
@@ -116,12 +118,13 @@ def _masking(entry: Entry) -> dict[str, Any]:
 
 def _attack(attack: AttackColumn, n: int) -> dict[str, Any]:
     return {
-        "robust": round(attack.expected.mean, 6) if attack.expected else _share(attack.survivors, n),
+        "robust": round(attack.expected.mean, 6) if attack.expected else _share(attack.survivors, n, attack.open),
         "open": _share(attack.open, n),
         "declared_heads": attack.declared,
         "runs": attack.runs,
     }
 
 
-def _share(count: int, n: int) -> float | None:
-    return round(count / n, 6) if n else None
+def _share(count: int, n: int, unanswered: int = 0) -> float | None:
+    """Return a share; None where samples without an answer could change it."""
+    return round(count / n, 6) if n and not unanswered else None

@@ -21,11 +21,12 @@ LABELLED = 16
 
 def figure(board: Board) -> dict[str, Any]:
     """Return the figure of a board. The `customdata` of a point is the address of its entry's page."""
-    ranked = [entry for entry in board.entries if entry.rank is not None]
-    unranked = [entry for entry in board.entries if entry.rank is None]
+    known = [entry for entry in board.entries if not entry.unknown]
+    ranked = [entry for entry in known if entry.rank is not None]
+    unranked = [entry for entry in known if entry.rank is None]
     best = [ranked[i] for i in pareto_front([_place(entry) for entry in ranked])]
-    shown = [entry for entry in board.entries if len(board.entries) <= LABELLED or entry in best]
-    layout = _layout(board.entries)
+    shown = [entry for entry in known if len(known) <= LABELLED or entry in best]
+    layout = _layout(known)
     spans = [layout[name]["range"] for name in ("xaxis", "yaxis")]
     shares = [_shares(_place(entry), spans) for entry in shown]
     bars = [_bar(entry, spans[1]) for entry in shown]
@@ -81,8 +82,7 @@ def _place(entry: Entry) -> tuple[float, float]:
     """Return the clean and worst-case robust accuracy in percent; samples with missing records count as robust for the
     place.
     """
-    robust = entry.accuracy if entry.expected else (entry.robust + entry.open) / entry.n
-    return round(100 * (entry.clean_accuracy or 0.0), 3), round(100 * robust, 3)
+    return round(100 * (entry.clean_accuracy or 0.0), 3), round(100 * entry.accuracy, 3)
 
 
 def _bar(entry: Entry, span: Sequence[float]) -> tuple[float, float]:

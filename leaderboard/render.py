@@ -77,7 +77,7 @@ def write(
         figures={
             formatting.anchor(board): figure(board)
             for board in boards
-            if len(board.entries) > 1 and not board.threat.unbounded
+            if sum(not entry.unknown for entry in board.entries) > 1 and not board.threat.unbounded
         },
         columns={board: columns(board.threat.unbounded, _masked(board)) for board in boards},
         brackets=brackets,

@@ -16,6 +16,7 @@ from gauntlet.leaderboard.cross_run_flags import Aligned, across
 from gauntlet.leaderboard.entry import AttackColumn, Board, Elsewhere, Entry, RunLine
 from gauntlet.leaderboard.query_plot import queries
 from gauntlet.leaderboard.randomized_entries import unranked_because
+from gauntlet.leaderboard.ranking_floor import described, held_to
 from gauntlet.leaderboard.robustness_curve_plot import curves, nearest_over
 from gauntlet.leaderboard.run_metadata import GRADIENT, AttackRun, DataKey, EntryFlag, ThreatKey
 from gauntlet.leaderboard.sample_verdicts import Bools, Ints, locate
@@ -42,31 +43,38 @@ def score(pool: Sequence[Evidence]) -> list[Entry]:
     grouped: dict[tuple[str, float], list[Evidence]] = defaultdict(list)
     for evidence in pool:
         grouped[evidence.run.data.selection, evidence.run.threat.radius].append(evidence)
-    return [_entry(grouped[key], pool) for key in sorted(grouped)]
+    ended = [evidence for evidence in pool if not evidence.run.state]
+    return [_entry(grouped[key], ended) for key in sorted(grouped)]
 
 
-def boards(entries: Iterable[Entry]) -> list[Board]:
-    """Return entries in tables, ranked inside each (exact McNemar tests over all pairs, Holm's adjustment, 5 %)."""
+def boards(entries: Iterable[Entry], floor: str = "standard") -> list[Board]:
+    """Return entries in tables, ranked inside each (exact McNemar tests over all pairs, Holm's adjustment, 5 %).
+
+    floor: one of `gauntlet.leaderboard.ranking_floor.FLOORS`.
+    """
     grouped: dict[tuple[DataKey, ThreatKey], list[Entry]] = defaultdict(list)
     for entry in entries:
         grouped[entry.data, entry.threat].append(entry)
     order = sorted(grouped, key=lambda key: (key[0].name, key[1].unbounded, -len(grouped[key]), key))  # fullest first
-    return [_board(grouped[key]) for key in order]
+    return [_board([held_to(entry, floor) for entry in grouped[key]], floor) for key in order]
 
 
-def _board(entries: list[Entry]) -> Board:
-    ordered = sorted(entries, key=lambda e: (bool(e.reasons), -e.accuracy, e.defense, e.model, e.victim))
+def _board(entries: list[Entry], floor: str) -> Board:
+    ordered = sorted(entries, key=lambda e: (bool(e.reasons), e.unknown, -e.accuracy, e.defense, e.model, e.victim))
     ranked = [entry for entry in ordered if not entry.reasons]
     ids = _union([entry.robust_ids for entry in ordered])
     robust = np.array([locate(ids, entry.robust_ids)[1] for entry in ranked], bool).reshape(len(ranked), len(ids))
     placed = [replace(e, rank=rank) for e, rank in zip(ranked, rank_intervals(robust), strict=True)]
     first = ordered[0]
     eps = min((entry.eps for entry in entries), key=lambda text: (len(text), text))
-    return Board(first.data, first.threat, eps, tuple(placed + ordered[len(ranked) :]))
+    return Board(first.data, first.threat, eps, tuple(placed + ordered[len(ranked) :]), described(first.threat, floor))
 
 
-def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
-    first = own[0].run
+def _entry(every: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
+    """Return the entry of these runs. pool: all runs of the same model and images that have ended."""
+    first = every[0].run
+    own = [evidence for evidence in every if not evidence.run.state]
+    begun = [evidence for evidence in every if evidence.run.state]
     counted = [evidence for evidence in own if evidence.run.declared]
     ids = _union([evidence.ids for evidence in own])
     aligned = {evidence.run.place: _align(evidence, ids, first.threat.reach) for evidence in pool}
@@ -78,15 +86,15 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
     broken = inside | np.any([aligned[e.run.place].broken for e in others] or [np.zeros(len(ids), bool)], axis=0)
     complete = np.all([aligned[e.run.place].complete for e in counted] or [np.zeros(len(ids), bool)], axis=0)
     robust = complete & ~broken
-    n = max(len(ids), *(evidence.run.samples for evidence in own))
+    n = max(len(ids), *(evidence.run.samples for evidence in own or begun))
     verdicts = [aligned[evidence.run.place] for evidence in own]
-    wrong = np.any([each.clean_wrong for each in verdicts], axis=0)
+    wrong = np.any([each.clean_wrong for each in verdicts] or [np.zeros(len(ids), bool)], axis=0)
     randomized = _randomized(own)
     hidden = masking([_head_results(evidence, aligned[evidence.run.place]) for evidence in own], n, randomized)
     return Entry(
         data=first.data,
         threat=first.threat,
-        eps=min((evidence.run.eps for evidence in own), key=lambda text: (len(text), text)),
+        eps=min((evidence.run.eps for evidence in every), key=lambda text: (len(text), text)),
         victim=first.victim,
         defense=first.defense,
         model=first.model,
@@ -98,11 +106,14 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
         ids=ids,
         robust_ids=ids[robust],
         broken_ids=ids[broken],
-        runs=tuple(_line(evidence, aligned[evidence.run.place], beaten, n) for evidence in own),
+        runs=(
+            *(_line(evidence, aligned[evidence.run.place], beaten, n) for evidence in own),
+            *(_line(evidence, _align(evidence, evidence.ids[:0], 0.0), beaten[:0], n) for evidence in begun),
+        ),
         attacks=tuple(_attacks(own, verdicts, n)),
         elsewhere=tuple(each for each in elsewhere if each.lowered),
         flags=tuple(_flags(own, verdicts, [aligned[e.run.place] for e in others], hidden)),
-        reasons=tuple(_reasons(own, counted, n)),
+        reasons=tuple(_reasons(first, own, counted, n)),
         curves=curves(pool, first.data.selection, ids),
         queries=queries(own),
         spread=_spread(pool, ids) if first.threat.unbounded else None,
@@ -114,6 +125,8 @@ def _entry(own: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
 
 def _union(several: Sequence[Ints]) -> Ints:
     """Return the union of ordered ids, ordered."""
+    if not several:
+        return np.zeros(0, np.int64)
     first, *more = several
     if all(np.array_equal(first, other) for other in more):  # as nearly always
         return first
@@ -225,15 +238,18 @@ def _flags(
             detail = f"{check.failed} of {check.checked} stored examples did not pass the independent check"
             sources["verification-failed", detail].append(evidence.run.place)
     yield from (EntryFlag(name, detail, ", ".join(places)) for (name, detail), places in sorted(sources.items()))
-    yield from across(verdicts, others)
+    if verdicts:
+        yield from across(verdicts, others)
 
 
-def _reasons(own: Sequence[Evidence], counted: Sequence[Evidence], n: int) -> Iterable[str]:
-    if own[0].run.threat.unbounded:
+def _reasons(first: AttackRun, own: Sequence[Evidence], counted: Sequence[Evidence], n: int) -> Iterable[str]:
+    if first.threat.unbounded:
         yield "it has no eps to rank at: its runs measure how far the attacker must go"
-    if not counted:
+    if not own:
+        yield "no run of it has ended"
+    elif not counted:
         yield "no run attacks every head that the defense declares with gradients (heads=declared, access=gradient)"
-    yield from unranked_because(own[0].run, _randomized(counted))
+    yield from unranked_because(first, _randomized(counted))
     for evidence in counted:
         for problem in evidence.problems:
             yield f"{evidence.run.place}: {problem}"

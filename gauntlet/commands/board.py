@@ -23,13 +23,13 @@ def main(words: Sequence[str] | None = None) -> int:
     if not options.verify:
         if options.replay or options.full:
             reader.error("--replay and --full go with --verify")
-        return show(options.runs, options.out)
+        return show(options.runs, options.out, floor=options.floor)
     try:
         fresh, failed = _verdicts(options.runs, options.replay, options.full, options.trust, options.env)
     except UserError as mistake:
         sys.stderr.write(f"error: {printable(mistake)}\n")
         return 2
-    return show(options.runs, options.out, fresh) or int(failed)
+    return show(options.runs, options.out, fresh, options.floor) or int(failed)
 
 
 def _verdicts(

@@ -54,7 +54,10 @@ def read(folder: Path) -> Compared:
         raise UserError(f"{entry.open} of {entry.n} samples of {folder} have no answer yet; finish the run first")
     attacks = "+".join(attack.column for attack in entry.attacks)
     return Compared(
-        f"{entry.defense} · {entry.model} · {attacks}", board, entry, _classes([line.run.folder for line in entry.runs])
+        f"{entry.defense} · {entry.model} · {attacks}",
+        board,
+        entry,
+        _classes([line.run.folder for line in entry.ended]),
     )
 
 

@@ -23,7 +23,6 @@ from gauntlet.metrics import certificate_summary
 from gauntlet.metrics.attack_summary import summarize
 from gauntlet.metrics.display import DASH, UNKNOWN, points, ratio
 from gauntlet.metrics.perturbation_size import Spread, read
-from gauntlet.system.lock import Owner, holder
 from gauntlet.system.progress import duration
 
 STATES = ("done", "running", "waiting", "partial", "failed", "damaged")
@@ -74,7 +73,7 @@ def line(run: RunFolder) -> StatusLine:
         return StatusLine("damaged", 0, 0, run.path, reason(cause))
     if manifest["status"] == "done" and present == chunks:
         return about
-    if owners := _at_work(run):
+    if owners := run.at_work():
         pace = _pace(run, manifest)
         if list(owners) == ["run-0-of-1"]:
             return replace(about, state="running", remark=owners["run-0-of-1"].doing or pace)
@@ -154,16 +153,6 @@ def _pace(run: RunFolder, manifest: Manifest) -> str:
     chunks = (len(newest) - 1) / (newest[-1] - newest[0])
     left = (manifest["chunks"] - len(written)) / chunks
     return f"{chunks * manifest['chunk']:.3g} samples/s, {duration(left)} left"
-
-
-def _at_work(run: RunFolder) -> dict[str, Owner]:
-    """Return the shards that live processes hold, and who does."""
-    names = sorted((path.stem for path in run.path.glob("run-*.lock")), key=_numbers)
-    return {name: owner for name in names if (owner := holder(run.path, name))}
-
-
-def _numbers(name: str) -> list[int]:
-    return [int(word) for word in name.split("-") if word.isdigit()]
 
 
 def _shard(name: str) -> str:

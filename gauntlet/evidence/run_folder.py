@@ -39,6 +39,7 @@ from gauntlet.evidence.typed_json import Misfit
 from gauntlet.system.atomic_file import _write_synced, _writing, write_atomically
 from gauntlet.system.file_reader import read_json, read_regular
 from gauntlet.system.leftovers import temporary
+from gauntlet.system.lock import Owner, holder
 
 MOST_BYTES = 16 << 30
 """Bytes of a part, at most."""
@@ -178,6 +179,11 @@ class RunFolder:
         for chunk in sorted(self.present()):
             yield self.read_part(chunk)
 
+    def at_work(self) -> dict[str, Owner]:
+        """Return the locks of its shards that live processes hold, `run-0-of-1` and so on, and who holds them."""
+        names = sorted((path.stem for path in self.path.glob("run-*.lock")), key=_numbers)
+        return {name: owner for name in names if (owner := holder(self.path, name))}
+
     def set_aside(self, chunk: int) -> Path:
         """Rename a damaged part, and its adversarial examples, so that its chunk is done again; nothing is deleted."""
         both = self.part_path(chunk), self.adversarial_path(chunk)
@@ -208,6 +214,10 @@ def find_runs(root: Path) -> list[RunFolder]:
             found[real] = Path(folder)
             below.clear()
     return sorted(map(RunFolder, found.values()), key=lambda run: run.path)
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(word) for word in name.split("-") if word.isdigit()]
 
 
 def _encode(manifest: Manifest) -> bytes:

@@ -24,6 +24,9 @@ from gauntlet.system.atomic_file import write_atomically
 
 Make = Callable[..., RunFolder]
 
+STRONG = {"_target_": "attacks.gauntlet.Gauntlet", "steps": 20}
+"""An attack at the floor of a table, whatever a test calls it."""
+
 
 def make_run(
     root: Path,
@@ -73,7 +76,7 @@ def make_run(
         "kind": "attack",
         "name": name | {"model": model},
         "command": f"python run.py attack={attack} defense={defense} seed={seed}",
-        "config": {"attack": {"steps": 20}, "model": {"_target_": "gauntlet.models.small_cnn.SmallCNN"}, "seed": seed},
+        "config": {"attack": STRONG, "model": {"_target_": "gauntlet.models.small_cnn.SmallCNN"}, "seed": seed},
         "config_hash": "sha256:" + "0" * 64,
         "victim": victim or f"sha256:{defense}",
         "threat": {"norm": norm, "eps": eps, "radius": radius, "low": 0.0, "high": 1.0},

@@ -7,7 +7,7 @@ that are certified at a radius and broken within it, over all runs of one model,
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +115,37 @@ def certified(root: Path, fresh: Fresh = NO_VERDICTS) -> tuple[list[Claims], lis
                 damaged.append(str(cause))
         except (KeyError, TypeError, ValueError, AttributeError, OSError, pa.ArrowException) as cause:
             damaged.append(f"{place}: its certificates cannot be used ({reason(cause)})")
-    return found, damaged
+    return _on_the_same_samples(found), damaged
+
+
+def _on_the_same_samples(found: Sequence[Claims]) -> list[Claims]:
+    """Return the claims, with a problem where a run holds other samples, by their ids, than the first whole one of its
+    table.
+    """
+    first: dict[tuple[DataKey, str], Claims] = {}
+    compared = []
+    for each in found:
+        table = each.data, each.norm
+        if each.counts and not np.array_equal(first.setdefault(table, each).total.ids, each.total.ids):
+            other = f"it holds other samples than {first[table].place}"
+            each = replace(each, problems=(*each.problems, other))
+        compared.append(each)
+    return compared
 
 
 def _read(folder: RunFolder, place: str, manifest: Any, verification: Verification) -> Claims:
     data, threat, name = manifest["dataset"], manifest["threat"], manifest["name"]
     total = summary(folder)
     problems = [] if manifest["status"] == "done" else [f"its status is {manifest['status']}"]
-    if total.samples != int(data["samples"]):
-        problems.append(f"{int(data['samples']) - total.samples} samples lack records")
+    if manifest["status"] == "running":
+        problems = [f"it is {'evaluating' if folder.at_work() else 'interrupted'}"]
+    distinct, promised = len(np.unique(total.ids)), int(data["samples"])
+    if distinct < total.samples:
+        problems.append(f"{total.samples - distinct} rows are repeated")
+    if distinct < promised:
+        problems.append(f"{promised - distinct} samples lack records")
+    if distinct > promised:
+        problems.append("it holds more samples than it declares")
     if total.kinds - {str(manifest["certificate"]["kind"])}:
         problems.append("its rows and its manifest do not agree on their kind")
     if verification.state == "failed":

@@ -156,7 +156,7 @@ def _problems(run: AttackRun, verdicts: Verdicts, seen: list[int], damaged: list
     missing = run.chunks - sum(chunk < run.chunks for chunk in seen)
     lacking = run.samples - int(verdicts.complete.sum())
     if run.status != "done":
-        yield f"its status is {run.status}"
+        yield f"it is {run.state}" if run.state else f"its status is {run.status}"
     if missing:
         yield f"{missing} of {run.chunks} chunks are missing"
     if damaged:

@@ -83,7 +83,7 @@ def _record(entry: Entry, certified: Bracket | None) -> dict[str, Any]:
         **_distances(entry),
         **_masking(entry),
         "attacks": {attack.column: _attack(attack, entry.n) for attack in entry.attacks},
-        "cost": round(entry.cost, 3),
+        "cost": round(entry.cost, 3) if entry.counted else None,
         "flags": sorted({flag.name for flag in entry.flags}),
         "verified_runs": entry.verified,
         "runs": len(entry.counted),

@@ -19,7 +19,8 @@ RANK = Column(
     "First and last place that the entry may hold: one more than the number of entries that are significantly "
     "better, and the number of entries less those that are significantly worse (exact McNemar tests on the same "
     "samples, Holm's adjustment over all pairs, 5 %). Entries whose ranks overlap cannot be distinguished. "
-    "Bold: may be first.",
+    "Bold: may be first. Ranked are entries that faced the attack which the table asks for; unfinished runs, marked "
+    "evaluating or interrupted, move neither rank nor number.",
     "asc",
 )
 DEFENSE = Column(
@@ -33,7 +34,7 @@ ROBUST = Column(
     "robust",
     "Robust",
     "Share of the samples that are classified correctly and that no recorded attack broke within the threat, in "
-    "percent: the number to quote. Below it the Wilson 95 % interval. “≤” marks entries with samples that were not "
+    "percent: the number to quote. Below it the 95 % interval (Wilson's; of a randomized defense one over images and draws). “≤” marks entries with samples that were not "
     "attacked to the end: these do not count as robust, and the bound is what would remain if all of them were. “†” "
     "marks entries that adversarial examples from elsewhere lower: of the same weights on the same images, in other "
     "selections, at another ε, through the true head alone or without gradients.",

@@ -45,7 +45,7 @@ def described(threat: ThreatKey, floor: str) -> str:
 def held_to(entry: Entry, floor: str) -> Entry:
     """Return the entry, with a reason not to rank it where no whole run of its own reaches the floor."""
     words = described(entry.threat, floor)
-    if not words or not entry.counted or any(reaches(line.run) for line in entry.counted if not line.problems):
+    if not words or not entry.counted or any(reaches(line.run) for line in entry.counted):
         return entry
     names = ", ".join(sorted({line.run.attack for line in entry.counted}))
     below = f"its attacks ({names}) are below the floor of this table: {words}"

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         choices=FLOORS,
         default="standard",
         help="what an entry must have withstood to be ranked: standard (gauntlet or AutoAttack on every head, with "
-        "their default effort) or any attack",
+        "their default effort), verified (the same, by a verified run) or any attack",
     )
     return found
 

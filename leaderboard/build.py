@@ -47,9 +47,7 @@ def scored(runs: Path, floor: str = "standard") -> tuple[list[Board], list[str]]
     return _boards(discover(runs), runs, floor)
 
 
-def _boards(
-    found: DiscoveredRuns, runs: Path, floor: str, fresh: Fresh = NO_VERDICTS
-) -> tuple[list[Board], list[str]]:
+def _boards(found: DiscoveredRuns, runs: Path, floor: str, fresh: Fresh = NO_VERDICTS) -> tuple[list[Board], list[str]]:
     damaged = list(found.damaged)
     entries: list[Entry] = []
     for pool in pools(found.runs):

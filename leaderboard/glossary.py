@@ -34,7 +34,8 @@ ROBUST = Column(
     "robust",
     "Robust",
     "Share of the samples that are classified correctly and that no recorded attack broke within the threat, in "
-    "percent: the number to quote. Below it the 95 % interval (Wilson's; of a randomized defense one over images and draws). “≤” marks entries with samples that were not "
+    "percent: the number to quote. Below it the 95 % interval (Wilson's; of a randomized defense one over images and "
+    "draws). “≤” marks entries with samples that were not "
     "attacked to the end: these do not count as robust, and the bound is what would remain if all of them were. “†” "
     "marks entries that adversarial examples from elsewhere lower: of the same weights on the same images, in other "
     "selections, at another ε, through the true head alone or without gradients.",

@@ -13,8 +13,8 @@ from gauntlet.evidence.stable_names import place_of
 from gauntlet.leaderboard.entry import Entry
 from gauntlet.leaderboard.run_metadata import AttackRun, ThreatKey, mapping
 
-FLOORS = ("standard", "any")
-"""Names of the floors that a board may have."""
+FLOORS = ("standard", "verified", "any")
+"""Names of the floors that a board may have; verified: the standard one, by a run that a check confirmed."""
 
 NORMS = ("linf", "l2", "l1")
 """Those of the attacks of the floor; tables of other norms have none."""
@@ -39,13 +39,16 @@ WORDS = "gauntlet or AutoAttack on every head, with at least their default effor
 
 def described(threat: ThreatKey, floor: str) -> str:
     """Return the floor of a table in words; empty where it has none."""
-    return WORDS if floor == "standard" and threat.norm in NORMS and not threat.unbounded else ""
+    if floor == "any" or threat.norm not in NORMS or threat.unbounded:
+        return ""
+    return f"{WORDS}, verified" if floor == "verified" else WORDS
 
 
 def held_to(entry: Entry, floor: str) -> Entry:
     """Return the entry, with a reason not to rank it where no whole run of its own reaches the floor."""
     words = described(entry.threat, floor)
-    if not words or not entry.counted or any(reaches(line.run) for line in entry.counted):
+    asked = [line for line in entry.counted if floor != "verified" or line.verification.state == "verified"]
+    if not words or not entry.counted or any(reaches(line.run) for line in asked):
         return entry
     names = ", ".join(sorted({line.run.attack for line in entry.counted}))
     below = f"its attacks ({names}) are below the floor of this table: {words}"

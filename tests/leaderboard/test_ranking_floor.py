@@ -92,6 +92,17 @@ def test_the_floor_is_an_attack_and_its_effort_whatever_the_run_is_called(make, 
     assert (entry.rank is not None) == ranked
 
 
+def test_a_floor_may_ask_for_a_verified_run(make, entries, check):
+    run = make(attack="gauntlet", broken=[1])
+    check(make(attack="fgsm", broken=[2], change=config(FGSM)))
+    ((entry,),) = (board.entries for board in boards(entries(), "verified"))
+    assert entry.rank is None
+    assert entry.reasons[0].endswith("with at least their default effort, verified")
+    check(run)
+    ((entry,),) = (board.entries for board in boards(entries(), "verified"))
+    assert entry.rank == (1, 1)
+
+
 def test_what_other_runs_broke_counts_for_an_entry_at_the_floor(make, entries):
     make(attack="gauntlet", broken=[1])
     make(attack="fgsm", broken=[2], change=config(FGSM))

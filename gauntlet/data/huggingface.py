@@ -5,7 +5,8 @@ data set is ever run.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,11 +114,9 @@ class HuggingFace(EncodedImages):
                 f"dataset.path={self.path} is no folder, and a name on the Hub needs the package datasets; pip install "
                 "datasets, or set dataset.path to a folder that has the data"
             ) from None
-        local = datasets.DownloadConfig(local_files_only=not self.download)
         try:
-            found = datasets.load_dataset(
-                self.path, self.config, split=split, revision=self.revision, download_config=local
-            )
+            with nullcontext() if self.download else _offline():
+                found = datasets.load_dataset(self.path, self.config, split=split, revision=self.revision)
         except Exception as cause:  # of the package and of its transports: whatever the network leads them to
             more = "" if self.download else " and dataset.download=true"
             raise UserError(
@@ -125,6 +124,23 @@ class HuggingFace(EncodedImages):
                 f"name and the split {split}, and run with a network{more}"
             ) from None
         return [Path(file["filename"]) for file in found.cache_files]
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Have the packages of the Hub take what is at hand, and ask no network."""
+    import datasets
+    import huggingface_hub
+
+    places = (datasets.config, huggingface_hub.constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    try:
+        for place in places:
+            place.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
 
 
 def _saved(root: Path, split: str) -> list[Path]:

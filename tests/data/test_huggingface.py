@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from dataclasses import replace
 
 import numpy as np
@@ -259,6 +260,23 @@ def test_a_name_on_the_hub_without_a_network_is_one_line(monkeypatch):
         data("owner/animals").split("test")
     assert "dataset.download=true" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_is_asked_of_a_network_unless_download_is_given(monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
+    asked = []
+
+    def refused(*words, **_):
+        asked.append(words)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    before = datasets.config.HF_HUB_OFFLINE
+    with pytest.raises(UserError, match="cannot be had from the Hub"):
+        data("owner/animals").split("test")
+    assert not asked
+    assert before == datasets.config.HF_HUB_OFFLINE
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -15,6 +15,7 @@ from gauntlet.commands.subcommands import COMMANDS
 from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import checked
 from gauntlet.jobs.attack_job import evaluate
+from gauntlet.jobs.bracket_job import _without, attack_and_certify
 from gauntlet.jobs.certification_job import certify
 from gauntlet.jobs.setup import KEYS
 from gauntlet.jobs.training_job import KEYS as TRAINING_KEYS
@@ -95,10 +96,13 @@ def test_the_pages_have_commands():
 @pytest.mark.parametrize("words", EVALUATIONS)
 def test_it_composes_and_every_option_exists(words):
     kind, given = overrides(words)
-    checked(
-        owned(composed(kind, given)) if kind == "run" else composed(kind, given),
-        KEYS if kind == "run" else TRAINING_KEYS,
-    )
+    if kind == "train":
+        checked(composed(kind, given), TRAINING_KEYS)
+        return
+    cfg = owned(composed(kind, given))
+    both = cfg.get("attack") is not None and cfg.get("certifier") is not None
+    for half in ("certifier", "attack") if both else (None,):  # an attack and a certifier are two runs of one job
+        checked(_without(cfg, half) if half else cfg, KEYS)
 
 
 def _is_quick(words):
@@ -125,7 +129,10 @@ def test_it_runs_on_a_few_images(words, tmp_path):
         for word in given
         if re.match(r"(attack|defense|certifier)=", word)
     }
-    if cfg.get("certifier") is not None:
+    if cfg.get("certifier") is not None and cfg.get("attack") is not None:
+        done = attack_and_certify(cfg, choices, given)
+        outcome, said = done.attacked, [done.bracket.words(), *lines(done.attacked)]
+    elif cfg.get("certifier") is not None:
         outcome = certify(cfg, choices, "")
         said = certificate_lines(outcome)
     else:

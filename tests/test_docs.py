@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from gauntlet.commands.attack_report import lines
 from gauntlet.commands.certification_report import certificate_lines
+from gauntlet.commands.command_line import by_file
 from gauntlet.commands.subcommands import COMMANDS
 from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import checked
@@ -72,7 +73,7 @@ def overrides(words):
         else word
         for one, word in zip(parsed, kept, strict=True)
     ]
-    return kind, first
+    return kind, by_file(first)
 
 
 def composed(kind, words):

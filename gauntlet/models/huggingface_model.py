@@ -1,6 +1,7 @@
 """Any image classifier of transformers, from a folder or the hub, behind what its image processor does."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import nn
 
 from gauntlet.errors import UserError, reason
 from gauntlet.models.author_preprocessing import Declared, triple
+from gauntlet.models.model_hub import hub
 from gauntlet.models.optional import needed
 from gauntlet.models.wrapped import Wrapped
 
@@ -105,9 +107,10 @@ def _loaded(place: str, revision: str | None) -> tuple[nn.Module, Mapping[str, A
     transformers = needed("transformers", "huggingface", "huggingface")
     more = {} if revision is None else {"revision": revision}
     try:
-        config, _ = transformers.BaseImageProcessor.get_image_processor_dict(place, **more)
-        kind = transformers.AutoModelForImageClassification
-        network: nn.Module = kind.from_pretrained(place, trust_remote_code=False, **more)
+        with nullcontext() if Path(place).is_dir() else hub():
+            config, _ = transformers.BaseImageProcessor.get_image_processor_dict(place, **more)
+            kind = transformers.AutoModelForImageClassification
+            network: nn.Module = kind.from_pretrained(place, trust_remote_code=False, **more)
     except Exception as cause:  # the hub, files and configurations raise many types
         raise UserError(
             f"transformers cannot give {place} ({reason(cause)}); without network give a local folder that "

@@ -1,6 +1,7 @@
 """A CLIP model of open_clip as a zero-shot classifier: the class whose prompt is nearest (Radford et al. 2021)."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from gauntlet.errors import UserError, reason
 from gauntlet.models.author_preprocessing import Declared, triple
+from gauntlet.models.model_hub import hub
 from gauntlet.models.optional import needed
 from gauntlet.models.wrapped import Wrapped
 
@@ -112,10 +114,10 @@ def _words(labels: Any) -> list[str]:
 def _loaded(name: str, weights: str) -> tuple[Any, Any]:
     open_clip = needed("open_clip", "open_clip", "open_clip")
     try:
-        clip = open_clip.create_model(
-            name, pretrained=str(Path(weights).expanduser()) if Path(weights).exists() else weights
-        )
-        return clip, open_clip.get_tokenizer(name)
+        file = Path(weights).expanduser()
+        with nullcontext() if file.is_file() and not name.startswith("hf-hub:") else hub():
+            clip = open_clip.create_model(name, pretrained=str(file) if file.is_file() else weights)
+            return clip, open_clip.get_tokenizer(name)
     except Exception as cause:  # the hub, files and configurations raise many types
         raise UserError(
             f"open_clip cannot give {name} with {weights} ({reason(cause)}); without network give a file: "

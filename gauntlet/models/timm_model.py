@@ -2,12 +2,14 @@
 
 import difflib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
 
 from gauntlet.errors import UserError, reason
 from gauntlet.models.author_preprocessing import Declared, triple
+from gauntlet.models.model_hub import hub
 from gauntlet.models.optional import needed
 from gauntlet.models.wrapped import Wrapped
 
@@ -79,9 +81,9 @@ def _network(timm: Any, name: str, classes: int, *, pretrained: bool) -> nn.Modu
             near = difflib.get_close_matches(name, known, 3, 0.5)
             raise UserError(f"timm has no model {name!r}; did you mean {', '.join(near) or known[0]}? (model.name)")
     try:
-        network: nn.Module = timm.create_model(
-            name, pretrained=pretrained, **({} if pretrained else {"num_classes": classes})
-        )
+        more = {} if pretrained else {"num_classes": classes}
+        with hub() if pretrained and not name.startswith("local-dir:") else nullcontext():
+            network: nn.Module = timm.create_model(name, pretrained=pretrained, **more)
     except Exception as cause:  # the hub, files and names raise many types
         way = "check the network and the name, or give checkpoint=FILE with model.weights=null"
         raise UserError(f"timm cannot give {name} ({reason(cause)}); {way}") from None

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from gauntlet.errors import UserError
+from gauntlet.models import model_hub
 from gauntlet.models.author_preprocessing import Declared
 from gauntlet.models.huggingface_model import HuggingFaceModel, declared_by
 from gauntlet.models.onnx_model import OnnxModel
@@ -62,6 +63,11 @@ def test_a_package_that_is_not_there_is_named_with_its_extra(monkeypatch):
         needed("timm", "timm", "timm")
 
 
+def test_a_hub_that_does_not_answer_is_not_waited_for():
+    assert not model_hub.answers("http://localhost:1")
+    assert not model_hub.answers("nonsense")
+
+
 class TestTimm:
     @pytest.fixture(autouse=True)
     def _package(self):
@@ -102,8 +108,7 @@ class TestTimm:
             TimmModel("resnet18", 10, weights="DEFAULT")
 
     def test_a_hub_without_network_is_one_line(self, monkeypatch):
-        hub = pytest.importorskip("huggingface_hub")
-        monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(model_hub, "answers", lambda address: False)
         with pytest.raises(UserError, match="check the network and the name, or give checkpoint=FILE"):
             TimmModel("hf_hub:nobody/nothing", 10, weights="pretrained")
 
@@ -131,8 +136,7 @@ class TestHuggingFace:
             HuggingFaceModel(str(tmp_path / "net"), 10, size=32)
         with pytest.raises(UserError, match="there is no folder"):
             HuggingFaceModel("/nowhere/net", 10)
-        hub = pytest.importorskip("huggingface_hub")
-        monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(model_hub, "answers", lambda address: False)
         with pytest.raises(UserError, match="without network give a local folder"):
             HuggingFaceModel("nobody/nothing", 10)
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "import": Command("gauntlet.commands.import_examples", "judge adversarial examples from elsewhere as a run"),
     "export": Command("gauntlet.commands.export_examples", "write the adversarial set of a run as .pt, .npz or PNG"),
     "curves": Command("gauntlet.commands.curves", "print robust accuracy at every eps, from unbounded runs"),
+    "corruptions": Command("gauntlet.commands.corruptions", "print errors on corrupted images, their means, and mCE"),
     "queries": Command("gauntlet.commands.queries", "print success against queries, from black-box runs"),
     "transfer": Command("gauntlet.commands.transfer_matrix", "print transfer rates, sources against targets"),
     "compare": Command("gauntlet.commands.compare", "compare entries on the same samples: tests, intervals, overlap"),

@@ -1,12 +1,14 @@
-"""The way of the configuration from the command line to the loop: `python benchmarks/config_path.py ROOT [option ...]`.
+"""The way of the configuration to the loop: `python benchmarks/config_path.py [--nodes] ROOT [option ...]`.
 
 A function carries the configuration where one of its arguments is a node of it, a mapping that is one as plain values
 (it has a `_target_`) or holds the whole (a manifest), or an object of the project that holds one, itself or in what it
 holds. Who reads along goes from one such function to the next one that is entered, or that is come back to; properties
 are not gone to. A stay is a stretch of the way within one file; a stay in a file that was read before is a return. Each
 step from one function to another counts once, however many nodes of the configuration take it. Counted from the
-function that Hydra calls to the first chunk. ROOT is a checkout, of this version or of 0.1.0; the options are those of
-run.py.
+function that Hydra calls to the first chunk.
+
+With `--nodes`, plain values and manifests are left out. ROOT is a checkout, of this version or of 0.1.0; the options
+are those of run.py.
 """
 
 import json
@@ -20,6 +22,9 @@ from typing import Any
 
 DEPTH = 4
 """Objects within objects that are searched for the configuration."""
+
+PLAIN = "--nodes" not in sys.argv
+"""Whether plain values count."""
 
 LOOP = {"evaluate_chunk", "chunk"}
 """The function that evaluates a chunk: of this version, and the method of 0.1.0."""
@@ -92,7 +97,9 @@ def holds(value: Any, depth: int) -> bool:
     """Return whether a value is a node of a configuration, or an object of the project that holds one."""
     from omegaconf import Container
 
-    if isinstance(value, Container) or (isinstance(value, dict) and ("_target_" in value or "config" in value)):
+    if isinstance(value, Container):
+        return True
+    if PLAIN and isinstance(value, dict) and ("_target_" in value or "config" in value):
         return True
     ours = type(value).__module__.split(".")[0] in ("gauntlet", "harness", "attacks", "defenses", "training", "models")
     return ours and depth > 0 and any(holds(each, depth - 1) for each in getattr(value, "__dict__", {}).values())
@@ -100,10 +107,11 @@ def holds(value: Any, depth: int) -> bool:
 
 def main() -> None:
     """Run, and print the count."""
-    root = Path(sys.argv[1]).resolve()
+    first, *options = [word for word in sys.argv[1:] if word != "--nodes"]
+    root = Path(first).resolve()
     os.chdir(tempfile.mkdtemp())
     sys.path[0] = str(root)  # in place of the folder of this file
-    sys.argv = [str(root / "run.py"), *sys.argv[2:], "dataset.limit=16", "runtime.progress=false", "runs_dir=runs"]
+    sys.argv = [str(root / "run.py"), *options, "dataset.limit=16", "runtime.progress=false", "runs_dir=runs"]
     path = ConfigPath(root)
     sys.setprofile(path)
     try:

@@ -26,6 +26,7 @@ from gauntlet.system.handed_objects import handed
 from gauntlet.system.provenance import now, versions
 from gauntlet.verification.attack_evidence import check_rows_and_examples
 from gauntlet.verification.certificate_evidence import check_certificates, replay_certificates
+from gauntlet.verification.command_check import command_note
 from gauntlet.verification.handed_in import objects
 from gauntlet.verification.pack_format import opened_pack
 from gauntlet.verification.packed_images import PackedImages
@@ -65,6 +66,7 @@ def _verified(
         report.notes.append("the folder was copied out of its runs folder; where it lies was not checked")
     if local.data is not None:
         report.notes.append("the images are those of the pack; that they are the data set's was not checked")
+    report.notes += filter(None, [command_note(manifest, local.trust)])
     check_networks(report, job)
     nonce = nonce or fresh_nonce()
     if isinstance(job, AttackSetup):

@@ -23,6 +23,7 @@ from gauntlet.metrics.certificate_summary import summary
 from gauntlet.training.loop import BEST
 from gauntlet.training.weights_cache import ZOO
 from gauntlet.verification import verify
+from gauntlet.verification.command_check import command_note
 from gauntlet.verification.sampling import EVERYTHING, Amount, missed
 
 CHOICES = {"attack": "pgd", "defense": "trades", "model": "small_cnn"}
@@ -165,6 +166,33 @@ def test_totals_in_the_manifest_cannot_be_replaced(run, field, words):
     report = verify.verify(run, amount=Amount.of("4") if "draws" in field else None)
     assert words in "\n".join(report.problems)
     assert report.problems
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("python run.py defense=trades attack=pgd attack.steps=10 threat.eps=0.35 dataset.limit=60", ""),
+        ("python run.py defense=trades attack=pgd threat.eps=0.35 dataset.limit=60", "attack.steps is 40, the record"),
+        ("curl example.org", "is none of gauntlet's"),
+        ("python run.py hydra.searchpath=[file://x] attack=y", "was not composed"),
+        ("python run.py attack=nothing", "could not be composed here"),
+        ("python run.py 'seed=${oc.env:HOME}'", "could not be composed here"),
+    ],
+)
+def test_a_command_that_gives_another_configuration_is_told(run, command, words):
+    run.update({**run.manifest(), "command": command})
+    note = command_note(run.manifest())
+    assert words in note
+    assert bool(note) == bool(words)
+
+
+def test_a_recorded_command_calls_no_code_and_cannot_trust_itself(run, tmp_path, monkeypatch):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'CANARY')!r}, 'w').close()\nclass F: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for command in ("trusted_packages=[evil] attack._target_=evil.F", f"model={tmp_path}/evil.py:F"):
+        run.update({**run.manifest(), "command": f"python run.py {command}"})
+        assert "could not be composed here" in command_note(run.manifest())
+    assert not (tmp_path / "CANARY").exists()
 
 
 def test_what_is_not_proven_is_said(run, capsys):

@@ -123,6 +123,7 @@ def test_no_module_is_loaded_under_two_names():
         "commands.train",
         "commands.status",
         "commands.curves",
+        "commands.board",
     ],
 )
 def test_torch_is_not_imported(module):

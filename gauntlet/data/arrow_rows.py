@@ -58,7 +58,6 @@ class ArrowRows:
     levels: int = field(default=255, init=False)
     _starts: Ids = field(init=False)  # first row of each batch, over all files
     _held: tuple[int, pa.RecordBatch] | None = field(default=None, init=False)
-    _file: tuple[int, "_Opened"] | None = field(default=None, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 
     def __post_init__(self) -> None:
@@ -140,15 +139,14 @@ class ArrowRows:
         """Return the batch of a row, and the row's place in it."""
         number = self._batch(row)
         if self._held is None or self._held[0] != number:
+            self._held = None
             self._held = number, self._read(self.batches[number])
         return self._held[1], row - int(self._starts[number])
 
     def _read(self, batch: ArrowBatch) -> pa.RecordBatch:
         self._check(batch.file)
         with reading(self.files[batch.file], "Arrow"):
-            if self._file is None or self._file[0] != batch.file:
-                self._file = batch.file, _Opened.of(self.files[batch.file])
-            return self._file[1].read(batch.at)
+            return _Opened.of(self.files[batch.file]).read(batch.at)  # mapped anew: what was read is let go of
 
     def _encoded(self, row: int) -> bytes:
         batch, place = self._at(row)

@@ -37,7 +37,7 @@ def ce(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """z_m - z_y, or z_t - z_y (Carlini and Wagner 2017, arXiv 1608.04644)."""
+    """Return z_m - z_y, or z_t - z_y (Carlini and Wagner 2017, arXiv 1608.04644)."""
     z = resolved(logits)
     rival = runner_up(z, y) if target is None else target
     return _unit(_one_hot(rival, z) - _one_hot(y, z))
@@ -78,7 +78,7 @@ def pm(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
 
 
 def rival_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """p_m: (1 + (S - 1) q) e_m - e_y - q sum_{j != m, y} r_j e_j; far on the wrong side as in `pm`."""
+    """Return p_m: (1 + (S - 1) q) e_m - e_y - q sum_{j != m, y} r_j e_j; far on the wrong side as in `pm`."""
     _, rival, r, rest, up, down = _pieces(logits, y, target)
     cotangent = -up * r
     cotangent.scatter_(1, rival[:, None], down + rest * up)
@@ -86,17 +86,17 @@ def rival_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -
 
 
 def true_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """+p_y: the step away from the boundary with which margin-decomposition attacks begin. Opposite to ce."""
+    """Return +p_y: the step away from the boundary with which margin-decomposition attacks begin. Opposite to ce."""
     return -ce(logits, y)
 
 
 def true_logit(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """-z_y."""
+    """Return -z_y."""
     return -_one_hot(y, resolved(logits))
 
 
 def rival_logit(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """z_m, or z_t."""
+    """Return z_m, or z_t."""
     z = resolved(logits)
     return _one_hot(runner_up(z, y) if target is None else target, z)
 

@@ -56,7 +56,7 @@ class Suite:
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """Norms for which every stage is defined."""
+        """Return the norms for which every stage is defined."""
         return tuple(n for n in Threat.NORMS if all(n in traits_of(attack).norms for attack in self.stages.values()))
 
     @property

@@ -214,7 +214,7 @@ class AdaptiveSmoothingObjective(Knobs, Objective, key="recipe.objective"):
 
 
 def _check_taps(key: str, taps: list[list[str]]) -> None:
-    """Raises UserError unless there are an early and a late layer of each of the two base networks."""
+    """Refuse taps that are not an early and a late layer of each of the two base networks. Raises UserError."""
     if [len(names) for names in taps] != [2, 2]:
         raise UserError(f"{key}={taps} must be [[early, late], [early, late]], of the accurate and the robust network")
 

@@ -55,7 +55,7 @@ class AdvMoE(Defense):
 
 
 def soft(model: MixtureOfExperts, x: Tensor, rng: Rng) -> Tensor:
-    """log of the sum over e of w_e softmax(logits of pathway e), [B, K]: the network with a soft choice.
+    """Return the log of the sum over e of w_e softmax(logits of pathway e), [B, K]: the network with a soft choice.
 
     w is the softmax of the scores, divided by the gap between the two largest where that is above one, so that neither
     sureness nor scale of the router hides its gradient.

@@ -31,8 +31,8 @@ def standardised(logits: Tensor) -> Tensor:
 
 
 def mapped(logits: Tensor, s: float, c: float, p: float) -> Tensor:
-    """s sign(w) |w|^p with w = GELU(u + c) and u the standardised logits [B, K]: large margins where the network is
-    sure, small ones elsewhere. The order of the classes may change: GELU falls below -0.75."""
+    """Return s sign(w) |w|^p with w = GELU(u + c) and u the standardised logits [B, K]: large margins where the
+    network is sure, small ones elsewhere. The order of the classes may change: GELU falls below -0.75."""
     w = torch.nn.functional.gelu(standardised(logits) + c)
     return s * w.sign() * w.abs().pow(p)
 
@@ -212,8 +212,8 @@ class MixedNUTS(Defense):
 
 
 def nuts(accurate: Tensor, robust: Tensor, alpha: float) -> Tensor:
-    """log((1 - alpha) onehot(accurate) + alpha softmax(robust)), [B, K]; robust: logits after the map. The choice of
-    the accurate network has no gradient."""
+    """Return log((1 - alpha) onehot(accurate) + alpha softmax(robust)), [B, K]; robust: logits after the map. The
+    choice of the accurate network has no gradient."""
     chosen = nn.functional.one_hot(accurate.argmax(1), accurate.shape[1]).bool()
     sure = torch.zeros_like(robust).masked_fill(~chosen, -torch.inf)
     return mixed(sure, robust, alpha)

@@ -14,7 +14,7 @@ from gauntlet.threat_model.victim import Head, Victim, plain
 
 
 def mixed(accurate: Tensor, robust: Tensor, alpha: Tensor | float) -> Tensor:
-    """log((1 - alpha) softmax(accurate) + alpha softmax(robust)), [B, K], computed without leaving the log domain.
+    """Return log((1 - alpha) softmax(accurate) + alpha softmax(robust)), [B, K], within the log domain.
 
     Args:
         accurate, robust: logits [B, K], already divided by their temperatures.

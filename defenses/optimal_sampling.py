@@ -104,5 +104,5 @@ def largest(sets: Iterable[int]) -> set[int]:
 
 
 def members(bits: int, count: int) -> Floats:
-    """1 for each member of the set, else 0, [count]."""
+    """Return 1 for each member of the set, else 0, [count]."""
     return ((int(bits) >> np.arange(count)) & 1).astype(float)

@@ -98,7 +98,7 @@ def answered(networks: Mapping[str, nn.Module], chances: Tensor, x: Tensor, rng:
 
 
 def expected_softmax(logits: Tensor, chances: Tensor) -> Tensor:
-    """log sum_i a_i softmax(f_i), [B, K], of logits [M, B, K]: what PGD on a randomised ensemble usually climbs."""
+    """Return log sum_i a_i softmax(f_i), [B, K], of logits [M, B, K]: what PGD on a randomised ensemble climbs."""
     weights = chances.log().to(logits)[:, None, None]
     return (weights + logits.log_softmax(2)).logsumexp(0)
 

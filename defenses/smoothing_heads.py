@@ -17,7 +17,7 @@ FEW = 8
 
 
 def check_copies(copies: Sequence[int]) -> None:
-    """Raises UserError unless each number of copies is at least 1."""
+    """Refuse numbers of copies below 1. Raises UserError."""
     if any(number < 1 for number in copies) or len(set(copies)) < len(copies):
         raise UserError(f"defense.copies={list(copies)} must be different whole numbers of at least 1, such as [1,8]")
 

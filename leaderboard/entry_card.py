@@ -192,7 +192,7 @@ def _settings(defense: Mapping[str, Any]) -> list[str]:
 
 
 def _words(value: object) -> str:
-    """Items with commas between them; lists of lists with semicolons between these."""
+    """Return the items with commas between them; lists of lists with semicolons between these."""
     if not isinstance(value, list):
         return str(value)
     return ("; " if any(isinstance(item, list) for item in value) else ", ").join(map(_words, value))

@@ -29,7 +29,7 @@ from gauntlet.metrics.randomized_result import ACCURACIES
 
 
 def environment() -> Environment:
-    """Templates with escaping always on, and errors for misspelt names."""
+    """Return the templates with escaping always on, and errors for misspelt names."""
     env = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

@@ -30,7 +30,7 @@ PoolKey = tuple[str, str, str, float, float, str]
 
 
 def pools(runs: Iterable[AttackRun]) -> list[list[AttackRun]]:
-    """Runs that may speak of each other's samples, in a fixed order."""
+    """Return the runs that may speak of each other's samples, in a fixed order."""
     grouped: dict[PoolKey, list[AttackRun]] = defaultdict(list)
     for run in runs:
         box = run.threat.low, run.threat.high

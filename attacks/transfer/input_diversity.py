@@ -54,7 +54,7 @@ class Diversity(Knobs):
 
 
 def _interpolating(source: Tensor, count: int) -> Tensor:
-    """Matrices [..., m, count] that read `count` pixels at fractional positions source [..., m] >= 0."""
+    """Return the matrices [..., m, count] that read `count` pixels at fractional positions source [..., m] >= 0."""
     left = source.floor().clamp_max(count - 1)
     right = (left + 1).clamp_max(count - 1)
     share = (source - left)[..., None]
@@ -69,7 +69,7 @@ def _resizing(before: int, after: int, like: Tensor) -> Tensor:
 
 
 def _placing(before: int, size: Tensor, corner: Tensor, canvas: int, like: Tensor) -> Tensor:
-    """Matrices [B, canvas, before]: resize to `size` pixels, then place at `corner` on an empty canvas."""
+    """Return the matrices [B, canvas, before]: resize to `size` pixels, then place at `corner` on an empty canvas."""
     at = torch.arange(canvas, device=like.device, dtype=like.dtype) - corner[:, None]
     source = ((at + 0.5) * (before / size.to(like.dtype))[:, None] - 0.5).clamp_min(0)
     inside = (at >= 0) & (at < size[:, None])

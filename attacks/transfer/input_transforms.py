@@ -20,7 +20,7 @@ class Piece(Protocol):
 
     @property
     def copies(self) -> int:
-        """Views over which a gradient is averaged."""
+        """Return the views over which a gradient is averaged."""
 
     def draw(self, copy: int, context: AttackContext, rng: Rng) -> TransformedInput:
         """Draw view number `copy` for the samples of the context.

@@ -14,7 +14,7 @@ DELAY = 30
 
 
 def largest_array() -> int | None:
-    """How many jobs an array may have at this site; None: it does not say."""
+    """Return how many jobs an array may have at this site; None: it does not say."""
     try:
         asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -62,7 +62,7 @@ class SweepJob:
 
     @property
     def command(self) -> str:
-        """What the user can paste to do this job alone."""
+        """Return what the user can paste to do this job alone."""
         return shlex.join(["python", f"{self.program}.py", *self.words])
 
     def wait(self) -> None:
@@ -96,7 +96,7 @@ class SweepJob:
                 self._write("failed" if said[0] else "done", said=said[0], **about)
 
     def status(self) -> JobState:
-        """How it stands, from its files."""
+        """Return how it stands, from its files."""
         record = self._read()
         state, said = str(record.get("state", "waiting")), str(record.get("said", ""))
         owner = self._holder() if state == "running" else None
@@ -125,7 +125,7 @@ class SweepJob:
 
 
 def job_of(hydra: HydraConf | DictConfig) -> SweepJob:
-    """The job that this process works on, from Hydra's configuration."""
+    """Return the job that this process works on, from Hydra's configuration."""
     return SweepJob(Path(hydra.sweep.dir) / "cells", hydra.job.name, tuple(hydra.overrides.task))
 
 
@@ -170,7 +170,7 @@ def _lost(job: SweepJob, logs: list[Path]) -> None:
 
 
 def verdict(jobs: Iterable[SweepJob], stopped: bool = False) -> tuple[list[str], bool]:
-    """What to say of a sweep that has ended, or that the user has stopped, and whether every job is done."""
+    """Return what to say of a sweep that has ended, or that the user has stopped, and whether every job is done."""
     stand = [(job, job.status()) for job in jobs]
     counts = [f"{number} {state}" for state in STATES if (number := sum(one.state == state for _, one in stand))]
     out = [f"sweep of {len(stand)}: {', '.join(counts)}"]

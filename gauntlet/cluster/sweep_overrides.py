@@ -24,7 +24,7 @@ MULTIRUN = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
 
 
 def prepared(words: Sequence[str]) -> list[str]:
-    """The words of a command line, with force where an option belongs to a swept choice.
+    """Return the words of a command line, with force where an option belongs to a swept choice.
 
     Raises:
         UserError: one of the swept choices does not exist, or lacks the option.
@@ -51,7 +51,7 @@ def _parsed(word: str) -> Override | None:
 
 
 def _is_choice(one: Override) -> bool:
-    """Whether it sweeps over choices of a group at the root, given by their names."""
+    """Return whether it sweeps over choices of a group at the root, given by their names."""
     return one.is_choice_sweep() and one.package is None and "." not in one.key_or_group
 
 
@@ -63,7 +63,7 @@ def _group(one: Override) -> str:
 
 
 def _composed(group: str, sweep: Override, folders: Sequence[str], needed: bool) -> dict[str, DictConfig]:
-    """The nodes of the swept choices, without patterns and those that do not compose: Hydra says that better.
+    """Return the nodes of the swept choices, without patterns and those that do not compose: Hydra says that better.
 
     Args:
         needed: whether all nodes are; else those that this package brings are left out: they do exist.
@@ -95,14 +95,14 @@ def _composed(group: str, sweep: Override, folders: Sequence[str], needed: bool)
 
 
 def missing_choice(group: str, choice: str, options: Sequence[str]) -> str:
-    """What to say of a choice that its group does not have."""
+    """Return what to say of a choice that its group does not have."""
     near = difflib.get_close_matches(choice.lower(), options, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"there is no {group}={choice}{hint}; the choices are {', '.join(options)}"
 
 
 def _look_up(word: str, key: str, choices: Mapping[str, DictConfig]) -> None:
-    """Raises UserError where some of the choices, or all, lack an option."""
+    """Refuse an option that some of the choices, or all, lack. Raises UserError."""
     *above, last = key.split(".")[1:]
     levels = {name: OmegaConf.select(node, ".".join(above)) if above else node for name, node in choices.items()}
     known = {name: [str(k) for k in level] if isinstance(level, DictConfig) else [] for name, level in levels.items()}

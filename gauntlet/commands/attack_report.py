@@ -24,7 +24,7 @@ PROTOCOLS = {
 
 
 def lines(outcome: Outcome) -> list[str]:
-    """The report of a run."""
+    """Return the report of a run."""
     manifest, total = outcome.manifest, outcome.summary
     name, threat = manifest["name"], manifest["threat"]
     access = manifest.get("access", "gradient")
@@ -55,7 +55,7 @@ def lines(outcome: Outcome) -> list[str]:
 
 
 def _accuracies(outcome: Outcome) -> list[str]:
-    """Of a run with records: the numbers to quote, and how they are counted."""
+    """Return the numbers to quote of a run with records, and how they are counted."""
     manifest, total = outcome.manifest, outcome.summary
     protocol = manifest.get("protocol")
     named = ACCURACIES.get(protocol["rule"] if protocol else "", "robust accuracy").lower()
@@ -80,7 +80,7 @@ def _accuracies(outcome: Outcome) -> list[str]:
 
 
 def _stages(manifest: Manifest, total: AttackSummary) -> list[str]:
-    """A line for each stage, with the draws of its gradients where its head is random."""
+    """Return a line for each stage, with the draws of its gradients where its head is random."""
     draws, random = manifest.get("draws", {}), bool(manifest.get("draws"))
     columns = f"{'forwards':>10}{'backwards':>10}{'seconds':>9}{'draws' * random:>{7 * random}}"
     out = [f"{'stage':<24}{'attacked':>9}{'survivors':>11}{columns}"] if total.samples else []

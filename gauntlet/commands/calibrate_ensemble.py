@@ -60,7 +60,7 @@ class Sets:
         self._note([self._wrong(part.x, part.y) for part in self.parts])
 
     def attack(self, chances: Floats) -> NDArray[np.bool_]:
-        """Who is wrong on the worse candidate of two attacks at these probabilities [M], bool [images, M]."""
+        """Return who is wrong on the worse candidate of two attacks at these probabilities [M], bool [images, M]."""
         self.attacks += 1
         heads = tuple(
             Head(name, plain(model), weight=float(chance))
@@ -74,7 +74,7 @@ class Sets:
         return worse
 
     def _candidates(self, attack: ARC | LatticeClimber, heads: tuple[Head, ...]) -> list[Tensor]:
-        """Which members the candidates of an attack make wrong, bool [M, B] for each batch."""
+        """Return which members the candidates of an attack make wrong, bool [M, B] for each batch."""
         wrong = []
         for ids, x, y in self.parts:
             counted = CountedHead(Head(MEMBERS, heads[0].forward), heads[0].forward, Counts.of(ids))
@@ -118,7 +118,7 @@ def calibrate(
 
 
 def lines(found: EnsembleCalibration) -> list[str]:
-    """The report: the members alone, three choices of probabilities, and the best as an option of run.py."""
+    """Return the report: the members alone, three choices of probabilities, and the best as an option of run.py."""
     low, high = least(found.alone)
     alone = ", ".join(f"{name} {1 - r:.2%}" for name, r in zip(found.names, found.alone, strict=True))
     rows = {
@@ -141,14 +141,14 @@ def lines(found: EnsembleCalibration) -> list[str]:
 
 
 def _rounded(chances: Floats) -> Floats:
-    """To six digits, still of sum one."""
+    """Round to six digits, still of sum one."""
     kept = np.round(chances, 6)
     kept[int(kept.argmax())] += 1 - kept.sum()
     return kept
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status."""
+    """Return the exit status."""
     parser = argparse.ArgumentParser(prog="gauntlet calibrate ensemble", description=__doc__)
     parser.add_argument("--part", default="validation", help="of the data set: validation or train")
     parser.add_argument("--samples", type=int, default=1000, help="the first so many images")

@@ -41,8 +41,8 @@ class Calibration(NamedTuple):
 
 
 def attacked(network: nn.Module, batch: Batch, threat: Threat, classes: int, steps: int, targets: int) -> Tensor:
-    """Logits of the network on the attacked images of a batch that it still gets right, each with the smallest margin
-    that APGD-CE and targeted APGD found, [m, K]."""
+    """Return the logits of the network on the attacked images of a batch that it still gets right, each with the
+    smallest margin that APGD-CE and targeted APGD found, [m, K]."""
     head, loss = Head("true", plain(network), exact=True), "dlr" if classes >= 4 else "margin"
     ids, x, y = batch
     least: Tensor = network(x)
@@ -88,7 +88,7 @@ def calibrate(
 
 
 def lines(done: Calibration, defense: str) -> list[str]:
-    """The report: what was found, as options of run.py for the defense of that name, and on what."""
+    """Return the report: what was found, as options of run.py for the defense of that name, and on what."""
     found, (accurate, robust, alone, mixture) = done.found, done.clean
     knobs = {name: f"{getattr(found, name):.9g}" for name in ("s", "c", "p", "alpha", "blend")}
     origin = {"split": done.split, "images": done.images, "beta": f"{done.beta:g}", "digest": done.digest}
@@ -111,7 +111,7 @@ def _margins(what: str, gap: tuple[float, float]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status."""
+    """Return the exit status."""
     parser = argparse.ArgumentParser(prog="gauntlet calibrate mixednuts", description=__doc__)
     parser.add_argument("--part", default="validation", help="of the data set: validation or train")
     parser.add_argument("--samples", type=int, default=1000, help="the first so many images")

@@ -36,7 +36,7 @@ class Setting(NamedTuple):
 
     @classmethod
     def of(cls, defense: str, overrides: Sequence[str]) -> "Setting":
-        """The defense unless the overrides choose another; the number of threads is set. Raises UserError."""
+        """Return the defense unless the overrides choose another; the number of threads is set. Raises UserError."""
         with initialize_config_dir(CONF, version_base=None):
             cfg = checked(compose("run", [f"defense={defense}", *overrides]), KEYS)
         runtime = build(cfg.runtime)
@@ -46,7 +46,7 @@ class Setting(NamedTuple):
         return cls(build(cfg.dataset), build(cfg.threat), build(cfg.defense), name, cache, runtime.progress)
 
     def images(self, part: str, samples: int) -> Split:
-        """The part of the data set to fit on. Raises UserError where one of its first images is evaluated."""
+        """Return the part of the data set to fit on. Raises UserError where one of its first images is evaluated."""
         if part not in ("train", "validation", "test"):
             raise UserError(f"--part {part} is unknown; choose validation or train")
         split = self.dataset.split(part)
@@ -54,7 +54,7 @@ class Setting(NamedTuple):
         return split
 
     def models(self) -> dict[str, nn.Module]:
-        """The networks of all parts of the defense, trained where they are not there yet."""
+        """Return the networks of all parts of the defense, trained where they are not there yet."""
         models: dict[str, nn.Module] = {}
         for name, part in self.defense.parts.items():
             given = {other: models[other] for other in part.uses}

@@ -59,7 +59,7 @@ class CertificationLog:
     decimals: int = 3
 
     def certified(self, radius: float) -> float:
-        """Share that is predicted right and certified at that radius; abstentions count as wrong."""
+        """Return the share that is predicted right and certified at that radius; abstentions count as wrong."""
         return float(np.mean(self.correct & (self.predict >= 0) & (self.radius >= radius)))
 
     @property
@@ -163,7 +163,7 @@ def write(folder: Path, path: Path) -> int:
 
 
 def _seconds(text: str) -> float:
-    """Of plain seconds, or H:MM:SS.ffffff."""
+    """Return the seconds of a text: plain ones, or H:MM:SS.ffffff."""
     total = 0.0
     for part in text.strip().split(":"):
         total = 60 * total + float(part)
@@ -171,7 +171,7 @@ def _seconds(text: str) -> float:
 
 
 def ladder(alpha: float, draws: int, scale: int = 1, rungs: int = RUNGS) -> Floats:
-    """The largest radii over sigma that so many draws can give: with 0, 1, 2, ... misses, counts times `scale`."""
+    """Return the largest radii over sigma that so many draws can give, by misses 0, 1, 2, ...; counts times `scale`."""
     misses = np.arange(rungs) * scale
     total = draws * scale
     heights: Floats = special.ndtri(lower(total - misses, total, alpha))

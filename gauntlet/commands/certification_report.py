@@ -17,7 +17,7 @@ KINDS = {
 
 
 def certificate_lines(outcome: Certified) -> list[str]:
-    """The report of a run."""
+    """Return the report of a run."""
     manifest, total = outcome.manifest, outcome.summary
     name, threat = manifest["name"], manifest["threat"]
     headline = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["certifier"]]
@@ -39,7 +39,7 @@ def certificate_lines(outcome: Certified) -> list[str]:
 
 
 def _asked(manifest: Mapping[str, Any]) -> list[float]:
-    """The radii that rule=grid was given; empty elsewhere."""
+    """Return the radii that rule=grid was given; empty elsewhere."""
     certifier = manifest["config"]["certifier"]
     return sorted(certifier.get("radii") or []) if certifier.get("rule") == "grid" else []
 

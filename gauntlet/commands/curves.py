@@ -67,7 +67,7 @@ def _median(distance: Floats) -> str:
 
 
 def as_csv(groups: Sequence[Sequence[Distances]]) -> str:
-    """The curves as data, one line for each run and each distance at which its accuracy changes."""
+    """Return the curves as data, one line for each run and each distance at which its accuracy changes."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow(["dataset", "defense", "norm", "attack", "run", "samples", "eps", "robust_accuracy"])

@@ -114,7 +114,7 @@ def attempt(work: Callable[[], bool], stopped: str) -> None:
 
 
 def _attempt(work: Callable[[], bool], stopped: str) -> str:
-    """What went wrong, in one line that the user has seen; "": nothing."""
+    """Return what went wrong, in one line that the user has seen; "": nothing."""
     try:
         return "" if work() else "some of its samples ended with an error"
     except KeyboardInterrupt:

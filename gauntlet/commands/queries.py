@@ -22,7 +22,7 @@ HEAD = (
 
 
 def rows(run: RunFolder, found: QueryCurve) -> list[list[Any]]:
-    """One row of `HEAD` for each budget; an unknown number is an empty text."""
+    """Return one row of `HEAD` for each budget; an unknown number is an empty text."""
     manifest = run.manifest()
     name = manifest["name"]
     who = [str(run.path), name["dataset"], name["threat"], name["defense"], name["attack"]]
@@ -36,7 +36,7 @@ def rows(run: RunFolder, found: QueryCurve) -> list[list[Any]]:
 
 
 def lines(run: RunFolder, found: QueryCurve) -> list[str]:
-    """The table of a run, for people."""
+    """Return the table of a run, for people."""
     manifest = run.manifest()
     name, n, last = manifest["name"], len(found.queries), found.at(math.inf)
     failures = n - int(found.broken.sum())
@@ -69,7 +69,7 @@ def _told(value: float) -> float | str:
 
 
 def as_csv(table: Sequence[Sequence[Any]]) -> str:
-    """The rows under `HEAD`."""
+    """Return the rows under `HEAD`."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerows(map(csv_row, [HEAD, *table]))

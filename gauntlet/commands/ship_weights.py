@@ -62,14 +62,14 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 
 def row(name: str, metadata: dict[str, str]) -> str:
-    """The line of a shipped file in the table of `gauntlet/models/zoo/README.md`."""
+    """Return the line of a shipped file in the table of `gauntlet/models/zoo/README.md`."""
     clean, robust = (f"{float(metadata[column]):.1%}" for column in ("clean", "robust"))
     cost = f"{metadata['passes']} | {metadata['seconds']} s"
     return f"| `{name}` | `{metadata['command']}` | {clean} | {robust} | {cost} |"
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status."""
+    """Return the exit status."""
     if len(arguments) != 2:
         say("usage: gauntlet ship FOLDER NAME")
         return 2

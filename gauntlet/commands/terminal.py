@@ -12,13 +12,13 @@ from gauntlet.config.environment import unresolved
 
 
 def write(text: str) -> None:
-    """To standard output."""
+    """Write to standard output."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def one_line(cause: BaseException, config_name: str = "run") -> str:
-    """What an exception of Hydra, OmegaConf or the system says, without its hints for programmers."""
+    """Return what an exception of Hydra, OmegaConf or the system says, without its hints for programmers."""
     text = str(cause)
     if isinstance(cause, MissingConfigException):
         group, _, choice = (cause.missing_cfg_file or "").rpartition("/")
@@ -47,6 +47,6 @@ def one_line(cause: BaseException, config_name: str = "run") -> str:
 
 
 def say(text: str) -> None:
-    """To standard error."""
+    """Write to standard error."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

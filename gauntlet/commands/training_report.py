@@ -8,7 +8,7 @@ from gauntlet.training.loop import BEST, LAST
 
 
 def lines(folder: Path) -> list[str]:
-    """The report of a training."""
+    """Return the report of a training."""
     done = history.read(folder)
     count = f"{len(done.epochs)} epoch{'s' * (len(done.epochs) != 1)}"
     forwards, backwards = (sum(getattr(epoch, name) for epoch in done.epochs) for name in ("forwards", "backwards"))
@@ -24,7 +24,7 @@ def lines(folder: Path) -> list[str]:
 
 
 def _overfitting(done: History) -> list[str]:
-    """What robust overfitting has cost, and in which epochs robustness was lost to it at one stroke."""
+    """Return what robust overfitting has cost, and in which epochs robustness was lost to it at one stroke."""
     if not (done.best and done.last):
         return []
     gap = done.best.pgd - done.last.pgd
@@ -37,7 +37,7 @@ def _overfitting(done: History) -> list[str]:
 
 
 def _columns(done: History) -> list[str]:
-    """What else the last epoch had to tell: the loss of each player, the load of each expert."""
+    """Return what else the last epoch had to tell: the loss of each player, the load of each expert."""
     columns = done.epochs[-1].columns if done.epochs else {}
     return ["last epoch: " + ", ".join(f"{name} {value:.3f}" for name, value in columns.items())] * bool(columns)
 

@@ -19,7 +19,7 @@ SENT = ".synced"
 
 
 def waiting(root: Path) -> tuple[list[Path], int]:
-    """The offline runs that were not sent yet, oldest first, and how many were.
+    """Return the offline runs that were not sent yet, oldest first, and how many were.
 
     root: a folder of runs, or what `logger.dir` names.
 
@@ -35,7 +35,7 @@ def waiting(root: Path) -> tuple[list[Path], int]:
 
 
 def command(folders: Sequence[Path]) -> list[str]:
-    """W&B's own command that sends them."""
+    """Return the command of W&B that sends them."""
     return ["wandb", "sync", *map(str, folders)]
 
 

@@ -20,7 +20,7 @@ PRIMITIVES = {int: "a whole number", float: "a number", str: "text", bool: "true
 
 
 def typed(path: str, value: Any, hint: Any) -> Any:
-    """The value with the type of its hint; the items of lists and mappings are converted in place.
+    """Return the value with the type of its hint; the items of lists and mappings are converted in place.
 
     Hints of other kinds (a class, a Literal, Any) are left to the constructor.
 
@@ -70,7 +70,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _kind(option: Any) -> str:
-    """How values of a hint are written: primitive, mapping, sequence, node (with a `_target_`), or other."""
+    """Return how values of a hint are written: primitive, mapping, sequence, node (with a `_target_`), or other."""
     if option in PRIMITIVES:
         return "primitive"
     origin = typing.get_origin(option) or option

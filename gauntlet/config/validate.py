@@ -59,7 +59,7 @@ _RESERVED = {"_target_", "_recursive_", "_convert_"}
 
 
 def checked(cfg: DictConfig, known: Sequence[str]) -> DictConfig:
-    """The configuration, resolved, checked and with values of the declared types.
+    """Return the configuration, resolved, checked and with values of the declared types.
 
     Args:
         cfg: as composed by Hydra.
@@ -243,7 +243,7 @@ def _users_own(package: str) -> str:
 
 
 def _ours(place: str) -> bool:
-    """Whether a file or folder belongs to this package, or to the checkout that it is in."""
+    """Return whether a file or folder belongs to this package, or to the checkout that it is in."""
     return Path(place).resolve().is_relative_to(CHECKOUT) if CHECKOUT else False
 
 
@@ -253,7 +253,7 @@ def _warn_of_old_name(name: str, place: str) -> None:
 
 
 def _locate(name: str, path: str) -> Any:
-    """The object at a dotted name."""
+    """Return the object at a dotted name."""
     pieces = name.split(".")
     for cut in range(len(pieces) - 1, 0, -1):
         module = ".".join(pieces[:cut])
@@ -275,7 +275,7 @@ def _locate(name: str, path: str) -> Any:
 
 
 def _parameters(target: Any) -> tuple[dict[str, Any], bool]:
-    """Names and type hints of what a target takes, and whether it takes anything else."""
+    """Return the names and type hints of what a target takes, and whether it takes anything else."""
     function = target.__init__ if inspect.isclass(target) and not dataclasses.is_dataclass(target) else target
     try:
         hints = typing.get_type_hints(target if dataclasses.is_dataclass(target) else function)

@@ -42,7 +42,7 @@ class Certification:
     device: torch.device
 
     def chunk(self, batch: Batch, advance: Callable[[int, int], None]) -> pa.Table:
-        """The rows of the samples of one chunk.
+        """Return the rows of the samples of one chunk.
 
         Raises:
             UserError: pixels outside the box, labels outside the classes, or a defense that cannot predict.

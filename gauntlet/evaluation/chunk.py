@@ -86,7 +86,7 @@ class ChunkEvaluator:
         self.seconds: dict[str, float] = {}
 
     def due(self) -> Tensor:
-        """Positions of the samples that the next stage attacks."""
+        """Return the positions of the samples that the next stage attacks."""
         right = self.clean_pred == self.y
         mask = {"standing": ~self.down, "correct": right, "all": torch.ones_like(right)}[self.run.coverage]
         return mask.nonzero().squeeze(1)

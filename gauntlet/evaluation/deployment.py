@@ -59,7 +59,7 @@ class Deployed:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters of all networks."""
+        """Return the number of parameters of all networks."""
         return sum(p.numel() for module in self.victim.modules for p in module.parameters())
 
 

@@ -77,22 +77,22 @@ class Evaluation:
 
     @property
     def given(self) -> str:
-        """What the attacker has in the end."""
+        """Return the access that the attacker has in the end."""
         return weaker(self.access, self.victim.access)
 
     @property
     def rule(self) -> Protocol | None:
-        """The protocol, of a randomised victim."""
+        """Return the protocol of a randomised victim; None for another."""
         return self.protocol if self.victim.randomized else None
 
     @property
     def exact(self) -> bool:
-        """Whether verdicts are exact expectations over the members of a mixture."""
+        """Return whether verdicts are exact expectations over the members of a mixture."""
         return self.protocol.exact(self.victim)
 
     @property
     def stages(self) -> list[Stage]:
-        """In the order in which they run, the true head first."""
+        """Return the stages in the order in which they run, the true head first."""
         name, attack = self.attack
         suite: dict[str, Attack] = stages_of(name, attack, self.threat.norm)
         return [stage for each, part in suite.items() for stage in self._on_heads(each, part)]
@@ -112,7 +112,7 @@ class Evaluation:
             yield Stage(stage, self.fitted.get(stage, attack), head, fused_heads.get(head.name))
 
     def counted_head(self, stage: Stage, counts: Counts) -> CountedHead:
-        """The head of a stage as its attack sees it; passes are booked in `counts`."""
+        """Return the head of a stage as its attack sees it; passes are booked in `counts`."""
         fast = stage.fast.forward if stage.fast else None
         trials, members = TRIALS if self.rule else 1, self.victim.members
         member_predictors = tuple(head.forward for head in members) if self.exact else ()

@@ -39,7 +39,7 @@ def check_draws(draws: int, victim: Victim) -> None:
 def measure(
     victim: Victim, batch: Batch, seed: int, asked: int | None = None, gradients: bool = True
 ) -> dict[str, dict[str, Any]]:
-    """Head -> {"draws": n, "cosine": agreement at n}, for every head whose gradient is a mean.
+    """Return head -> {"draws": n, "cosine": agreement at n}, for every head whose gradient is a mean.
 
     Those are the heads of a randomised victim, and those that declare draws. A head without randomness gets one draw. A
     random one gets at least two: those that it declares, or the first of 2, 4, 8, ... with which the gradient of the
@@ -73,14 +73,14 @@ def _averages(victim: Victim) -> bool:
 
 
 def settled(victim: Victim, found: dict[str, dict[str, Any]]) -> Victim:
-    """The victim with the draws that were found."""
+    """Return the victim with the draws that were found."""
     heads = {head.name: replace(head, draws=found.get(head.name, {}).get("draws", head.draws)) for head in victim.heads}
     surrogates = tuple(heads[head.name] for head in victim.surrogates)
     return replace(victim, surrogates=surrogates, draws=heads[victim.heads[0].name].draws)
 
 
 def _still(counted: CountedHead, x: Tensor, y: Tensor, rng: Rng, gradients: bool) -> bool:
-    """Whether two draws give the same, bit for bit."""
+    """Return whether two draws give the same, bit for bit."""
     if not gradients:
         return torch.equal(*(counted.scores(x, rng.stream(k)) for k in range(2)))
     one, other = (counted.gradient(x, partial(_margin, y=y), rng.stream(k)) for k in range(2))
@@ -88,7 +88,7 @@ def _still(counted: CountedHead, x: Tensor, y: Tensor, rng: Rng, gradients: bool
 
 
 def _enough(counted: CountedHead, x: Tensor, y: Tensor, rng: Rng) -> tuple[int, float]:
-    """The draws at which the search ends, and the agreement there."""
+    """Return the draws at which the search ends, and the agreement there."""
     sums, known, n = _sums(counted, x, y, rng), [torch.zeros_like(x)], 2
     while True:
         while len(known) <= 3 * n:
@@ -109,14 +109,14 @@ def _sums(counted: CountedHead, x: Tensor, y: Tensor, rng: Rng) -> Iterator[Tens
 
 
 def _margin(logits: Tensor, y: Tensor) -> Tensor:
-    """The best other class up, the true one down."""
+    """Return the gradient of the margin with respect to the logits: the best other class up, the true one down."""
     rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
     towards: Tensor = nn.functional.one_hot(rival, logits.shape[1]) - nn.functional.one_hot(y, logits.shape[1])
     return towards.to(logits.dtype)
 
 
 def _agreement(one: Tensor, other: Tensor) -> float:
-    """Mean cosine over the images that have both gradients; 1 where none has: more draws would not help."""
+    """Return the mean cosine over the images that have both gradients; 1 where none has: more draws would not help."""
     one, other = one.flatten(1).double(), other.flatten(1).double()
     there = (one.abs().amax(1) > 0) & (other.abs().amax(1) > 0)
     if not there.any():

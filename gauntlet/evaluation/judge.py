@@ -32,7 +32,7 @@ class Judged:
     fooled: Tensor | None = None
 
     def select(self, mask: Tensor) -> "Judged":
-        """Of some of the images; mask: bool [B]."""
+        """Select some of the images; mask: bool [B]."""
         each = (self.scores, self.pred, self.wrong, self.fresh, self.fooled)
         return Judged(*(None if value is None else value[mask] for value in each))  # type: ignore[arg-type]
 

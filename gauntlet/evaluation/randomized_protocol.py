@@ -26,7 +26,7 @@ LEAST = {"expected": 10, "vote": 2, "fixed": 1}
 
 
 class DrawOutcome(NamedTuple):
-    """Of several draws on each sample."""
+    """The outcome of several draws on each sample."""
 
     pred: Tensor  # int64 [B]: the label; where that loses the class that most draws gave instead; -1: it abstains
     share: Tensor  # of the draws that are wrong, float32 [B]
@@ -69,24 +69,24 @@ class Protocol(Knobs, key="protocol"):
             raise UserError(f"protocol.draws={self.draws} never suffices for alpha={self.alpha}; take more draws")
 
     def exact(self, victim: Victim) -> bool:
-        """Whether the expectation is a finite sum over the members of the victim."""
+        """Return whether the expectation is a finite sum over the members of the victim."""
         return self.rule == "expected" and bool(victim.members)
 
     def to_record(self, exact: bool = False) -> dict[str, Any]:
-        """The fields, without an alpha of 1, which older records do not have; with 0 draws where it is exact."""
+        """Return the fields, without an alpha of 1, which older records do not have; with 0 draws where it is exact."""
         fields = {name: value for name, value in asdict(self).items() if (name, value) != ("alpha", 1.0)}
         return fields | {"draws": 0} if exact else fields
 
     def identity(self) -> dict[str, Any]:
-        """What of the protocol belongs to the deployed defense: a vote over other draws is another one."""
+        """Return what of the protocol belongs to the deployed defense: a vote over other draws is another one."""
         return self.to_record() if self.rule == "vote" else {"rule": self.rule}
 
     def applied(self, victim: Victim, seed: int) -> Victim:
-        """The victim as this protocol deploys it; seed: of the run."""
+        """Return the victim as this protocol deploys it; seed: of the run."""
         return frozen(victim, seed) if self.rule == "fixed" and victim.randomized else victim
 
     def verdict(self, votes: Tensor, y: Tensor, classes: int) -> DrawOutcome:
-        """What the draws say. votes: predicted classes int64 [draws, B]; y: labels int64 [B]."""
+        """Return the outcome of several draws. votes: predicted classes int64 [draws, B]; y: labels int64 [B]."""
         counts: Tensor = torch.nn.functional.one_hot(votes, classes).sum(0)
         right = counts.gather(1, y[:, None]).squeeze(1)
         most, rival = counts.scatter(1, y[:, None], -1).max(1)
@@ -101,7 +101,7 @@ class Protocol(Knobs, key="protocol"):
 
 
 def expectation(votes: Tensor, weights: Tensor, y: Tensor, classes: int) -> DrawOutcome:
-    """What the members of a mixture say, exactly. votes: their classes int64 [M, B]; weights: float64 [M], of sum 1."""
+    """Return the exact outcome of a mixture. votes: classes of its members int64 [M, B]; weights: float64 [M]."""
     share = (weights[:, None] * (votes != y)).sum(0)
     given: Tensor = torch.nn.functional.one_hot(votes, classes)
     most = (weights[:, None, None] * given).sum(0).scatter(1, y[:, None], -1.0)
@@ -110,7 +110,7 @@ def expectation(votes: Tensor, weights: Tensor, y: Tensor, classes: int) -> Draw
 
 
 def frozen(victim: Victim, seed: int) -> Victim:
-    """The victim with one draw for each sample, the same in every call and for every head."""
+    """Return the victim with one draw for each sample, the same in every call and for every head."""
 
     def still(forward: Forward) -> Forward:
         return lambda x, rng: forward(x, Rng(seed, rng.ids, "frozen"))

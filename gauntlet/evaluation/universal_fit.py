@@ -47,7 +47,7 @@ class TrainImages:
 
     @classmethod
     def chosen(cls, split: Split, count: int | None, seed: int, device: torch.device) -> "TrainImages":
-        """As many images, chosen by the seed and their ids: the same for every attack; None: all."""
+        """Choose as many images, by the seed and their ids: the same for every attack; None: all."""
         word = Rng(seed, torch.from_numpy(split.ids), "training images").bits((1,)).squeeze(1)
         chosen = word.argsort(stable=True)[:count].numpy()
         return cls(split, chosen[split.ids[chosen].argsort()], device)
@@ -62,7 +62,7 @@ class TrainImages:
 
 
 def train_part(evaluation: Evaluation, dataset: Dataset) -> Split | None:
-    """The images that perturbations are fitted to; None where no stage needs them.
+    """Return the images that perturbations are fitted to; None where no stage needs them.
 
     Raises:
         UserError: the data set has no train part, or too few images in it.
@@ -90,7 +90,7 @@ def train_part(evaluation: Evaluation, dataset: Dataset) -> Split | None:
 def fitted(
     evaluation: Evaluation, split: Split, victim: str, cache: Path, progress: bool, save_seconds: float = SAVE_SECONDS
 ) -> tuple[Evaluation, dict[str, dict[str, Any]]]:
-    """The evaluation with its perturbations, and for each stage what the perturbation is and what it cost.
+    """Return the evaluation with its perturbations, and for each stage what the perturbation is and what it cost.
 
     Those that are not in the cache are fitted, by one process at a time.
 
@@ -150,7 +150,7 @@ def _fit(
 
 
 def _kept(path: Path) -> tuple[Tensor, dict[str, Any]] | None:
-    """A perturbation that is there, with its facts; None where there is none that can be read."""
+    """Return a perturbation that is there, with its facts; None where there is none that can be read."""
     if not path.exists():
         return None
     try:
@@ -164,7 +164,7 @@ def _kept(path: Path) -> tuple[Tensor, dict[str, Any]] | None:
 
 
 def _saved_state(path: Path, device: torch.device) -> tuple[UniversalState, float] | None:
-    """The state of a fit that was stopped, and the seconds that it took so far."""
+    """Return the state of a fit that was stopped, and the seconds that it took so far."""
     if not path.exists():
         return None
     try:
@@ -191,7 +191,7 @@ def _tidy(scratch: Path) -> None:
 
 
 def _key(evaluation: Evaluation, stage: Stage, split: Split, victim: str) -> str:
-    """What decides a perturbation, hashed."""
+    """Return what decides a perturbation, hashed."""
     threat, attack = evaluation.threat, stage.attack
     assert isinstance(attack, Universal)
     knobs = asdict(replace(attack, delta=None))

@@ -121,7 +121,7 @@ class AdversarialSet:
         return arrays
 
     def samples(self, part: int) -> NDArray[np.int64]:
-        """Ids of the samples of a part, without reading the rest."""
+        """Return the ids of the samples of a part, without reading the rest."""
         try:
             check_regular(self.part_path(part), MOST_BYTES, AGAIN)
             with safe_open(self.part_path(part), framework="numpy") as file:

@@ -11,7 +11,7 @@ from gauntlet.system.file_reader import check_regular
 
 
 def records_digest(run: RunFolder) -> str:
-    """sha256 over the bytes of the part files in the order of their chunks, as `sha256:<hex>`.
+    """Return the sha256 over the bytes of the part files in the order of their chunks, as `sha256:<hex>`.
 
     A run without records has the digest of no bytes.
 

@@ -44,7 +44,7 @@ class StoragePolicy:
 
     @classmethod
     def of(cls, text: str) -> "StoragePolicy":
-        """Raises UserError for anything else."""
+        """Read a policy as it is typed. Raises UserError for anything else."""
         if text in ("all", "broken"):
             return cls(text, math.inf)
         if text == "none":

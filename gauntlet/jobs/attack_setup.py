@@ -49,12 +49,12 @@ class AttackSetup:
 
     @property
     def split(self) -> Split:
-        """The images under attack."""
+        """Return the images under attack."""
         return self.setup.split
 
     @property
     def runtime(self) -> Runtime:
-        """How the work is done, without effect on what comes out."""
+        """Return how the work is done, without effect on what comes out."""
         return self.setup.request.runtime
 
     def sharing(self, runtime: Runtime) -> "AttackSetup":

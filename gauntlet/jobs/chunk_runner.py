@@ -48,7 +48,7 @@ class ShardOfRun:
 
     @property
     def chunks(self) -> list[int]:
-        """Numbers of the chunks."""
+        """Return the numbers of the chunks."""
         return list(chunks_of(self.samples, self.size, self.shards, self.shard))
 
     def positions(self, chunk: int) -> slice:

@@ -57,18 +57,18 @@ class Request:
 
     @property
     def seed(self) -> int:
-        """The seed of every random draw."""
+        """Return the seed of every random draw."""
         seed: int = self.cfg.seed
         return seed
 
     @property
     def runs_dir(self) -> Path:
-        """The folder of all runs."""
+        """Return the folder of all runs."""
         return Path(self.cfg.runs_dir)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration with its components by their stable names, for hashes."""
+        """Return the configuration with its components by their stable names, for hashes."""
         config: dict[str, Any] = to_record(OmegaConf.to_container(self.cfg))
         return config
 

@@ -15,7 +15,7 @@ KEYS = ("dataset", "model", "recipe", "runtime", "logger", "seed", "runs_dir", "
 
 
 def train(composed: DictConfig) -> Path:
-    """The folder of the trained weights; trained there unless they are there already.
+    """Return the folder of the trained weights; trained there unless they are there already.
 
     Raises:
         UserError: the configuration, the data or the model is unfit, or the folder cannot be written.

@@ -40,7 +40,7 @@ class Fooling:
 
     @property
     def drop(self) -> float:
-        """Accuracy without less accuracy with the perturbation."""
+        """Return the accuracy without less accuracy with the perturbation."""
         return (self.before - self.right) / max(1, self.samples)
 
 

@@ -65,7 +65,7 @@ class QueryCurve:
 
     @property
     def spent(self) -> float:
-        """Queries that every failure had; infinite without failures."""
+        """Return the queries that every failure had; infinite without failures."""
         return math.inf if self.broken.all() else float(self.queries[~self.broken].min())
 
     @property

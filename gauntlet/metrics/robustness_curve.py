@@ -18,7 +18,7 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 def groups(answers: Sequence[Distances]) -> list[list[Distances]]:
-    """Runs that may be compared: same victim, data, samples, norm and box."""
+    """Return the runs that may be compared: same victim, data, samples, norm and box."""
     found: dict[tuple[object, ...], list[Distances]] = defaultdict(list)
     for answer in answers:
         m = answer.manifest

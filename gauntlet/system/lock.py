@@ -41,7 +41,7 @@ job again."""
 
 
 def whoami() -> str:
-    """This process, as another one can name it."""
+    """Return this process, as another one can name it."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
@@ -57,12 +57,12 @@ class Owner:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether it runs on another machine."""
+        """Return whether it runs on another machine."""
         return self.who.rpartition(" on ")[2] != socket.gethostname()
 
 
 def owner_of(folder: Path, name: str) -> Owner | None:
-    """What `folder/name.owner` says; None: there is no such file."""
+    """Return what `folder/name.owner` says; None: there is no such file."""
     path = folder / f"{name}.owner"
     try:
         stamp, (who, doing, *_) = path.stat().st_mtime_ns, [*_text(path).splitlines(), "", ""]
@@ -72,7 +72,7 @@ def owner_of(folder: Path, name: str) -> Owner | None:
 
 
 def holder(folder: Path, name: str) -> Owner | None:
-    """The live process that holds `folder/name.lock`; None: there is none."""
+    """Return the live process that holds `folder/name.lock`; None: there is none."""
     if not (folder / f"{name}.lock").exists():
         return None
     try:
@@ -128,7 +128,7 @@ def sole_owner(folder: Path, name: str, hint: str | None, warn: bool = True, wha
 
 
 def _acquire(lock: filelock.BaseFileLock, name: str, hint: str | None, warn: bool, what: str) -> None:
-    """Returns once no live process holds the lock; it is then ours unless the system keeps it for a dead one."""
+    """Wait until no live process holds the lock; it is then ours unless the system keeps it for a dead one."""
     folder, notice = Path(lock.lock_file).parent, ""
     while True:
         try:
@@ -151,7 +151,7 @@ def _acquire(lock: filelock.BaseFileLock, name: str, hint: str | None, warn: boo
 
 
 def _alive_elsewhere(folder: Path, name: str) -> Owner | None:
-    """The owner on another machine that shares no locks with this one, if it renews its lease while we look."""
+    """Return the owner on another machine that shares no locks with this one, if it renews its lease while we look."""
     first = owner_of(folder, name)
     if first is None or not first.elsewhere or first.age > LEASE:
         return None
@@ -217,7 +217,7 @@ def _text(path: Path) -> str:
 
 
 def _now(folder: Path) -> float:
-    """The time by the clock that stamps the files of a folder, which another machine may keep."""
+    """Return the time by the clock that stamps the files of a folder, which another machine may keep."""
     probe = temporary(folder / "clock")
     try:
         probe.touch()

@@ -57,7 +57,7 @@ class Bar:
 
 
 def describe() -> str:
-    """What this process is doing, in one line; "": nothing that is counted."""
+    """Return what this process is doing, in one line; "": nothing that is counted."""
     return _open[-1]() if _open else ""
 
 

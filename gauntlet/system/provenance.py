@@ -14,7 +14,7 @@ _LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "pandas", "pyarrow"
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a result can depend on."""
+    """Return the versions of Python and of the libraries that a result can depend on."""
     found = {"python": platform.python_version(), "gauntlet": gauntlet.__version__}
     for name in _LIBRARIES:
         try:
@@ -44,12 +44,12 @@ def commit() -> tuple[str, bool]:
 
 
 def describe(device: torch.device) -> str:
-    """The device in words."""
+    """Return the device in words."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

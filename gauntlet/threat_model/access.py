@@ -62,7 +62,7 @@ class ScoreHead:
         self._scores, self._broken, self._blunt = scores, broken, blunt
 
     def scores(self, z: Tensor, rng: Rng) -> Tensor:
-        """Scores [B, K], as `CountedHead.scores` gives them."""
+        """Return scores [B, K], as `CountedHead.scores` gives them."""
         return self._scores(z, rng)
 
     def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = True) -> Tensor:

@@ -41,7 +41,7 @@ class Counts:
 
     @classmethod
     def of(cls, ids: Tensor) -> "Counts":
-        """Zeros for these samples; ids must be strictly increasing."""
+        """Return zeros for these samples; ids must be strictly increasing."""
         forwards, backwards, zero, bad = (torch.zeros_like(ids) for _ in range(4))
         return cls(ids, forwards, backwards, zero, bad, torch.full_like(ids, -1))
 
@@ -97,7 +97,7 @@ class CountedHead:
 
     @property
     def looks(self) -> int:
-        """Draws that the returned logits are the mean of: enough to compare candidates by, where the head is random."""
+        """Return how many draws the returned logits are the mean of: enough to compare candidates of a random head."""
         random = self.trials > 1 and (self.head.exact or self.head.draws > 1)
         return max(self.head.draws, self.trials) if random else self.head.draws
 

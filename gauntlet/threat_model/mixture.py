@@ -56,7 +56,7 @@ def probabilities(members: tuple[Head, ...]) -> Tensor:
 
 
 def stacked(scores: Mapping[str, Tensor]) -> Tensor:
-    """Scores of each member as one tensor [M, B, K]. Raises UserError where they tell other classes apart."""
+    """Return scores of each member as one tensor [M, B, K]. Raises UserError where they tell other classes apart."""
     check_classes(scores)
     return torch.stack(list(scores.values()))
 

@@ -56,7 +56,7 @@ class Threat:
 
     @property
     def radius(self) -> float:
-        """eps as a float, without the per-sample factors; infinite where it is unbounded."""
+        """Return eps as a float, without the per-sample factors; infinite where it is unbounded."""
         return float(parse_eps(self.eps))
 
     @property
@@ -99,7 +99,7 @@ class Threat:
         return self if self.factors is None else replace(self, factors=self.factors[index])
 
     def budget(self, x: Tensor) -> Tensor:
-        """eps per sample in the dtype of x, broadcastable against it: [1 or B, 1, 1, 1]; infinite where unbounded.
+        """Return eps per sample in the dtype of x, broadcastable against it: [1 or B, 1, 1, 1]; infinite if unbounded.
 
         Raises:
             UserError: the norm is "patch".
@@ -132,7 +132,7 @@ class Threat:
         return x + delta * keep
 
     def _settled(self, z: Tensor, x: Tensor) -> Tensor:
-        """z, pulled towards x where the rounding of its many pixels to the dtype of x left it outside the ball."""
+        """Return z, pulled towards x where rounding its many pixels to the dtype of x left it outside the ball."""
         eps = self._exact_eps(x)
         slack = 1e-6
         while True:
@@ -204,7 +204,7 @@ class Threat:
         return scaled / _length(scaled).clamp_min(1e-12)
 
     def distance(self, z: Tensor, x: Tensor) -> Tensor:
-        """||z - x|| in this norm, float64 [B]; NaN where z is not finite."""
+        """Return ||z - x|| in this norm, float64 [B]; NaN where z is not finite."""
         delta = z.to(torch.float64, copy=True).sub_(x).flatten(1)
         if self.norm == "linf":
             return delta.abs_().amax(1)
@@ -216,7 +216,7 @@ class Threat:
         return torch.where(delta.isfinite().all(1), changed, math.nan)
 
     def _exact_eps(self, x: Tensor) -> Tensor:
-        """eps per sample, float64 [1 or B]."""
+        """Return eps per sample, float64 [1 or B]."""
         return self.budget(torch.empty(0, device=x.device, dtype=torch.float64))
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ class Threat:
 
 @cache
 def parse_eps(eps: str | float) -> Fraction | float:
-    """eps as an exact fraction where it was given as one; infinite for "unbounded".
+    """Return eps as an exact fraction where it was given as one; infinite for "unbounded".
 
     Raises:
         UserError: it is neither a positive finite number nor "unbounded".

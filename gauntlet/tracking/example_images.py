@@ -78,7 +78,7 @@ def _of_chunk(run: RunFolder, chunk: int, stages: list[str]) -> Iterator[Example
 
 
 def picture(x: np.ndarray) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3] of an image float [C, H, W] in [0, 1]; small ones enlarged without smoothing.
+    """Return uint8 [H, W] or [H, W, 3] of an image float [C, H, W] in [0, 1]; small ones enlarged without smoothing.
 
     Images with other than three channels become their mean.
     """

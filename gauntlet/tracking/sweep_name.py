@@ -12,14 +12,14 @@ LONGEST = 128
 
 
 def sweep() -> str | None:
-    """The name of the sweep that this process carries out; None without one, or in a scheduler's process."""
+    """Return the name of the sweep that this process carries out; None without one, or in a scheduler's process."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return None
     return name(sys.argv[1:])
 
 
 def name(words: list[str]) -> str | None:
-    """The name of the sweep of a command line, at most `LONGEST` characters; None if it starts no sweep."""
+    """Return the name of the sweep of a command line, at most `LONGEST` characters; None if it starts no sweep."""
     flags = {"-m", "--multirun"}
     if flags.isdisjoint(words):
         return None

@@ -14,7 +14,7 @@ class TrainingLog(Protocol):
     """Where the numbers of one training go."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """The numbers of one epoch; step: from 1. Raises no Exception."""
+        """Show the numbers of one epoch; step: from 1. Raises no Exception."""
 
 
 class Tracker(Protocol):
@@ -24,7 +24,7 @@ class Tracker(Protocol):
         """Show an evaluation whose evidence is complete. Raises no Exception."""
 
     def training(self, name: str, key: str, config: Mapping[str, Any]) -> AbstractContextManager[TrainingLog | None]:
-        """A log for as long as a training runs. It raises no Exception of its own.
+        """Open a log for as long as a training runs. It raises no Exception of its own.
 
         Args:
             name: for people.
@@ -38,8 +38,8 @@ class NoTracker:
     """Shows nothing."""
 
     def evaluation(self, run: RunFolder, manifest: Manifest, total: AttackSummary) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def training(self, name: str, key: str, config: Mapping[str, Any]) -> AbstractContextManager[TrainingLog | None]:
-        """No log."""
+        """Open no log."""
         return nullcontext()

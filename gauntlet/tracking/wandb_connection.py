@@ -34,7 +34,7 @@ class WandbRun(Protocol):
 
 
 def wandb() -> ModuleType:
-    """The package, imported when it is first used."""
+    """Return the package, imported when it is first used."""
     return importlib.import_module("wandb")
 
 
@@ -42,7 +42,7 @@ def wandb() -> ModuleType:
 def opened(
     folder: Path, *, online: bool, failed: bool, missed: Callable[[Exception], None], **options: object
 ) -> Iterator[WandbRun]:
-    """A W&B run, finished with exit code 1 where `failed` or the block raises, else 0.
+    """Open a W&B run, finished with exit code 1 where `failed` or the block raises, else 0.
 
     Args:
         folder: for W&B's files.

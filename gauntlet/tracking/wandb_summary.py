@@ -12,7 +12,7 @@ STAGE_COLUMNS = ("stage", "attacked", "survivors", "accuracy", "forwards", "back
 
 
 def config(manifest: Manifest) -> dict[str, Any]:
-    """The configuration, the names of its choices, and what the result depends on beside them."""
+    """Return the configuration, the names of its choices, and what the result depends on beside them."""
     origin = ("command", "config_hash", "victim", "commit", "dirty", "versions", "device", "weights", "card")
     found: dict[str, Any] = dict(published(manifest))
     found["dataset"] = {key: value for key, value in found["dataset"].items() if key != "class_names"}
@@ -24,7 +24,7 @@ def config(manifest: Manifest) -> dict[str, Any]:
 
 
 def summary(manifest: Manifest, total: AttackSummary) -> dict[str, Any]:
-    """Accuracies in [0, 1] (NaN without a sample), the 95 % interval, the stages, red flags and errors."""
+    """Return the accuracies in [0, 1] (NaN without a sample), the 95 % interval, the stages, red flags and errors."""
     low, high = (math.nan, math.nan) if total.unknown else total.interval
     return {
         "status": manifest["status"],
@@ -41,7 +41,7 @@ def summary(manifest: Manifest, total: AttackSummary) -> dict[str, Any]:
 
 
 def stages(total: AttackSummary) -> list[tuple[Any, ...]]:
-    """A row of `STAGE_COLUMNS` per stage; forwards and backwards are per attacked sample."""
+    """Return a row of `STAGE_COLUMNS` per stage; forwards and backwards are per attacked sample."""
     return [
         (
             stage,
@@ -57,6 +57,6 @@ def stages(total: AttackSummary) -> list[tuple[Any, ...]]:
 
 
 def title(manifest: Manifest) -> str:
-    """The name of an evaluation for people."""
+    """Return the name of an evaluation for people."""
     name, threat = manifest["name"], manifest["threat"]
     return f"{name['defense']} {name['attack']} {name['dataset']} {threat['norm']} {threat['eps']}"

@@ -70,7 +70,7 @@ class Wandb(Knobs, key="logger"):
 
     @contextmanager
     def training(self, name: str, key: str, config: Mapping[str, Any]) -> Iterator["_History"]:
-        """A log of a training; the first failure ends the log with a warning."""
+        """Open a log of a training; the first failure ends the log with a warning."""
         history, stack = _History(), ExitStack()
         with history.guard():
             history.run = stack.enter_context(self._opened(key[:12], name, "train", config))

@@ -20,7 +20,7 @@ def augment(x: Tensor, rng: Rng, *, crop: int, flip: bool) -> Tensor:
 
 
 def _shift(x: Tensor, offset: Tensor, crop: int) -> Tensor:
-    """offset: rows and columns at which the window into the padded image begins, int64 [B, 2]."""
+    """Shift images within their padding. offset: row and column where the window of each begins, int64 [B, 2]."""
     size, channels, height, width = x.shape
     padded = F.pad(x, (crop,) * 4)
     rows = offset[:, 0, None] + torch.arange(height, device=x.device)

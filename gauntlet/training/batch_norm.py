@@ -32,7 +32,7 @@ class _Sum(torch.autograd.Function):
 
 @contextmanager
 def synced(model: nn.Module, processes: ProcessGroup) -> Iterator[None]:
-    """Inside, batch norms in train mode take the statistics of the batches of all processes together.
+    """Have batch norms in train mode take, within the block, the statistics of the batches of all processes together.
 
     As torch.nn.SyncBatchNorm, which needs a GPU, but the module stays what it is.
     """
@@ -70,7 +70,7 @@ def _total(values: Tensor) -> Tensor:
 
 @contextmanager
 def estimating(model: nn.Module) -> Iterator[None]:
-    """Inside, batch norms forget their statistics and take the mean of those of the batches that pass.
+    """Have batch norms, within the block, forget their statistics and take the mean of those of the batches that pass.
 
     Everything else is in eval mode, and afterwards the network is so.
     """

@@ -56,7 +56,7 @@ class ProcessGroup:
         return answer if self.size == 1 else int(self.sum(torch.tensor(int(answer), device=_device()))) == self.size
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process is here."""
         if self.size > 1:
             dist.barrier()
 

@@ -39,7 +39,7 @@ class NoisyFGSM(Knobs, key="attack"):
         bounded("attack", "linf", self.eps)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
-        """Examples z like x [B, C, H, W], detached, within the box; y: int64 [B]; factors: multiples of eps [B]."""
+        """Return examples like x [B, C, H, W], detached, in the box; y: int64 [B]; factors: multiples of eps [B]."""
         threat = Threat("linf", self.eps)
         eps = (threat if factors is None else threat.scaled(factors)).budget(x)
         u = self.noise * eps * rng.uniform(tuple(x.shape[1:]), -1.0, 1.0, dtype=x.dtype)
@@ -90,7 +90,7 @@ class InnerPGD(Knobs, key="attack"):
             raise UserError("attack.loss=kl has no gradient at the image itself; use attack.init=normal or uniform")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
-        """Examples z like x [B, C, H, W], detached, within the ball and the box; y: labels int64 [B].
+        """Return examples z like x [B, C, H, W], detached, within the ball and the box; y: labels int64 [B].
 
         factors: multiples of eps per sample, float [B]; the steps scale with them.
         """

@@ -41,9 +41,10 @@ FORMATS = {"bfloat16": torch.bfloat16}
 
 @contextmanager
 def lowered(model: nn.Module, name: str | None, device: torch.device) -> Iterator[None]:
-    """Inside, convolutions and products of the network are taken in that format; its output is float32; None: as ever.
+    """Take convolutions and products of the network in that format within the block; its output is float32.
 
-    The network keeps its float32 weights, and losses, gradients of weights and the optimizer are float32 too.
+    The network keeps its float32 weights, and losses, gradients of weights and the optimizer are float32 too. Without a
+    name all is as ever.
     """
     if name is None:
         yield
@@ -66,7 +67,7 @@ def shuffle(ids: Tensor, seed: int, epoch: int) -> Tensor:
 
 @contextmanager
 def seeded(seed: int, name: str, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Torch's global generator is a function of (seed, name) inside, and is as before afterwards.
+    """Make torch's global generator a function of (seed, name) within the block; it is as before afterwards.
 
     For draws that no Rng reaches: the initial weights of a network, dropout.
     """
@@ -79,7 +80,7 @@ def seeded(seed: int, name: str, device: torch.device | str = "cpu") -> Iterator
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each submodule has its own flag back, so that frozen layers stay frozen."""
+    """Put a network in eval mode within the block; each submodule gets its own flag back: frozen layers stay frozen."""
     flags = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -91,7 +92,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(module: nn.Module, but: Iterable[nn.Parameter] = ()) -> Iterator[None]:
-    """No gradients to the weights inside, which makes those to the input cheaper; afterwards the flags are back.
+    """Give the weights no gradients within the block, which makes those to the input cheaper.
 
     but: weights that keep theirs.
     """
@@ -108,7 +109,7 @@ def frozen(module: nn.Module, but: Iterable[nn.Parameter] = ()) -> Iterator[None
 
 @contextmanager
 def forwarding(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
-    """Inside, `module(...)` calls the function in place of its forward; hooks, names and state are as ever."""
+    """Have `module(...)` call the function in place of its forward within the block; hooks and state are as ever."""
     before = module.__dict__.get("forward")
     module.forward = function
     try:

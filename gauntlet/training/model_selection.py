@@ -73,7 +73,7 @@ class Selection(Knobs, key="recipe.selection"):
         attack: bool,
         processes: ProcessGroup = ALONE,
     ) -> Scores:
-        """Accuracy in eval mode, with the same attack noise at every call; the network is left as it was."""
+        """Return the accuracy in eval mode, with the same attack noise at every call; the network is left as it was."""
         pgd = PGD(steps=self.steps, step_size=self.step_size) if attack else None
         return self._measure(model, split, seed, device, pgd, processes)
 

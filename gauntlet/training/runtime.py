@@ -33,5 +33,5 @@ class TrainingRuntime(Knobs, key="runtime"):
     progress: bool = True
 
     def torch_device(self) -> torch.device:
-        """Raises UserError where there is no such device."""
+        """Return the device. Raises UserError where there is no such one."""
         return Runtime(device=self.device).torch_device()

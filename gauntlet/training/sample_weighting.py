@@ -13,10 +13,10 @@ class Weighting(Protocol):
     """Weights of the samples of a batch; progress: share of the training that is done, in [0, 1)."""
 
     def factors(self, y: Tensor, progress: float) -> Tensor | None:
-        """Multiples of the budget of the attack [B], or None: all ones. y: int64 [B]."""
+        """Return the multiples of the budget of the attack [B], or None: all ones. y: int64 [B]."""
 
     def weights(self, losses: Tensor, y: Tensor, progress: float) -> Tensor:
-        """Multiples of the losses [B], without gradient; they are taken anew under perturbed weights.
+        """Return the multiples of the losses [B], without gradient; they are taken anew under perturbed weights.
 
         losses: detached, [B], of the whole batch, also where several processes share it.
         """

@@ -81,7 +81,7 @@ class WeightPerturbation(Knobs, key="recipe.weight_perturbation"):
 
     @contextmanager
     def moved(self, weights: list[nn.Parameter], gradients: Gradients) -> Iterator[None]:
-        """Inside, `weights` (as `chosen` gives them) are at theta + v; afterwards they are back."""
+        """Hold `weights` (as `chosen` gives them) at theta + v within the block; afterwards they are back."""
         origin = [weight.detach().clone() for weight in weights]
         moves = [torch.zeros_like(weight) for weight in origin]
         try:
@@ -142,5 +142,5 @@ def _size(tensor: Tensor) -> Tensor:
 
 
 def _some(size: Tensor) -> Tensor:
-    """Norms to divide by: where the gradient vanishes there is no direction, and no move."""
+    """Return the norms to divide by: where the gradient vanishes there is no direction, and no move."""
     return size.clamp_min(torch.finfo(size.dtype).tiny)

@@ -15,7 +15,7 @@ class InnerAttack(Protocol):
     """The attack inside a training step, such as `gauntlet.training.inner_attack.InnerPGD`."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
-        """Examples like x [B, C, H, W], detached; the network is left as it was. factors: multiples of eps [B]."""
+        """Return examples like x [B, C, H, W], detached; the network stays as it was. factors: multiples of eps [B]."""
 
 
 class Objective(Protocol):
@@ -33,7 +33,7 @@ class Objective(Protocol):
         return x
 
     def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
-        """Loss of each sample [B], with gradient to the weights; never reduced. z: the examples."""
+        """Return the loss of each sample [B], with gradient to the weights; never reduced. z: the examples."""
         raise NotImplementedError
 
     def classifier(self, model: nn.Module) -> nn.Module:
@@ -102,6 +102,6 @@ class TRADESObjective(Knobs, Objective, key="recipe.objective"):
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(softmax p || softmax q) of logits [B, K], per sample [B]; value and gradients are finite for any gap."""
+    """Return KL(softmax p || softmax q) of logits [B, K], per sample [B]; finite, as its gradients, for any gap."""
     log_p, log_q = p.log_softmax(1), q.log_softmax(1)
     return (log_p.exp() * (log_p - log_q)).sum(1)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from gauntlet.data.arrow_columns import features, label_names, readable
 from gauntlet.data.arrow_rows import ArrowRows, schema_of
 from gauntlet.data.encoded_images import EncodedImages
+from gauntlet.data.file_patterns import missing_shard
 from gauntlet.data.image_dataset import Part
 from gauntlet.data.parquet_file import open_file, reading
 from gauntlet.data.parquet_rows import ParquetRows
@@ -171,16 +172,19 @@ def _listed(path: Path, key: str, word: Any) -> list[str]:
 
 
 def _of_split(root: Path, split: str, part: str) -> list[Path]:
-    """Return the Arrow or Parquet files whose path below the folder has the name of the split in it."""
+    """Return the Arrow or Parquet files with the name of the split in theirs, else those in folders with it."""
     word = re.compile(rf"(?<![^\W_]){re.escape(split)}(?![^\W_])")
     every = sorted(file for ending in ENDINGS for file in root.rglob(f"*{ending}"))
-    files = [file for file in every if word.search(file.relative_to(root).with_suffix("").as_posix())]
+    files = [file for file in every if word.search(file.stem)]
+    files = files or [file for file in every if word.search(file.parent.relative_to(root).as_posix())]
     if not files:
         there = some([file.relative_to(root).as_posix() for file in every], 5) or "none at all"
         raise UserError(
             f"{root} has no Arrow or Parquet file of the split {split} (it has {there}); "
             f"set dataset.{part} to the name of a split"
         )
+    if missing := missing_shard(files):
+        raise UserError(f"{root}: {missing}; fetch the rest")
     if len({file.suffix for file in files}) > 1:
         raise UserError(
             f"{root} has both Arrow and Parquet files of the split {split}; set dataset.path to one of them"

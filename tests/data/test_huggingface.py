@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gauntlet.data.huggingface import HuggingFace
+from gauntlet.data.parquet import Parquet
 from gauntlet.errors import UserError
 
 ANIMALS = ["eel", "fox", "cat"]
@@ -241,6 +242,24 @@ def test_what_is_not_there_is_one_line(tmp_path, images, path, options, said):
     with pytest.raises(UserError, match=said):
         data(tmp_path / path, **options).split("test")
     assert len(data(tmp_path / "set", config="b").split("test")) == 5
+
+
+def test_a_part_that_lacks_a_file_is_refused(tmp_path, images, caplog):
+    pq.write_table(table(images), tmp_path / "test-00001-of-00002.parquet")
+    with pytest.raises(UserError, match="1 of the 2 files test-…-of-00002 are there; fetch the rest"):
+        data(tmp_path).split("test")
+    Parquet(path=str(tmp_path), classes=3, size=8).split("test")
+    assert "1 of the 2 files test-…-of-00002 are there" in caplog.text
+    pq.write_table(table(images), tmp_path / "test-00000-of-00002.parquet")
+    assert len(data(tmp_path).split("test")) == 10
+
+
+def test_the_name_of_a_file_counts_before_that_of_a_folder(tmp_path, images):
+    (tmp_path / "train_and_test").mkdir()
+    for part, rows in (("train", 3), ("test", 2), ("latest", 1)):
+        pq.write_table(table(images).slice(0, rows), tmp_path / "train_and_test" / f"{part}-00000-of-00001.parquet")
+    found = data(tmp_path)
+    assert (len(found.split("train")) + len(found.split("validation")), len(found.split("test"))) == (3, 2)
 
 
 def test_a_name_on_the_hub_needs_its_package(tmp_path, monkeypatch):

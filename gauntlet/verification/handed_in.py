@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from gauntlet.config.validate import build
+from gauntlet.data.dataset import Dataset
 from gauntlet.data.given import FOLDER, stored
 from gauntlet.errors import UserError, reason
 from gauntlet.evidence.manifest import Manifest
@@ -23,11 +24,14 @@ FIRST = 8
 """Images that a network without weights is known by."""
 
 
-def objects(run: RunFolder, manifest: Manifest, model: str | None = None) -> tuple[dict[str, Any], list[str]]:
+def objects(
+    run: RunFolder, manifest: Manifest, model: str | None = None, data: Dataset | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Return what a run was handed in, by the names in its configuration, and lines about what differs.
 
     Args:
         model: what makes the network, as FILE.py:FUNCTION; None: nobody says it.
+        data: the data set, where that of the configuration is not to be read.
 
     Raises:
         UserError: it makes no network, or one with other weights.
@@ -45,7 +49,7 @@ def objects(run: RunFolder, manifest: Manifest, model: str | None = None) -> tup
         return found, []
     network = made(model)
     with handed(found):
-        first = build(OmegaConf.create(config["dataset"])).split("test").read(slice(0, FIRST)).x
+        first = (data or build(OmegaConf.create(config["dataset"]))).split("test").read(slice(0, FIRST)).x
     if not isinstance(_tried(network, first, model), Tensor):
         network = LogitsOf(network)
     mine, theirs = GivenIdentity.of(network.eval(), first), recorded[0]

@@ -13,11 +13,13 @@ from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs.attack_setup import AttackSetup
 from gauntlet.jobs.certification_job import CertificationSetup
+from gauntlet.system.handed_objects import handed
 from gauntlet.training import weights_cache
 from gauntlet.training.history import HISTORY
 from gauntlet.training.loop import BEST
 from gauntlet.training.trained_network import PART
 from gauntlet.transfer.precomputed import PrecomputedTransfer
+from gauntlet.verification.handed_in import objects
 from gauntlet.verification.pack_format import PackContent, write_pack
 from gauntlet.verification.packed_images import IMAGES, encoded_images, facts_of
 from gauntlet.verification.rebuild import Local, place_of_run
@@ -36,6 +38,12 @@ def pack(run: RunFolder, out: Path, local: Local, *, weights: bool = True, image
         UserError: the run is not finished, or something that belongs to it is gone.
     """
     manifest = finished_manifest(run)
+    given, _ = objects(run, manifest, local.model, local.data)
+    with handed(given):
+        return _packed(run, manifest, out, local, weights, images)
+
+
+def _packed(run: RunFolder, manifest: Manifest, out: Path, local: Local, weights: bool, images: bool) -> PackContent:
     job = rebuilt(run, manifest, local, fold=False)
     place = place_of_run(job.manifest)
     inside = "/".join(["runs", *place])
@@ -87,8 +95,7 @@ def _training_folders(job: AttackSetup | CertificationSetup) -> Iterator[Path]:
         for name, part in defense.parts.items():
             given = {other: models[other] for other in part.uses}
             models[name] = part.load(dataset, cache, given=given, train=False).module
-            key = part.key(dataset, given)
-            if part.weights is None and weights_cache.find(key) is None:
+            if part.weights is None and weights_cache.find(key := part.key(dataset, given)) is None:
                 yield part.folder(dataset, cache, key)
 
 
@@ -131,11 +138,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sign", type=Path, metavar="KEY", help="sign with this key of ssh-keygen")
     parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="a package that the run may call")
     parser.add_argument("--env", action="append", default=[], metavar="NAME", help="a variable that the run may read")
+    parser.add_argument("--model", metavar="FILE.py:FUNCTION", help="what makes the network of runs made in Python")
     options = parser.parse_args(arguments)
     run = RunFolder(options.run)
     try:
         out = options.out or Path(f"{run.path.resolve().parent.name}-{run.path.resolve().name}.gauntlet.zip")
-        pack(run, out, Local(options.trust, options.env), weights=not options.no_weights, images=options.images)
+        local = Local(options.trust, options.env, model=options.model)
+        pack(run, out, local, weights=not options.no_weights, images=options.images)
         signed = f", signature {sign(out, options.sign)}" if options.sign else ""
     except UserError as cause:
         sys.stderr.write(f"error: {printable(cause)}\n")

@@ -50,7 +50,7 @@ def verify(run: RunFolder, local: Local = HERE, amount: Amount | None = None, no
         UserError: the run is not finished, a file is damaged, or its data or weights are gone.
     """
     manifest = finished_manifest(run)
-    given, remarks = objects(run, manifest, local.model)
+    given, remarks = objects(run, manifest, local.model, local.data)
     with handed(given):
         return _verified(run, manifest, local, amount, nonce, remarks)
 

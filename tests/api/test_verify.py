@@ -9,6 +9,7 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.collect import collect, discover
 from gauntlet.leaderboard.score import pools, score
 from gauntlet.verification.handed_in import made
+from gauntlet.verification.pack import main as pack_main
 from gauntlet.verification.rebuild import Local
 from gauntlet.verification.verify import main, verify
 
@@ -35,6 +36,14 @@ def test_it_is_verified_with_what_makes_its_network(result, maker, tmp_path, cap
         verify(result.run, Local(model=f"{maker}:other"))
     moved = shutil.move(tmp_path / "runs", tmp_path / "elsewhere")
     assert main([str(moved), "--model", f"{maker}:make"]) == 0
+    assert "verified" in capsys.readouterr().out
+
+
+def test_it_goes_into_a_pack_with_its_images(result, maker, tmp_path, capsys):
+    out = tmp_path / "run.gauntlet"
+    assert pack_main([str(result.folder), "--out", str(out), "--model", f"{maker}:make", "--images"]) == 0
+    shutil.rmtree(tmp_path / "runs")
+    assert main([str(out), "--model", f"{maker}:make"]) == 0
     assert "verified" in capsys.readouterr().out
 
 

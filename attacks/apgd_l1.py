@@ -1,17 +1,23 @@
 """Auto-PGD for l1: sparse steps, as sparse as the best point so far, from large balls to the one that counts."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.losses import Loss, margins
-from gauntlet.attacks.projected_ascent import BestCandidates
+from gauntlet.attacks.losses import Cotangent, Loss, margins, scored
+from gauntlet.attacks.projected_ascent import BestCandidates, Step
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
+
+MARGIN = scored("margin")
+
+SPREAD = 1.5
+"""A step moves as many entries as the best point has changed, divided by this."""
 
 SLOWER, LEAST = 1.5, 0.1
 """A step that does not make the best point sparser is divided by the first, down to the second times the radius."""
@@ -36,8 +42,8 @@ def climb(
     *,
     loss: Loss,
     steps: int,
-) -> None:
-    """One run of the l1 form of Auto-PGD (Croce and Hein 2021, arXiv 2103.01208); enters what is found into `best`.
+) -> tuple[Tensor, Tensor]:
+    """Make one run of the l1 form of Auto-PGD (Croce and Hein 2021, arXiv 2103.01208); enter what is found into `best`.
 
     Each step moves the entries of largest gradient, 2/3 as many as the best point has changed, by equal amounts. Each
     phase starts at the best point of the one before. Only in the last, whose ball is the threat, can a sample leave.
@@ -45,30 +51,94 @@ def climb(
     Args:
         x, y, index: images [b, C, H, W], labels [b] and their positions in `best`, int64 [b].
         target: class to move to, int64 [b]; None: away from y.
+
+    Returns:
+        As `gauntlet.attacks.projected_ascent.ascend`.
     """
-    z = x + rng.stream("start").normal(tuple(x.shape[1:]), dtype=x.dtype)
-    for factor, count in phases(steps):
+    start = sparse_start(x, rng)
+    losses = [loss.cotangent] * steps
+    return _climb(head, x, y, start, losses, loss.value, best, index, threat=threat, rng=rng, target=target)
+
+
+def sparse_start(x: Tensor, rng: Rng) -> Tensor:
+    """Return the images with noise, whose projection on an l1 ball is a sparse point on its boundary, like x."""
+    return x + rng.stream("start").normal(tuple(x.shape[1:]), dtype=x.dtype)
+
+
+def sparse_ascent(
+    head: CountedHead,
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    plan: Sequence[Step],
+    best: BestCandidates,
+    index: Tensor,
+    *,
+    threat: Threat,
+    rng: Rng,
+    target: Tensor | None = None,
+    sparsity: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Ascend the losses of a plan under l1 in the way of `climb`; the lengths of its steps are left to that.
+
+    Steps of one sparsity for all, as `gauntlet.attacks.projected_ascent.ascend` takes them under l1, leave many
+    samples that steps as sparse as the best point so far break. The margin says which point is the best, whatever the
+    loss of a step. Arguments and result are those of `ascend`.
+
+    Args:
+        sparsity: share of the entries that the first steps move; None: 2/3 of those in which the start differs.
+    """
+    losses = [step.loss for step in plan]
+    return _climb(
+        head, x, y, start, losses, MARGIN.value, best, index, threat=threat, rng=rng, target=target, sparsity=sparsity
+    )
+
+
+def _climb(
+    head: CountedHead,
+    x: Tensor,
+    y: Tensor,
+    z: Tensor,
+    losses: Sequence[Cotangent],
+    worth: Cotangent,
+    best: BestCandidates,
+    index: Tensor,
+    *,
+    threat: Threat,
+    rng: Rng,
+    target: Tensor | None,
+    sparsity: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Ascend from z by a loss for each step; worth: the value by which the best point is known."""
+    done, changed = 0, None if sparsity is None else x.new_full((len(x),), SPREAD * sparsity * x[:1].numel())
+    for factor, count in phases(len(losses)) if len(x) else ():
         around, below = threat.scaled(x.new_full((len(x),), factor)), rng.stream(factor)
         z, state = around.project(z, x), None
         window = max(int(0.04 * count), 1)
         for number in range(count + 1):
-            draw = below.stream(number)
-            logits, gradient = head.gradient(z, partial(loss.cotangent, y=y, target=target), draw)
-            value = loss.value(logits, y, target)
-            state = APGDL1State.start(x, z, gradient, value) if state is None else state.observe(z, gradient, value)
+            draw, loss = below.stream(number), losses[min(done + number, len(losses) - 1)]
+            logits, gradient = head.gradient(z, partial(loss, y=y, target=target), draw)
+            value = worth(logits, y, target)
+            if state is None:
+                state = APGDL1State.start(x, z, gradient, value)
+                state = state if done or changed is None else state._replace(changed=changed)
+            else:
+                state = state.observe(z, gradient, value)
             if factor == 1:
                 broken = head.broken(z, logits, y, draw)
                 best.note(index, z, margins(logits, y), broken)
                 if broken.any():
                     stay = (~broken).nonzero().squeeze(1)
                     if not len(stay):
-                        return
-                    x, y, index, state = x[stay], y[stay], index[stay], state.select(stay)
+                        return index[stay], z[stay]
+                    x, y, z, index, state = x[stay], y[stay], z[stay], index[stay], state.select(stay)
                     target = None if target is None else target[stay]
                     around, below = around.select(stay), below.select(stay)
             if number and number % window == 0:
                 state = state.check(x)
             z = state.ahead(around, x) if number < count else state.top
+        done += count
+    return index, z
 
 
 class APGDL1State(NamedTuple):
@@ -116,7 +186,7 @@ class APGDL1State(NamedTuple):
     def ahead(self, threat: Threat, x: Tensor) -> Tensor:
         """Return the next point."""
         size = self.gradient.abs().flatten(1)
-        count = (self.changed / 1.5).ceil().long().clamp(1, size.shape[1])[:, None]
+        count = (self.changed / SPREAD).ceil().long().clamp(1, size.shape[1])[:, None]
         least = size.topk(int(count.max()), dim=1).values.gather(1, count - 1)
         direction = self.gradient.flatten(1).sign() * (size >= least)
         direction = direction / direction.abs().sum(1, keepdim=True).clamp_min(1.0) * self.step[:, None]

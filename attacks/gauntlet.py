@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gauntlet.attacks.apgd_l1 import sparse_ascent, sparse_start
 from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.losses import Cotangent, along, ce, margin, margins, pm, ranking, temperature_scaled
 from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
@@ -17,6 +18,8 @@ from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 TRUE, PROBABILITY = temperature_scaled(ce), temperature_scaled(pm)
+
+ODI_STEP = Step(along, 1.0)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,10 @@ class Gauntlet(Knobs, key="attack"):
     initialization (ODI) towards a random rival (arXiv 2203.05154); `margin`, the margin of the logits; `rival`, that to
     the second best class at the best point so far. From the second on only samples of small gap are tried, under a
     bound that falls, and when all kinds had their turn the next attempts are longer. Steps follow a cosine from 2 eps
-    to 0, success is checked on the logits of the gradient pass, and a sample leaves at once.
+    to 0, success is checked on the logits of the gradient pass, and a sample leaves at once. Under l1 the steps are
+    those of Auto-PGD: as sparse as the best point so far, in balls that shrink to eps (arXiv 2103.01208). There the
+    screen has twice as many steps, the bound on the gap is twice as large, and `truth`, cross-entropy from a sparse
+    point on the boundary of the ball, stands in place of `margin` and of one `turn`.
 
     Gradients may lie. For each survivor, local linearity is checked: the gradient at its best point is compared with
     the change of the margin on the way back to the image, and a few random queries are made (`probe`; Square, arXiv
@@ -59,7 +65,11 @@ class Gauntlet(Knobs, key="attack"):
 
     needs: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    revisions: ClassVar[dict[str, int]] = {"l1": 2}  # version 1 moved 5 % of the entries
     KINDS: ClassVar[tuple[str, ...]] = ("probability", "turn", "margin", "turn", "rival")
+    L1_KINDS: ClassVar[tuple[str, ...]] = ("truth", "probability", "truth", "turn", "rival")
+    L1_EFFORT: ClassVar[int] = 2
+    """Sparse steps need so many times the screen, and restarts break samples of so many times the gap."""
     TRIAL_GAIN_SHARE: ClassVar[float] = 0.2
     """Share of what gradients took from a margin that the queries of a probe must take for a trial."""
     TRIAL_MARGIN_SHARE: ClassVar[float] = 0.5
@@ -79,15 +89,16 @@ class Gauntlet(Knobs, key="attack"):
     trial: int = knob(500, least=0)
     queries: int = knob(5000, least=0)
 
-    def bound(self, number: int) -> float:
+    def bound(self, number: int, norm: str = "linf") -> float:
         """Return the largest gap of the samples that attempt `number` (from 0) tries."""
-        return self.gap / (1 + number / 2) if number else math.inf
+        return (self.L1_EFFORT if norm == "l1" else 1) * self.gap / (1 + number / 2) if number else math.inf
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         state = GauntletState(head, x, y, threat, rng)
         if len(x):
-            state.run("screen", state.survivors(), _plan(TRUE, PROBABILITY, self.steps))
+            steps = self.steps * (self.L1_EFFORT if threat.norm == "l1" else 1)
+            state.run("screen", state.survivors(), _plan(TRUE, PROBABILITY, steps))
             for number in range(self.rounds):
                 self._attempt(state, number)
             self._black_box_fallback(state)
@@ -95,13 +106,17 @@ class Gauntlet(Knobs, key="attack"):
 
     def _attempt(self, state: "GauntletState", number: int) -> None:
         """Make one more attempt on the samples that are close."""
-        index = state.survivors(state.gaps() <= self.bound(number))
+        index = state.survivors(state.gaps() <= self.bound(number, state.threat.norm))
         if not len(index):
             return
         cycle, place = divmod(number, len(self.KINDS))
-        kind, steps = self.KINDS[place], self.round_steps * (1 + cycle)
+        kinds = self.L1_KINDS if state.threat.norm == "l1" else self.KINDS
+        kind, steps = kinds[place], self.round_steps * (1 + cycle)
         if kind == "probability":
             state.run(kind, index, _plan(PROBABILITY, PROBABILITY, steps), number)
+        elif kind == "truth":
+            start = sparse_start(state.x[index], state.rng.select(index).stream(number))
+            state.run(kind, index, _plan(TRUE, TRUE, steps), number, start=start)
         elif kind == "margin":
             state.run(kind, index, _plan(margin, margin, steps), number)
         elif kind == "rival":
@@ -109,7 +124,7 @@ class Gauntlet(Knobs, key="attack"):
             target = ranked_classes[:, min(1, ranked_classes.shape[1] - 1)]
             state.run(kind, index, _plan(margin, margin, steps), number, target=target)
         else:
-            odi_plan, odi_direction = [Step(along, 1.0)] * self.turns, state.odi_direction(index, number)
+            odi_plan, odi_direction = [ODI_STEP] * self.turns, state.odi_direction(index, number)
             index, start = state.run(kind, index, odi_plan, (number, "aside"), target=odi_direction)
             state.run(kind, index, _plan(TRUE, PROBABILITY, steps), number, start=start)
 
@@ -182,18 +197,11 @@ class GauntletState:
         around, draw = self.threat.select(index), self.rng.select(index).stream(phase).stream(name)
         self.head.counts.enter(phase, draw.ids)
         start = around.random(self.x[index], draw.stream("start")) if start is None else start
-        return ascend(
-            self.head,
-            self.x[index],
-            self.y[index],
-            start,
-            plan,
-            self.best,
-            index,
-            threat=around,
-            rng=draw,
-            target=target,
-        )
+        walk = sparse_ascent if self.threat.norm == "l1" and plan[:1] != [ODI_STEP] else ascend
+        return walk(
+            self.head, self.x[index], self.y[index], start, plan, self.best, index,
+            threat=around, rng=draw, target=target,
+        )  # fmt: skip
 
     def query(self, phase: str, index: Tensor, queries: int) -> Tensor:
         """Square attack; return what it took from the margins of all samples, [B], zero of those not asked."""

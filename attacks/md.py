@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from gauntlet.attacks.apgd_l1 import sparse_ascent
 from gauntlet.attacks.losses import Cotangent, along, margin, ranking, rival_logit, true_logit
 from gauntlet.attacks.pma import two_cosines, two_phases
 from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
@@ -20,7 +21,8 @@ class MD(Knobs, key="attack"):
     """Margin decomposition (Ma et al. 2023, arXiv 2006.13726), the ancestor of PMA, with logits for probabilities.
 
     A restart is two runs from fresh noise. The first pushes -z_y for half its steps, the second z_m, and both then
-    push their sum, the margin z_m - z_y; step 0 raises z_y. The step size is a cosine from 2 eps to 0 over each half.
+    push their sum, the margin z_m - z_y; step 0 raises z_y. The step size is a cosine from 2 eps to 0 over each half;
+    under l1 the steps are those of Auto-PGD, whose lengths adapt (`gauntlet.attacks.apgd_l1`).
 
     Args:
         steps: per run, >= 2; even.
@@ -33,6 +35,7 @@ class MD(Knobs, key="attack"):
     """
 
     needs: ClassVar[str] = "gradient"
+    revisions: ClassVar[dict[str, int]] = {"l1": 2}  # version 1 moved 5 % of the entries
 
     steps: int = knob(50, least=2)
     restarts: int = knob(1, least=1)
@@ -68,7 +71,8 @@ class MD(Knobs, key="attack"):
                         index, z = self._diversify(head, x, y, z, clean.shape[1], best, index, threat, draws)
                     around, below = threat.select(index), draws.select(index)
                     target = None if order is None else order[index, rank]
-                    ascend(
+                    walk = sparse_ascent if threat.norm == "l1" else ascend
+                    walk(
                         head, x[index], y[index], z, self.plan(first), best, index,
                         threat=around, rng=below, target=target,
                     )  # fmt: skip

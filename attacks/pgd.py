@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from gauntlet.attacks.apgd_l1 import sparse_ascent
 from gauntlet.attacks.losses import LOSSES, fewest_classes, named, ranking
 from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
 from gauntlet.knobs import Knobs, choice, knob
@@ -18,6 +19,9 @@ from gauntlet.threat_model.threat import Threat
 class PGD(Knobs, key="attack"):
     """Projected gradient descent from a random start (Madry et al. 2018, arXiv 1706.06083), for linf, l2, l1 and l0.
 
+    Under l1 the steps are those of Auto-PGD (`gauntlet.attacks.apgd_l1`): as sparse as the best point so far, in balls
+    that shrink to eps, of a length that adapts; `step_size` and `schedule` have no effect there.
+
     A sample leaves as soon as a candidate fools the victim; the rest keep the candidate of least margin.
 
     Args:
@@ -28,13 +32,14 @@ class PGD(Knobs, key="attack"):
         restarts: >= 1; only survivors are attacked again.
         targets: 0 for untargeted; n: each restart moves to each of the n best other classes of the clean image in turn.
         random_start: begin at a random point of the ball, else at the image.
-        sparsity: share of the entries that one step moves; l1 only.
+        sparsity: share of the entries that the first steps move; l1 only.
 
     Raises:
         UserError: a value outside its range.
     """
 
     needs: ClassVar[str] = "gradient"
+    revisions: ClassVar[dict[str, int]] = {"l1": 2}  # version 1 moved a fixed share of the entries
 
     steps: int = knob(40, least=1)
     step_size: float = knob(0.1, above=0)
@@ -74,7 +79,8 @@ class PGD(Knobs, key="attack"):
                 here, around = x[index], threat.select(index)
                 start = around.random(here, below.stream("start")) if self.random_start else here
                 target = None if order is None else order[index, rank]
-                ascend(
+                walk = sparse_ascent if threat.norm == "l1" else ascend
+                walk(
                     head, here, y[index], start, self.plan(), best, index,
                     threat=around, rng=below, target=target, sparsity=self.sparsity,
                 )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from gauntlet.attacks.apgd_l1 import sparse_ascent
 from gauntlet.attacks.losses import Cotangent, ce, pm, rival_probability, temperature_scaled, true_probability
 from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
 from gauntlet.errors import UserError
@@ -26,6 +27,8 @@ class PMA(Knobs, key="attack"):
     p_m - p_y. The cotangents are closed forms (see attacks/losses.py), so confident samples still have a gradient, and
     where logits are so far apart that all of these become one and the same, they are cooled first.
 
+    Under l1 the steps are those of Auto-PGD, whose lengths adapt (`gauntlet.attacks.apgd_l1`).
+
     The two schedules differ as the paper and its released code do:
     "released": a restart is two runs from fresh noise, the first on -p_y and the second on p_m; step 0 maximizes p_y;
         the step size is a cosine from 2 eps to 0 over the first half, and again over the second.
@@ -41,6 +44,7 @@ class PMA(Knobs, key="attack"):
     """
 
     needs: ClassVar[str] = "gradient"
+    revisions: ClassVar[dict[str, int]] = {"l1": 2}  # version 1 moved 5 % of the entries
 
     steps: int = knob(100, least=2)
     restarts: int = knob(1, least=1)
@@ -77,7 +81,8 @@ class PMA(Knobs, key="attack"):
                 break
             below, around = rng.select(index).stream(number), threat.select(index)
             start = around.random(x[index], below.stream("start"))
-            ascend(head, x[index], y[index], start, plan, best, index, threat=around, rng=below)
+            walk = sparse_ascent if threat.norm == "l1" else ascend
+            walk(head, x[index], y[index], start, plan, best, index, threat=around, rng=below)
         return best.z
 
 

@@ -1,7 +1,7 @@
 """Robust accuracy and cost of `gauntlet`, PMA, PMA+ and AutoAttack on networks of many kinds.
 
     python -m benchmarks.gauntlet run [--model NAME ...] [--attack NAME ...] [--seed N ...] [--samples 1000] [--first 0]
-                                      [--knob attack.KEY=VALUE ...] [--out FOLDER]
+                                      [--knob attack.KEY=VALUE ...] [--threat NORM:EPS] [--out FOLDER]
     python -m benchmarks.gauntlet table
 
 `run` goes on where it stopped: each (model, attack, seed) is a file below --out, written in one piece. `table` prints
@@ -79,11 +79,13 @@ MODELS = (*NETWORKS, "logits x 1000", *OTHERS)
 def run(options: argparse.Namespace) -> None:
     for model in options.model or MODELS:
         network, data, threat = model_of(model, options.trained)
+        threat = Threat(*options.threat.split(":")) if options.threat else threat
+        label = f"{model} {options.threat}".strip()
         some = slice(options.first, options.first + options.samples)
         batch = Digits().split("test").read(some) if data == "digits" else images_of(data, some.start, options.samples)
         for attack in options.attack or ATTACKS:
             for seed in options.seed:
-                path = options.out / f"{model.replace(' ', '_')}-{attack}-{seed}.parquet"
+                path = options.out / f"{label.replace(' ', '_')}-{attack}-{seed}.parquet"
                 if path.exists():
                     continue
                 given = attack, built(attack, options.knob)
@@ -92,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 rows.to_parquet(path.with_suffix(".tmp"))
                 path.with_suffix(".tmp").replace(path)
-                sys.stdout.write(f"{line(model, attack, seed, rows)}\n")
+                sys.stdout.write(f"{line(label, attack, seed, rows)}\n")
                 sys.stdout.flush()
 
 
@@ -116,9 +118,10 @@ def table(options: argparse.Namespace) -> Iterator[str]:
     yield "| model | attack | seed | clean | robust | K of a survivor | all passes per survivor | broken by |"
     yield "|---|---|---|---|---|---|---|---|"
     for model in options.model or MODELS:
-        for path in sorted(options.out.glob(f"{model.replace(' ', '_')}-*.parquet")):
+        label = f"{model} {options.threat}".strip()
+        for path in sorted(options.out.glob(f"{label.replace(' ', '_')}-*.parquet")):
             _, attack, seed = path.stem.rsplit("-", 2)
-            yield line(model, attack, int(seed), pd.read_parquet(path))
+            yield line(label, attack, int(seed), pd.read_parquet(path))
 
 
 def main() -> None:
@@ -126,6 +129,7 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("--model", nargs="*")
     parser.add_argument("--attack", nargs="*")
+    parser.add_argument("--threat", default="", metavar="NORM:EPS", help="in place of that of the model")
     parser.add_argument("--knob", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seed", nargs="*", type=int, default=[0])
     parser.add_argument("--samples", type=int, default=1000)

@@ -150,6 +150,9 @@ class Manifest(TypedDict, total=False):
     card: Annotated[CardFacts, NEEDED, "what the defense says of itself"]
     stages: Annotated[list[Name], NEEDED, Length(100_000), 'in the order in which they run, "clean" first']
     coverage: Annotated[Literal["standing", "correct", "all"], "which samples a stage attacks (standing: survivors)"]
+    revisions: Annotated[
+        dict[str, Annotated[int, Bounds(2, 2**31)]], "place of an attack -> its version, from the second"
+    ]
     protocol: Annotated[ProtocolFacts, "of a randomized defense only"]
     members: Annotated[
         list[Annotated[list[str | float], Length(2, 2)]], "of a mixture: head and probability of each member"

@@ -1,5 +1,6 @@
 """The setup of an attack: what is attacked by what, checked against each other and built."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +63,13 @@ class AttackSetup:
         return replace(self, setup=self.setup.sharing(runtime))
 
 
-def prepare(composed: DictConfig, choices: dict[str, str], command: str, data: Dataset | None = None) -> AttackSetup:
+def prepare(
+    composed: DictConfig,
+    choices: dict[str, str],
+    command: str,
+    data: Dataset | None = None,
+    revisions: Mapping[str, int] | None = None,
+) -> AttackSetup:
     """Check the configuration and build what it names. Writes nothing but trained weights to their cache.
 
     Args:
@@ -70,6 +77,7 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str, data: D
         choices: group -> name of the choice; names the folders.
         command: what the user can paste to get this evaluation.
         data: the data set, where that of the configuration is not to be read.
+        revisions: versions of the attacks that made the records of a run that is checked; None: those of this code.
 
     Raises:
         UserError: the configuration, the data or a model is unfit, or attack, threat and defense do not go together.
@@ -91,7 +99,7 @@ def prepare(composed: DictConfig, choices: dict[str, str], command: str, data: D
     check_images(first.ids, first.x, first.y, setup.dataset.classes, (asked.threat.low, asked.threat.high))
     check_forwards(evaluation, tuple(first.x.shape[1:]))
     train = train_part(evaluation, setup.dataset)
-    manifest = attack_manifest(setup, evaluation, protocol, train)
+    manifest = attack_manifest(setup, evaluation, protocol, train, revisions)
     return AttackSetup(setup, evaluation, crafters, train, manifest, folder_of(manifest, asked.runs_dir))
 
 

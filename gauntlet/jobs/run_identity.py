@@ -18,18 +18,25 @@ from gauntlet.jobs.model_description import description, model_name
 from gauntlet.jobs.setup import Setup
 from gauntlet.system import provenance
 from gauntlet.threat_model.access import GRADIENT
-from gauntlet.threat_model.attack import compares
+from gauntlet.threat_model.attack import compares, revisions_of
 from gauntlet.transfer.precomputed import PrecomputedTransfer
 
 OWN = ("dataset", "threat", "defense", "attack", "certifier", "protocol", "surrogates")
 """Nodes of the configuration whose code changes the answer, where it is the user's; the model is in the defense."""
 
 
-def attack_manifest(setup: Setup, evaluation: Evaluation, protocol: Protocol, train: Split | None) -> Manifest:
+def attack_manifest(
+    setup: Setup,
+    evaluation: Evaluation,
+    protocol: Protocol,
+    train: Split | None,
+    revisions: Mapping[str, int] | None = None,
+) -> Manifest:
     """Return the manifest of an attack run, with its hash.
 
     Args:
         train: what universal perturbations are fitted to.
+        revisions: versions of the attacks that made the records; None: those of this code.
     """
     asked, target, suite = setup.request, setup.target, evaluation.attack[1]
     name, given, config = evaluation.attack[0], evaluation.given, asked.config
@@ -48,6 +55,10 @@ def attack_manifest(setup: Setup, evaluation: Evaluation, protocol: Protocol, tr
         answer["protocol"] = counted.to_record(evaluation.exact)
     if asked.cfg.draws is not None:
         answer["draws"] = asked.cfg.draws
+    if revisions is None:
+        revisions = revisions_of(suite, evaluation.threat.norm)
+    if revisions:  # runs of the first version keep their hash
+        answer["revisions"] = dict(revisions)
     own = Manifest(
         heads=asked.cfg.heads,
         access=given,
@@ -55,6 +66,8 @@ def attack_manifest(setup: Setup, evaluation: Evaluation, protocol: Protocol, tr
         coverage=evaluation.coverage,
         keep=asked.runtime.keep,
     )
+    if revisions:
+        own |= Manifest(revisions=dict(revisions))
     if isinstance(suite, PrecomputedTransfer):
         own |= Manifest(sets=suite.to_record())
     if members := evaluation.victim.members:

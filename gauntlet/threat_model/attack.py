@@ -41,6 +41,8 @@ class Traits:
         pool: how many images of the data set it mixes in; they are handed to its `stocked(images, labels)`.
         stages: name -> attack, of a suite; empty: it is one attack.
         under: norm -> the stages as they run under a threat of that norm; None: `stages` under all.
+        revisions: norm -> version of what the attack does there, from 2 on; None: the first everywhere. It belongs to
+            the identity of a run, so that a run of an earlier version is never continued by a later one.
     """
 
     needs: str
@@ -55,6 +57,7 @@ class Traits:
     pool: int = 0
     stages: Mapping[str, Any] | None = None
     under: Callable[[str], Mapping[str, Any]] | None = None
+    revisions: Mapping[str, int] | None = None
 
 
 class Attack(Interface):
@@ -92,6 +95,7 @@ def traits_of(attack: Any) -> Traits:
         *((name, isinstance(getattr(found, name), int), "a whole number") for name in ("fewest_classes", "pool")),
         ("stages", found.stages is None or isinstance(found.stages, Mapping), "a mapping {name: attack}"),
         ("under", found.under is None or callable(found.under), "a method that takes a norm"),
+        ("revisions", found.revisions is None or isinstance(found.revisions, Mapping), "a mapping {norm: version}"),
     ):
         if not good:
             raise UserError(f"{who} declares {name} = {getattr(found, name)!r}; it must be {wanted}")
@@ -113,6 +117,21 @@ def stages_of(name: str, attack: Any, norm: str = "") -> dict[str, Any]:
 def compares(attack: object) -> bool:
     """Return whether an attack, or a stage of a suite, compares samples, so that its candidates depend on chunks."""
     return any(traits_of(part).cross_sample for part in stages_of("", attack).values())
+
+
+def revisions_of(attack: Any, norm: str, name: str = "attack") -> dict[str, int]:
+    """Return the place of each attack, such as `attack.stages.pma` -> its version under that norm, without those at
+    their first."""
+    own = (traits_of(attack).revisions or {}).get(norm, 1) if hasattr(attack, "needs") else 1
+    found = {name: own} if own > 1 else {}
+    for knob in fields(attack) if is_dataclass(attack) else ():
+        value, place = getattr(attack, knob.name), f"{name}.{knob.name}"
+        parts = (
+            {f"{place}.{key}": part for key, part in value.items()} if isinstance(value, Mapping) else {place: value}
+        )
+        for below, part in parts.items():
+            found |= revisions_of(part, norm, below) if is_dataclass(part) else {}
+    return found
 
 
 _FLAGS = ("unbounded", "cross_sample", "mixture", "asks", "together")

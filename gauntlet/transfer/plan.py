@@ -15,7 +15,7 @@ from gauntlet.evidence.adversarial_set import SET_VERSION, AdversarialSet
 from gauntlet.evidence.digest import digest_of
 from gauntlet.evidence.stable_names import to_record
 from gauntlet.threat_model.access import GRADIENT, TRANSFER
-from gauntlet.threat_model.attack import compares, stages_of, traits_of
+from gauntlet.threat_model.attack import compares, revisions_of, stages_of, traits_of
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.transfer.crafting import Craft, SetCrafter
@@ -133,6 +133,8 @@ def _workshop(
     }
     if runtime.gradients != Runtime.gradients:  # another precision, other candidates
         key["gradients"] = runtime.gradients
+    if revisions := revisions_of(craft.attack, threat.norm):
+        key["revisions"] = revisions
     if compares(craft.attack):
         key["cut"] = runtime.chunk
     identity = digest_of(key | {"sources": {name: model.identity for name, model in sources.items()}})

@@ -119,8 +119,10 @@ def rebuild(
             node = OmegaConf.select(recorded, place)
             node.parts = {name: node.parts[name] for name in order}
     names = {key: str(value) for key, value in manifest["name"].items()}
-    prepare = attack_setup.prepare if manifest["kind"] == "attack" else certification_job.prepare
-    return prepare(recorded, names, manifest["command"], local.data)
+    if manifest["kind"] == "attack":
+        revisions = manifest.get("revisions", {})
+        return attack_setup.prepare(recorded, names, manifest["command"], local.data, revisions)
+    return certification_job.prepare(recorded, names, manifest["command"], local.data)
 
 
 def _place(recorded: Any, places: Mapping[str, str]) -> None:

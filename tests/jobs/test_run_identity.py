@@ -32,6 +32,24 @@ def test_the_cut_into_chunks_belongs_to_runs_that_compare_samples(attack, compar
     assert (hashed("runtime.chunk=100") != plain) is compares
 
 
+@pytest.mark.parametrize(("attack", "place"), [("gauntlet", "attack"), ("pma_plus", "attack.stages.pma")])
+def test_a_later_version_of_an_attack_is_another_run_in_the_norms_that_it_changes(attack, place, weights, tmp_path):
+    def manifest(norm, **revisions):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(CONF, version_base=None):
+            cfg = compose(
+                "run", [f"attack={attack}", f"threat={norm}", f"checkpoint={weights}", f"runs_dir={tmp_path}"]
+            )
+        return prepare(cfg, {"attack": attack, "defense": "none", "model": "small_cnn"}, "", **revisions).manifest
+
+    today, first = manifest("l1"), manifest("l1", revisions={})
+    assert today["revisions"][place] == 2
+    assert "revisions" not in first
+    assert today["config_hash"] != first["config_hash"]
+    assert "revisions" not in manifest("linf")
+    assert manifest("linf")["config_hash"] == manifest("linf", revisions={})["config_hash"]
+
+
 def test_both_words_for_the_deployed_forward_are_one_run_as_of_version_0_1_0(weights, tmp_path):
     def manifest(*overrides):
         GlobalHydra.instance().clear()

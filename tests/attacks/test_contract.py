@@ -187,5 +187,5 @@ def test_the_base_yaml_prints_the_class(name):
         if f.init and not f.metadata.get("internal")
     }
     assert yaml.keys() == fields.keys()
-    if not Path(f"conf/attack/{name}.yaml").read_text().startswith("defaults"):
+    if "\ndefaults:" not in "\n" + Path(f"conf/attack/{name}.yaml").read_text():
         assert yaml == fields

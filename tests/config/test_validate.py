@@ -97,7 +97,7 @@ def test_internal_fields_are_not_options():
         ("trusted_packages=[null]", r"trusted_packages\[0\] must not be null"),
         ("attack.step_size=nan", r"attack\.step_size=nan must be finite"),
         ("~threat", "threat is missing"),
-        ("~attack", "a run attacks or certifies"),
+        ("~attack", "one record attacks or certifies"),
         ("~attack._target_", "attack must be a choice"),
         ("attack.random_start=[false]", r"attack\.random_start=.*true or false"),
         ("attack.steps=[3]", r"attack\.steps=\[3\].*whole number"),

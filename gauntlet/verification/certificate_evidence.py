@@ -63,14 +63,11 @@ def check_certificates(report: Report, run: RunFolder, job: CertificationSetup, 
 
 def replay_certificates(report: Report, run: RunFolder, job: CertificationSetup, amount: Amount, nonce: str) -> None:
     """Certify samples that hash and nonce choose anew, and enter what differs into the report."""
-    tables = {chunk: _table(run, chunk) for chunk in sorted(run.present())}
-    home = {int(sample): chunk for chunk, table in tables.items() for sample in table["sample"]}
+    home = {int(sample): chunk for chunk in sorted(run.present()) for sample in _table(run, chunk)["sample"]}
     chosen = sorted(in_order(home, records_digest(run), nonce)[: amount.among(len(home))])
     done = report.replayed = Replayed(samples=len(chosen), total=len(home), nonce=nonce)
-    for chunk, table in tables.items():
-        mine = [sample for sample in chosen if home[sample] == chunk]
-        if not mine:
-            continue
+    for chunk in sorted({home[sample] for sample in chosen}):
+        mine, table = [sample for sample in chosen if home[sample] == chunk], _table(run, chunk)
         wanted, found = _rows(table, mine), _rows(_again(job, chunk, mine), mine)
         if len(mine) < len(table) and any(_difference(wanted[sample], found[sample]) for sample in mine):
             found = _rows(_again(job, chunk, [int(sample) for sample in table["sample"]]), mine)

@@ -39,7 +39,7 @@ MISSING: dict[str, Any] = {
 }  # fmt: skip
 """What a configuration that does not say so means."""
 STORED = "gauntlet.transfer.precomputed.Stored"
-TEXTS = ("summary", "source", "claim")
+TEXTS = ("summary", "source", "claim", "differs")
 """Keys of the card that may be worded anew without another result."""
 
 

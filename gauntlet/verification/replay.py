@@ -50,8 +50,8 @@ def replay_attack(
     Args:
         job: rebuilt, with BN-fused copies where the run had them.
     """
-    tables = {chunk: run.read_part(chunk).to_pandas() for chunk in sorted(run.present())}
-    pools = {chunk: _attacked(table, job.evaluation.coverage) for chunk, table in tables.items()}
+    coverage = job.evaluation.coverage
+    pools = {chunk: _attacked(run.read_part(chunk).to_pandas(), coverage) for chunk in sorted(run.present())}
     done = report.replayed = Replayed(total=sum(map(len, pools.values())), nonce=nonce)
     if job.evaluation.given == "transfer" and (gone := _missing_sets(job.evaluation)):
         report.notes.append(f"nothing was re-run: the adversarial set {gone[0]} is not there; put it back, or --set it")
@@ -65,7 +65,8 @@ def replay_attack(
         again = {} if whole else _alone(job, evaluation, [sample for ids in chosen.values() for sample in ids])
         for chunk, ids in chosen.items():
             done.samples += len(ids)
-            wanted, found = _rows(tables[chunk], ids), {key: row for key, row in again.items() if key[0] in set(ids)}
+            wanted = _rows(run.read_part(chunk).to_pandas(), ids)
+            found = {key: row for key, row in again.items() if key[0] in set(ids)}
             if whole or _differing(wanted, found):  # rounding, or a forgery: the chunk as it was recorded tells
                 found = _rows(_again(job, evaluation, list(chunk_places(job, chunk).values())), ids)
             done.rows += len(wanted)

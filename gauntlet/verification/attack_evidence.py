@@ -20,7 +20,7 @@ from gauntlet.jobs.attack_setup import AttackSetup
 from gauntlet.metrics.attack_summary import AttackSummary, summarize
 from gauntlet.sanity_checks import decisions_beat_scores, from_evidence, noisy_gradients
 from gauntlet.threat_model.access import TRANSFER
-from gauntlet.verification.pass_plans import pass_problems, phases_of, plan_of
+from gauntlet.verification.pass_plans import PassPlan, of_this_version, pass_problems, phases_of, plan_of
 from gauntlet.verification.report import Report
 from gauntlet.verification.repredict import repeated
 from gauntlet.verification.row_checks import (
@@ -52,7 +52,8 @@ def check_rows_and_examples(report: Report, run: RunFolder, job: AttackSetup, ma
             report.problems.append(f"chunk {chunk}: {cause}")
     if present == wanted and not report.problems:
         report.problems += _total_problems(job, manifest, summarize(run, job.manifest["stages"]))
-    unplanned = [stage.name for stage in job.evaluation.stages if plan_of(stage, job.evaluation) is None]
+    plans = _plans(job, manifest)
+    unplanned = [name for name, plan in plans.items() if plan is None]
     if unplanned:
         names = ", ".join(unplanned[:4]) + (f" and {len(unplanned) - 4} more" if len(unplanned) > 4 else "")
         report.notes.append(f"pass counts are as the run states them, since no plan fixes them: {names}")
@@ -102,7 +103,7 @@ def _check_chunk(report: Report, run: RunFolder, chunk: int, job: AttackSetup, m
         table, list(place), stages, reach_of(job.manifest["threat"]), job.evaluation.coverage
     )
     report.problems += (f"chunk {chunk}: {line}" for line in order_problems(table, stages))
-    report.problems += _pass_problems(table, job)
+    report.problems += _pass_problems(table, job, _plans(job, manifest))
     errors = int(table["error"].notna().sum())
     if errors and manifest["status"] == "done":
         report.problems.append(f"chunk {chunk}: {errors} rows have an error, yet the run is called done")
@@ -132,10 +133,15 @@ def _check_chunk(report: Report, run: RunFolder, chunk: int, job: AttackSetup, m
         _check_examples(report, found[start : start + BATCH], stored, place, job)
 
 
-def _pass_problems(table: pd.DataFrame, job: AttackSetup) -> Iterator[str]:
+def _plans(job: AttackSetup, manifest: Manifest) -> dict[str, PassPlan | None]:
+    """Return the plan of each stage; none where another version of the attack made the run."""
+    same = of_this_version(job.evaluation, manifest.get("revisions", {}))
+    return {stage.name: plan_of(stage, job.evaluation) if same else None for stage in job.evaluation.stages}
+
+
+def _pass_problems(table: pd.DataFrame, job: AttackSetup, plans: dict[str, PassPlan | None]) -> Iterator[str]:
     """Yield a line for each row whose passes or phase its attack does not give."""
     stages = {stage.name: stage for stage in job.evaluation.stages}
-    plans = {name: plan_of(stage, job.evaluation) for name, stage in stages.items()}
     known = {name: phases_of(stage.attack) for name, stage in stages.items()}
     tidy = table.assign(error=table["error"].astype(object).where(table["error"].notna(), None))
     for row in entries(tidy):

@@ -5,7 +5,7 @@ early. So rows that were made with fewer steps, or broken rows that are called s
 the recorded configuration gives.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gauntlet.attacks.apgd import APGD
@@ -18,6 +18,7 @@ from gauntlet.attacks.md import MD
 from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.pma import PMA
 from gauntlet.evaluation.evaluation import Evaluation, Stage
+from gauntlet.threat_model.attack import revisions_of
 from gauntlet.threat_model.mixture import MEMBERS
 
 NEAR = 1e-3
@@ -50,6 +51,11 @@ def plan_of(stage: Stage, run: Evaluation) -> PassPlan | None:
     return PassPlan(plan.column, plan.least * draws, plan.most * draws)
 
 
+def of_this_version(run: Evaluation, revisions: Mapping[str, int]) -> bool:
+    """Return whether the attacks of this code are of the versions that a run was made by."""
+    return dict(revisions) == revisions_of(run.attack[1], run.threat.norm)
+
+
 def pass_problems(row: Any, plan: PassPlan | None) -> Iterator[str]:
     """Yield a line where the passes of a row cannot be those of its attack."""
     if plan is None or row.error is not None:
@@ -64,7 +70,7 @@ def pass_problems(row: Any, plan: PassPlan | None) -> Iterator[str]:
 def phases_of(attack: Any) -> tuple[str, ...]:
     """Return the phases that an attack names in its rows; empty: it names none."""
     if isinstance(attack, Gauntlet):
-        return ("screen", *dict.fromkeys(attack.KINDS), "probe", "trial", "square")
+        return ("screen", *dict.fromkeys((*attack.KINDS, *attack.L1_KINDS)), "probe", "trial", "square")
     return ()
 
 
@@ -76,8 +82,22 @@ def _backwards(count: int) -> PassPlan:
     return PassPlan("backwards", count, count)
 
 
+def _run(steps: int, norm: str) -> int:
+    """Return the gradients of one run of steps; under l1 the end of each ball has one more."""
+    return sum(count + 1 for _, count in phases_l1(steps)) if norm == "l1" else steps
+
+
+def _pgd(attack: PGD, norm: str, classes: int) -> PassPlan:
+    return _backwards(_run(attack.steps, norm) * attack.restarts * _ranks(attack.targets, classes))
+
+
+def _md(attack: MD, norm: str, classes: int) -> PassPlan:
+    run = attack.diversify + _run(attack.steps - attack.diversify, norm)
+    return _backwards(2 * run * attack.restarts * _ranks(attack.targets, classes))
+
+
 def _apgd(attack: APGD, norm: str, classes: int) -> PassPlan:
-    passes = sum(count + 1 for _, count in phases_l1(attack.steps)) if norm == "l1" else attack.steps + 1
+    passes = _run(attack.steps, norm) if norm == "l1" else attack.steps + 1
     return _backwards(passes * attack.restarts * _ranks(attack.targets, classes))
 
 
@@ -88,19 +108,20 @@ def _fab(attack: FAB, norm: str, classes: int) -> PassPlan | None:
 
 
 def _gauntlet(attack: Gauntlet, norm: str, classes: int) -> PassPlan:
-    lengths = []
+    kinds, effort = (attack.L1_KINDS, attack.L1_EFFORT) if norm == "l1" else (attack.KINDS, 1)
+    screen, lengths = _run(effort * attack.steps, norm), []
     for number in range(attack.rounds):
-        cycle, place = divmod(number, len(attack.KINDS))
-        diversify = attack.turns if attack.KINDS[place] == "turn" else 0
-        lengths.append(attack.round_steps * (1 + cycle) + diversify)
-    return PassPlan("backwards", attack.steps + sum(lengths[:1]) + 1, attack.steps + sum(lengths) + 1)
+        cycle, place = divmod(number, len(kinds))
+        diversify = attack.turns if kinds[place] == "turn" else 0
+        lengths.append(_run(attack.round_steps * (1 + cycle), norm) + diversify)
+    return PassPlan("backwards", screen + sum(lengths[:1]) + 1, screen + sum(lengths) + 1)
 
 
 _PLANS: dict[type, Counter] = {
     FGSM: lambda attack, norm, classes: _backwards(1),
-    PGD: lambda attack, norm, classes: _backwards(attack.steps * attack.restarts * _ranks(attack.targets, classes)),
-    PMA: lambda attack, norm, classes: _backwards(attack.steps * len(attack.runs())),
-    MD: lambda attack, norm, classes: _backwards(2 * attack.steps * attack.restarts * _ranks(attack.targets, classes)),
+    PGD: _pgd,
+    PMA: lambda attack, norm, classes: _backwards(_run(attack.steps, norm) * len(attack.runs())),
+    MD: _md,
     APGD: _apgd,
     FAB: _fab,
     Gauntlet: _gauntlet,

@@ -31,6 +31,7 @@ from gauntlet.system import provenance
 from gauntlet.threat_model.attack import compares
 from gauntlet.transfer.precomputed import PrecomputedTransfer
 from gauntlet.verification.attack_evidence import chunk_places, who
+from gauntlet.verification.pass_plans import of_this_version
 from gauntlet.verification.report import Replayed, Report
 from gauntlet.verification.row_checks import Key, entries
 from gauntlet.verification.sampling import Amount, in_order
@@ -50,6 +51,10 @@ def replay_attack(
     Args:
         job: rebuilt, with BN-fused copies where the run had them.
     """
+    if not of_this_version(job.evaluation, manifest.get("revisions", {})):
+        told = manifest.get("revisions") or "the first"
+        report.notes.append(f"nothing was re-run: another version of the attack made the run ({told})")
+        return
     coverage = job.evaluation.coverage
     pools = {chunk: _attacked(run.read_part(chunk).to_pandas(), coverage) for chunk in sorted(run.present())}
     done = report.replayed = Replayed(total=sum(map(len, pools.values())), nonce=nonce)

@@ -136,6 +136,17 @@ def test_other_versions_are_named_beside_a_row_that_differs(tmp_path):
     assert "check it there before calling it forged" in said
 
 
+def test_a_run_of_another_version_of_its_attack_is_not_re_run_and_it_is_said(tmp_path):
+    run = done(tmp_path, "attack.steps=6", "threat=l1", "threat.eps=1", attack="pgd")
+    assert verify.verify(run, amount=Amount.of("6")).problems == []
+    manifest = run.manifest()
+    assert manifest.pop("revisions") == {"attack": 2}
+    run.update(manifest)
+    report = verify.verify(run, amount=Amount.of("6"))
+    assert all("config_hash" in line or line.startswith("the folder") for line in report.problems)
+    assert "nothing was re-run: another version of the attack made the run (the first)" in report.notes
+
+
 def test_without_stored_examples_a_full_re_run_verifies(tmp_path):
     run = done(tmp_path, "attack.steps=5", "runtime.keep=none", attack="pgd")
     assert not verify.verify(run, amount=Amount.of("6")).verified
@@ -157,10 +168,11 @@ PLANNED = {f"{kind.__module__}.{kind.__name__}" for kind in pass_plans._PLANS}
 @pytest.mark.parametrize(
     "name", [n for n in sorted(path.stem for path in ATTACKS.glob("*.yaml")) if target(n) in PLANNED]
 )
-def test_no_shipped_attack_contradicts_its_plan(name, tmp_path):
+@pytest.mark.parametrize("threat", ["threat.eps=0.1", "threat=l1 threat.eps=1"])
+def test_no_shipped_attack_contradicts_its_plan(name, threat, tmp_path):
     node = yaml.safe_load((ATTACKS / f"{name}.yaml").read_text())
     short = [f"attack.{key}={value}" for key, value in SHORT.items() if isinstance(node.get(key), int)]
-    words = ["defense=trades", f"attack={name}", "dataset.limit=12", "threat.eps=0.1", *short]
+    words = ["defense=trades", f"attack={name}", "dataset.limit=12", *threat.split(), *short]
     job = prepare(composed(tmp_path, *words), CHOICES | {"attack": name}, "python run.py")
     plans = {stage.name: (plan_of(stage, job.evaluation), phases_of(stage.attack)) for stage in job.evaluation.stages}
     assert all(plan for plan, _ in plans.values())

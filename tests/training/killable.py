@@ -1,4 +1,4 @@
-"""A small training that saves its state after every step: `python killable.py FOLDER ema|swa`.
+"""A small training that saves its state after every step; whoever runs it sets FOLDER, and AVERAGE to ema or swa.
 
 Everything that has a state is on: the perturbation of the weights, an average, momentum, dropout.
 """
@@ -25,11 +25,11 @@ recipe = Recipe(
     objective=PGDAT(InnerPGD(eps=0.15, steps=2)),
     epochs=3,
     batch_size=10,
-    ema=0.9 if sys.argv[2] == "ema" else 0.0,
-    swa=SWA(start=0.0, limit=50) if sys.argv[2] == "swa" else None,
+    ema=0.9 if globals()["AVERAGE"] == "ema" else 0.0,
+    swa=SWA(start=0.0, limit=50) if globals()["AVERAGE"] == "swa" else None,
     weight_perturbation=WeightPerturbation(start=0.3),
     crop=1,
     clip=5.0,
     selection=Selection(eps=0.15, steps=2),
 )
-fit(Net(0.3), FewDigits(), recipe, Path(sys.argv[1]), identity="killable", progress=False, save_seconds=0.0)
+fit(Net(0.3), FewDigits(), recipe, Path(globals()["FOLDER"]), identity="killable", progress=False, save_seconds=0.0)

@@ -1,14 +1,13 @@
 """Checks that attack the victim with something that everybody knows."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from gauntlet.attacks.fgsm import FGSM
 from gauntlet.attacks.pgd import PGD
 from gauntlet.sanity_checks.flag import Flag
 from gauntlet.sanity_checks.probe import Probe
-from gauntlet.threat_model.attack import traits_of
+from gauntlet.threat_model.attack import leaves, traits_of
 
 
 @runtime_checkable
@@ -47,18 +46,9 @@ def one_step(probe: Probe) -> Flag | None:
 def few_classes(probe: Probe) -> Flag | None:
     """No stage moves to more other classes than there are."""
     classes = probe.run.classes
-    for name, attack in _parts(*probe.run.attack):
+    for name, attack in leaves(*probe.run.attack):
         targets = attack.targets if isinstance(attack, Targeted) else 0
         if isinstance(targets, int) and targets >= classes:
             what = f"{name} with {targets} targets is made for {targets + 1} classes"
             return Flag("few-classes", f"{what}, there are {classes}")
     return None
-
-
-def _parts(name: str, attack: Any) -> Iterator[tuple[str, Any]]:
-    stages = traits_of(attack).stages
-    if not stages:
-        yield name, attack
-        return
-    for key, part in stages.items():
-        yield from _parts(key, part)

@@ -4,14 +4,14 @@ An attack gets the narrowest handle that serves its `needs`, and that has no met
 on scores take a gradient, or one on decisions read a score.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from gauntlet.errors import UserError
-from gauntlet.threat_model.attack import traits_of
+from gauntlet.threat_model.attack import leaves, traits_of
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
 
@@ -148,21 +148,10 @@ def admit(name: str, attack: Any, access: str, why: str = "") -> None:
         name: of the attack.
         why: what limits the access, where that is not the configuration.
     """
-    for who, part in _parts(f"attack={name}", "attack", attack):
+    for who, part in leaves(f"attack={name}", attack, "attack"):
         needs = level_of(part)
         if LEVELS.index(needs) > LEVELS.index(access):
             limit = why or f"access={access}"
             raise UserError(
                 f"{who} needs {needs}s, the attacker has {access}s only ({limit}); use attack={_SUITABLE[access]}"
             )
-
-
-def _parts(name: str, path: str, attack: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what runs, each under the name by which the user knows it."""
-    stages = traits_of(attack).stages
-    if not stages:
-        yield name, attack
-        return
-    for key, part in stages.items():
-        below = f"{path}.stages.{key}"
-        yield from _parts(below, below, part)

@@ -1,7 +1,7 @@
 """What an attack is, and what it declares of itself: the one place that reads its traits."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, get_args
@@ -112,6 +112,22 @@ def stages_of(name: str, attack: Any, norm: str = "") -> dict[str, Any]:
     if not traits.stages:
         return {name: attack}
     return dict(traits.under(norm) if norm and traits.under else traits.stages)
+
+
+def leaves(name: str, attack: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the attacks within an attack that are no suites, each under its name.
+
+    Args:
+        name: of the attack, where it is no suite itself.
+        path: of the attack in the configuration; with it, stages are named by their path, else by their key.
+    """
+    stages = traits_of(attack).stages
+    if not stages:
+        yield name, attack
+        return
+    for key, stage in stages.items():
+        below = f"{path}.stages.{key}" if path else key
+        yield from leaves(below, stage, below if path else "")
 
 
 def compares(attack: object) -> bool:

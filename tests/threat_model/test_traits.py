@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 
+from gauntlet.attacks.fgsm import FGSM
 from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.suite import Suite
 from gauntlet.errors import UserError
@@ -23,7 +24,7 @@ def test_a_plain_class_declares_by_class_variables():
 
 
 def test_what_is_not_declared_has_the_default():
-    assert traits_of(PGD()) == Traits("gradient", norms=Threat.NORMS, fewest_classes=2)
+    assert traits_of(FGSM()) == Traits("gradient", norms=Threat.NORMS, fewest_classes=2)
 
 
 def test_properties_declare_too():

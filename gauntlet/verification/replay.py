@@ -122,7 +122,9 @@ def _ready(
     """Give the evaluation as it was recorded: draws measured again, universal perturbations in place."""
     draws = draws_of(job)
     if draws != manifest.get("draws", {}):
-        report.problems.append(f"run.json: draws is {manifest.get('draws')}, measured again {draws}")
+        report.problems.append(
+            f"run.json: draws is {manifest.get('draws')}, measured again {draws}" + _elsewhere(manifest, job)
+        )
     evaluation = replace(job.evaluation, victim=settled(job.evaluation.victim, draws))
     if isinstance(evaluation.attack[1], PrecomputedTransfer):
         report.notes.append("candidates were taken from the adversarial sets; crafting them was not repeated")
@@ -140,7 +142,9 @@ def _ready(
         evaluation, found = fitted(evaluation, job.train, manifest["victim"], cache, False)
         for stage, fit in found.items():
             if facts.get(stage, {}).get("digest") != fit["digest"]:
-                report.problems.append(f"run.json: the universal perturbation of {stage} is another one")
+                report.problems.append(
+                    f"run.json: the universal perturbation of {stage} is another one" + _elsewhere(manifest, job)
+                )
         yield evaluation
 
 
@@ -212,4 +216,4 @@ def _flag_problems(run: RunFolder, job: AttackSetup, evaluation: Evaluation, man
     probe = job.split.read(slice(0, min(len(job.split), PROBE)))
     for flag in of_victim(evaluation, probe, probed_survivors(run, job.manifest)):
         if flag.name not in shown:
-            yield f"run.json: the red flag {flag.name} is missing: {flag.detail}"
+            yield f"run.json: the red flag {flag.name} is missing: {flag.detail}{_elsewhere(manifest, job)}"

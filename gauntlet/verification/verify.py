@@ -18,7 +18,7 @@ from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.recorded_command import shown_command
 from gauntlet.evidence.run_folder import RunFolder, find_runs
 from gauntlet.evidence.verdict import Verdict
-from gauntlet.evidence.verdict_seal import sealed
+from gauntlet.evidence.verdict_seal import key_path, sealed
 from gauntlet.jobs.attack_setup import AttackSetup
 from gauntlet.jobs.certification_job import CertificationSetup
 from gauntlet.system.atomic_file import write_atomically
@@ -221,12 +221,18 @@ def _judged(run: RunFolder, local: Local, amount: Amount | None, nonce: str) -> 
 
 def store(run: RunFolder, verdict: Verdict) -> None:
     """Leave a verdict beside its run, sealed by this user. Raises UserError where the folder cannot be written."""
+    content = sealed(verdict)
     try:
-        write_atomically(run.path / "verification.json", (json.dumps(sealed(verdict), indent=1) + "\n").encode())
+        write_atomically(run.path / "verification.json", (json.dumps(content, indent=1) + "\n").encode())
     except UserError as cause:
         here = "make that folder writable, or verify a copy of the runs folder"
         why = str(cause).replace("choose another place with runs_dir=DIR", here)
         raise UserError(f"the verdict is not stored: {why}") from cause
+    if "seal" not in content:
+        sys.stderr.write(
+            printable(f"warning: no board will believe this verdict, since {key_path()} cannot be written; set ")
+            + "XDG_STATE_HOME to a folder of yours and verify again\n"
+        )
 
 
 def _runs_in(folder: Path) -> list[RunFolder]:

@@ -276,6 +276,14 @@ def test_a_verdict_of_ours_is_stale_once_a_file_changes_and_void_once_it_is_edit
     assert shown(run)[0].state == "stale"
 
 
+def test_a_verdict_without_a_seal_is_told(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert verify.main([str(run.path)]) == 0
+    assert capsys.readouterr().err.startswith("warning: no board will believe this verdict")
+    assert shown(run)[0].state == "foreign"
+
+
 def test_the_nonce_repeats_the_choice_and_another_one_changes_it(run, capsys):
     chosen = [verify.verify(run, amount=Amount.of("5"), nonce=nonce).replayed for nonce in ("aa", "aa", "bb")]
     assert chosen[0] == chosen[1]

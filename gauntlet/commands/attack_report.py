@@ -41,6 +41,8 @@ def lines(outcome: Outcome) -> list[str]:
     flags = manifest.get("flags", [])
     out += [f"red flag: {flag['name']}: {flag['detail']}" for flag in flags] or ["red flags: none"]
     out += [f"not ranked: {count} samples with error: {text}" for text, count in total.errors.items()]
+    for knob, value in manifest.get("replaced", {}).items():
+        out.append(f"{knob}={value}: its own loss is not defined for {manifest['dataset']['classes']} classes")
     if manifest["heads"] == "true":
         out.append("not ranked: heads=deployed attacks the deployed forward only")
     if access != "gradient":

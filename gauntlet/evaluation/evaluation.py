@@ -1,7 +1,8 @@
 """An evaluation: an attack on a victim under a threat, and its stages. `gauntlet.evaluation.chunk` runs them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -71,9 +72,8 @@ class Evaluation:
         for stage in self.stages:
             needed = traits_of(stage.attack).fewest_classes
             if self.classes < needed:
-                key = "attack" if stage.attack is self.attack[1] else f"attack.stages.{stage.name.split('/')[0]}"
                 why = f"the loss of {stage.name} needs {needed} classes, there are {self.classes}"
-                raise UserError(f"{why}; use {key}.loss=margin")
+                raise UserError(f"{why}; use attack.loss=margin")
 
     @property
     def given(self) -> str:
@@ -93,9 +93,33 @@ class Evaluation:
     @property
     def stages(self) -> list[Stage]:
         """Return the stages in the order in which they run, the true head first."""
-        name, attack = self.attack
-        suite: dict[str, Attack] = stages_of(name, attack, self.threat.norm)
-        return [stage for each, part in suite.items() for stage in self._on_heads(each, part)]
+        return [stage for each, part in self._parts.items() for stage in self._on_heads(each, part)]
+
+    @property
+    def replaced(self) -> dict[str, str]:
+        """Return the knob of a suite's stage -> the loss that it has here, where the classes are too few for its own.
+
+        A suite is one choice for all data sets, so it runs with what is defined. An attack by itself is refused.
+        """
+        return {f"attack.stages.{name}.loss": "margin" for name in self._undefined}
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """Return name -> attack of each part, with the margin in place of a loss that needs more classes."""
+        found: dict[str, Any] = stages_of(*self.attack, self.threat.norm)
+        return found | {name: replace(found[name], loss="margin") for name in self._undefined}
+
+    @property
+    def _undefined(self) -> list[str]:
+        """Return the stages of a suite whose loss needs more classes."""
+        if not traits_of(self.attack[1]).stages:
+            return []
+        found = stages_of(*self.attack, self.threat.norm)
+        return [
+            name
+            for name, part in found.items()
+            if traits_of(part).fewest_classes > self.classes and hasattr(part, "loss")
+        ]
 
     def _on_heads(self, name: str, attack: Attack) -> Iterator[Stage]:
         fused_heads = {head.name: head for head in self.fused.heads} if self.fused else {}

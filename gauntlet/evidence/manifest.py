@@ -153,6 +153,7 @@ class Manifest(TypedDict, total=False):
     revisions: Annotated[
         dict[str, Annotated[int, Bounds(2, 2**31)]], "place of an attack -> its version, from the second"
     ]
+    replaced: Annotated[dict[str, Name], "knob of a stage -> its value here, as the classes are too few for its own"]
     protocol: Annotated[ProtocolFacts, "of a randomized defense only"]
     members: Annotated[
         list[Annotated[list[str | float], Length(2, 2)]], "of a mixture: head and probability of each member"

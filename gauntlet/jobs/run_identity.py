@@ -59,6 +59,8 @@ def attack_manifest(
         revisions = revisions_of(suite, evaluation.threat.norm)
     if revisions:  # runs of the first version keep their hash
         answer["revisions"] = dict(revisions)
+    if evaluation.replaced:
+        answer["replaced"] = evaluation.replaced
     own = Manifest(
         heads=asked.cfg.heads,
         access=given,
@@ -68,6 +70,8 @@ def attack_manifest(
     )
     if revisions:
         own |= Manifest(revisions=dict(revisions))
+    if evaluation.replaced:
+        own |= Manifest(replaced=evaluation.replaced)
     if isinstance(suite, PrecomputedTransfer):
         own |= Manifest(sets=suite.to_record())
     if members := evaluation.victim.members:

@@ -20,6 +20,10 @@ from gauntlet.evidence.sealed_part import decode_rows
 REFUSED, BROKEN, KILLED = 3, 4, 9
 """Exit status after one line for the user, after any other exception, and of a process that was killed."""
 
+KILL = 0
+FAULTS = {"kill": KILL, "full": errno.ENOSPC, "failing": errno.EIO}
+"""Name -> the error of an operation on a disk that is full, or that fails; KILL: the process ends right after it."""
+
 
 class Faults:
     """Counts writes, syncs, renames, links and removals of files below a folder, and makes a fault at one of them.
@@ -27,11 +31,11 @@ class Faults:
     Args:
         folder: what lies elsewhere goes undisturbed.
         at: number of the operation, from 0; None: of none.
-        kill: whether the process ends right after it; else it fails as on a full disk.
+        error: of `FAULTS`. A write that fails has written the first half.
     """
 
-    def __init__(self, folder, at=None, kill=False):
-        self.folder, self.at, self.kill, self.count = folder, at, kill, 0
+    def __init__(self, folder, at=None, error=KILL):
+        self.folder, self.at, self.error, self.count = folder, at, error, 0
 
     def install(self):
         for owner, name in [(Path, "replace"), (Path, "rename"), (Path, "unlink"), (os, "link")]:
@@ -40,35 +44,52 @@ class Faults:
 
         def opening(path, mode="r", *more, **named):
             file = opened(path, mode, *more, **named)
-            if "w" in mode and path.is_relative_to(self.folder):
-                self._step(lambda: file.close())
-            return file
+            return _Watched(file, self) if "w" in mode and path.is_relative_to(self.folder) else file
 
         Path.open = opening
-        os.fsync = lambda descriptor: self._step(None) or synced(descriptor)
+        os.fsync = lambda descriptor: self.step() or synced(descriptor)
 
     def _faulty(self, operation):
         def done(path, *more, **named):
             if not Path(path).is_relative_to(self.folder) or not Path(path).exists():
                 return operation(path, *more, **named)
-            if not self.kill:
-                self._step(None)
+            if self.error != KILL:
+                self.step()
                 return operation(path, *more, **named)
             result = operation(path, *more, **named)
-            self._step(None)
+            self.step()
             return result
 
         return done
 
-    def _step(self, before):
+    def step(self, before=lambda: None):
         number, self.count = self.count, self.count + 1
         if number != self.at:
             return
-        if self.kill:
+        before()
+        if self.error == KILL:
             os._exit(KILLED)
-        if before is not None:
-            before()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(self.error, os.strerror(self.error))
+
+
+class _Watched:
+    """A file open for writing, whose first write may be cut short."""
+
+    def __init__(self, file, faults):
+        self._file, self._faults = file, faults
+
+    def write(self, data):
+        self._faults.step(lambda: (self._file.write(data[: len(data) // 2]), self._file.flush()))
+        return self._file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *cause):
+        self._file.close()
 
 
 def forked(work, folder, faults=None):
@@ -110,29 +131,30 @@ def content(runs):
     return {name: repr(each) for name, each in found.items()}
 
 
-def survives(work, folder, every=1):
-    """Make a fault at every so many operations, each with a kill and with a full disk; return how many were made.
+def survives(work, folder, every=1, faults=tuple(FAULTS)):
+    """Make a fault at every so many operations; return how many were made.
 
     After each the same work is done again undisturbed, and must give what it gives without a fault.
 
     Args:
         work: takes the runs folder; called in forks alone.
+        faults: names of `FAULTS`, each at each of these operations.
     """
     torch.set_num_threads(1)
     status, count = forked(work, folder / "whole")
     assert status == 0
     assert count > 10
     whole, made = content(folder / "whole" / "runs"), 0
-    for kill in (True, False):
+    for name in faults:
         for at in range(0, count, every):
-            place = folder / f"{'kill' if kill else 'full'}-{at}"
-            status, _ = forked(work, place, Faults(place / "runs", at, kill))
-            assert status in ((KILLED, 0) if kill else (REFUSED, 0)), (kill, at, status)
+            place = folder / f"{name}-{at}"
+            status, _ = forked(work, place, Faults(place / "runs", at, FAULTS[name]))
+            assert status in ((KILLED, 0) if name == "kill" else (REFUSED, 0)), (name, at, status)
             status, _ = forked(work, place)
-            assert status == 0, (kill, at)
+            assert status == 0, (name, at)
             found = content(place / "runs")
-            other = [name for name in sorted(found.keys() | whole.keys()) if found.get(name) != whole.get(name)]
-            assert not other, (kill, at, other)
+            other = [file for file in sorted(found.keys() | whole.keys()) if found.get(file) != whole.get(file)]
+            assert not other, (name, at, other)
             shutil.rmtree(place)
             made += 1
     return made

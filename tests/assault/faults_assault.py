@@ -1,5 +1,7 @@
 """A full disk, a failing disk and a kill at each change of a file, over every kind of run."""
 
+import sys
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -24,7 +26,7 @@ SMOOTHING = ["defense=gaussian_smoothing", "certifier=smoothing", "certifier.sam
 TRAINING = ["recipe=standard", "recipe.epochs=2", "dataset.limit=64", "runtime.progress=false"]
 
 EVERY = {"kill": 1, "full": 1, "failing": 3}
-"""Name of a fault -> it is made at every so many changes; a disk that fails is treated as a full one, in other words."""
+"""Name of a fault -> it is made at every so many changes; a disk that fails goes the way of a full one."""
 
 
 def composed(name, runs, words):
@@ -55,4 +57,4 @@ RUNS = {**{kind: attacking(kind) for kind in ATTACKS}, "certification": certifyi
 def test_a_run_survives_a_fault_at_every_change_of_a_file(kind, fault, tmp_path, capsys):
     made = survives(RUNS[kind], tmp_path, every=EVERY[fault], faults=[fault])
     with capsys.disabled():
-        print(f"\n{kind}, {fault}: {made} faults")
+        sys.stdout.write(f"\n{kind}, {fault}: {made} faults\n")

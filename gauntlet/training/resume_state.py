@@ -49,8 +49,9 @@ def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def clear(folder: Path) -> None:
-    """Remove the state of a training that is done."""
-    (folder / STATE).unlink(missing_ok=True)
+    """Remove the state of a training that is done; one that cannot be removed harms nobody."""
+    with suppress(OSError):
+        (folder / STATE).unlink(missing_ok=True)
 
 
 def tidy(folder: Path) -> None:

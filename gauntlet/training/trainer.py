@@ -18,6 +18,7 @@ from gauntlet.training.augmentation import augment
 from gauntlet.training.batch_norm import estimating, synced
 from gauntlet.training.distributed import ALONE, ProcessGroup
 from gauntlet.training.history import Epoch, History, Kept
+from gauntlet.training.memory_order import fit_memory_order
 from gauntlet.training.model_context import PassCounter, evaluating, forwarding, lowered, seeded, shuffle
 from gauntlet.training.model_selection import CHUNK, Scores
 from gauntlet.training.recipe import Recipe
@@ -52,6 +53,8 @@ class TrainingRun:
         self.model = model.to(device)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
+        shape = (dataset.channels, dataset.size, dataset.size)
+        fit_memory_order(self.model, recipe.objective.classifier(self.model), shape, channels_last)
         self.model.train()
         self.recipe, self.seed, self.device, self.processes = recipe, seed, device, processes
         self._train, self._validation = dataset.split("train"), dataset.split("validation")

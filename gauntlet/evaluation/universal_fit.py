@@ -145,7 +145,7 @@ def _fit(
     }
     delta = state.delta.cpu().contiguous()
     write_atomically(path, safetensors.torch.save({"delta": delta}, {"fit": json.dumps(facts)}))
-    scratch.unlink(missing_ok=True)
+    _tidy(scratch)
     return delta, facts
 
 
@@ -185,9 +185,11 @@ def _save(path: Path, state: UniversalState, seconds: float) -> None:
 
 
 def _tidy(scratch: Path) -> None:
-    """Remove what a process that was killed in its last step left beside a perturbation that is whole."""
+    """Remove the state of a fit that is done, and what killed processes left beside it."""
     with suppress(OSError):  # a cache that only reads
         scratch.unlink(missing_ok=True)
+    if any(scratch.parent.glob(".*.tmp")):
+        clear_folder(scratch.parent)
 
 
 def _key(evaluation: Evaluation, stage: Stage, split: Split, victim: str) -> str:

@@ -47,7 +47,7 @@ def show(runs: Path, out: Path, fresh: Fresh = NO_VERDICTS, floor: str = "standa
     try:
         built = build(runs, out, fresh, floor)
     except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)  # noqa: T201 - the command's output
+        print(f"error: {printable(mistake)}", file=sys.stderr)  # noqa: T201 - the command's output
         return 2
     for line in built.damaged:
         print(f"warning: {printable(line)}", file=sys.stderr)  # noqa: T201

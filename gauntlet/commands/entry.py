@@ -18,7 +18,7 @@ from gauntlet.cluster.sweep_overrides import prepared
 from gauntlet.commands.command_line import arranged, by_file
 from gauntlet.commands.terminal import one_line, say, write
 from gauntlet.config.trust import guard
-from gauntlet.errors import UserError, described
+from gauntlet.errors import UserError, described, printable
 
 STOPPED = 130
 """The exit status after Ctrl-C."""
@@ -58,7 +58,7 @@ def _called(main: Callable[[], None], config_name: str) -> int:
     try:
         sys.argv[1:] = prepared(launchers.checked(by_file(arranged(sys.argv[1:]))))
     except UserError as cause:
-        say(f"error: {cause}")
+        say(f"error: {printable(cause)}")
         return 1
     try:
         if get_args_parser().parse_args(sys.argv[1:]).help:
@@ -75,7 +75,7 @@ def _called(main: Callable[[], None], config_name: str) -> int:
             raise
         return end.code if isinstance(end.code, int) else 1
     except UserError as cause:
-        say(f"error: {cause}")
+        say(f"error: {printable(cause)}")
         return 1
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as cause:
         if full:
@@ -110,7 +110,7 @@ def attempt(work: Callable[[], bool], stopped: str) -> None:
         with job_of(hydra).at_work() as said:
             said.append(_attempt(work, stopped))
     except UserError as cause:
-        say(f"error: {cause}")
+        say(f"error: {printable(cause)}")
 
 
 def _attempt(work: Callable[[], bool], stopped: str) -> str:
@@ -125,7 +125,7 @@ def _attempt(work: Callable[[], bool], stopped: str) -> str:
         say(f"error: {text}")
         return text
     except UserError as cause:
-        say(f"error: {cause}")
+        say(f"error: {printable(cause)}")
         return str(cause)
     except Exception as cause:
         text = f"unexpected {type(cause).__name__}: {one_line(cause)}"

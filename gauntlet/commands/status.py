@@ -19,10 +19,8 @@ from gauntlet.errors import UserError, printable, reason
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.recorded_command import command_of_all_shards
 from gauntlet.evidence.run_folder import RunFolder, find_runs
-from gauntlet.metrics import certificate_summary
-from gauntlet.metrics.attack_summary import summarize
-from gauntlet.metrics.display import DASH, UNKNOWN, points, ratio
-from gauntlet.metrics.perturbation_size import Spread, read
+from gauntlet.metrics.display import DASH
+from gauntlet.metrics.headline import headline
 from gauntlet.system.progress import duration
 
 STATES = ("done", "running", "waiting", "partial", "failed", "damaged")
@@ -68,7 +66,7 @@ def line(run: RunFolder) -> StatusLine:
             "done", present, chunks, run.path, "", access, command_of_all_shards(manifest["command"]), when=when
         )
         if manifest["status"] in ("done", "failed") and present == chunks:
-            about = replace(about, number=_number(run, manifest))
+            about = replace(about, number=headline(run, manifest))
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as cause:
         return StatusLine("damaged", 0, 0, run.path, reason(cause))
     if manifest["status"] == "done" and present == chunks:
@@ -83,23 +81,6 @@ def line(run: RunFolder) -> StatusLine:
         first = (manifest.get("failures") or ["no reason recorded"])[0]
         return replace(about, state="failed", remark=str(first))
     return replace(about, state="partial")
-
-
-def _number(run: RunFolder, manifest: Manifest) -> str:
-    """Return the robust accuracy of a run, or the certified one at its eps, in percent."""
-    if manifest["kind"] == "certificate":
-        certificates, radius = certificate_summary.summary(run), manifest["threat"]["radius"]
-        if radius is None or not certificates.samples:
-            return f"r {certificates.average:.3g}"
-        return f"{points(ratio(certificates.certified(float(radius)), certificates.samples), 2)} %"
-    if manifest["threat"]["radius"] is None:
-        found = Spread.of(read(run).distance) if manifest["status"] == "done" else None
-        return f"d {found.quartiles()[1]}" if found else DASH
-    total = summarize(run, manifest["stages"])
-    if total.unknown:
-        return UNKNOWN
-    share = total.expected.mean if total.expected else ratio(total.robust + total.open, total.samples)
-    return f"{'≤ ' * bool(total.open and not total.expected)}{points(share, 2)} %"
 
 
 def lines(root: Path) -> list[StatusLine]:
@@ -166,10 +147,10 @@ def _table(found: Sequence[StatusLine]) -> list[str]:
         (
             each.state,
             f"{each.present}/{each.chunks}" if each.chunks else DASH,
-            each.when or DASH,
-            each.number or DASH,
-            f"{each.path}{f' (access={each.access})' * (each.access != 'gradient')}" if each.path != Path() else "",
-            each.remark,
+            printable(each.when) or DASH,
+            printable(each.number) or DASH,
+            printable(f"{each.path}{f' (access={each.access})' * (each.access != 'gradient')}") * (each.path != Path()),
+            printable(each.remark),
         )
         for each in found
     ]
@@ -177,7 +158,7 @@ def _table(found: Sequence[StatusLine]) -> list[str]:
     out = []
     for each, (state, chunks, when, number, place, remark) in zip(found, rows, strict=True):
         head = f"{state:<{width[0]}}  {chunks:>{width[1]}}  {when:<{width[2]}}  {number:>{width[3]}}"
-        out.append("  ".join(filter(None, (head, place, printable(remark)))))
+        out.append("  ".join(filter(None, (head, place, remark))))
         out += [f"         {printable(text)}" for text in each.below]
     return out
 

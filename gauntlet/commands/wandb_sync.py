@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, printable
 from gauntlet.tracking.wandb_connection import wandb
 
 SENT = ".synced"
@@ -51,13 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(f"{count} in {options.runs}, {sent} {'was' if sent == 1 else 'were'} sent\n")
         if not folders:
             return 0
-        sys.stdout.write(f"{shlex.join(command(folders))}\n")
+        sys.stdout.write(f"{printable(shlex.join(command(folders)))}\n")
         if options.dry_run:
             return 0
         sys.stdout.flush()
         if not wandb().login(prompt=False, verify=False):
             raise UserError("no API key here; log in once with `wandb login`, or set WANDB_API_KEY, then try again")
     except UserError as cause:
-        sys.stderr.write(f"error: {cause}\n")
+        sys.stderr.write(f"error: {printable(cause)}\n")
         return 1
     return subprocess.run([sys.executable, "-m", *command(folders)]).returncode

@@ -180,6 +180,7 @@ class Manifest(TypedDict, total=False):
     cost: Annotated[dict[str, Cost], "stage -> its totals"]
     flags: Annotated[list[FlagRecord], "red flags"]
     failures: Annotated[list[Text], "distinct error texts"]
+    result: Annotated[Name, "its one number, as status shows it, of a run whose chunks are all there"]
 
 
 def parse(content: Any) -> Manifest:

@@ -23,6 +23,7 @@ from gauntlet.jobs.attack_setup import AttackSetup, prepare
 from gauntlet.jobs.chunk_runner import ProgressUnits, ShardOfRun, Worker, held_shard, run_chunks
 from gauntlet.jobs.device_workers import at_work, shares
 from gauntlet.metrics.attack_summary import AttackSummary, summarize
+from gauntlet.metrics.headline import attack_headline
 from gauntlet.sanity_checks import (
     PROBE,
     Flag,
@@ -210,6 +211,7 @@ def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary) -> Manif
         cost=total.cost,
         flags=[{"name": flag.name, "detail": flag.detail} for flag in flags],
         failures=sorted(total.errors),
+        result=attack_headline(job.run, manifest, total),
     )
     if job.evaluation.given == GRADIENT and job.evaluation.victim.surrogates:
         settled |= Manifest(fidelity=fidelity(job.evaluation, probe))

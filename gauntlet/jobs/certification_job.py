@@ -19,6 +19,7 @@ from gauntlet.jobs.device_workers import at_work, shares
 from gauntlet.jobs.run_identity import certification_manifest, folder_of
 from gauntlet.jobs.setup import Setup, load, request
 from gauntlet.metrics.certificate_summary import CertificateSummary, summary
+from gauntlet.metrics.headline import certificate_headline
 from gauntlet.system import provenance
 from gauntlet.system.progress import Bar
 from gauntlet.tracking import Tracker
@@ -155,6 +156,7 @@ def _settle(run: RunFolder, total: CertificateSummary) -> Manifest:
         finished=provenance.now(),
         cost={STAGE: cost},  # type: ignore[dict-item]
         failures=sorted(total.errors),
+        result=certificate_headline(run, run.manifest(), total),
     )
     return amend(run, lambda manifest: manifest.update(settled))
 

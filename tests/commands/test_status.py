@@ -161,3 +161,24 @@ def test_foreign_commands_are_quoted_or_not_offered(tmp_path, capsys, command, o
     assert line.endswith("  ?[2Jgone more")
     assert main([str(tmp_path), "--commands"]) == 0
     assert capsys.readouterr().out == offered
+
+
+def test_a_finished_run_is_listed_from_its_manifest_alone(tmp_path, capsys, monkeypatch):
+    run = make_run(tmp_path / "runs")
+    before = told(capsys, tmp_path)
+    (number,) = [word for word in before[0].split("  ") if word.strip().endswith("%")]
+    manifest = run.manifest()
+    manifest["result"] = number.strip()
+    run.update(manifest)
+    monkeypatch.setattr(RunFolder, "_decoded", lambda *_: pytest.fail("a part was read"))
+    assert told(capsys, tmp_path) == before
+
+
+def test_a_result_from_elsewhere_steers_no_terminal(tmp_path, capsys):
+    run = make_run(tmp_path / "runs")
+    manifest = run.manifest()
+    manifest |= dict.fromkeys(("result", "finished", "access"), "\x1b[2J99 %\nall good")
+    run.update(manifest)
+    lines_of = told(capsys, tmp_path)
+    assert len(lines_of) == 2
+    assert all(each.isprintable() for each in lines_of)

@@ -29,10 +29,11 @@ def optimised(graph: Graph, region: Region, ranges: Ranges, questions: Questions
     Returns:
         ReLU node -> slopes [Q, *shape].
     """
-    owner = questions.owner
+    owner, rows = questions.owner, questions.rows
+    assert isinstance(rows, Tensor)
     current = _starts(graph, ranges, questions)
     state = {at: _Adam(torch.zeros_like(v), torch.zeros_like(v)) for at, v in current.items()}
-    kept, best = dict(current), torch.full((len(owner),), -torch.inf, dtype=questions.rows.dtype, device=owner.device)
+    kept, best = dict(current), torch.full((len(owner),), -torch.inf, dtype=rows.dtype, device=owner.device)
     for step in range(steps + 1):
         leaves = {at: v.detach().requires_grad_(step < steps) for at, v in current.items()}
         with torch.set_grad_enabled(step < steps):
@@ -75,7 +76,7 @@ def _starts(graph: Graph, ranges: Ranges, questions: Questions) -> dict[int, Ten
     for at in sorted(needed):
         if isinstance(graph.nodes[at].op, Relu):
             source = graph.nodes[at].inputs[0]
-            starts[at] = (ranges.upper[source] > -ranges.lower[source]).to(questions.rows.dtype)[questions.owner]
+            starts[at] = (ranges.upper[source] > -ranges.lower[source]).to(ranges.upper[source].dtype)[questions.owner]
     return starts
 
 

@@ -1,15 +1,16 @@
 """Linear bounds passed back from a node to the image (CROWN; Zhang et al. 2018, arXiv 1811.00866)."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from gauntlet.certification.crown.affine_layers import Affine
-from gauntlet.certification.crown.graph import Graph, Relu
+from gauntlet.certification.crown.affine_layers import Affine, Convolution, Scale
+from gauntlet.certification.crown.graph import Graph, Node, Relu
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region
+from gauntlet.certification.crown.windows import Extent, Window, extents, passes
 
 COPIES = 6
 """Tensors of the size of the widest node that are alive for each question at once."""
@@ -25,12 +26,12 @@ class Questions:
     Args:
         node: position in the graph.
         owner: image that each question is about, int64 [Q].
-        rows: the functions, [Q, *shape of the node].
+        rows: the functions, [Q, *shape of the node], or windows of it.
     """
 
     node: int
     owner: Tensor
-    rows: Tensor
+    rows: Tensor | Window
 
 
 def lower_bounds(
@@ -53,13 +54,23 @@ def lower_bounds(
         slopes: lower slopes for each question.
         boxed: stop at the first ReLU on each way and take the bounds of its output: the last layers of IBP as one.
     """
-    pending = {questions.node: questions.rows}
-    owner = questions.owner
-    total = torch.zeros(len(owner), dtype=questions.rows.dtype, device=questions.rows.device)
+    pending: dict[int, Tensor | Window] = {questions.node: questions.rows}
+    owner, sized = questions.owner, {}
+    if isinstance(questions.rows, Window):
+        sized = extents(graph, questions.node, region.radius is not None)
+    like = questions.rows.values if isinstance(questions.rows, Window) else questions.rows
+    total = torch.zeros(len(owner), dtype=like.dtype, device=like.device)
     for at in range(questions.node, -1, -1):
         if at not in pending:
             continue
         a, node, slack = pending.pop(at), graph.nodes[at], ranges.slack[at]
+        if isinstance(a, Window):
+            if at in sized and passes(node):
+                added, window = _window(a, owner, region, ranges, at, node)
+                total = total + added
+                _hand_on(pending, node, window, graph)
+                continue
+            a = a.dense(node.shape)
         if slack is not None:
             total = total - _dot(a.abs(), slack[owner])
         if not node.inputs:
@@ -77,9 +88,43 @@ def lower_bounds(
             slope = None if slopes is None else slopes[at]
             a, constant = _relax(a, _lines(ranges.lower[source], ranges.upper[source]), owner, slope)
             total = total + constant
-        for source in node.inputs:
-            pending[source] = pending[source] + a if source in pending else a
+        _hand_on(pending, node, a, graph)
     return total
+
+
+def _hand_on(pending: dict[int, Tensor | Window], node: Node, a: Tensor | Window, graph: Graph) -> None:
+    """Add the coefficients of what the node reads to those that are there."""
+    for source in node.inputs:
+        there = pending.get(source)
+        if there is None:
+            pending[source] = a
+        elif isinstance(there, Window) and isinstance(a, Window):
+            pending[source] = there + a
+        else:
+            shape = graph.nodes[source].shape
+            first, second = (each.dense(shape) if isinstance(each, Window) else each for each in (there, a))
+            pending[source] = first + second
+
+
+def _window(a: Window, owner: Tensor, region: Region, ranges: Ranges, at: int, node: Node) -> tuple[Tensor, Window]:
+    """Return what a node adds to the bounds of questions that see a window of it, and the window of what it reads."""
+    read, slack = a.reader(owner), ranges.slack[at]
+    total = torch.zeros(len(owner), dtype=a.values.dtype, device=a.values.device)
+    if slack is not None:
+        total = total - _dot(a.values.abs(), read(slack))
+    if not node.inputs:
+        values = a.values
+        return total + _dot(values, torch.where(values > 0, read(region.lower), read(region.upper))), a
+    if isinstance(node.op, Convolution | Scale):
+        return total + a.constant(node.op), a.before(node.op)
+    if isinstance(node.op, Relu):
+        source = node.inputs[0]
+        lines = _lines(ranges.lower[source], ranges.upper[source])
+        negative = a.values.clamp_max(0)
+        total = total + _dot(negative, read(lines.constant))
+        slope = torch.where(a.values > 0, read(lines.lower), read(lines.upper))
+        return total, replace(a, values=a.values * slope)
+    return total, a
 
 
 @dataclass(frozen=True)
@@ -105,16 +150,22 @@ def _relax(a: Tensor, lines: _Lines, owner: Tensor, slope: Tensor | None) -> tup
     lower = lines.lower[owner]
     if slope is not None:
         lower = torch.where(lines.unsure[owner], slope, lower)
-    negative = a.clamp_max(0)
-    return a.clamp_min(0) * lower + negative * lines.upper[owner], _dot(negative, lines.constant[owner])
+    below = a * torch.where(a > 0, lower, lines.upper[owner])
+    return below, _dot(a.clamp_max(0), lines.constant[owner])
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)
+    return (a * b).sum(tuple(range(1, a.dim())))
 
 
-def pieces(count: int, graph: Graph, memory: float) -> Iterator[slice]:
-    """Slices of `count` questions that need at most `memory` MiB at a time."""
-    each = 8 * COPIES * graph.widest
+def pieces(count: int, graph: Graph, memory: float, sized: Mapping[int, Extent] | None = None) -> Iterator[slice]:
+    """Slices of `count` questions that need at most `memory` MiB at a time; sized: windows of their nodes."""
+    widest = graph.widest
+    if sized:
+        entries = [torch.Size(node.shape).numel() for node in graph.nodes[: max(sized) + 1]]
+        for at, (height, width) in sized.items():
+            entries[at] = graph.nodes[at].shape[0] * height * width
+        widest = max(entries)
+    each = 8 * COPIES * widest
     step = max(1, int(memory * 2**20 / each))
     return (slice(first, first + step) for first in range(0, count, step))

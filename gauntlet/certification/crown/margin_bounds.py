@@ -11,6 +11,7 @@ from gauntlet.certification.crown.crown import Questions, lower_bounds, pieces
 from gauntlet.certification.crown.graph import Graph
 from gauntlet.certification.crown.ibp import Ranges, Tighten, intervals
 from gauntlet.certification.crown.input_region import Region
+from gauntlet.certification.crown.windows import extents, of_entries
 
 METHODS = ("ibp", "crown_ibp", "crown", "alpha_crown")
 """From the cheapest to the tightest."""
@@ -101,6 +102,19 @@ class Asked:
     node: int
     memory: float
 
+    def answer_entries(self, owner: Tensor, entry: Tensor, value: float) -> Tensor:
+        """Return the lower bounds float64 [Q] of `value` times entries of the node, by the windows that they see.
+
+        entry: positions in the flattened node, int64 [Q].
+        """
+        graph, shape = self.network.exact, self.network.exact.nodes[self.node].shape
+        found = torch.empty(len(owner), dtype=torch.float64, device=owner.device)
+        sized = extents(graph, self.node, self.region.radius is not None)
+        for piece in pieces(len(owner), graph, self.memory, sized):
+            asked = Questions(self.node, owner[piece], of_entries(shape, entry[piece], value))
+            found[piece] = lower_bounds(graph, self.region, self.ranges, asked)
+        return found
+
     def answer(self, owner: Tensor, rows: Callable[[slice], Tensor], steps: int = 0, boxed: bool = False) -> Tensor:
         """Return the lower bounds float64 [Q] of functions of the images owner [Q]; rows gives those of a slice of
         them."""
@@ -110,7 +124,7 @@ class Asked:
             asked = Questions(self.node, owner[piece], rows(piece))
             slopes = None
             if steps:
-                quick = Questions(self.node, asked.owner, asked.rows.float())
+                quick = Questions(self.node, asked.owner, rows(piece).float())
                 region, ranges = self.region.to(torch.float32), self.ranges.to(torch.float32)
                 searched = optimised(self.network.quick, region, ranges, quick, steps)
                 slopes = {at: slope.double() for at, slope in searched.items()}
@@ -141,8 +155,11 @@ def _by_crown(network: Network, region: Region, known: Ranges, steps: int, memor
         owner, entry = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
         if behind[node] and len(owner):
             ask = Asked(network, region, ranges, node, memory)
-            least = ask.answer(owner, lambda piece: _one_hot(entry[piece], shape, 1.0), steps)
-            most = -ask.answer(owner, lambda piece: _one_hot(entry[piece], shape, -1.0), steps)
+            if len(shape) == 3 and not steps:
+                least, most = (value * ask.answer_entries(owner, entry, value) for value in (1.0, -1.0))
+            else:
+                least = ask.answer(owner, lambda piece: _one_hot(entry[piece], shape, 1.0), steps)
+                most = -ask.answer(owner, lambda piece: _one_hot(entry[piece], shape, -1.0), steps)
             lower[owner, entry] = lower[owner, entry].maximum(least)
             upper[owner, entry] = upper[owner, entry].minimum(most)
         return lower.reshape(-1, *shape), upper.maximum(lower).reshape(-1, *shape)

@@ -1,0 +1,106 @@
+"""Seconds of CROWN here and in auto_LiRPA, on the same images of the public networks, on one thread.
+
+    PYTHONPATH=FOLDER_OF_AUTO_LIRPA python -m benchmarks.bounds_speed [--model NAME ...] [--images 5] [--repeats 3]
+
+auto_LiRPA is no dependency of this project and is not installed by it. Both prove the margins of the true class of the
+images that are right, in groups of --images: theirs by `compute_bounds(method="CROWN")` with convolutions as patches
+or as matrices, whichever is faster on the network, in float32; ours up to `crown`, float32 rounding covered. Images
+that cheaper methods prove are left to both. Processor time, the least of --repeats.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from benchmarks.public import NETWORKS, images_of, network_of
+from gauntlet.certification.crown.graph_tracing import trace
+from gauntlet.certification.crown.input_region import legal
+from gauntlet.certification.crown.margin_bounds import Effort, Network, prove
+from gauntlet.threat_model.threat import Threat
+
+MODES = ("patches", "matrix")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--images", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    sys.stdout.write("| network | images | proven, theirs | proven, ours | s per image, theirs | s per image, ours |\n")
+    sys.stdout.write("|---|---|---|---|---|---|\n")
+    for line in (_line(name, options.images, options.repeats) for name in options.model):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
+def _line(name: str, images: int, repeats: int) -> str:
+    network, (data, threat) = network_of(name), NETWORKS[name]
+    batch = images_of(data, 0, 4 * images)
+    with torch.no_grad():
+        right = (network(batch.x).argmax(1) == batch.y).nonzero().squeeze(1)[:images]
+    x, y = batch.x[right], batch.y[right]
+    known = Network.of(trace(network, (network,), tuple(x.shape[1:])))
+    ours = _timed(lambda: prove(known, legal(threat, x), y, Effort("crown", 1, 0, 16)).margins, repeats)
+    theirs = min((_timed(run, repeats) for run in _theirs(network, x, y, threat) if _works(run)), key=_seconds)
+    proven = [int((margins > 0).all(1).sum()) for margins, _ in (theirs, ours)]
+    return f"| {name} | {len(x)} | {proven[0]} | {proven[1]} | {theirs[1] / len(x):.3f} | {ours[1] / len(x):.3f} |"
+
+
+def _theirs(network: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Iterator[Callable[[], Tensor]]:
+    from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
+
+    eps = threat.radius
+    ball = (
+        PerturbationLpNorm(norm=float("inf"), x_L=(x - eps).clamp(0, 1), x_U=(x + eps).clamp(0, 1))
+        if threat.norm == "linf"
+        else PerturbationLpNorm(norm=2, eps=eps)
+    )
+    eye = torch.eye(10)
+    rows = torch.stack([eye[c] - eye[[k for k in range(10) if k != c]] for c in y.tolist()])
+    for mode in MODES:
+        bounded = BoundedModule(network, torch.empty_like(x), bound_opts={"conv_mode": mode})
+
+        def run(bounded: object = bounded) -> Tensor:
+            with torch.no_grad():
+                found, _ = bounded.compute_bounds(  # type: ignore[attr-defined]
+                    x=(BoundedTensor(x, ball),), C=rows, method="CROWN", bound_upper=False
+                )
+            return torch.as_tensor(found)
+
+        yield run
+
+
+def _works(run: Callable[[], Tensor]) -> bool:
+    """Return whether their bounds exist in this mode: patches know no constants by which images are scaled."""
+    try:
+        run()
+    except (AssertionError, NotImplementedError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _seconds(timed: tuple[Tensor, float]) -> float:
+    return timed[1]
+
+
+def _timed(run: Callable[[], Tensor], repeats: int) -> tuple[Tensor, float]:
+    """Return what the function gives, and the least processor time of several calls."""
+    margins, best = run(), float("inf")
+    for _ in range(repeats):
+        begun = time.process_time()
+        run()
+        best = min(best, time.process_time() - begun)
+    return margins, best
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,8 @@ def drawn(seed):
     for _ in range(pick(1, 2, 3)):
         wide, kind = pick(2, 3, 4), pick("plain", "strided", "even", "norm", "residual", "grouped", "pooled")
         if kind == "residual":
-            layers.append(Residual(channels, wide, stride := pick(1, 2)))
+            stride = pick(1, 2) if wide != channels else 1  # its shortcut is the identity then
+            layers.append(Residual(channels, wide, stride))
             size = -(-size // stride)
         elif kind == "pooled" and size % 2 == 0:
             layers += [nn.Conv2d(channels, wide, 3, 1, 1), nn.ReLU(inplace=pick(True, False)), nn.AvgPool2d(2)]

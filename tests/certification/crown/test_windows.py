@@ -63,7 +63,8 @@ def test_an_entry_has_the_bounds_that_its_whole_node_gives(name, threat):
         if len(shape) != 3:
             continue
         count = torch.Size(shape).numel()
-        entry, owner = torch.arange(count).repeat(2), torch.arange(2).repeat_interleave(count)
+        some = torch.arange(0, count, 7)
+        entry, owner = some.repeat(2), torch.arange(2).repeat_interleave(len(some))
         one = torch.eye(count, dtype=torch.float64)[entry].reshape(-1, *shape)
         for value in (1.0, -1.0):
             whole = ask.answer(owner, lambda piece, value=value, one=one: value * one[piece])

@@ -10,7 +10,7 @@ from gauntlet.certification.crown.affine_layers import Affine, Convolution, Scal
 from gauntlet.certification.crown.graph import Graph, Node, Relu
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region
-from gauntlet.certification.crown.windows import Extent, Window, extents, passes
+from gauntlet.certification.crown.windows import Extent, NodeWindow, extents, passes
 
 COPIES = 6
 """Tensors of the size of the widest node that are alive for each question at once."""
@@ -31,7 +31,7 @@ class Questions:
 
     node: int
     owner: Tensor
-    rows: Tensor | Window
+    rows: Tensor | NodeWindow
 
 
 def lower_bounds(
@@ -54,17 +54,17 @@ def lower_bounds(
         slopes: lower slopes for each question.
         boxed: stop at the first ReLU on each way and take the bounds of its output: the last layers of IBP as one.
     """
-    pending: dict[int, Tensor | Window] = {questions.node: questions.rows}
+    pending: dict[int, Tensor | NodeWindow] = {questions.node: questions.rows}
     owner, sized = questions.owner, {}
-    if isinstance(questions.rows, Window):
+    if isinstance(questions.rows, NodeWindow):
         sized = extents(graph, questions.node, region.radius is not None)
-    like = questions.rows.values if isinstance(questions.rows, Window) else questions.rows
+    like = questions.rows.values if isinstance(questions.rows, NodeWindow) else questions.rows
     total = torch.zeros(len(owner), dtype=like.dtype, device=like.device)
     for at in range(questions.node, -1, -1):
         if at not in pending:
             continue
         a, node, slack = pending.pop(at), graph.nodes[at], ranges.slack[at]
-        if isinstance(a, Window):
+        if isinstance(a, NodeWindow):
             if at in sized and passes(node):
                 added, window = _window(a, owner, region, ranges, at, node)
                 total = total + added
@@ -92,21 +92,23 @@ def lower_bounds(
     return total
 
 
-def _hand_on(pending: dict[int, Tensor | Window], node: Node, a: Tensor | Window, graph: Graph) -> None:
+def _hand_on(pending: dict[int, Tensor | NodeWindow], node: Node, a: Tensor | NodeWindow, graph: Graph) -> None:
     """Add the coefficients of what the node reads to those that are there."""
     for source in node.inputs:
         there = pending.get(source)
         if there is None:
             pending[source] = a
-        elif isinstance(there, Window) and isinstance(a, Window):
+        elif isinstance(there, NodeWindow) and isinstance(a, NodeWindow):
             pending[source] = there + a
         else:
             shape = graph.nodes[source].shape
-            first, second = (each.dense(shape) if isinstance(each, Window) else each for each in (there, a))
+            first, second = (each.dense(shape) if isinstance(each, NodeWindow) else each for each in (there, a))
             pending[source] = first + second
 
 
-def _window(a: Window, owner: Tensor, region: Region, ranges: Ranges, at: int, node: Node) -> tuple[Tensor, Window]:
+def _window(
+    a: NodeWindow, owner: Tensor, region: Region, ranges: Ranges, at: int, node: Node
+) -> tuple[Tensor, NodeWindow]:
     """Return what a node adds to the bounds of questions that see a window of it, and the window of what it reads."""
     read, slack = a.reader(owner), ranges.slack[at]
     total = torch.zeros(len(owner), dtype=a.values.dtype, device=a.values.device)

@@ -21,7 +21,7 @@ Extent = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Window:
+class NodeWindow:
     """Coefficients of linear functions of a node, one for each question.
 
     Args:
@@ -40,7 +40,7 @@ class Window:
         inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
         return rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None], inside
 
-    def cut(self, height: int, width: int) -> "Window":
+    def cut(self, height: int, width: int) -> "NodeWindow":
         """Return the same without what lies outside."""
         return replace(self, values=self.values * self.places(height, width)[1][:, None])
 
@@ -63,7 +63,7 @@ class Window:
 
         return read
 
-    def __add__(self, other: "Window") -> "Window":
+    def __add__(self, other: "NodeWindow") -> "NodeWindow":
         """Return the sum, in the smallest window that holds both; they lie alike for all questions."""
         if not len(self.top):
             return self
@@ -73,9 +73,9 @@ class Window:
         width = max(self.values.shape[3], right + other.values.shape[3]) - ahead
         total = _placed(self.values, -up, -ahead, height, width)
         total = total + _placed(other.values, down - up, right - ahead, height, width)
-        return Window(total, self.top + up, self.left + ahead)
+        return NodeWindow(total, self.top + up, self.left + ahead)
 
-    def before(self, op: Convolution | Scale) -> "Window":
+    def before(self, op: Convolution | Scale) -> "NodeWindow":
         """Return the coefficients of what the layer reads."""
         if isinstance(op, Scale):
             return replace(self, values=self.values * op.weight.reshape(-1, 1, 1))
@@ -83,7 +83,7 @@ class Window:
             values = (self.values.flatten(1) @ op.weight.flatten(1)).reshape(-1, *op.weight.shape[1:])
         else:
             values = functional.conv_transpose2d(self.values, op.weight, None, op.stride)
-        moved = Window(values, self.top * op.stride[0] - op.padding[0], self.left * op.stride[1] - op.padding[1])
+        moved = NodeWindow(values, self.top * op.stride[0] - op.padding[0], self.left * op.stride[1] - op.padding[1])
         return moved.cut(*op.inside)
 
     def constant(self, op: Convolution | Scale) -> Tensor | float:
@@ -96,13 +96,13 @@ def _placed(values: Tensor, down: int, right: int, height: int, width: int) -> T
     return functional.pad(values, (right, behind, down, below))
 
 
-def of_entries(shape: tuple[int, ...], entry: Tensor, value: float) -> Window:
+def of_entries(shape: tuple[int, ...], entry: Tensor, value: float) -> NodeWindow:
     """Return `value` times single entries of a node; entry: their positions in the flattened node, int64 [Q]."""
     area = shape[1] * shape[2]
     place = entry % area
     values = torch.zeros(len(entry), shape[0], 1, 1, dtype=torch.float64, device=entry.device)
     values.view(len(entry), -1).scatter_(1, (entry // area)[:, None], value)
-    return Window(values, place // shape[2], place % shape[2])
+    return NodeWindow(values, place // shape[2], place % shape[2])
 
 
 def extents(graph: Graph, node: int, ball: bool) -> dict[int, Extent]:

@@ -9,7 +9,7 @@ from torch import nn
 from gauntlet.certification.crown.ibp import intervals
 from gauntlet.certification.crown.input_region import legal
 from gauntlet.certification.crown.margin_bounds import Asked
-from gauntlet.certification.crown.windows import Window, extents, of_entries
+from gauntlet.certification.crown.windows import NodeWindow, extents, of_entries
 from gauntlet.threat_model.threat import Threat
 from tests.certification.crown.conftest import Pixels, Residual, images, network_of, seeded
 
@@ -85,7 +85,7 @@ def test_windows_are_used_where_they_save_something(name):
 def test_a_window_beyond_the_edge_is_cut():
     window = of_entries((2, 3, 3), torch.tensor([0, 17]), 2.0)
     assert window.dense((2, 3, 3)).flatten(1).nonzero().tolist() == [[0, 0], [1, 17]]
-    ones = Window(torch.ones(1, 1, 3, 3), torch.tensor([-1]), torch.tensor([2]))
+    ones = NodeWindow(torch.ones(1, 1, 3, 3), torch.tensor([-1]), torch.tensor([2]))
     assert ones.cut(3, 3).dense((1, 3, 3))[0, 0].tolist() == [[0, 0, 1], [0, 0, 1], [0, 0, 0]]
 
 
@@ -94,7 +94,7 @@ def test_a_window_beyond_the_edge_is_cut():
 def test_windows_add_where_they_lie(corners, sizes):
     rng = torch.Generator().manual_seed(sum(sizes))
     one, other = (
-        Window(
+        NodeWindow(
             torch.randn(2, 1, high, wide, generator=rng), torch.tensor([down, down + 1]), torch.tensor([right, right])
         ).cut(5, 5)
         for (down, right), (high, wide) in ((corners[:2], sizes[:2]), (corners[2:], sizes[2:]))

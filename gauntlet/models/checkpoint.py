@@ -211,7 +211,8 @@ def _check_names(
         )
     elif missing and all(name.startswith("last.0.") for name in missing) and not match.unexpected:
         way = "it is a network without a batch norm before its last layer: take model=preact_resnet18_cifar"
-    layout = f" (in the layout of {match.layout.name})" if match.layout and match.found else ""
+    near = match.layout is not None and 2 * len(match.found) > len(expected)
+    layout = f" (in the layout of {match.layout.name})" if match.layout and near else ""
     raise UserError(f"{path} is of another model{layout}: {'; '.join(parts)}; {way}")
 
 

@@ -59,10 +59,11 @@ class HuggingFaceModel(Wrapped):
             raise UserError(
                 f"{name} is for {outputs} classes, the data set has {classes}; take data or a class map of those"
             )
-        declared = declared_by(config, f"image processor of {name}")
+        shown = folder.name if folder.is_dir() else name  # places are no part of a record
+        declared = declared_by(config, f"image processor of {shown}")
         given = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "crop": crop}
         super().__init__(network, channels=channels, **declared.for_images(size, given))
-        self.origin = f"{type(network).__name__} of transformers: {name}"
+        self.origin = f"{type(network).__name__} of transformers: {shown}"
         self.declared = declared.text(given)
 
 

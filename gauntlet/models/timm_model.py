@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -53,10 +54,11 @@ class TimmModel(Wrapped):
             raise UserError(f"model.weights={weights} is unknown; choose pretrained, or null with checkpoint=FILE")
         timm = needed("timm", "timm", "timm")
         network = _network(timm, name, classes, pretrained=weights is not None)
-        declared = declared_by(network, f"pretrained_cfg of {name}")
+        shown = Path(name).name if name.startswith("local-dir:") else name  # places are no part of a record
+        declared = declared_by(network, f"pretrained_cfg of {shown}")
         given = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "crop": crop}
         super().__init__(network, channels=channels, **declared.for_images(size, given))
-        self.origin = f"{type(network).__name__} of timm: {name}"
+        self.origin = f"{type(network).__name__} of timm: {shown}"
         self.declared = declared.text(given)
 
 

@@ -14,6 +14,7 @@ STAGE_COLUMNS = ("stage", "attacked", "survivors", "accuracy", "forwards", "back
 def config(manifest: Manifest) -> dict[str, Any]:
     """Return the configuration, the names of its choices, and what the result depends on beside them."""
     origin = ("command", "config_hash", "victim", "commit", "dirty", "versions", "device", "weights", "card")
+    origin += ("networks", "description")
     found: dict[str, Any] = dict(published(manifest))
     found["dataset"] = {key: value for key, value in found["dataset"].items() if key != "class_names"}
     return {

@@ -13,14 +13,15 @@ STAGE_COLUMNS = ("stage", "attacked", "survivors", "accuracy", "forwards", "back
 
 def config(manifest: Manifest) -> dict[str, Any]:
     """Return the configuration, the names of its choices, and what the result depends on beside them."""
-    origin = ("command", "config_hash", "victim", "commit", "dirty", "versions", "device", "weights", "card")
-    origin += ("networks", "description")
+    evidence = (
+        "command config_hash victim commit dirty versions device weights networks description card threat dataset"
+    )
     found: dict[str, Any] = dict(published(manifest))
     found["dataset"] = {key: value for key, value in found["dataset"].items() if key != "class_names"}
     return {
         **found["config"],
         "name": manifest["name"],
-        "evidence": {key: found[key] for key in (*origin, "threat", "dataset") if key in found},
+        "evidence": {key: found[key] for key in evidence.split() if key in found},
     }
 
 

@@ -1,6 +1,6 @@
 """The setup of an attack: what is attacked by what, checked against each other and built."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,6 +69,7 @@ def prepare(
     command: str,
     data: Dataset | None = None,
     revisions: Mapping[str, int] | None = None,
+    sets: Collection[str] = (),
 ) -> AttackSetup:
     """Check the configuration and build what it names. Writes nothing but trained weights to their cache.
 
@@ -78,6 +79,7 @@ def prepare(
         command: what the user can paste to get this evaluation.
         data: the data set, where that of the configuration is not to be read.
         revisions: versions of the attacks that made the records of a run that is checked; None: those of this code.
+        sets: identities of the adversarial sets of such a run.
 
     Raises:
         UserError: the configuration, the data or a model is unfit, or attack, threat and defense do not go together.
@@ -94,7 +96,7 @@ def prepare(
     setup = load(asked, fold=True, data=data)
     if fitted := getattr(setup.target.defense, "calibration", None):
         fitted.check(setup.split.digest())
-    evaluation, crafters = _evaluation(setup, stocked(attack, setup.split), protocol)
+    evaluation, crafters = _evaluation(setup, stocked(attack, setup.split), protocol, sets)
     first = setup.split.read(slice(0, 1))
     check_images(first.ids, first.x, first.y, setup.dataset.classes, (asked.threat.low, asked.threat.high))
     check_forwards(evaluation, tuple(first.x.shape[1:]))
@@ -136,11 +138,13 @@ def _check_attack(asked: Request, attack: Any) -> None:
         raise UserError(f"attack={name} is fitted to the defense that it attacks; leave surrogates out")
 
 
-def _evaluation(setup: Setup, attack: Any, protocol: Protocol) -> tuple[Evaluation, tuple[SetCrafter, ...]]:
+def _evaluation(
+    setup: Setup, attack: Any, protocol: Protocol, sets: Collection[str]
+) -> tuple[Evaluation, tuple[SetCrafter, ...]]:
     """Return the evaluation, and what crafts its adversarial sets where the attack is a transfer attack."""
     asked, target, classes = setup.request, setup.target, setup.dataset.classes
     cfg, threat, runtime, name = asked.cfg, asked.threat, asked.runtime, asked.choice("attack")
-    crafters = planned(cfg, name, attack, setup.deploy, setup.split, threat, classes, runtime)
+    crafters = planned(cfg, name, attack, setup.deploy, setup.split, threat, classes, runtime, sets)
     transfer: Any = crafted(crafters) or stored_suite(name, attack, threat, setup.split)
     attack = transfer or attack
     if cfg.draws is not None:

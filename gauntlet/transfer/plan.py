@@ -1,6 +1,6 @@
 """Which sets a transfer run needs: each attack of a suite on each surrogate, or on all of them together."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def planned(
     threat: Threat,
     classes: int,
     runtime: Runtime,
+    sets: Collection[str] = (),
 ) -> tuple[SetCrafter, ...]:
     """Return a workshop for each stage of the transfer run that a configuration describes; none where it has no
     surrogates.
@@ -41,6 +42,7 @@ def planned(
         name, attack: what runs on the surrogates.
         deploy: from the node of a defense to the deployed defense.
         classes: of the data.
+        sets: those of a run that is checked: its attacks may have been of the first version.
 
     Raises:
         UserError: a surrogate is unfit, or the rest of the configuration does not go with surrogates.
@@ -52,7 +54,7 @@ def planned(
     config: Any = OmegaConf.to_container(cfg.attack)
     folder = Path(cfg.runs_dir) / "_sets"
     return tuple(
-        _workshop(craft, folder, split, threat, classes, cfg.seed, runtime)
+        _workshop(craft, folder, split, threat, classes, cfg.seed, runtime, sets)
         for craft in crafts(name, attack, config, surrogates)
     )
 
@@ -120,7 +122,14 @@ def crafts(name: str, attack: Any, config: dict[str, Any], surrogates: tuple[Sur
 
 
 def _workshop(
-    craft: Craft, folder: Path, split: Split, threat: Threat, classes: int, seed: int, runtime: Runtime
+    craft: Craft,
+    folder: Path,
+    split: Split,
+    threat: Threat,
+    classes: int,
+    seed: int,
+    runtime: Runtime,
+    sets: Collection[str],
 ) -> SetCrafter:
     sources = {one.name: one.model for one in craft.surrogates}
     key: dict[str, Any] = {
@@ -133,11 +142,13 @@ def _workshop(
     }
     if runtime.gradients != Runtime.gradients:  # another precision, other candidates
         key["gradients"] = runtime.gradients
-    if revisions := revisions_of(craft.attack, threat.norm):
-        key["revisions"] = revisions
     if compares(craft.attack):
         key["cut"] = runtime.chunk
-    identity = digest_of(key | {"sources": {name: model.identity for name, model in sources.items()}})
+    models = {"sources": {name: model.identity for name, model in sources.items()}}
+    revisions = revisions_of(craft.attack, threat.norm)
+    if revisions and digest_of(key | models) not in sets:
+        key["revisions"] = revisions
+    identity = digest_of(key | models)
     key["sources"] = {
         name: {
             "victim": model.identity,

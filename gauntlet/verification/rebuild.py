@@ -121,7 +121,8 @@ def rebuild(
     names = {key: str(value) for key, value in manifest["name"].items()}
     if manifest["kind"] == "attack":
         revisions = manifest.get("revisions", {})
-        return attack_setup.prepare(recorded, names, manifest["command"], local.data, revisions)
+        sets = [str(facts.get("set")) for facts in manifest.get("sets", {}).values()]
+        return attack_setup.prepare(recorded, names, manifest["command"], local.data, revisions, sets)
     return certification_job.prepare(recorded, names, manifest["command"], local.data)
 
 

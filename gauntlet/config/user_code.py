@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +26,8 @@ def code_digest(config: Any, modules: Sequence[nn.Module] = ()) -> str:
     It covers the source of the modules of every `_target_` outside this package, and of all that these import from the
     same package or from files beside it, found by their import statements: never by what happens to be loaded, so that
     a run has the same digest alone and within a sweep. Of an installed package it covers every source file. Of built
-    networks of the user's classes it covers the numbers and tensors that are attributes and no weights. Texts are left
-    out, because they may be places.
+    networks of the user's classes it covers the numbers, words and tensors that are attributes and no weights. Texts
+    with a separator of folders are left out: they may be places.
 
     Args:
         config: plain values or nodes of OmegaConf.
@@ -107,7 +108,7 @@ def _root(package: str) -> Path | None:
 
 def _installed(root: Path, package: str) -> list[Path]:
     """Return every source file of an installed package, of which nothing is parsed: there may be thousands."""
-    return list((root / package).rglob("*.py"))
+    return [path for path in (root / package).rglob("*.py") if path.is_file()]
 
 
 def _files(name: str, root: Path) -> Iterator[tuple[str, Path]]:
@@ -140,7 +141,7 @@ def _imports(module: str, path: Path) -> Iterator[str]:
 
 
 def attribute_lines(network: nn.Module, packages: set[str]) -> Iterator[str]:
-    """Yield a line for each number and tensor that the user's modules within a network hold beside their weights."""
+    """Yield a line for each number, word and tensor that a user's modules in a network hold beside their weights."""
     for place, module in network.named_modules():
         if type(module).__module__.split(".")[0] not in packages:
             continue
@@ -151,12 +152,12 @@ def attribute_lines(network: nn.Module, packages: set[str]) -> Iterator[str]:
 
 
 def _plain(value: Any) -> str | None:
-    """Return numbers, and lists of them, as text, a tensor as a digest; None for what is neither."""
+    """Return numbers and words, and lists of them, as text, a tensor as a digest; None for others, and for places."""
     if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta:
         data = value.detach().cpu().contiguous()
         content = data.reshape(-1).view(torch.uint8).numpy().tobytes()
         return f"{data.dtype}{list(data.shape)}{hashlib.sha256(content).hexdigest()}"
-    if isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float) or (isinstance(value, str) and os.sep not in value):
         return repr(value)
     if isinstance(value, list | tuple):
         parts = [_plain(item) for item in value]

@@ -18,7 +18,7 @@ ATTACKS = {
     "attack": PGD,
     "suite": ["attack=pma_plus", "attack.stages.pma.steps=2", "attack.stages.apgd_t.steps=2"],
     "unbounded": ["attack=fmn", "attack.steps=3", "threat.eps=unbounded"],
-    "randomized": [*PGD, "defense=gaussian_smoothing", "protocol.draws=10"],
+    "randomized": [*PGD, "defense=randomized_ensemble", "protocol.draws=10"],
     "transfer": [*PGD, "+defense@surrogates.plain=trades"],
     "universal": ["attack=sga", "attack.images=20", "attack.batch=10", "attack.epochs=1"],
 }

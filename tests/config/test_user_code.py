@@ -1,6 +1,7 @@
 """The digest of the user's own code: what it covers, and that it does not depend on what else is loaded."""
 
 import importlib
+import os
 import sys
 
 import pytest
@@ -79,6 +80,7 @@ def test_of_installed_packages_every_file_is_covered(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
     for name in ("__init__", "net", "other"):
         (folder / "codenet" / f"{name}.py").write_text("import torch\n")
+    os.mkfifo(folder / "codenet" / "pipe.py")  # which nobody writes into
     before = code_digest(MODEL)
     (folder / "codenet" / "other.py").write_text("import torch  # changed\n")
     assert code_digest(MODEL) != before
@@ -89,13 +91,14 @@ def test_our_code_is_not_covered():
     assert code_digest({"model": {"_target_": "gauntlet.models.small_cnn.SmallCNN"}, "list": [1, None]}) == ""
 
 
-def test_numbers_of_the_users_networks_count_and_texts_do_not(package):
+def test_numbers_and_words_of_the_users_networks_count_and_places_do_not(package):
     net = importlib.import_module("codenet.net").Net()
     digests = [code_digest(MODEL, [net])]
-    for name, value in (("scale", 2.0), ("steps", 3), ("table", [1, 2]), ("mean", torch.ones(2)), ("on", True)):
+    for name, value in (("scale", 2.0), ("steps", 3), ("table", [1, 2]), ("mean", torch.ones(2)), ("on", True),
+                        ("mode", "nearest"), ("mode", "bicubic"), ("order", ["a", "b"])):  # fmt: skip
         setattr(net, name, value)
         digests.append(code_digest(MODEL, [net]))
-    assert len(set(digests)) == 6
+    assert len(set(digests)) == 9
     net.path = "/somewhere"
     net.sub = nn.Linear(2, 2)
     assert code_digest(MODEL, [net]) == digests[-1]

@@ -1,7 +1,7 @@
 """Errors on corrupted images: `gauntlet corruptions runs`. Each corruption at each severity, their means, and mCE.
 
-Runs of `dataset=corrupted` say it by their clean stage: what the attack did does not count here. Runs of one victim on
-the same images are one table.
+Runs of `dataset=corrupted` and `common_corruptions` say it by their clean stage: what the attack did does not count
+here. Runs of one victim on the same images are one table.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from gauntlet.metrics.attack_summary import summarize
 from gauntlet.metrics.corruption_error import SEVERITIES, complete, corruption_error, mean_corruption_error, mean_error
 from gauntlet.metrics.display import points
 
-TARGET = "gauntlet.data.corrupted.Corrupted"
+TARGETS = ("gauntlet.data.corrupted.Corrupted", "gauntlet.data.common_corruptions.CommonCorruptions")
 
 
 @dataclass
@@ -66,14 +66,16 @@ def tables(runs: Sequence[RunFolder]) -> list[CorruptionTable]:
 
 
 def _corruption(manifest: Manifest) -> tuple[str, int, str] | None:
-    """Return corruption, severity and folder of a run; None where it is about something else."""
+    """Return corruption, severity, and folder or data set of a run; None where it is about something else."""
     node = manifest["config"].get("dataset")
-    if manifest["kind"] != "attack" or not isinstance(node, dict) or node.get("_target_") != TARGET:
+    if manifest["kind"] != "attack" or not isinstance(node, dict) or node.get("_target_") not in TARGETS:
         return None
     corruption, severity = node.get("corruption"), node.get("severity")
     if not isinstance(corruption, str) or not isinstance(severity, int) or severity not in SEVERITIES:
         return None
-    return printable(corruption), severity, printable(Path(str(node.get("path", ""))).name)
+    inner = node.get("of")
+    source = inner.get("name", "") if isinstance(inner, dict) else Path(str(node.get("path", ""))).name
+    return printable(corruption), severity, printable(source)
 
 
 def lines(table: CorruptionTable, reference: CorruptionTable | None) -> Iterator[str]:

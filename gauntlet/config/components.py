@@ -16,7 +16,14 @@ import yaml
 
 from gauntlet.config.shipped import CONF
 
-TAKES = {"inner": "attack", "stages": "attack", "surrogates": "defense", "network": "model", "noise": "bands"}
+TAKES = {
+    "of": "dataset",
+    "inner": "attack",
+    "stages": "attack",
+    "surrogates": "defense",
+    "network": "model",
+    "noise": "bands",
+}
 """Field that takes any choice of a group, or what another field takes -> that group or field. A field named as
 a group takes those of that one."""
 

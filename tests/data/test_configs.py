@@ -14,8 +14,9 @@ from gauntlet.data.image_dataset import ImageSet
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "dataset"
 FILES = sorted(FOLDER.glob("*.yaml"))
 OWN = {
-    "path": "somewhere", "classes": 3, "size": 16, "channels": 3, "content": "sha256:0",
+    "path": "somewhere", "classes": 3, "size": 32, "channels": 3, "content": "sha256:0",
     "corruption": "fog", "severity": 2, "test": [], "source": "data.py:make",
+    "of": {"_target_": "gauntlet.data.parquet.Parquet", "path": "somewhere", "classes": 3, "size": 32},
 }  # fmt: skip
 """What a user must give where there is no default."""
 
@@ -47,7 +48,7 @@ def test_yaml_makes_the_data_set(file):
     node = OmegaConf.load(file)
     given = {name: value for name, value in OWN.items() if OmegaConf.is_missing(node, name)}
     made = instantiate(OmegaConf.merge(node, given), _convert_="all")
-    assert made == get_class(node["_target_"])(**given)
+    assert made == get_class(node["_target_"])(**instantiate(given, _convert_="all"))
     assert isinstance(made.budgets, dict)
     OmegaConf.structured(type(made))
 

@@ -317,9 +317,9 @@ def test_a_training_in_phases_goes_on_bit_for_bit(stop, few):
     [
         (lambda: RouterPGD(eps=0.1, loss="ce"), "attack.loss=ce"),
         (lambda: RouterPGD(eps=0.1, weight=-1.0), "attack.weight=-1.0"),
-        (lambda: MoETRADES(RouterPGD(eps=0.1), route="best"), "objective.route=best"),
+        (lambda: MoETRADES(RouterPGD(eps=0.1), route="best"), "objective.route='best'"),
         (lambda: MoETRADES(RouterPGD(eps=0.1), beta=-1.0), "objective.beta=-1.0"),
-        (lambda: Routing(RouterPGD(eps=0.1), target="even"), "objective.target=even"),
+        (lambda: Routing(RouterPGD(eps=0.1), target="even"), "objective.target='even'"),
         (lambda: Routing(RouterPGD(eps=0.1), alpha=math.nan), "objective.alpha=nan"),
     ],
 )

@@ -163,7 +163,7 @@ def test_an_objective_gets_the_networks_that_the_part_uses(part, few, tmp_path, 
     before = checkpoint.digest(base)
     objective = {"_target_": "gauntlet.training.objectives.objective.Judge", "base": None}
     using = replace(part, recipe=RECIPE | {"objective": objective}, uses=["base"])
-    assert using._recipe({"base": base}).objective.base is base
+    assert using.built_recipe({"base": base}).objective.base is base
     _load(using, few, tmp_path, given={"base": base, "other": base})
     assert checkpoint.digest(base) == before
     with pytest.raises(UserError, match="uses base"):
@@ -221,7 +221,7 @@ def test_a_folder_that_cannot_be_written_is_named(part, few, tmp_path):
 
 def test_a_second_process_waits_and_says_for_whom(part, few, tmp_path, trainings, caplog, monkeypatch):
     monkeypatch.setattr("gauntlet.system.lock.BEAT", 0.1)
-    folder = tmp_path / part._name(few, part.key(few))
+    folder = part.folder(few, tmp_path, part.key(few))
     folder.mkdir()
     (folder / "train.owner").write_text("process 42 on elsewhere\n")
     waiting = threading.Thread(target=part.train, args=(few, tmp_path), kwargs={"progress": False})
@@ -237,7 +237,7 @@ def test_a_second_process_waits_and_says_for_whom(part, few, tmp_path, trainings
 
 
 def test_the_lock_of_a_dead_process_is_free(part, few, tmp_path, caplog):
-    folder = tmp_path / part._name(few, part.key(few))
+    folder = part.folder(few, tmp_path, part.key(few))
     folder.mkdir()
     code = "import filelock, sys, time; filelock.FileLock(sys.argv[1]).acquire(); print(1, flush=True); time.sleep(99)"
     owner = subprocess.Popen([sys.executable, "-c", code, folder / "train.lock"], stdout=subprocess.PIPE, text=True)

@@ -68,7 +68,7 @@ def _composed(*overrides):
 
 
 def _recipe(cfg):
-    return TrainedNetwork(OmegaConf.to_container(cfg.model), OmegaConf.to_container(cfg.recipe))._recipe({})
+    return TrainedNetwork(OmegaConf.to_container(cfg.model), OmegaConf.to_container(cfg.recipe)).built_recipe({})
 
 
 @pytest.mark.parametrize("name", FULL)

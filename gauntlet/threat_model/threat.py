@@ -51,7 +51,9 @@ class Threat:
         if not self.low < self.high:
             raise UserError(f"threat.low={self.low} must be below threat.high={self.high}")
         if self.norm == "linf" and self.high - self.low < parse_eps(self.eps) < math.inf:
-            raise UserError(f"threat.eps={self.eps} is wider than the pixel box; did you mean {float(parse_eps(self.eps)):g}/255?")
+            raise UserError(
+                f"threat.eps={self.eps} is wider than the pixel box; did you mean {float(parse_eps(self.eps)):g}/255?"
+            )
         parse_eps(self.eps)
 
     @property

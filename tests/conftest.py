@@ -21,3 +21,10 @@ def shared() -> Path:
 def _own_key(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Seal verdicts with a key in a folder of the tests, never with the user's; subprocesses inherit it."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(autouse=True)
+def _hydra_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take back what a command that ran in this process set, so that commands of other tests do not inherit it."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.delenv("HYDRA_FULL_ERROR")

@@ -6,7 +6,7 @@ from gauntlet.metrics import certificate_summary
 from gauntlet.metrics.attack_summary import AttackSummary, summarize
 from gauntlet.metrics.certificate_summary import CertificateSummary
 from gauntlet.metrics.display import DASH, UNKNOWN, points, ratio
-from gauntlet.metrics.perturbation_size import Spread, read
+from gauntlet.metrics.perturbation_size import Spread, of_records
 
 
 def attack_headline(run: RunFolder, manifest: Manifest, total: AttackSummary | None = None) -> str:
@@ -19,7 +19,7 @@ def attack_headline(run: RunFolder, manifest: Manifest, total: AttackSummary | N
     """
     total = total or summarize(run, manifest["stages"])
     if manifest["threat"]["radius"] is None:
-        found = None if total.errors else Spread.of(read(run).distance)
+        found = None if total.errors else Spread.of(of_records(run, manifest).distance)
         return f"d {found.quartiles()[1]}" if found else DASH
     if total.unknown:
         return UNKNOWN

@@ -54,6 +54,11 @@ def read(run: RunFolder) -> Distances:
         raise OtherKind(f"{run.path} holds a run of the kind {manifest['kind']}; only attacks have distances")
     if manifest["status"] != "done":
         raise UserError(f"{run.path} is {manifest['status']}; run its command again to go on: {manifest['command']}")
+    return of_records(run, manifest)
+
+
+def of_records(run: RunFolder, manifest: Manifest) -> Distances:
+    """Return the distances in the records of an attack run whose chunks are all there, whatever its manifest says."""
     columns = _columns(run)
     ids, distance = _nearest(columns)
     clean = columns["stage"] == CLEAN_STAGE

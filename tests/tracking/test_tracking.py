@@ -287,7 +287,7 @@ def test_nothing_is_imported_without_use():
 
 
 def test_a_bad_option_is_refused():
-    with pytest.raises(UserError, match=r"logger\.mode=on is unknown"):
+    with pytest.raises(UserError, match=r"logger\.mode='on' is unknown"):
         Wandb("w", mode="on")
     with pytest.raises(UserError, match=r"logger\.images=-1"):
         Wandb("w", images=-1)

@@ -46,7 +46,10 @@ def test_a_training_is_reported_and_not_done_again(tmp_path):
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path):
     done = _call("recipe.optimizer=adam", f"runs_dir={tmp_path / 'runs'}")
     assert done.returncode == 1
-    assert done.stderr == "error: recipe.optimizer='adam' is unknown; choose one of sgd, nesterov, adamw\n"
+    assert (
+        done.stderr
+        == "error: recipe.optimizer='adam' is unknown; choose one of sgd, nesterov, adamw; did you mean adamw?\n"
+    )
     assert done.stdout == ""
     assert not (tmp_path / "runs").exists()
 

@@ -263,6 +263,7 @@ class Noise:
     """Twelve random images of 32x32 pixels."""
 
     name, classes, ids = "noise", 10, list(range(12))
+    channels, size = 3, 32
 
     def split(self, part):
         return self

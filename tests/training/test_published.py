@@ -34,6 +34,8 @@ class Noise:
 
     classes: int
     ids: list[int] = field(default_factory=lambda: list(range(12)))
+    channels: int = 3
+    size: int = 32
 
     def split(self, part):
         return self

@@ -67,7 +67,7 @@ def test_samples_are_re_run_without_their_batch_mates(kind, tmp_path):
     report = verify.verify(run, amount=Amount.of("6"))
     assert report.problems == []
     assert report.replayed.samples == 6 < report.replayed.total
-    assert report.replayed.equal >= 0.9 * report.replayed.rows > 5  # the rest: fewer batch-mates, other sums
+    assert report.replayed.equal >= 0.5 * report.replayed.rows > 5  # the rest: fewer batch-mates, other sums
     assert report.verified
 
 

@@ -21,7 +21,8 @@ from gauntlet.system.atomic_file import write_atomically
 
 @dataclass(frozen=True)
 class Bracketed:
-    """What both runs found. certified: None where nothing survived. bracket: None while the attack is not finished."""
+    """What both runs found. certified: None where nothing survived. bracket: None while the attack is not finished,
+    and where the certifier estimates."""
 
     attacked: Outcome
     certified: Certified | None
@@ -65,6 +66,8 @@ def attack_and_certify(composed: DictConfig, choices: dict[str, str], words: Seq
     others = ("attack", "dataset.limit", "dataset.indices")
     kept = [word for word in words if not any(_sets(word, key) for key in others)]
     certified = certify(config, _but(choices, "attack"), _command([*kept, f"dataset.indices={listed}"]))
+    if certified.manifest["certificate"]["kind"] == "estimate":
+        return Bracketed(attacked, certified, None)  # nothing is proven
     radius = certified.manifest["threat"]["radius"] or 0.0
     proven = int((certified.summary.radius >= radius).sum())
     name = certified.manifest["name"]["certifier"]

@@ -131,7 +131,7 @@ def decide(requirement: Requirement, results: Sequence[ThreatResult]) -> Decisio
     low, high = entry.interval
     measured = f"{entry.accuracy:.1%}, 95 % interval {low:.1%} to {high:.1%}, on {entry.n:,} samples"
     if entry.reasons:
-        return Decision(requirement, UNDECIDED, f"the evaluation is not complete: {'; '.join(entry.reasons)}")
+        return Decision(requirement, UNDECIDED, f"this evidence does not decide it: {'; '.join(entry.reasons)}")
     if high < requirement.share:
         return Decision(requirement, MISSED, measured)
     if low < requirement.share:

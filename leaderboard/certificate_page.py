@@ -28,12 +28,12 @@ def write(site: Site, env: Environment, verdicts: Sequence[CertificateVerdict]) 
         return
     grouped: dict[tuple[Any, str], list[CertificateVerdict]] = defaultdict(list)
     for verdict in verdicts:
-        if verdict.claims.counts and not verdict.claims.survivors:
+        if verdict.claims.tabled:
             grouped[verdict.claims.data, verdict.claims.norm].append(verdict)
     page = env.get_template("certificates.html.j2").render(
         verdicts=verdicts,
         tables=[_table(grouped[key]) for key in sorted(grouped)],
-        left=[v.claims for v in verdicts if not v.claims.counts or v.claims.survivors],
+        left=[v.claims for v in verdicts if not v.claims.tabled],
         root="",
     )
     site.write(PAGE, page)

@@ -58,8 +58,13 @@ class Claims:
 
     @property
     def counts(self) -> bool:
-        """Return whether it belongs in a table of certificates."""
+        """Return whether its certificates are claims that hold."""
         return self.kind != "estimate" and not self.problems
+
+    @property
+    def tabled(self) -> bool:
+        """Return whether its shares are of the data set: those of an attack's survivors stand in brackets alone."""
+        return self.counts and not self.survivors
 
     @property
     def curve(self) -> list[tuple[float, int, tuple[float, float]]]:

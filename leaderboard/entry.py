@@ -49,6 +49,13 @@ class AttackColumn:
     expected: ExpectedAccuracy | None
     spread: Spread | None  # of the nearest adversarial examples, where there is no eps
 
+    @property
+    def left(self) -> float:
+        """Return what orders the attacks of one entry, the strongest first: what it leaves, or how far it must go."""
+        if self.spread:
+            return self.spread.median
+        return self.expected.mean if self.expected else float(self.survivors + self.open)
+
 
 @dataclass(frozen=True)
 class Elsewhere:

@@ -238,11 +238,7 @@ def _certificate(entry: Entry, described: Mapping[str, Any], certificates: Seque
 def _claims(entry: Entry, bare: str, certificates: Sequence[CertificateVerdict]) -> Iterator[str]:
     for verdict in certificates:
         claims = verdict.claims
-        if (
-            (claims.victim, claims.data, claims.norm) != (bare, entry.data, entry.threat.norm)
-            or not claims.counts
-            or claims.survivors
-        ):
+        if (claims.victim, claims.data, claims.norm) != (bare, entry.data, entry.threat.norm) or not claims.tabled:
             continue
         doubt = "a proof" if claims.kind == "sound_det" else f"confidence {100 * claims.total.confidence:g} % each"
         against = f"{verdict.samples} contradicted" if verdict.samples else "none contradicted"

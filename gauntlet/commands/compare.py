@@ -50,6 +50,8 @@ def read(folder: Path) -> Compared:
     ((board, entry),) = entries
     if board.threat.unbounded:
         raise UserError(f"{folder} has no eps; its distances are compared by: gauntlet curves")
+    if entry.expected is not None:
+        raise UserError(f"predictions of {folder} are random: a sample has no single verdict to compare; see the board")
     if entry.open:
         raise UserError(f"{entry.open} of {entry.n} samples of {folder} have no answer yet; finish the run first")
     attacks = "+".join(attack.column for attack in entry.attacks)

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gauntlet.commands.board_input import add_arguments, tables
 from gauntlet.errors import UserError, printable
-from gauntlet.leaderboard.build import scored
 from gauntlet.leaderboard.certificates import Claims, certified
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.plot_labels import positions, shortened
@@ -143,7 +143,7 @@ def certificates(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
     """Yield certified accuracy over the radius, the runs of one data set and norm together."""
     grouped: dict[tuple[Any, str], list[Claims]] = {}
     for claims in certified(runs)[0]:
-        if claims.counts and claims.total.graded:
+        if claims.tabled and claims.total.graded:
             grouped.setdefault((claims.data, claims.norm), []).append(claims)
     for (data, norm), found in sorted(grouped.items()):
 
@@ -213,17 +213,14 @@ def save(drawings: Sequence[Drawing], out: Path) -> list[Path]:
 def main(arguments: list[str] | None = None) -> int:
     """Write figures of the runs below a folder; 1 where they hold nothing of the kind."""
     parser = argparse.ArgumentParser(prog="gauntlet plot", description="Figures of the leaderboard for papers.")
-    parser.add_argument("runs", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="(default: runs)")
+    add_arguments(parser)
     parser.add_argument("--kind", choices=KINDS, default="tradeoff")
     parser.add_argument("--out", type=Path, default=Path("figure.pdf"), metavar="FILE", help=".pdf, .svg or .png")
     options = parser.parse_args(arguments)
     try:
         if options.out.suffix not in ENDINGS:
             raise UserError(f"{options.out} has no ending that can be drawn; end it in {', '.join(ENDINGS)}")
-        boards, damaged = scored(options.runs)
-        for line in damaged:
-            sys.stderr.write(f"warning: {printable(line)}\n")
-        drawings = list(KINDS[options.kind](boards, options.runs))
+        drawings = list(KINDS[options.kind](tables(options), options.runs))
         if not drawings:
             raise UserError(f"there is nothing below {options.runs} that a plot of the kind {options.kind} could show")
         written = save(drawings, options.out)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gauntlet.commands.board_input import add_arguments, tables
 from gauntlet.errors import UserError, printable
-from gauntlet.leaderboard.build import scored
 from gauntlet.leaderboard.overall_ranking import COVERAGE, OverallRanking, overall
 from gauntlet.metrics.display import DASH, csv_row, points
 from gauntlet.system.atomic_file import write_atomically
@@ -62,18 +62,15 @@ def as_csv(found: OverallRanking) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print the overall rankings of the runs below a folder; 1 where two tables do not share two systems."""
     parser = argparse.ArgumentParser(prog="gauntlet rankings", description="Rankings of systems across tables.")
-    parser.add_argument("runs", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="(default: runs)")
+    add_arguments(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write scores and places as data")
     options = parser.parse_args(arguments)
     try:
-        boards, damaged = scored(options.runs)
-        for line in damaged:
-            sys.stderr.write(f"warning: {printable(line)}\n")
-        found = overall(boards)
+        found = overall(tables(options))
         if found is None:
             raise UserError(
                 "an overall ranking needs two tables (data set and threat) with the same two ranked entries in both; "
-                "evaluate two defenses under two threats"
+                "evaluate two defenses under two threats by attack=gauntlet, or rank all by --floor any"
             )
         if options.csv is not None:
             write_atomically(options.csv, as_csv(found).encode())

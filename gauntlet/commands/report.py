@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from gauntlet import __version__
+from gauntlet.commands.board_input import add_arguments, tables
 from gauntlet.errors import UserError, printable
 from gauntlet.leaderboard.audit_report import MET, Requirement, reports
-from gauntlet.leaderboard.build import scored
 from gauntlet.leaderboard.certificates import certified, verdicts
 from gauntlet.leaderboard.collect import discover
 from gauntlet.leaderboard.render import environment
@@ -21,7 +21,7 @@ from gauntlet.system.atomic_file import write_atomically
 def main(arguments: list[str] | None = None) -> int:
     """Write the report; return 1 where a requirement is not met by every system, 2 where no report can be written."""
     parser = argparse.ArgumentParser(prog="gauntlet report", description="Report about evaluated systems.")
-    parser.add_argument("runs", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="(default: runs)")
+    add_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="(default: report.html)")
     parser.add_argument(
         "--require", action="append", default=[], metavar="TEXT", help='such as "linf 4/255 >= 60%%"; may be repeated'
@@ -29,9 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         asked = [Requirement.parse(text) for text in options.require]
-        boards, damaged = scored(options.runs)
+        boards = tables(options)
         claims, unread = certified(options.runs)
-        for line in [*damaged, *unread]:
+        for line in unread:
             sys.stderr.write(f"warning: {printable(line)}\n")
         if not boards:
             raise UserError(f"there is no attack run below {options.runs}; run an attack first")

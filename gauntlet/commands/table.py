@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from gauntlet.commands.board_input import add_arguments, tables
 from gauntlet.errors import UserError, printable
-from gauntlet.leaderboard.build import scored
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.formatting import samples
 from gauntlet.metrics.display import DASH, csv_row, points
@@ -49,6 +49,7 @@ def table(board: Board) -> PaperTable:
         f"Robust accuracy in percent on {what}: worst case of each sample over all attacks on record. "
         "Bold: no other entry is significantly better (exact McNemar tests, Holm's adjustment, 5 %). "
         "F + 2B: passes of the network for each attacked sample."
+        + (f" Ranked: attacked by {board.floor}." if board.floor else "")
     )
     if versions:
         caption += f" Versions: {', '.join(versions)}."
@@ -60,14 +61,14 @@ def table(board: Board) -> PaperTable:
 def _row(entry: Entry) -> tuple[TableCell, ...]:
     leads = entry.rank is not None and entry.rank[0] == 1
     low, high = entry.interval
-    rank = DASH if entry.rank is None else f"{entry.rank[0]}-{entry.rank[1]}" if len(set(entry.rank)) > 1 else None
+    rank = "-".join(dict.fromkeys(map(str, entry.rank))) if entry.rank else DASH
     return (
         TableCell(entry.defense, leads),
         TableCell(entry.model),
         TableCell(points(entry.clean_accuracy)),
         TableCell(_robust(entry), leads),
-        TableCell("" if entry.unknown else f"[{points(low)}, {points(high)}]"),
-        TableCell(str(entry.rank[0]) if rank is None and entry.rank else rank or DASH),
+        TableCell("" if entry.unknown or entry.bounded else f"[{points(low)}, {points(high)}]"),
+        TableCell(rank),
         TableCell(", ".join(attack.column for attack in entry.attacks)),
         TableCell(f"{entry.cost:,.0f}"),
     )
@@ -77,7 +78,7 @@ def _robust(entry: Entry) -> str:
     """Return the robust accuracy; where samples lack an answer, the most that it can be."""
     if entry.unknown:
         return DASH
-    return f"≤ {points((entry.robust + entry.open) / entry.n)}" if entry.open else points(entry.accuracy)
+    return f"{'≤ ' * entry.bounded}{points(entry.accuracy)}"
 
 
 def _versions(entry: Entry, name: str) -> set[str]:
@@ -166,15 +167,12 @@ def _written(boards: Sequence[Board], form: str) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the tables of the runs below a folder; 1 where there is none."""
     parser = argparse.ArgumentParser(prog="gauntlet table", description="Tables of the leaderboard for papers.")
-    parser.add_argument("runs", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="(default: runs)")
+    add_arguments(parser)
     parser.add_argument("--format", choices=FORMATS, default="markdown")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
     options = parser.parse_args(arguments)
     try:
-        boards, damaged = scored(options.runs)
-        for line in damaged:
-            sys.stderr.write(f"warning: {printable(line)}\n")
-        shown = [board for board in boards if not board.threat.unbounded]
+        shown = [board for board in tables(options) if not board.threat.unbounded]
         if not shown:
             raise UserError(f"there is no attack run with an eps below {options.runs}")
         text = ("" if options.format == "csv" else "\n").join(_written(shown, options.format))

@@ -41,3 +41,10 @@ def test_what_cannot_be_compared_is_refused(make: Make, capsys: pytest.CaptureFi
         err = capsys.readouterr().err
         assert words in err, err
         assert err.count("\n") == 1
+
+
+def test_random_predictions_have_no_verdict_to_compare(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    change = {"coverage": "all", "protocol": {"rule": "expected", "draws": 100}}
+    random = make(defense="r", stages=["pgd/true"], change=change, shares=lambda sample, stage: (0.2, 0.2))
+    assert main([str(random.path), str(make(defense="a").path)]) == 1
+    assert "are random: a sample has no single verdict" in capsys.readouterr().err

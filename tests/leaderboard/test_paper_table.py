@@ -20,6 +20,7 @@ def runs(make: Make, tmp_path: Path) -> Path:
     make(defense="strong", ids=range(40), broken=range(4))
     make(defense=HOSTILE, ids=range(40), broken=range(30))
     make(defense="unfinished", ids=range(40), broken=range(4), chunks=[0])
+    make(defense="weak", ids=range(40), change={"config": {"attack": {"_target_": "attacks.fgsm.FGSM"}}})
     return tmp_path
 
 
@@ -32,6 +33,11 @@ def test_the_numbers_are_those_of_the_board(runs: Path, capsys: pytest.CaptureFi
     assert rows["strong"]["Bold"] == "1"
     assert rows[HOSTILE]["Bold"] == "0"
     assert (rows["unfinished"]["Robust"], rows["unfinished"]["Rank"]) == ("≤ 90.0", "–")
+    assert rows["unfinished"]["95 % interval"] == ""  # a bound has none
+    assert (rows["weak"]["Robust"], rows["weak"]["Rank"], rows["weak"]["Bold"]) == ("100.0", "–", "0")
+    assert main([str(runs), "--format", "csv", "--floor", "any"]) == 0
+    rows = {row["Defense"]: row for row in csv.DictReader(capsys.readouterr().out.splitlines())}
+    assert rows["weak"]["Rank"] == "1-2"
 
 
 def test_special_signs_stand_for_themselves(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from gauntlet.data.arrow_columns import (
 )
 from gauntlet.data.class_map import ClassMap
 from gauntlet.data.dataset import Spread
-from gauntlet.data.decoding import Form, Pixels, decode
+from gauntlet.data.decoding import Form, Pixels, decode, in_order
 from gauntlet.data.digest import Reading, any_turned, digest_files
 from gauntlet.data.parquet_file import Stamp, reading, stamp
 from gauntlet.data.selection import Ids
@@ -97,13 +97,9 @@ class ArrowRows:
 
     def images(self, rows: Ids, spread: Spread = map) -> Pixels:
         """Return uint8 [B, H, W, C], in the order of `rows`."""
-        order = np.argsort(rows, kind="stable")
         with self._lock:
-            images = [(row, self._encoded(row)) for row in rows[order].tolist()]
-        pixels = np.empty((len(rows), self.form.size, self.form.size, self.form.channels), np.uint8)
-        for position, image in zip(order.tolist(), spread(self._decoded, images), strict=True):
-            pixels[position] = image
-        return pixels
+            encoded = [(row, self._encoded(row)) for row in np.sort(rows).tolist()]
+        return in_order(rows, encoded, self._decoded, self.form, spread)
 
     def where(self, row: int) -> str:
         """Return the file and the row in it, for messages."""

@@ -1,7 +1,9 @@
 """Decode images: from bytes to pixels."""
 
 import io
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,3 +106,24 @@ def turned(data: bytes) -> bool:
             return image.format != "TIFF" and orientation(image) in TURNS
     except Exception:  # reading the image names the damage
         return False
+
+
+def in_order(
+    rows: NDArray[np.int64],
+    encoded: Sequence[tuple[int, Any]],
+    decoded: Callable[[tuple[int, Any]], Pixels],
+    form: Form,
+    spread: Callable[..., Iterable[Pixels]] = map,
+) -> Pixels:
+    """Return the images of rows of files that are read forward, uint8 [B, size, size, channels], in the order of `rows`.
+
+    Args:
+        encoded: row and bytes of each image, by ascending row.
+        decoded: makes pixels of one of them.
+        spread: `map`, or one that works in several threads.
+    """
+    pixels = np.empty((len(rows), form.size, form.size, form.channels), np.uint8)
+    order = np.argsort(rows, kind="stable")
+    for position, image in zip(order.tolist(), spread(decoded, encoded), strict=True):
+        pixels[position] = image
+    return pixels

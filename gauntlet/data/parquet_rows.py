@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gauntlet.data.arrow_columns import bytes_column, check_classes, labels_digest, renumbers
 from gauntlet.data.class_map import ClassMap
 from gauntlet.data.dataset import Spread
-from gauntlet.data.decoding import Form, Pixels, decode
+from gauntlet.data.decoding import Form, Pixels, decode, in_order
 from gauntlet.data.digest import Reading, any_turned, digest_files
 from gauntlet.data.parquet_file import (
     Group,
@@ -116,13 +116,9 @@ class ParquetRows:
         return cls(files, stamps, groups, numbers, column, label, form, counts)
 
     def images(self, rows: Ids, spread: Spread = map) -> Pixels:
-        order = np.argsort(rows, kind="stable")  # forward through the files, whatever the order
-        with self._lock:
-            images = [(row, self._encoded(row)) for row in rows[order].tolist()]
-        pixels = np.empty((len(rows), self.form.size, self.form.size, self.form.channels), np.uint8)
-        for position, image in zip(order.tolist(), spread(self._decoded, images), strict=True):
-            pixels[position] = image
-        return pixels
+        with self._lock:  # forward through the files, whatever the order
+            encoded = [(row, self._encoded(row)) for row in np.sort(rows).tolist()]
+        return in_order(rows, encoded, self._decoded, self.form, spread)
 
     def where(self, row: int) -> str:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -115,7 +115,7 @@ def in_order(
     form: Form,
     spread: Callable[..., Iterable[Pixels]] = map,
 ) -> Pixels:
-    """Return the images of rows of files that are read forward, uint8 [B, size, size, channels], in the order of `rows`.
+    """Return the images of rows that are read forward from files, uint8 [B, size, size, channels], ordered as `rows`.
 
     Args:
         encoded: row and bytes of each image, by ascending row.

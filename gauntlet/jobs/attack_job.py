@@ -130,7 +130,8 @@ def _worker(job: AttackSetup, evaluation: Evaluation, manifest: Manifest, policy
     for crafter in job.crafters:
         crafter.tidy()
 
-    progress = AttackProgress({stage.name: stage.attack for stage in evaluation.stages})
+    counts = "protocol" not in manifest and manifest["threat"]["radius"] is not None
+    progress = AttackProgress({stage.name: stage.attack for stage in evaluation.stages}, counts)
 
     def work(chunk: int, at: slice, batch: Batch, bar: Bar) -> None:
         counted = progress.chunk(bar, len(batch.ids))

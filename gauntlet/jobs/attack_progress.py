@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from gauntlet.evidence.schema import CLEAN_STAGE
 from gauntlet.metrics.confidence import wilson
@@ -35,12 +34,13 @@ class AttackProgress:
 
     Args:
         attacks: stage -> its attack, in the order of the stages, without the clean one.
+        counts: whether samples are robust or not: a randomized defense has shares, an unbounded threat distances.
     """
 
-    def __init__(self, attacks: Mapping[str, Any]) -> None:
+    def __init__(self, attacks: Mapping[str, Any], counts: bool = True) -> None:
         self._weights = {CLEAN_STAGE: 1.0} | {name: prior(attack) for name, attack in attacks.items()}
         self._seconds = dict.fromkeys(self._weights, 0.0)
-        self._images, self._robust, self._position = 0, 0, 0
+        self._counts, self._images, self._robust = counts, 0, 0
 
     def share(self, finished: Mapping[str, int], images: int) -> float:
         """Return how much of a chunk is done, in [0, 1]; finished: stage -> images that it is through with."""
@@ -52,19 +52,23 @@ class AttackProgress:
         return ChunkProgress(self, bar, images)
 
     def done(self, rows: pa.Table, seconds: Mapping[str, float]) -> None:
-        """Take in a finished chunk: what its stages cost, and how many of its images stand."""
+        """Take in a finished chunk: what its stages cost, and how many of its images are robust.
+
+        After an error there is no accuracy to show: the sample has no answer.
+        """
         for stage in self._seconds:
             self._seconds[stage] += seconds.get(stage, 0.0)
         if any(self._seconds.values()):
             self._weights = dict(self._seconds)
+        self._counts = self._counts and rows["error"].null_count == len(rows)
         sample = rows["sample"].to_numpy()
-        fallen = sample[pc.or_(rows["broken"], pc.is_valid(rows["error"])).to_numpy(zero_copy_only=False)]
+        fallen = sample[rows["broken"].to_numpy(zero_copy_only=False)]
         self._images += len(np.unique(sample))
         self._robust += len(np.setdiff1d(sample, fallen))
 
     def words(self) -> str:
-        """Return the robust accuracy of the images that this process is done with; empty before there are any."""
-        if not self._images:
+        """Return the robust accuracy of the images that this process is done with; empty where there is none."""
+        if not (self._images and self._counts):
             return ""
         low, high = wilson(self._robust, self._images)
         return f"robust {points(self._robust / self._images)} % ({points(low)}-{points(high)}), "

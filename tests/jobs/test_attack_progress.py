@@ -30,10 +30,10 @@ class Counted:
         self.text = text
 
 
-def rows(broken: list[int]) -> pa.Table:
+def rows(broken: list[int], error: str | None = None) -> pa.Table:
     return pa.table({
         "sample": [0, 1, 2, 3, *broken], "broken": [False] * 4 + [True] * len(broken),
-        "error": pa.array([None] * (4 + len(broken)), pa.string()),
+        "error": pa.array([error] + [None] * (3 + len(broken)), pa.string()),
     })  # fmt: skip
 
 
@@ -67,3 +67,15 @@ def test_a_stage_without_a_weight_moves_nothing() -> None:
     chunk.advance("craft", 10)
     assert bar.at == 0
     assert progress.share({"clean": 10, "a/true": 10}, 10) == pytest.approx(1)
+
+
+def test_no_accuracy_is_shown_where_there_is_none() -> None:
+    """Of a randomized defense or an unbounded threat, and after an error, whose sample has no answer."""
+    seconds = {"clean": 1.0, "a/true": 8.0}
+    known, without, failed = (AttackProgress({"a/true": Knobs()}, counts) for counts in (True, False, True))
+    known.done(rows([3]), seconds)
+    without.done(rows([3]), seconds)
+    failed.done(rows([3]), seconds)
+    failed.done(rows([3], error="NaN"), seconds)
+    assert known.words() == "robust 75.0 % (30.1-95.4), "
+    assert without.words() == failed.words() == ""

@@ -167,9 +167,10 @@ def test_a_batch_size_limits_what_a_foreign_attack_gets(net, digits):
 
 @pytest.mark.parametrize("name", ["pgd", "apgd", "square", "autoattack"])
 def test_our_attacks_are_called_as_theirs(name, net, digits):
-    knobs = {"queries": 20} if name == "square" else {} if name == "autoattack" else {"steps": 5}
-    count = 4 if name == "autoattack" else 32
-    x, y = digits.x[:count], digits.y[:count]
+    stages = {stage: {"steps": 5} for stage in ("apgd_ce", "apgd_t", "fab_t")} | {"square": {"queries": 20}}
+    few = {"stages": stages}
+    knobs = {"queries": 20} if name == "square" else few if name == "autoattack" else {"steps": 5}
+    x, y = digits.x[:32], digits.y[:32]
     net.train()
     attack = gauntlet.attack(name, net, threat=LINF, **knobs)
     z = attack(x, y)

@@ -1,29 +1,30 @@
 """Attack and certifier in one job: the same records as two commands, and a bracket that holds what both found."""
 
 import json
-import os
 import shlex
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from gauntlet.commands.run import main
 from gauntlet.leaderboard.build import build
 from gauntlet.metrics.bracket import Bracket
 
-ROOT = Path(__file__).parent.parent.parent
 SMALL = ["defense=trades", "threat.eps=0.1", "dataset.limit=30", "runtime.progress=false", "runtime.device=cpu"]
 
 
-def run(*words: str, folder: Path) -> str:
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *words, f"runs_dir={folder}"],
-        capture_output=True, text=True, check=False, cwd=ROOT, env=env,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return what a command prints, run in this process."""
+
+    def call(*words: str, folder: Path) -> str:
+        monkeypatch.setattr(sys, "argv", list(sys.argv))
+        assert main([*words, f"runs_dir={folder}"]) == 0
+        return capsys.readouterr().out
+
+    return call
 
 
 def manifests(folder: Path) -> dict[str, dict]:
@@ -39,7 +40,7 @@ def test_a_bracket_adds_up() -> None:
     assert Bracket(100, 40, 65, "crown", contradicted=5).open == 0
 
 
-def test_one_job_gives_the_runs_of_two_commands_and_their_bracket(tmp_path: Path) -> None:
+def test_one_job_gives_the_runs_of_two_commands_and_their_bracket(run: Callable[..., str], tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     out = run("attack=pgd", "certifier=crown", *SMALL, folder=one)
     found = manifests(one)

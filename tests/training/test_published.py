@@ -52,6 +52,14 @@ class Photographs:
     whole: Dataset
 
     @property
+    def channels(self):
+        return self.whole.channels
+
+    @property
+    def size(self):
+        return self.whole.size
+
+    @property
     def ids(self):
         return self.whole.split("train").ids[:12]
 

@@ -5,8 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import center_crop, resize
 
 from gauntlet.errors import UserError
 from gauntlet.models.normalize import Normalize
@@ -56,7 +54,7 @@ class Wrapped(nn.Module):
         self.planes = max(channels, len(mean))
         self.normalize = Normalize(mean, std, self.planes)
         self.model = network
-        self.side, self.crop, self.mode = resize, crop, InterpolationMode(interpolation)
+        self.side, self.crop, self.interpolation = resize, crop, interpolation
 
     origin = ""
     """Where the network comes from, in words, for those whose class does not say it."""
@@ -66,18 +64,26 @@ class Wrapped(nn.Module):
     @property
     def preprocessing(self) -> str:
         """Return what happens to pixels before the network, in words."""
-        side = "" if self.side is None else f"resize {self.side} {self.mode.value}, "
+        side = "" if self.side is None else f"resize {self.side} {self.interpolation}, "
         crop = "" if self.crop is None else f"crop {self.crop}, "
         return f"{side}{crop}{self.normalize.text}" + (f" ({self.declared})" if self.declared else "")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, classes] of pixels [B, channels, H, W] in [0, 1]."""
         x = x.expand(-1, self.planes, -1, -1)
-        if self.side is not None:
-            x = resize(x, [self.side, self.side], self.mode, antialias=self.mode is not InterpolationMode.NEAREST)
-        if self.crop is not None:
-            x = center_crop(x, [self.crop, self.crop])
+        if self.side is not None or self.crop is not None:
+            x = self._resized(x)
         return logits_of(self.model(self.normalize(x)))
+
+    def _resized(self, x: Tensor) -> Tensor:
+        """Return images of the network's own side."""
+        from torchvision.transforms import InterpolationMode  # slow to import
+        from torchvision.transforms.functional import center_crop, resize
+
+        if self.side is not None:
+            mode = InterpolationMode(self.interpolation)
+            x = resize(x, [self.side, self.side], mode, antialias=mode is not InterpolationMode.NEAREST)
+        return x if self.crop is None else center_crop(x, [self.crop, self.crop])
 
 
 def logits_of(output: Any) -> Tensor:

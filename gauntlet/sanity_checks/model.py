@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gauntlet.models.declared_normalization import missing_normalization
 from gauntlet.sanity_checks.flag import Flag
 from gauntlet.sanity_checks.probe import Probe, relative
+from gauntlet.system.dispatch_mode import DispatchMode
 
 REDUCED = (torch.float16, torch.bfloat16)
 
@@ -122,11 +122,11 @@ class _Calls:
             self.seen = self.seen or code.co_name
 
 
-class _Dtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Dtypes(DispatchMode):  # type: ignore[no-untyped-call]
     """Notes the first floating type of fewer than 32 bits that an operation returns in a block."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.seen = ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -281,7 +281,11 @@ def test_nothing_is_imported_without_use():
         "with NoTracker().training('a', 'b', {}) as log: assert log is None\n"
         "assert not {'wandb', 'torch'} & set(sys.modules)\n"
         "import gauntlet.jobs.attack_job, gauntlet.jobs.training_job\n"
-        "assert 'torch' in sys.modules and 'wandb' not in sys.modules"
+        "from gauntlet.sanity_checks.model import _Dtypes\n"
+        "import torch\n"
+        "with _Dtypes() as seen: torch.zeros(1).half()\n"
+        "assert seen.seen == 'float16'\n"
+        "assert not {'wandb', 'torchvision', 'torch._dynamo'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gauntlet.certification.crown.graph import Graph, Input, Node, Relu, Sum, pruned
 from gauntlet.certification.crown.layer_parsing import Call, Unsupported
 from gauntlet.errors import UserError
+from gauntlet.system.dispatch_mode import DispatchMode
 
 BATCH = 2
 """Images in the run that is watched: more than one, so that a layer that mixes images shows."""
@@ -167,11 +167,11 @@ class _Watch(TorchFunctionMode):
             raise Unsupported(f"{name} of two tensors that depend on the image")
 
 
-class _Stray(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Stray(DispatchMode):  # type: ignore[no-untyped-call]
     """Refuses what reaches the image past the functions of torch that are noted: operators called by name, scripts."""
 
     def __init__(self, watch: _Watch) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.watch = watch
 
     def __torch_dispatch__(

@@ -1,6 +1,6 @@
 """Gradients of a loss whose lengths can be compared and added although the loss saturates.
 
-The losses of this package are directions. Where gradients are averaged (over copies of an image, neighbours, networks),
+The losses of this package are directions. Where gradients are averaged (over copies of an image, neighbors, networks),
 their lengths matter: that of cross-entropy is proportional to 1 - p_y, which leaves the range of float32 on confident
 networks. A log-scaled gradient keeps the logarithm of that length beside the direction, so that any average is exact up
 to one positive factor for each sample.

@@ -1,4 +1,4 @@
-"""How often attacks on randomised ensembles find the worst case of linear members, which an angular sweep knows.
+"""How often attacks on randomized ensembles find the worst case of linear members, which an angular sweep knows.
 
     python -m benchmarks.linear_ensembles [--problems 500]
 

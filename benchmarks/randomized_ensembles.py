@@ -1,4 +1,4 @@
-"""Randomised ensembles under the usual attack and under ARC, against one adversarially trained network.
+"""Randomized ensembles under the usual attack and under ARC, against one adversarially trained network.
 
     python -m benchmarks.randomized_ensembles run [--out runs/_randomized] [--only digits] [--seeds 3] [--minutes 60]
     python -m benchmarks.randomized_ensembles table [--out runs/_randomized]

@@ -163,7 +163,7 @@ def effects(shared: Path) -> dict[str, Effect]:
             {"FGSM-RS": ("recipe=fgsm_rs",), "N-FGSM": ("recipe=n_fgsm",), "PGD-AT": ("recipe=pgd_at",)},
         ),
         "flat": _digits(
-            "Do flat minima generalise on clean images?", "0.15", 200, 40,
+            "Do flat minima generalize on clean images?", "0.15", 200, 40,
             {
                 "standard": ("recipe=standard",),
                 "AMP 0.5": ("recipe=amp",),

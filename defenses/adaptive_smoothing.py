@@ -56,7 +56,7 @@ class AdaptiveSmoothing(Defense):
         parts: "accurate", "robust" and "mixer".
         accurate_scale, robust_scale: inverse temperatures s_g, s_h > 0 of the base networks.
         alpha_low, alpha_high: range of alpha(x); 0.5 <= alpha_low < alpha_high <= 1.
-        gamma_scale, gamma_bias: of the normalised output of the mixing network.
+        gamma_scale, gamma_bias: of the normalized output of the mixing network.
         taps: names of the early and late layers that the mixing network sees, of the accurate and the robust network.
 
     Raises:

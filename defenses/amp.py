@@ -11,7 +11,7 @@ class AMP(Defense):
     """A network trained on clean images at weights that an adversary has moved; the recipe is `amp`, or `amp_at`."""
 
     card: ClassVar[Card] = Card(
-        "A network trained on clean images at weights that an adversary has moved: made to generalise, not to resist.",
+        "A network trained on clean images at weights that an adversary has moved: made to generalize, not to resist.",
         source="Zheng et al. 2021, arXiv 2010.04925",
         claim="none: its authors claim accuracy on clean images",
     )

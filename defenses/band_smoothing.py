@@ -14,7 +14,7 @@ from gauntlet.threat_model.victim import Head, Victim, plain
 
 @dataclass(frozen=True)
 class BandSmoothing(Defense):
-    """A network votes on every band of neighbouring columns; a patch reaches few of them.
+    """A network votes on every band of neighboring columns; a patch reaches few of them.
 
     Levine and Feizi 2020, "(De)randomized smoothing for certifiable defense against patch attacks", arXiv 2002.10733.
     Votes are steps without a slope, which runs flag: the gradient of the true head is that of the mean probability,
@@ -27,7 +27,7 @@ class BandSmoothing(Defense):
     """
 
     card: ClassVar[Card] = Card(
-        "The class that a network gives most bands of neighbouring columns.",
+        "The class that a network gives most bands of neighboring columns.",
         source="Levine and Feizi 2020, arXiv 2002.10733",
         claim="a certified size of patches for each image",
         forwards=8.0,

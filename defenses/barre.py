@@ -1,4 +1,4 @@
-"""BARRE: a randomised ensemble whose members are trained one after the other, each against all before it."""
+"""BARRE: a randomized ensemble whose members are trained one after the other, each against all before it."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -9,17 +9,17 @@ from gauntlet.defenses.randomized_ensemble import RandomizedEnsemble
 
 @dataclass(frozen=True)
 class BARRE(RandomizedEnsemble):
-    """A randomised ensemble by boosting (Dbouk and Shanbhag 2023, arXiv 2302.01375): see
+    """A randomized ensemble by boosting (Dbouk and Shanbhag 2023, arXiv 2302.01375): see
     `gauntlet.training.objectives.boosting`.
 
     Args:
         parts: "first" to "fifth"; each uses those before it.
         members: the first so many of them, two or more.
-        probabilities: as of a randomised ensemble.
-        draws: as of a randomised ensemble.
+        probabilities: as of a randomized ensemble.
+        draws: as of a randomized ensemble.
 
     Raises:
-        UserError: as of a randomised ensemble.
+        UserError: as of a randomized ensemble.
     """
 
     card: ClassVar[Card] = Card(

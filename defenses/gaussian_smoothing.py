@@ -1,4 +1,4 @@
-"""Randomised smoothing with Gaussian noise: the class that a network gives most noisy copies of the image."""
+"""Randomized smoothing with Gaussian noise: the class that a network gives most noisy copies of the image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class GaussianSmoothing(Defense):
 
     Args:
         parts: "model", trained on noisy images.
-        sigma: standard deviation of the noise, in pixels of [0, 1], added before any normalisation.
+        sigma: standard deviation of the noise, in pixels of [0, 1], added before any normalization.
         copies: numbers of copies that the heads average over; one head for each.
         exact: whether noisy images are rounded to whole steps, which makes samples, and with them certificates, exact
             in floating point; for images in whole steps.

@@ -21,7 +21,7 @@ TOP = 250
 """Largest logits of an image over which mean and variance are taken."""
 
 
-def standardised(logits: Tensor) -> Tensor:
+def standardized(logits: Tensor) -> Tensor:
     """Return the logits [B, K] less their mean, over their standard deviation (unbiased); both of the `TOP` largest.
     Where logits are equal up to rounding, the result is about zero.
     """
@@ -31,9 +31,9 @@ def standardised(logits: Tensor) -> Tensor:
 
 
 def mapped(logits: Tensor, s: float, c: float, p: float) -> Tensor:
-    """Return s sign(w) |w|^p with w = GELU(u + c) and u the standardised logits [B, K]: large margins where the
+    """Return s sign(w) |w|^p with w = GELU(u + c) and u the standardized logits [B, K]: large margins where the
     network is sure, small ones elsewhere. The order of the classes may change: GELU falls below -0.75."""
-    w = torch.nn.functional.gelu(standardised(logits) + c)
+    w = torch.nn.functional.gelu(standardized(logits) + c)
     return s * w.sign() * w.abs().pow(p)
 
 

@@ -1,4 +1,4 @@
-"""Randomised smoothing with other noises: certificates in other norms."""
+"""Randomized smoothing with other noises: certificates in other norms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
-"""The best probabilities of a randomised ensemble, from the sets of members that an attacker can make wrong at once.
+"""The best probabilities of a randomized ensemble, from the sets of members that an attacker can make wrong at once.
 
 With those sets known, the risk is sum_k max over u of u . a over the samples k: convex and piecewise linear in the
-probabilities a (Dbouk and Shanbhag 2023, arXiv 2302.01375). A linear programme solves it exactly; the projected
+probabilities a (Dbouk and Shanbhag 2023, arXiv 2302.01375). A linear program solves it exactly; the projected
 sub-gradient of the authors needs only an attack.
 """
 
@@ -37,7 +37,7 @@ def risk(reached: Reached, chances: Floats) -> float:
 
 
 def linear_programme(reached: Reached, count: int) -> Best:
-    """Return the probabilities of least risk, exactly: minimise sum_k t_k over a and t with t_k >= u . a for each set u
+    """Return the probabilities of least risk, exactly: minimize sum_k t_k over a and t with t_k >= u . a for each set u
     of k.
 
     Args:

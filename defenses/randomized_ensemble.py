@@ -1,4 +1,4 @@
-"""Randomised ensembles: each query is answered by one network, drawn at random."""
+"""Randomized ensembles: each query is answered by one network, drawn at random."""
 
 import math
 from collections.abc import Mapping
@@ -98,7 +98,7 @@ def answered(networks: Mapping[str, nn.Module], chances: Tensor, x: Tensor, rng:
 
 
 def expected_softmax(logits: Tensor, chances: Tensor) -> Tensor:
-    """Return log sum_i a_i softmax(f_i), [B, K], of logits [M, B, K]: what PGD on a randomised ensemble climbs."""
+    """Return log sum_i a_i softmax(f_i), [B, K], of logits [M, B, K]: what PGD on a randomized ensemble climbs."""
     weights = chances.log().to(logits)[:, None, None]
     return (weights + logits.log_softmax(2)).logsumexp(0)
 

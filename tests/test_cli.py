@@ -1,4 +1,4 @@
-"""run.py and its neighbours, as a user runs them."""
+"""run.py and its neighbors, as a user runs them."""
 
 import json
 import os

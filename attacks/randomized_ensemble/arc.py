@@ -1,4 +1,4 @@
-"""ARC: the attack on randomised ensembles that fools one member after the other and never gives one up for less."""
+"""ARC: the attack on randomized ensembles that fools one member after the other and never gives one up for less."""
 
 import math
 from dataclasses import dataclass

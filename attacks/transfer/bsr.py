@@ -15,7 +15,7 @@ from gauntlet.threat_model.rng import Rng
 @dataclass(frozen=True)
 class ShuffledRotations(Knobs):
     """BSR (Wang et al. 2024, arXiv 2308.10299): the image is cut into strips along a random axis; each strip is rotated
-    about its centre (bilinear, black outside) and cut into pieces along the other axis; pieces and strips are shuffled.
+    about its center (bilinear, black outside) and cut into pieces along the other axis; pieces and strips are shuffled.
 
     Args:
         copies: draws averaged over, >= 1.

@@ -84,8 +84,8 @@ class Variance(Knobs, key="attack.smoothing"):
 
 @dataclass(frozen=True)
 class Flatness(Knobs, key="attack.smoothing"):
-    """PGN: penalised gradient norm (Ge et al. 2023, arXiv 2306.05225). The mean, over neighbours, of the gradient there
-    and of that one step back along it, which favours flat maxima. 2 neighbours gradients a step.
+    """PGN: penalized gradient norm (Ge et al. 2023, arXiv 2306.05225). The mean, over neighbours, of the gradient there
+    and of that one step back along it, which favors flat maxima. 2 neighbours gradients a step.
 
     Args:
         neighbours: points drawn, >= 1.

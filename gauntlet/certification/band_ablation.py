@@ -13,10 +13,10 @@ from gauntlet.threat_model.rng import Rng
 
 @dataclass(frozen=True)
 class Bands(Knobs):
-    """Only `width` neighbouring columns of the image are left, the rest is grey.
+    """Only `width` neighboring columns of the image are left, the rest is grey.
 
     Levine and Feizi 2020, arXiv 2002.10733. There is one band for each column where it may begin; those that reach the
-    right edge go on at the left. Whatever happens in `side` neighbouring columns is seen by side + width - 1 of them,
+    right edge go on at the left. Whatever happens in `side` neighboring columns is seen by side + width - 1 of them,
     and each of these can take one vote from a class and give one to another.
 
     Args:

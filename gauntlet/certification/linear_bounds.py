@@ -35,7 +35,7 @@ class LinearBounds(Knobs, key="certifier"):
     - crown_ibp: linear bounds passed back from the scores to the pixels, each ReLU relaxed by its interval (Zhang et
       al. 2020, arXiv 1906.06316).
     - crown: the same, with the intervals of the ReLUs from linear bounds too (Zhang et al. 2018, arXiv 1811.00866).
-    - alpha_crown: slopes of the relaxation optimised by gradient steps (Xu et al. 2021, arXiv 2011.13824).
+    - alpha_crown: slopes of the relaxation optimized by gradient steps (Xu et al. 2021, arXiv 2011.13824).
 
     What is bounded is the deployed network in float32 arithmetic, not its ideal: each layer adds the most that its
     roundings can do, in any order of summation, and bounds are computed in float64. It is proven for every image that

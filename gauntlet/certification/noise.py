@@ -33,7 +33,7 @@ class Noise(Protocol):
 
     def radius(self, share: Floats) -> Floats:
         """Return the ball in which a class keeps more than half of the votes of which it has `share` > 1/2 at the
-        centre.
+        center.
 
         Not positive where the share does not exceed 1/2.
         """
@@ -44,7 +44,7 @@ class Gaussian(Knobs):
     """x + N(0, sigma^2 I): l2 radius sigma Phi^-1(share). Cohen et al. 2019, arXiv 1902.02918.
 
     Args:
-        sigma: in pixels of [0, 1], > 0; it is added before any normalisation.
+        sigma: in pixels of [0, 1], > 0; it is added before any normalization.
 
     Raises:
         UserError: sigma is not a positive number.

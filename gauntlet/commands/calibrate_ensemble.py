@@ -1,4 +1,4 @@
-"""Find the probabilities of a randomised ensemble: `gauntlet calibrate ensemble [OVERRIDE ...]`.
+"""Find the probabilities of a randomized ensemble: `gauntlet calibrate ensemble [OVERRIDE ...]`.
 
 ARC and the lattice climber tell which members an attacker makes wrong at once; none of the images may be one that is
 evaluated.
@@ -41,7 +41,7 @@ class EnsembleCalibration(NamedTuple):
     alone: Floats  # risk of each member
     equal: float  # risk at equal probabilities, with all that was found
     steps: Best  # by the sub-gradient; its risk is that with all that was found
-    exact: Best  # by the linear programme
+    exact: Best  # by the linear program
     rounds: int  # attacks at the best probabilities so far
 
 
@@ -96,7 +96,7 @@ class Sets:
 def calibrate(
     models: Mapping[str, nn.Module], split: Split, threat: Threat, samples: int, steps: int, rounds: int
 ) -> EnsembleCalibration:
-    """Attack at each member alone, along the sub-gradient, and at the solutions of the programme until they hold."""
+    """Attack at each member alone, along the sub-gradient, and at the solutions of the program until they hold."""
     count = len(models)
     sets = Sets(models, list(batches(split, samples)), threat, steps)
     for number in range(count):
@@ -124,7 +124,7 @@ def lines(found: EnsembleCalibration) -> list[str]:
     rows = {
         "equal": (np.full(len(found.names), 1 / len(found.names)), found.equal),
         "sub-gradient": found.steps,
-        "programme": found.exact,
+        "program": found.exact,
     }
     best = ",".join(f"{chance:.6g}" for chance in _rounded(found.exact.chances))
     return [
@@ -135,7 +135,7 @@ def lines(found: EnsembleCalibration) -> list[str]:
             f"{name:<17}{1 - value:.2%}   {', '.join(f'{chance:.3f}' for chance in chances)}"
             for name, (chances, value) in rows.items()
         ),
-        f"the programme was solved anew after each of {found.rounds} attacks at its solution",
+        f"the program was solved anew after each of {found.rounds} attacks at its solution",
         f'"defense.probabilities=[{best}]"',
     ]
 
@@ -153,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--part", default="validation", help="of the data set: validation or train")
     parser.add_argument("--samples", type=int, default=1000, help="the first so many images")
     parser.add_argument("--steps", type=int, default=10, help="rounds of ARC")
-    parser.add_argument("--rounds", type=int, default=10, help="of the sub-gradient, and at most of the programme")
+    parser.add_argument("--rounds", type=int, default=10, help="of the sub-gradient, and at most of the program")
     parser.add_argument(
         "overrides",
         nargs="*",

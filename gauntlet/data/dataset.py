@@ -63,7 +63,7 @@ class Dataset(Protocol):
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (RGB)."""
+        """1 (gray) or 3 (RGB)."""
 
     @property
     def size(self) -> int:

@@ -38,7 +38,7 @@ _MARKS = (b"xif", b"XIF", b"XIf", b"rientation", b"xmp")
 class Form:
     """What every image is brought to.
 
-    channels: 1 (grey) or 3 (RGB); other modes are converted, transparency is dropped.
+    channels: 1 (gray) or 3 (RGB); other modes are converted, transparency is dropped.
     size: height and width in pixels.
     resize: None, and images must have that size as they are; or how they are resized and cut.
     upright: whether images are turned as their EXIF orientation says.

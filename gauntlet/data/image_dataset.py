@@ -80,7 +80,7 @@ class ImageSet(Knobs, ABC, key="dataset"):
         if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
             raise UserError(f"dataset.name={self.name!r} cannot name a folder; use letters, digits, _ and -")
         if self.channels not in MODES:
-            raise UserError(f"dataset.channels={self.channels} is not supported; use 1 (grey) or 3 (RGB)")
+            raise UserError(f"dataset.channels={self.channels} is not supported; use 1 (gray) or 3 (RGB)")
 
     @abstractmethod
     def open(self, part: str) -> Part:

@@ -25,7 +25,7 @@ ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet(EncodedImages):
-    """The shorter side is resized to `resize`, then `size` x `size` is cut out of the centre.
+    """The shorter side is resized to `resize`, then `size` x `size` is cut out of the center.
 
     root: the folder with `train/` and `val/`, one folder per WordNet id in each, or with the archives as published.
         Where folders are missing, those that are there have the numbers of their WordNet ids.

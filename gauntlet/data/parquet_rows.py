@@ -41,7 +41,7 @@ CACHE = 64 << 20
 
 
 class Block(NamedTuple):
-    """Encoded images of neighbouring rows; None where a row has none."""
+    """Encoded images of neighboring rows; None where a row has none."""
 
     images: list[bytes | None]
     size: int  # bytes

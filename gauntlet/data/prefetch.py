@@ -49,7 +49,7 @@ def batches(split: Split, positions: Sequence[slice], workers: int) -> Iterator[
 
 
 def _spread(pool: ThreadPoolExecutor, workers: int) -> Spread:
-    """A `map` whose calls the threads of a pool make, a run of neighbours each; results come in order."""
+    """A `map` whose calls the threads of a pool make, a run of neighbors each; results come in order."""
 
     def spread(call: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
         size = -(-len(items) // (PIECES * workers)) or 1

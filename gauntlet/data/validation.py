@@ -35,7 +35,7 @@ def check_images(ids: Tensor, x: Tensor, y: Tensor, classes: int, box: tuple[flo
         first = int(bad.nonzero()[0])
         raise UserError(
             f"image {int(ids[first])} has pixels from {low[first]:.4g} to {high[first]:.4g}; they must lie in "
-            f"[{box[0]:g}, {box[1]:g}] (put the normalisation inside the model)"
+            f"[{box[0]:g}, {box[1]:g}] (put the normalization inside the model)"
         )
     wrong = (y < 0) | (y >= classes)
     if wrong.any():

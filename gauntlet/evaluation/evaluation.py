@@ -43,7 +43,7 @@ class Evaluation:
         coverage: which samples a stage attacks.
         every: whether candidates that fooled nobody are handed out too, as adversarial examples to be stored.
         access: what the attacker is given: gradient, score or decision; the victim may give less.
-        protocol: how the predictions of a randomised victim are counted; without effect on a deterministic one.
+        protocol: how the predictions of a randomized victim are counted; without effect on a deterministic one.
         fitted: stage -> its attack after it has learned from training images; see `gauntlet.evaluation.universal_fit`.
 
     Raises:
@@ -82,7 +82,7 @@ class Evaluation:
 
     @property
     def rule(self) -> Protocol | None:
-        """Return the protocol of a randomised victim; None for another."""
+        """Return the protocol of a randomized victim; None for another."""
         return self.protocol if self.victim.randomized else None
 
     @property

@@ -41,7 +41,7 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """Return head -> {"draws": n, "cosine": agreement at n}, for every head whose gradient is a mean.
 
-    Those are the heads of a randomised victim, and those that declare draws. A head without randomness gets one draw. A
+    Those are the heads of a randomized victim, and those that declare draws. A head without randomness gets one draw. A
     random one gets at least two: those that it declares, or the first of 2, 4, 8, ... with which the gradient of the
     margin agrees with itself where it declares 0. At most 3 `MOST` passes of `PROBE` images for each head.
 

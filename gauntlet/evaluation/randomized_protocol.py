@@ -1,4 +1,4 @@
-"""What the accuracy of a randomised defense means. Not one lucky draw: that falls with every call, for any defense."""
+"""What the accuracy of a randomized defense means. Not one lucky draw: that falls with every call, for any defense."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ class DrawOutcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Protocol(Knobs, key="protocol"):
-    """How the predictions of a randomised defense are counted. A deterministic one has one prediction, and no protocol.
+    """How the predictions of a randomized defense are counted. A deterministic one has one prediction, and no protocol.
 
     "expected": the share of draws that are right, with draws that the attacker does not know. The primary number. Of a
     mixture, whose members and probabilities are known, it is the exact expectation, and nothing is drawn.

@@ -36,7 +36,7 @@ ATTACK_SCHEMA = pa.schema(
 
 
 RANDOM_SCHEMA = pa.schema([*ATTACK_SCHEMA, *(pa.field(name, pa.float32()) for name in ("wrong_share", "fresh_share"))])
-"""Of a randomised defense, whose `broken` says that the majority is wrong. `wrong_share` of the draws are wrong that
+"""Of a randomized defense, whose `broken` says that the majority is wrong. `wrong_share` of the draws are wrong that
 choose the worst candidate of a sample, `fresh_share` of the verdicts in others that say how bad it is: of those draws,
 or of a vote 0 or 1. Null in rows with an error. A deterministic defense has records without these columns."""
 

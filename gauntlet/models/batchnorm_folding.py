@@ -77,7 +77,7 @@ def _foldable(layer: nn.Module, norm: nn.Module) -> bool:
         return False
     assert isinstance(layer, Layer)
     assert isinstance(norm, Norm)
-    # On [B, L, F] a batch norm normalises L: its number of features then differs from that of the linear layer.
+    # On [B, L, F] a batch norm normalizes L: its number of features then differs from that of the linear layer.
     return not norm.training and norm.running_var is not None and norm.num_features == layer.weight.shape[0]
 
 

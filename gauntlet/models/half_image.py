@@ -12,7 +12,7 @@ SIDES = ("left", "right")
 class Half(nn.Module):
     """A network that sees every second pixel, in the pattern of a chessboard, with all channels of these pixels.
 
-    The missing pixels get the mean of their neighbours above, below, left and right, which are all there: a function of
+    The missing pixels get the mean of their neighbors above, below, left and right, which are all there: a function of
     the half alone, whatever lies in the other (Xia et al. 2024, arXiv 2404.09586, fill them in another way).
 
     Args:
@@ -42,7 +42,7 @@ def kept(height: int, width: int, side: str, like: Tensor) -> Tensor:
 
 
 def filled(x: Tensor, mask: Tensor) -> Tensor:
-    """The pixels of the mask [H, W], and means of their neighbours in between; x [B, C, H, W]."""
+    """The pixels of the mask [H, W], and means of their neighbors in between; x [B, C, H, W]."""
     cross = torch.tensor([[0.0, 1, 0], [1, 0, 1], [0, 1, 0]], dtype=x.dtype, device=x.device)
     channels = x.shape[1]
     total = F.conv2d(x * mask, cross.expand(channels, 1, 3, 3), padding=1, groups=channels)

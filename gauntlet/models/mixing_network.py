@@ -25,7 +25,7 @@ class _Block(nn.Module):
 
 
 class MixingNetwork(nn.Module):
-    """Features of an early and a late layer of both base networks -> one normalised score gamma per image.
+    """Features of an early and a late layer of both base networks -> one normalized score gamma per image.
 
     The shape follows the mixing network of adaptive smoothing (Bai et al., arXiv 2301.12554): residual stages on the
     early features, joined by the late ones, global average, one linear output without bias, and a batch norm without

@@ -18,7 +18,7 @@ class ConvRouter(nn.Module):
     """Convolutions, the mean over the image, and one score for each expert.
 
     Args:
-        body: normalised pixels to features.
+        body: normalized pixels to features.
         width: channels of the features.
         experts: number of scores.
         standardise: a batch norm without weights on the scores, so that no expert is chosen by the offset or the spread
@@ -32,7 +32,7 @@ class ConvRouter(nn.Module):
         start(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised pixels [B, C, H, W] to scores [B, experts]."""
+        """Normalized pixels [B, C, H, W] to scores [B, experts]."""
         scores: Tensor = self.norm(self.head(self.body(x).mean((2, 3))))
         return scores
 
@@ -160,7 +160,7 @@ class MixtureOfExperts(nn.Module, ABC):
     so that it cannot pass for one that always chooses the first pathway.
 
     Args:
-        router: normalised pixels [B, C, H, W] to scores [B, E]; the largest wins.
+        router: normalized pixels [B, C, H, W] to scores [B, E]; the largest wins.
         normalize: pixels in [0, 1] to what router and trunk take.
         experts: E, at least 1.
     """
@@ -172,7 +172,7 @@ class MixtureOfExperts(nn.Module, ABC):
 
     @abstractmethod
     def trunk(self, x: Tensor, gate: Gate) -> Tensor:
-        """Normalised pixels, sorted by expert, to logits [B, classes]."""
+        """Normalized pixels, sorted by expert, to logits [B, classes]."""
 
     def scores(self, x: Tensor) -> Tensor:
         """What the router says of pixels [B, C, H, W] in [0, 1]: float [B, E]."""

@@ -1,4 +1,4 @@
-"""Input normalisation as the first layer of a network."""
+"""Input normalization as the first layer of a network."""
 
 import math
 from collections.abc import Sequence

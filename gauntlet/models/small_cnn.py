@@ -14,7 +14,7 @@ class SmallCNN(nn.Module):
 
     Every convolution but the last halves the image, the first included: at 8x8 they work on 4, 2 and 2 pixels, at 28x28
     on 14, 7, 4 and 4. One digit (8x8, 10 classes, width 16) takes 97,024 multiply-adds and 25,978 parameters, one MNIST
-    image 1,749,056 and 117,882. The batch norm of the stem normalises the pixels, so no constants are needed.
+    image 1,749,056 and 117,882. The batch norm of the stem normalizes the pixels, so no constants are needed.
 
     Args:
         classes: number of logits.

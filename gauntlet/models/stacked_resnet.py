@@ -15,7 +15,7 @@ TRAINED_FOR = 1000
 
 
 class StackedResNet(nn.Module):
-    """Views enlarged to `size`, each normalised, and a first convolution that is as wide as their stack.
+    """Views enlarged to `size`, each normalized, and a first convolution that is as wide as their stack.
 
     Fort and Lakshminarayanan 2024, arXiv 2408.05446, who fine-tune a ResNet-152 at 224 pixels; only its first
     convolution and its last layer begin anew. Children: normalize, model (conv1, layer1 to layer4, avgpool, fc).

@@ -26,7 +26,7 @@ AUXILIARY = ("googlenet", "inception_v3")
 
 
 class TorchvisionModel(nn.Module):
-    """A classifier of torchvision with normalisation inside. Children: normalize, model (its own names below).
+    """A classifier of torchvision with normalization inside. Children: normalize, model (its own names below).
 
     Args:
         name: as in `torchvision.models`, such as resnet18 or convnext_tiny.

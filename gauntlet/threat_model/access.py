@@ -46,7 +46,7 @@ class DecisionHead:
     def broken(self, z: Tensor, y: Tensor, rng: Rng) -> Tensor:
         """Return which candidates fool the deployed forward, bool [B], at the same price.
 
-        A randomised defense is asked again where it was wrong: see `CountedHead.fooled`.
+        A randomized defense is asked again where it was wrong: see `CountedHead.fooled`.
         """
         return self._fooled(z, y, rng)
 

@@ -15,7 +15,7 @@ View = Callable[[Tensor], Tensor]
 """A differentiable change of the images [B, C, H, W] that a head is shown instead of them."""
 
 TRIALS = 10
-"""Draws in a row that must be wrong before an attack believes that a candidate fools a randomised defense."""
+"""Draws in a row that must be wrong before an attack believes that a candidate fools a randomized defense."""
 
 
 def resolved(logits: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class CountedHead:
         dtype: reduced precision of the gradient passes, such as bfloat16; None: that of the images. Never the judge's.
         batch_size: the most samples of a pass; None: no limit.
         trials: draws of the deployed forward that must all be wrong before a candidate counts as found: one lucky draw
-            shows nothing. 1 for a deterministic defense, `TRIALS` for a randomised one.
+            shows nothing. 1 for a deterministic defense, `TRIALS` for a randomized one.
         member_predictors: of a mixture, whose expectation is exact: a candidate counts as found when all are wrong.
 
     Attributes:

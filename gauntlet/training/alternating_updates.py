@@ -16,7 +16,7 @@ class Phase(Knobs, key="recipe.alternation.phases"):
 
     Args:
         group: name of the weights that move: a key of `model.parameter_groups()`.
-        objective: what this player minimises.
+        objective: what this player minimizes.
         learning_rate, momentum, weight_decay: of its own optimizer, which has the kind and the schedule of the recipe.
         perturbed: whether the weight perturbation of the recipe takes part; it moves the weights of this group only.
 

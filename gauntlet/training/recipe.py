@@ -46,7 +46,7 @@ class Recipe(Knobs, key="recipe"):
     """The settings of one training. What came after the first version is null where it is off: null leaves keys alone.
 
     Args:
-        objective: what is minimised.
+        objective: what is minimized.
         epochs: >= 1.
         batch_size: >= 2. Images that do not fill a batch at the end of an epoch wait for the next shuffle.
         optimizer: sgd, nesterov (sgd with Nesterov momentum) or adamw.

@@ -26,7 +26,7 @@ class Weighting(Protocol):
 class SoftmaxWeighting(Knobs, key="recipe.weighting"):
     """exp(loss / temperature), scaled to a mean of one: the worst case within a divergence from equal weights.
 
-    The closed form of max over w of sum w_i l_i - temperature KL(w || uniform) (distributionally robust optimisation).
+    The closed form of max over w of sum w_i l_i - temperature KL(w || uniform) (distributionally robust optimization).
 
     Args:
         temperature: > 0; the larger, the more equal.

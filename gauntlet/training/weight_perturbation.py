@@ -42,7 +42,7 @@ class WeightPerturbation(Knobs, key="recipe.weight_perturbation"):
         steps: >= 0; 0 is off. Each costs a forward and a backward pass.
         step_size: of shape=ball, > 0.
         adaptive: scale by the size of each weight; of shape=sphere.
-        loss: outer: what the recipe minimises, on the same examples; clean: cross-entropy on the images as they are.
+        loss: outer: what the recipe minimizes, on the same examples; clean: cross-entropy on the images as they are.
         clip: largest norm of the gradient of a step of shape=ball, over all blocks; 0 is off.
         batch_norm: statistics follow the pass at the weights: perturbed (theta + v) or clean (theta).
         start: share of the training before which there is no perturbation, in [0, 1); whole epochs.

@@ -24,7 +24,7 @@ ROUNDING = 1e-4
 
 
 class Repeated(NamedTuple):
-    """Of each image: the predicted class, and for a randomised defense what its row holds of shares, else None."""
+    """Of each image: the predicted class, and for a randomized defense what its row holds of shares, else None."""
 
     pred: list[int]
     shares: list[dict[str, float]] | None

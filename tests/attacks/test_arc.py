@@ -1,4 +1,4 @@
-"""Attacks on randomised ensembles: linear members whose worst case a sweep knows, and what the mean loss hides."""
+"""Attacks on randomized ensembles: linear members whose worst case a sweep knows, and what the mean loss hides."""
 
 import math
 

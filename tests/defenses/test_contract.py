@@ -34,7 +34,7 @@ DEFENSES = Path(CONF) / "defense"
 NAMES = sorted(path.stem for path in DEFENSES.glob("*.yaml") if not path.stem.endswith("_cifar"))
 
 SHRUNK = {"copies": [2]}
-"""Budgets of randomised defenses that are smaller here than by default."""
+"""Budgets of randomized defenses that are smaller here than by default."""
 
 DRAWS = 3
 """Draws of a gradient here."""
@@ -192,7 +192,7 @@ def test_an_attack_gets_nothing_for_nothing_and_everything_for_the_whole_box(dep
 
 
 def test_queries_find_no_more_than_gradients(deployed):
-    """Otherwise the gradients of the heads are masked. Of a randomised defense: by more than two standard errors."""
+    """Otherwise the gradients of the heads are masked. Of a randomized defense: by more than two standard errors."""
     random = deployed.victim.randomized
     _, white = deployed.broken(PGD(steps=1 if random else 10, loss="margin"), 0.1, "true" if random else "declared")
     _, black = deployed.broken(Square(queries=4 if random else 60), 0.1)

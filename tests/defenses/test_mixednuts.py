@@ -12,7 +12,7 @@ from gauntlet.commands.calibration import Setting, check_disjoint
 from gauntlet.config.shipped import CONF
 from gauntlet.data.dataset import Batch
 from gauntlet.defenses.calibration_data import CalibrationData
-from gauntlet.defenses.mixednuts import MixedNUTS, covering, mapped, nuts, probability_margins, search, standardised
+from gauntlet.defenses.mixednuts import MixedNUTS, covering, mapped, nuts, probability_margins, search, standardized
 from gauntlet.errors import UserError
 from gauntlet.jobs.attack_setup import prepare
 from gauntlet.threat_model.rng import Rng
@@ -41,8 +41,8 @@ def test_the_largest_logits_alone_count():
     logits = draw(0, 5, 400)
     top = logits.sort(1, descending=True).values[:, :250]
     mean, spread = top.mean(1, keepdim=True), top.var(1, keepdim=True).sqrt()
-    torch.testing.assert_close(standardised(logits), (logits - mean) / spread)
-    torch.testing.assert_close(standardised(3 * H + 7), standardised(H))
+    torch.testing.assert_close(standardized(logits), (logits - mean) / spread)
+    torch.testing.assert_close(standardized(3 * H + 7), standardized(H))
     assert mapped(torch.full((1, 10), 0.1), 5.0, -1.1, 4.0).abs().max() < 1
 
 

@@ -1,4 +1,4 @@
-"""Randomised ensembles: what is drawn, the exact expectation, and what its records say."""
+"""Randomized ensembles: what is drawn, the exact expectation, and what its records say."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Probabilities of randomised ensembles: golden values of two members, the programme against the sub-gradient."""
+"""Probabilities of randomized ensembles: golden values of two members, the program against the sub-gradient."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def two(first, second, apart):
     ("first", "second", "apart", "equal", "best", "chances"),
     [
         (0.5, 0.5, 0.2, 0.4, 0.4, (0.5, 0.5)),
-        (0.4, 0.6, 0.1, 0.45, 0.4, (1, 0)),  # randomising does not help: the better member alone
+        (0.4, 0.6, 0.1, 0.45, 0.4, (1, 0)),  # randomizing does not help: the better member alone
         (0.4, 0.5, 0.3, 0.3, 0.3, (0.5, 0.5)),
     ],
 )

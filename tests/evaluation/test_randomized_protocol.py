@@ -1,4 +1,4 @@
-"""Randomised defenses: the numbers that the three protocols should give are known in closed form."""
+"""Randomized defenses: the numbers that the three protocols should give are known in closed form."""
 
 import math
 from dataclasses import dataclass, replace

@@ -57,7 +57,7 @@ def make_run(
 ) -> RunFolder:
     """Write a run.
 
-    shares: (sample, stage) -> wrong and fresh share, of a randomised defense whose stages all attack every sample.
+    shares: (sample, stage) -> wrong and fresh share, of a randomized defense whose stages all attack every sample.
     broken: samples that each stage breaks (a bare collection: the first stage). distance: of all finds, or by sample.
     queries: forwards of each sample, by an attack that takes no gradient.
     missing: (sample, stage) rows left out.

@@ -77,7 +77,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def chancy(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., object]) -> Path:
-    """The page of a randomised defense of several heads, which hides its gradient."""
+    """The page of a randomized defense of several heads, which hides its gradient."""
     folder = tmp_path_factory.mktemp("chancy")
     change = {
         "card": {"summary": "It draws.", "claim": "all", "randomized": True, "forwards": 3.0, "parameters": 5},

@@ -124,7 +124,7 @@ class Pool(Convolution):
 
 @dataclass(frozen=True, kw_only=True)
 class Scale(Affine):
-    """weight broadcastable against one image, multiplied entry by entry: batch norm, normalisation, constants."""
+    """weight broadcastable against one image, multiplied entry by entry: batch norm, normalization, constants."""
 
     diagonal: ClassVar[bool] = True
 

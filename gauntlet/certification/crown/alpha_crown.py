@@ -1,4 +1,4 @@
-"""Optimised slopes of the lower lines of ReLUs (alpha-CROWN; Xu et al. 2021, arXiv 2011.13824)."""
+"""Optimized slopes of the lower lines of ReLUs (alpha-CROWN; Xu et al. 2021, arXiv 2011.13824)."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ MOMENTS = (0.9, 0.999)
 """Adam's step size, its factor after each step, and its averages."""
 
 
-def optimised(graph: Graph, region: Region, ranges: Ranges, questions: Questions, steps: int) -> Slopes:
+def optimized(graph: Graph, region: Region, ranges: Ranges, questions: Questions, steps: int) -> Slopes:
     """Return the best slopes that `steps` steps of Adam find for each question by itself, from those of CROWN.
 
     Nothing is random and no question sees another, so the answer does not depend on the batch. Any slopes in [0, 1] are

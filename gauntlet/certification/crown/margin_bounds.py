@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gauntlet.certification.crown.alpha_crown import optimised
+from gauntlet.certification.crown.alpha_crown import optimized
 from gauntlet.certification.crown.crown import Questions, lower_bounds, pieces
 from gauntlet.certification.crown.graph import Graph
 from gauntlet.certification.crown.ibp import Ranges, Tighten, intervals
@@ -126,7 +126,7 @@ class Asked:
             if steps:
                 quick = Questions(self.node, asked.owner, rows(piece).float())
                 region, ranges = self.region.to(torch.float32), self.ranges.to(torch.float32)
-                searched = optimised(self.network.quick, region, ranges, quick, steps)
+                searched = optimized(self.network.quick, region, ranges, quick, steps)
                 slopes = {at: slope.double() for at, slope in searched.items()}
             found[piece] = lower_bounds(self.network.exact, self.region, self.ranges, asked, slopes, boxed)
         return found

@@ -1,4 +1,4 @@
-"""BARRE: the members of a randomised ensemble one after the other, each against the ensemble so far."""
+"""BARRE: the members of a randomized ensemble one after the other, each against the ensemble so far."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What training minimises, per sample: the loop reduces once, at the end, so that weights fit every objective."""
+"""What training minimizes, per sample: the loop reduces once, at the end, so that weights fit every objective."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -33,8 +33,8 @@ from gauntlet.threat_model.threat import Threat
 DEFENSES = Path(CONF) / "defense"
 NAMES = sorted(path.stem for path in DEFENSES.glob("*.yaml") if not path.stem.endswith("_cifar"))
 
-SHRUNK = {"copies": [2]}
-"""Budgets of randomized defenses that are smaller here than by default."""
+COPIES, ANSWER = [2], 8
+"""Noisy copies of a gradient and of a prediction here, where a defense takes more by default."""
 
 DRAWS = 3
 """Draws of a gradient here."""
@@ -46,7 +46,10 @@ def configured(name):
         cfg = checked(compose("run", [f"defense={name}"]), KEYS)
     for number, part in enumerate(cfg.defense.parts.values()):
         part.weights, part.seed = "included", number  # parts with the same weights would be copies of one network
-    cfg.defense.update({knob: value for knob, value in SHRUNK.items() if knob in cfg.defense})
+    if "copies" in cfg.defense:
+        cfg.defense.copies = COPIES
+        if "draws" in cfg.defense:
+            cfg.defense.draws = min(cfg.defense.draws, ANSWER)
     return cfg
 
 

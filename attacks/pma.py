@@ -25,7 +25,7 @@ class PMA(Knobs, key="attack"):
 
     A run of `steps` steps first pushes one of the two probabilities of the margin, -p_y or p_m, then their difference
     p_m - p_y. The cotangents are closed forms (see attacks/losses.py), so confident samples still have a gradient, and
-    where logits are so far apart that all of these become one and the same, they are cooled first.
+    where logits are so far apart that all of these become one and the same, they are scaled by a temperature first.
 
     Under l1 the steps are those of Auto-PGD, whose lengths adapt (`gauntlet.attacks.apgd_l1`).
 

@@ -30,7 +30,7 @@ def some(names: Sequence[object], shown: int = 3) -> str:
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The message is one line: what is wrong, then the way out."""
+    """A mistake that the user can fix. The message is one line: what is wrong, then the fix."""
 
 
 class OtherKind(UserError):

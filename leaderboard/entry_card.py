@@ -69,14 +69,14 @@ def _sentences(*parts: object) -> list[str]:
 def _model(manifest: Mapping[str, Any]) -> list[str]:
     """Return what the networks are, and what the user says of the model."""
     facts = [mapping(each) for each in mapping(manifest.get("networks")).values()]
-    told = [
+    stated = [
         f"{each['architecture']}, {each.get('parameters', 0):,} parameters, pixels {each.get('preprocessing', '')}"
         for each in facts
         if "architecture" in each
     ]
     said = mapping(manifest.get("description"))
     words = {"paper": "paper", "authors": "authors", "link": "link", "extra_data": "extra data"}
-    return list(dict.fromkeys(told)) + [f"{title}: {said[key]}" for key, title in words.items() if key in said]
+    return list(dict.fromkeys(stated)) + [f"{title}: {said[key]}" for key, title in words.items() if key in said]
 
 
 def _clean(entry: Entry) -> list[str]:

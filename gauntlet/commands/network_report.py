@@ -9,12 +9,12 @@ def network_lines(manifest: Manifest) -> list[str]:
     for name, facts in networks.items():
         title = "model" if len(networks) == 1 else f"network {name}"
         weights = manifest["weights"].get(name, "").removeprefix("sha256:")[:12]
-        told = [
+        stated = [
             facts.get("architecture", ""),
             f"{facts.get('parameters', 0):,} parameters",
             f"weights {weights} ({facts.get('source', '')})",
         ]
-        out.append(f"{title:<17}{', '.join(told)}")
+        out.append(f"{title:<17}{', '.join(stated)}")
         out.append(f"{'pixels':<17}{facts.get('preprocessing', '')}")
         out += [f"{'':<17}{line}" for line in facts.get("loaded", [])]
     if out and (named := manifest["name"].get("model")):

@@ -40,7 +40,7 @@ def command(folders: Sequence[Path]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: that of W&B; 0 where nothing waits; 1 after one line about what the user can mend."""
+    """Exit status: that of W&B; 0 where nothing waits; 1 after one line about what the user can fix."""
     parser = argparse.ArgumentParser(prog="gauntlet sync", description="Send offline runs to W&B.")
     parser.add_argument("runs", nargs="?", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     parser.add_argument("--dry-run", action="store_true", help="only print W&B's command")

@@ -35,7 +35,7 @@ def check_code_file(path: str, node: Mapping[str, Any], trusted: Sequence[str]) 
         trusted: packages and files.
 
     Raises:
-        UserError: with the way out.
+        UserError: with the fix.
     """
     if (file := code_file(node)) and file not in trusted:
         raise UserError(f"{path} runs code of {file}; if you trust it, add 'trusted_packages=[{file}]'")

@@ -32,7 +32,7 @@ OmegaConf.register_new_resolver("oc.env", _env, replace=True)
 
 
 def unresolved(text: str) -> str:
-    """Return what a message of OmegaConf about an interpolation means, with the way out; empty: it is another one."""
+    """Return what a message of OmegaConf about an interpolation means, with the fix; empty: it is another one."""
     if missing := re.search(r"Environment variable '([^']*)' not found", text):
         name = missing[1]
         return f"the environment has no variable {name}; export it, or give a default: ${{oc.env:{name},DEFAULT}}"

@@ -264,7 +264,7 @@ def _locate(name: str, path: str) -> Any:
                 continue
             raise UserError(f"{path}._target_={name} cannot be imported: {cause}; install what it needs") from None
         except (SyntaxError, ImportError) as cause:
-            raise UserError(f"{path}._target_={name} cannot be imported: {reason(cause)}; mend {module}") from cause
+            raise UserError(f"{path}._target_={name} cannot be imported: {reason(cause)}; fix {module}") from cause
         try:
             for piece in pieces[cut:]:
                 found = getattr(found, piece)

@@ -23,7 +23,7 @@ from gauntlet.knobs import choice
 ENDINGS = (".npy", ".npz", ".pt", ".pth", ".safetensors")
 LAYOUTS = ("nchw", "nhwc")
 COLORS = (1, 3)
-"""Numbers of channels by which a layout is told from a shape."""
+"""Numbers of channels by which a layout is inferred from a shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class ArrayFiles(ImageSet):
         train, train_labels: the same of the training images; null: there are none, so nothing can be trained. A tenth
             of them is held out for validation.
         x, y: the names of the two arrays within a file.
-        layout: nchw, nhwc, or null: told from the shape, [n, C, H, W], [n, H, W, C] or, for grey images, [n, H, W].
+        layout: nchw, nhwc, or null: inferred from the shape, [n, C, H, W], [n, H, W, C] or, for grey images, [n, H, W].
         class_map: names of the classes, for reports: a file (.json, .txt, .csv), or `imagenet`.
 
     Raises:
@@ -92,7 +92,7 @@ def read_images(path: Path, layout: str | None, channels: int, size: int, name: 
     """Return the images of a file, [n, H, W, C], uint8 or float32 in [0, 1].
 
     Args:
-        layout: nchw, nhwc, or None: told from the shape.
+        layout: nchw, nhwc, or None: inferred from the shape.
         name: of the array, where the file holds several.
 
     Raises:

@@ -121,7 +121,7 @@ def _mapped(column: pa.ChunkedArray, label: str, path: Path, schema: pa.Schema, 
     found = coded.dictionary.to_pylist()
     if titles and pa.types.is_integer(column.type):
         if wrong := [number for number in found if not 0 <= number < len(titles)]:
-            raise UserError(f"{path}: column {label} holds {wrong[0]}, and has {len(titles)} classes; mend the labels")
+            raise UserError(f"{path}: column {label} holds {wrong[0]}, and has {len(titles)} classes; fix the labels")
         found = [titles[number] for number in found]
     numbers = [mapped.number(str(name), f"{path}, column {label}: {printable(name)[:60]}") for name in found]
     labels: NDArray[np.int64] = np.asarray(numbers, np.int64)[coded.indices.to_numpy()]

@@ -69,7 +69,7 @@ class ClassMap:
             if not 0 <= number < classes:
                 raise UserError(
                     f"{origin}: {printable(name)} is class {number}, not one of 0 to {classes - 1}; set "
-                    "dataset.classes to the number of classes of the network, or mend the map"
+                    "dataset.classes to the number of classes of the network, or fix the map"
                 )
             numbers[name] = number
         if whole and len(entries) != classes:

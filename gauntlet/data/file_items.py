@@ -37,5 +37,5 @@ class FileItems(ItemSet):
             raise
         except Exception as cause:
             raise UserError(
-                f"{function}({part!r}) of {path} fails ({described(cause)}); mend it, or give dataset.arguments"
+                f"{function}({part!r}) of {path} fails ({described(cause)}); fix it, or give dataset.arguments"
             ) from cause

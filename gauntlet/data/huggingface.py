@@ -205,11 +205,11 @@ def _schema(file: Path) -> pa.Schema:
 
 def _column(schema: pa.Schema, kind: str, usual: Sequence[str], key: str, file: Path) -> str:
     """Return the only column of a kind, as the Hub's library wrote it, or the one of a usual name."""
-    told = [name for name, it in features(schema).items() if isinstance(it, dict) and it.get("_type") == kind]
-    told = [name for name in told if name in schema.names]
+    matching = [name for name, it in features(schema).items() if isinstance(it, dict) and it.get("_type") == kind]
+    matching = [name for name in matching if name in schema.names]
     for name in usual:
-        if name in told or (not told and name in schema.names):
+        if name in matching or (not matching and name in schema.names):
             return name
-    if len(told) == 1:
-        return told[0]
+    if len(matching) == 1:
+        return matching[0]
     raise UserError(f"{file} has the columns {some(schema.names, 20)}; set dataset.{key} to that of the {key}s")

@@ -107,7 +107,7 @@ class ImageSet(Knobs, ABC, key="dataset"):
         if not len(wrong):
             return
         row, label = int(rows[wrong[0]]), int(labels[wrong[0]])
-        fix = "set dataset.classes to the number of classes, or mend the labels"
+        fix = "set dataset.classes to the number of classes, or fix the labels"
         if int(labels.min()) == 1 and int(labels.max()) == self.classes:
             fix = f"the labels go from 1 to {self.classes}: subtract 1, they count from 0"
         elif label == -1:

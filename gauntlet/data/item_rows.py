@@ -111,7 +111,7 @@ def item(items: Any, row: int, form: tuple[int, int, int], where: str) -> tuple[
     try:
         found = items[row]
     except Exception as cause:  # of the user's code: whatever it raises
-        raise UserError(f"{where} cannot be read ({described(cause)}); mend the data set") from cause
+        raise UserError(f"{where} cannot be read ({described(cause)}); fix the data set") from cause
     if not isinstance(found, tuple | list) or len(found) < 2:
         raise UserError(f"{where} is a {type(found).__name__}, no pair; let it be (image, label)")
     return _image(found[0], form, where), _label(found[1], where)

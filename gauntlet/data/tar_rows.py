@@ -158,9 +158,11 @@ def _rows(path: Path, number: int, image: str | None, label: Label) -> Iterator[
                 has = ", ".join(map(printable, found))
                 raise UserError(f"{where} has no label .{label.ending} (it has {has}); set dataset.label to its ending")
             kept = tar.extractfile(found[label.ending])
-            told = kept.read(MOST + 1) if kept else b""
+            content = kept.read(MOST + 1) if kept else b""
             place = found[mine[0]]
-            yield Row(number, place.offset_data, place.size, _class(told, label, f"{where}.{label.ending}"), place.name)
+            yield Row(
+                number, place.offset_data, place.size, _class(content, label, f"{where}.{label.ending}"), place.name
+            )
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -178,12 +180,12 @@ def _split(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", ending.lower()
 
 
-def _class(told: bytes, label: Label, where: str) -> int:
+def _class(content: bytes, label: Label, where: str) -> int:
     """Return the class number that a label file says."""
-    if len(told) > MOST:
+    if len(content) > MOST:
         raise UserError(f"{where} has more than {MOST} bytes; a label is a class number")
     try:
-        value = json.loads(told) if label.ending.endswith("json") else told.decode().strip()
+        value = json.loads(content) if label.ending.endswith("json") else content.decode().strip()
     except (ValueError, RecursionError) as cause:
         raise UserError(f"{where} is no label ({reason(cause)}); write a class number") from None
     if isinstance(value, dict):

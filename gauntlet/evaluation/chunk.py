@@ -163,7 +163,7 @@ class ChunkEvaluator:
         return Chunk(pa.concat_tables(self.tables, promote_options="default"), adversarial, self.seconds)
 
     def _fail(self, stage: str, positions: Tensor, why: str) -> None:
-        self.down[positions] = True  # its fate is unknown: later stages would not mend that
+        self.down[positions] = True  # its fate is unknown: later stages would not fix that
         zeros = torch.zeros(len(positions))
         self._enter(stage, positions, zeros.bool(), zeros, None, None, why)
 

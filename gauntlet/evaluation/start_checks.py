@@ -99,9 +99,7 @@ def _check_gradient(head: str, forward: Forward, x: Tensor, rng: Rng) -> None:
         raise
     except Exception as cause:
         if "numpy" not in str(cause).lower():  # else the same as a forward that detaches
-            raise UserError(
-                f"no gradient of the head {head} can be taken: {reason(cause)}; mend its forward"
-            ) from cause
+            raise UserError(f"no gradient of the head {head} can be taken: {reason(cause)}; fix its forward") from cause
         reached = False
     if not reached:
         raise UserError(

@@ -46,9 +46,9 @@ def model_name(cfg: DictConfig, choices: Mapping[str, str]) -> str:
     if isinstance(inner, DictConfig) and "_target_" in inner:
         pieces = [str(inner["_target_"]).split(".")[-1]]
         node = inner
-    told = next((str(node[key]) for key in NAMES if isinstance(node.get(key), str)), "")
-    if told:
-        pieces.append(PurePath(told).name)
+    stated = next((str(node[key]) for key in NAMES if isinstance(node.get(key), str)), "")
+    if stated:
+        pieces.append(PurePath(stated).name)
     if cfg.checkpoint not in (None, "included"):
         pieces.append(PurePath(cfg.checkpoint).stem)
     return " ".join(dict.fromkeys(pieces))
@@ -84,5 +84,5 @@ def check_clean_accuracy(
     )
     raise UserError(
         f"clean accuracy is {right / total:.2%} ({right} of {total}; 99.9 % interval {low:.2%} to {high:.2%}), and "
-        f"expected_clean={declared:g} is outside: {cause}; mend that, or leave expected_clean out"
+        f"expected_clean={declared:g} is outside: {cause}; fix that, or leave expected_clean out"
     )

@@ -32,10 +32,10 @@ def check_constants(path: Path, match: Match, model: nn.Module) -> list[str]:
         assert kind is not None
         theirs["mean" if kind[1] in ("mean", "mu") else "std"] = _values(value)
     if any(_apart(theirs[key], ours[key]) for key in theirs):
-        told = " ".join(f"model.{key}=[{','.join(f'{v:.4g}' for v in values)}]" for key, values in theirs.items())
+        stated = " ".join(f"model.{key}=[{','.join(f'{v:.4g}' for v in values)}]" for key, values in theirs.items())
         raise UserError(
             f"{path} was trained with another normalization than the model has (in the file: {some_names(match)}); "
-            f"add {told}"
+            f"add {stated}"
         )
     plain = not any(ours["mean"]) and all(value == 1 for value in ours["std"])
     if not theirs and not plain and match.layout and re.search(UNNORMALIZED, match.layout.name):

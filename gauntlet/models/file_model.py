@@ -61,7 +61,7 @@ def _called(path: Path, function: str, shared: dict[str, Any], arguments: dict[s
     except UserError:
         raise
     except Exception as cause:
-        raise UserError(f"{function} of {path} fails ({described(cause)}); mend it, or give model.arguments") from cause
+        raise UserError(f"{function} of {path} fails ({described(cause)}); fix it, or give model.arguments") from cause
     if not isinstance(made, nn.Module):
         raise UserError(
             f"{function} of {path} gives a {type(made).__name__}, not a torch.nn.Module; return the network"

@@ -53,7 +53,7 @@ def imported(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as cause:
         del sys.modules[name]
-        raise UserError(f"{path} cannot be run ({described(cause)}); mend it, or install what it imports") from cause
+        raise UserError(f"{path} cannot be run ({described(cause)}); fix it, or install what it imports") from cause
     return module
 
 

@@ -95,7 +95,7 @@ class Selection(Knobs, key="recipe.selection"):
         processes: ProcessGroup,
     ) -> Scores:
         ids = torch.as_tensor(split.ids)[: self.limit]
-        order = ids.argsort()  # the meter wants ascending ids
+        order = ids.argsort()  # the counted head wants ascending ids
         counts = torch.zeros(2, dtype=torch.int64, device=device)  # right, and still right when attacked
         with evaluating(model), frozen(model):
             for chunk in torch.split(order[processes.rank :: processes.size], CHUNK):

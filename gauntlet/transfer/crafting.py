@@ -134,10 +134,10 @@ class SetCrafter:
             raise
         except (Exception, SystemExit, GeneratorExit) as cause:
             log.exception("crafting %s failed on %d samples", craft.stage, len(ids))
-            raise UserError(f"crafting {craft.stage} failed ({described(cause)}); mend the attack") from cause
+            raise UserError(f"crafting {craft.stage} failed ({described(cause)}); fix the attack") from cause
         if z.shape != there.shape:
             raise UserError(
-                f"{craft.stage} gave candidates of {list(z.shape)} for images of {list(x.shape)}; mend the attack"
+                f"{craft.stage} gave candidates of {list(z.shape)} for images of {list(x.shape)}; fix the attack"
             )
         columns = ("forwards", "backwards", "zero_gradients", "bad_gradients")
         tensors = {"sample": ids, "label": y, "x": x.float(), "z": z.float()}

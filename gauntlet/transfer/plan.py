@@ -34,7 +34,7 @@ def planned(
     runtime: Runtime,
     sets: Collection[str] = (),
 ) -> tuple[SetCrafter, ...]:
-    """Return a workshop for each stage of the transfer run that a configuration describes; none where it has no
+    """Return a set crafter for each stage of the transfer run that a configuration describes; none where it has no
     surrogates.
 
     Args:

@@ -171,8 +171,8 @@ def _check_clean(report: Report, table: pd.DataFrame, place: dict[int, int], job
                     f"{row.clean_pred if row.clean_pred != pred else row.pred}"
                 )
             if row is not None:
-                told = again.lines(n, row, job.evaluation.protocol.draws)
-                report.problems += [f"sample {sample} (clean): {line}" for line in told]
+                lines = again.lines(n, row, job.evaluation.protocol.draws)
+                report.problems += [f"sample {sample} (clean): {line}" for line in lines]
 
 
 def _check_examples(
@@ -187,22 +187,22 @@ def _check_examples(
     clean = job.split.read([place[key[0]] for key, _, _ in found])
     again = repeated(job.evaluation, torch.from_numpy(z.copy()), clean.ids, clean.y)
     for n, ((key, row, _), pred) in enumerate(zip(found, again.pred, strict=True)):
-        label, told = int(clean.y[n]), list(again.lines(n, row, job.evaluation.protocol.draws))
+        label, lines = int(clean.y[n]), list(again.lines(n, row, job.evaluation.protocol.draws))
         report.checked += 1
         if clean.x[n].numpy().tobytes() != x[n].tobytes():
-            told.append("the image it starts from is not the data set's")
+            lines.append("the image it starts from is not the data set's")
         if label != row.label:
-            told.append(f"the label is {label}, the record says {row.label}")
+            lines.append(f"the label is {label}, the record says {row.label}")
         distance, why = distance_of(z[n], clean.x[n].numpy(), job.manifest["threat"])
         if why:
-            told.append(why)
+            lines.append(why)
         elif abs(distance - row.distance) > 1e-6 * max(1.0, distance):
-            told.append(f"distance {distance:.8g}, the record says {row.distance:.8g}")
+            lines.append(f"distance {distance:.8g}, the record says {row.distance:.8g}")
         if row.broken and pred == label:
-            told.append(f"the defense predicts the true class {pred}")
+            lines.append(f"the defense predicts the true class {pred}")
         elif pred != row.pred:
-            told.append(f"the defense predicts {pred}, the record says {row.pred}")
-        report.problems += [f"{who(key)}: {line}" for line in told]
+            lines.append(f"the defense predicts {pred}, the record says {row.pred}")
+        report.problems += [f"{who(key)}: {line}" for line in lines]
 
 
 def who(key: Key) -> str:

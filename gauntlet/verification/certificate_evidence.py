@@ -92,8 +92,8 @@ def _chunk_problems(
     size = job.manifest["chunk"]
     batch = job.setup.split.read(list(range(len(job.setup.split))[chunk * size : (chunk + 1) * size]))
     ids = batch.ids.tolist()
-    told = [int(sample) for sample in table["sample"]]
-    if sorted(told) != sorted(ids):
+    recorded = [int(sample) for sample in table["sample"]]
+    if sorted(recorded) != sorted(ids):
         yield f"chunk {chunk}: its samples are not the {len(ids)} of this chunk, each once"
         return
     if table["error"].notna().any() and manifest["status"] == "done":

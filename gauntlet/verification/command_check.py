@@ -46,11 +46,11 @@ def command_note(manifest: Manifest, trust: Sequence[str] = ()) -> str:
     return f"the recorded command gives another configuration: {odd}" if odd else ""
 
 
-def _unlike(told: Any, found: Any, place: str) -> Iterator[str]:
+def _unlike(recorded: Any, found: Any, place: str) -> Iterator[str]:
     """Yield each value of the recorded configuration that the command gives otherwise."""
-    if isinstance(told, Mapping) and isinstance(found, Mapping):
-        for key in sorted(told):
+    if isinstance(recorded, Mapping) and isinstance(found, Mapping):
+        for key in sorted(recorded):
             if place or key not in FREE:
-                yield from _unlike(told[key], found.get(key), f"{place}.{key}" if place else key)
-    elif told != found:
-        yield f"{place} is {str(found)[:40]}, the record says {str(told)[:40]}"
+                yield from _unlike(recorded[key], found.get(key), f"{place}.{key}" if place else key)
+    elif recorded != found:
+        yield f"{place} is {str(found)[:40]}, the record says {str(recorded)[:40]}"

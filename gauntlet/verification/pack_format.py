@@ -84,13 +84,13 @@ def write_pack(path: Path, files: Mapping[str, Path | bytes], content: PackConte
         UserError: a file cannot be read, or the pack cannot be written.
     """
     scratch = path.with_name(f".{path.name}.partial")
-    told: dict[str, list[str | int]] = {}
+    parts: dict[str, list[str | int]] = {}
     try:
         with zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED) as archive:
             for name in sorted(files):
                 with archive.open(_member(name), "w", force_zip64=True) as to, _opened(files[name]) as source:
-                    told[name] = _copy(source, to)
-            text = json.dumps({**content, "files": told}, indent=1, sort_keys=True) + "\n"
+                    parts[name] = _copy(source, to)
+            text = json.dumps({**content, "files": parts}, indent=1, sort_keys=True) + "\n"
             archive.writestr(_member(CONTENT), text)
         scratch.replace(path)
     except OSError as cause:

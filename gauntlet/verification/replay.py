@@ -52,8 +52,8 @@ def replay_attack(
         job: rebuilt, with BN-fused copies where the run had them.
     """
     if not of_this_version(job.evaluation, manifest.get("revisions", {})):
-        told = manifest.get("revisions") or "the first"
-        report.notes.append(f"nothing was re-run: another version of the attack made the run ({told})")
+        recorded = manifest.get("revisions") or "the first"
+        report.notes.append(f"nothing was re-run: another version of the attack made the run ({recorded})")
         return
     coverage = job.evaluation.coverage
     pools = {chunk: _attacked(run.read_part(chunk).to_pandas(), coverage) for chunk in sorted(run.present())}
@@ -189,9 +189,9 @@ def _difference(row: Any, again: Any) -> str:
         if getattr(row, column) != getattr(again, column):
             return f"{column} is {getattr(again, column)}, the record says {getattr(row, column)}"
     for column in ("margin", "distance"):
-        told, found = getattr(row, column), getattr(again, column)
-        if not math.isclose(told, found, rel_tol=ROUNDING, abs_tol=ROUNDING):
-            return f"{column} is {found:.6g}, the record says {told:.6g}"
+        recorded, found = getattr(row, column), getattr(again, column)
+        if not math.isclose(recorded, found, rel_tol=ROUNDING, abs_tol=ROUNDING):
+            return f"{column} is {found:.6g}, the record says {recorded:.6g}"
     return ""
 
 
@@ -203,8 +203,8 @@ def _same(row: Any, again: Any) -> bool:
 def _elsewhere(manifest: Manifest, job: AttackSetup) -> str:
     """Return what to say where the run was made with other versions or on another device; empty: it was not."""
     here = provenance.versions()
-    told = manifest.get("versions", {})
-    odd = [f"{name} {told.get(name)}, here {here[name]}" for name in here if told.get(name) != here[name]]
+    recorded = manifest.get("versions", {})
+    odd = [f"{name} {recorded.get(name)}, here {here[name]}" for name in here if recorded.get(name) != here[name]]
     if manifest["device"] != (device := provenance.describe(job.evaluation.device)):
         odd.append(f"{manifest['device']}, here {device}")
     return f" (the run states {odd[0]}: check it there before calling it forged)" if odd else ""

@@ -102,7 +102,7 @@ def _score_problems(
     images = min(len(split), recipe.selection.limit or len(split))
     line = past.epochs[past.best.epoch - 1] if past.best.epoch <= len(past.epochs) else past.best
     for name, again in (("clean", found.clean), ("pgd", found.pgd)):
-        for told in (getattr(past.best, name), getattr(line, name)):
-            if not math.isnan(told) and abs(told - again) * images > SLACK + 1e-9:
-                yield f"its validation accuracy ({name}) is {again:.2%}, the history says {told:.2%}"
+        for recorded in (getattr(past.best, name), getattr(line, name)):
+            if not math.isnan(recorded) and abs(recorded - again) * images > SLACK + 1e-9:
+                yield f"its validation accuracy ({name}) is {again:.2%}, the history says {recorded:.2%}"
                 break

@@ -25,7 +25,7 @@ SAME = {"clone", "contiguous", "detach", "to", "float", "dropout", "dropout2d", 
 RELU = {"relu", "relu_"}
 SUM = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
-WAY_OUT = (
+HINT = (
     "bounds know convolution, linear, batch norm, ReLU, average pooling, sums, constants and reshaping; "
     "certifier=smoothing takes any network"
 )
@@ -61,9 +61,9 @@ def trace(forward: Callable[[Tensor], Tensor], modules: tuple[nn.Module, ...], s
         raise watch.refused
     last = watch.place.get(id(logits))
     if last is None or len(watch.nodes[last].shape) != 1:
-        raise UserError(f"the network does not turn images into one row of class scores each; {WAY_OUT}")
+        raise UserError(f"the network does not turn images into one row of class scores each; {HINT}")
     if watch.noted[id(logits)].stale:
-        raise UserError(f"bounds do not support scores that were {WRITTEN}; {WAY_OUT}")
+        raise UserError(f"bounds do not support scores that were {WRITTEN}; {HINT}")
     return pruned(watch.nodes, last)
 
 
@@ -111,7 +111,7 @@ class _Watch(TorchFunctionMode):
     def refuse(self, what: str) -> UserError:
         """Return, and keep, the error that bounds do not support this, and where; always the first."""
         where = f" in layer {self.path[-1]}" if self.path else " in what the defense does around its networks"
-        self.refused = self.refused or UserError(f"bounds do not support {what}{where}; {WAY_OUT}")
+        self.refused = self.refused or UserError(f"bounds do not support {what}{where}; {HINT}")
         return self.refused
 
     def __torch_function__(

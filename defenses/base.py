@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from gauntlet.data.fitting import FittingImages
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs
 from gauntlet.threat_model.victim import Victim, plain
@@ -72,6 +73,15 @@ class Defense(Knobs, key="defense"):
         logits."""
         (model,) = models.values()
         return Victim(plain(model), (model,), mechanism=model)
+
+    def fitted(self, models: Mapping[str, nn.Module], images: FittingImages) -> Victim:
+        """Return the deployed defense after it has fitted what it fits, such as a threshold: here nothing.
+
+        Args:
+            models: the loaded parts, in eval mode on the device of the images.
+            images: train and validation images; the test part is withheld.
+        """
+        return self.deploy(models)
 
 
 def check_members(members: Sequence[str], parts: Mapping[str, TrainedNetwork], copies: str) -> None:

@@ -11,6 +11,7 @@ from gauntlet.metrics.fooling_ratio import fooling_lines, fooling_of
 from gauntlet.metrics.gradient_masking import head_lines
 from gauntlet.metrics.perturbation_size import spread_lines
 from gauntlet.metrics.randomized_result import ACCURACIES
+from gauntlet.metrics.rejection import Rejection, rejection_lines
 from gauntlet.metrics.transfer_rates import lines as pair_lines
 from gauntlet.metrics.transfer_rates import pairs_of
 from gauntlet.threat_model.access import TRANSFER
@@ -75,6 +76,7 @@ def _accuracies(outcome: Outcome) -> list[str]:
         unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
         counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])
         numbers.append(f"protocol         {counted}{unsure}")
+    numbers += rejection_lines(Rejection.of(outcome.run))
     if manifest["threat"]["radius"] is not None:
         numbers += bound_lines(total.randomized.all.fooled if total.randomized else None, manifest)
         numbers += [] if total.expected else worst_classes(total, manifest["dataset"].get("class_names", []))

@@ -80,6 +80,7 @@ class ChunkEvaluator:
     def __init__(self, run: Evaluation, ids: Tensor, x: Tensor, y: Tensor) -> None:
         self.run, self.judge, self.ids, self.x, self.y = run, Judge(run), ids, x, y
         self.clean_pred = torch.full_like(y, -1)
+        self.right = torch.zeros(len(ids), dtype=torch.bool)  # when clean, and accepted where the defense may reject
         self.down = torch.zeros(len(ids), dtype=torch.bool)  # broken, or in error
         self.tables: list[pa.Table] = []
         self.kept: list[tuple[Tensor, int, Tensor]] = []  # positions, stage index, candidates
@@ -87,8 +88,8 @@ class ChunkEvaluator:
 
     def due(self) -> Tensor:
         """Return the positions of the samples that the next stage attacks."""
-        right = self.clean_pred == self.y
-        mask = {"standing": ~self.down, "correct": right, "all": torch.ones_like(right)}[self.run.coverage]
+        everyone = torch.ones_like(self.right)
+        mask = {"standing": ~self.down, "correct": self.right, "all": everyone}[self.run.coverage]
         return mask.nonzero().squeeze(1)
 
     def clean(self) -> None:
@@ -101,8 +102,12 @@ class ChunkEvaluator:
             shape = list(self.x.shape[1:])
             raise UserError(f"the defense cannot predict clean images of {shape}: {reason(cause)}") from cause
         check_scores(judged.scores, self.ids, self.run.classes)
+        if not judged.finite.all():
+            bad = self.ids[~judged.finite].tolist()
+            raise UserError(f"the defense's acceptance of the clean image {bad[0]} is not finite; mend its detector")
         self.clean_pred = judged.pred
-        self.down = self.clean_pred != self.y
+        self.right = (self.clean_pred == self.y) & judged.accepted
+        self.down = ~self.right
         zeros = torch.zeros(len(self.ids))
         self._enter(CLEAN_STAGE, torch.arange(len(self.ids)), self.down, zeros, judged)
 
@@ -126,14 +131,14 @@ class ChunkEvaluator:
         if not legal.all():
             worst = distance[~legal].nan_to_num(torch.inf).max().item()
             self._fail(stage.name, positions[~legal], f"candidate outside the threat, at distance {worst:.6g}")
-        finite = judged.scores.isfinite().all(1)
+        finite = judged.finite
         if not finite[legal].all():
             self._fail(stage.name, positions[legal & ~finite], "scores of the candidate are not finite")
         fit = legal & finite
         positions, z, distance, judged = positions[fit], z[fit], distance[fit], judged.select(fit)
         if not len(positions):
             return
-        broken = judged.pred != self.y[positions]
+        broken = (judged.pred != self.y[positions]) & judged.accepted
         self.down[positions] |= broken
         self._enter(stage.name, positions, broken, distance, judged, counts)
         kept = torch.ones_like(broken) if self.run.every else broken
@@ -145,7 +150,8 @@ class ChunkEvaluator:
         """Return the candidates on the host, whether each is legal, and its distance; the attack gets copies."""
         run, device = self.run, self.run.device
         x, y = self.x[positions].to(device), self.y[positions].to(device)
-        head = narrowed(run.counted_head(stage, counts), level_of(stage.attack))
+        labels = self.y[positions].to(device)
+        head = narrowed(run.counted_head(stage, counts, labels), level_of(stage.attack))
         z = stage.attack(head, x, y, threat=run.threat, rng=Rng(run.seed, ids, stage.name))
         z = z.detach().to("cpu", copy=True)  # what is judged is out of its reach
         return z, *self.judge.membership(z, self.x[positions])
@@ -209,6 +215,9 @@ class ChunkEvaluator:
                 values[name] = [None] * len(at) if share is None else share.numpy()
         if self.run.exact:
             values["fooled"] = [None] * len(at) if judged is None or judged.fooled is None else judged.fooled.numpy()
+        if self.run.victim.accepts is not None:
+            said = None if judged is None else judged.acceptance
+            values["acceptance"] = [None] * len(at) if said is None else said.numpy()
         self.tables.append(rows(values))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gauntlet.config.runtime import Runtime
 from gauntlet.config.validate import build
 from gauntlet.data.dataset import Dataset
+from gauntlet.data.fitting import FittingImages
 from gauntlet.errors import described
 from gauntlet.evidence.digest import digest_of
 from gauntlet.evidence.stable_names import to_record
@@ -89,13 +90,17 @@ def deploy(
     config: Any = to_record(OmegaConf.to_container(node))
     declared = config.get("parts", {})  # a defense may leave some of them out
     parts = {name: {"model": declared[name]["model"], "weights": weights[name]} for name in declared if name in weights}
-    victim = _deployed(defense, models)
+    images = FittingImages(dataset, device)
+    victim = _deployed(defense, models, images)
+    content: dict[str, Any] = {"defense": {**config, "parts": parts}}
+    if images.digests:  # what a defense fits follows from its configuration, its weights and these images
+        content["fitted_to"] = images.digests
     return Deployed(
         defense=defense,
         victim=victim,
-        fused=_fused(defense, models, victim, dataset, device) if runtime.fold else None,
+        fused=_fused(defense, models, victim, dataset, device) if runtime.fold and not victim.accepts else None,
         weights=weights,
-        content={"defense": {**config, "parts": parts}},
+        content=content,
         networks=networks,
     )
 
@@ -132,8 +137,12 @@ def _apart(found: Tensor, wanted: Tensor) -> float:
     return float(((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12)).nan_to_num(torch.inf))
 
 
-def _deployed(defense: Any, models: dict[str, nn.Module]) -> Victim:
-    victim: Victim = watched(defense.deploy(models))
+def _deployed(defense: Any, models: dict[str, nn.Module], images: FittingImages | None = None) -> Victim:
+    """Return the victim in eval mode. images: what the defense may fit itself to; None: it is not to fit anything."""
+    for module in models.values() if images else ():
+        frozen(module)  # what is fitted to the networks is fitted to them as they are deployed
+    fits = images is not None and hasattr(defense, "fitted")  # a class of the user's need not know of fitting
+    victim: Victim = watched(defense.fitted(models, images) if fits else defense.deploy(models))
     for module in victim.modules:
         frozen(module)
     return victim

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gauntlet.errors import UserError
 from gauntlet.evaluation.randomized_protocol import Protocol
@@ -12,6 +13,7 @@ from gauntlet.threat_model.access import GRADIENT, TRANSFER, admit, level_of, we
 from gauntlet.threat_model.attack import Attack, Coverage, stages_of, traits_of
 from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
 from gauntlet.threat_model.mixture import MEMBERS, mixed, on_members
+from gauntlet.threat_model.rejection import rejecting
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Head, Victim
 
@@ -135,8 +137,12 @@ class Evaluation:
             stage = f"{name}/{head.name}"
             yield Stage(stage, self.fitted.get(stage, attack), head, fused_heads.get(head.name))
 
-    def counted_head(self, stage: Stage, counts: Counts) -> CountedHead:
-        """Return the head of a stage as its attack sees it; passes are booked in `counts`."""
+    def counted_head(self, stage: Stage, counts: Counts, y: Tensor | None = None) -> CountedHead:
+        """Return the head of a stage as its attack sees it; passes are booked in `counts`.
+
+        Args:
+            y: labels int64 [B] of the samples of `counts`, which a rejecting defense needs.
+        """
         fast = stage.fast.forward if stage.fast else None
         trials, members = TRIALS if self.rule else 1, self.victim.members
         member_predictors = tuple(head.forward for head in members) if self.exact else ()
@@ -144,6 +150,8 @@ class Evaluation:
             stage.head, self.victim.predict, counts, fast, self.gradients,
             batch_size=self.batch_size, trials=trials, member_predictors=member_predictors,
         )  # fmt: skip
+        if self.victim.accepts is not None:
+            return rejecting(head, self.victim.accepts, y, level_of(stage.attack))
         if stage.head.name != MEMBERS or not members:
             return head
         return mixed(head, members, {head.name: head for head in self.fused.heads} if self.fused else {})

@@ -23,6 +23,7 @@ class Judged:
     Where it is randomized the scores are means, `wrong` is the share of wrong draws [B], both over the draws that
     choose the worst candidate, and `fresh` is the share of wrong verdicts [B] in the draws that are reported. Of a
     mixture both are the exact expectation, and `fooled` tells the members that are wrong, int64 [B] (see `bits`).
+    `acceptance` of a rejecting defense [B]: the answer is given where it is 0 or more.
     """
 
     scores: Tensor
@@ -30,10 +31,22 @@ class Judged:
     wrong: Tensor | None = None
     fresh: Tensor | None = None
     fooled: Tensor | None = None
+    acceptance: Tensor | None = None
+
+    @property
+    def accepted(self) -> Tensor:
+        """Return which images get an answer, bool [B]."""
+        return torch.ones_like(self.pred, dtype=torch.bool) if self.acceptance is None else self.acceptance >= 0
+
+    @property
+    def finite(self) -> Tensor:
+        """Return where all that was said is a number, bool [B]."""
+        finite = self.scores.isfinite().all(1)
+        return finite if self.acceptance is None else finite & self.acceptance.isfinite()
 
     def select(self, mask: Tensor) -> "Judged":
         """Select some of the images; mask: bool [B]."""
-        each = (self.scores, self.pred, self.wrong, self.fresh, self.fooled)
+        each = (self.scores, self.pred, self.wrong, self.fresh, self.fooled, self.acceptance)
         return Judged(*(None if value is None else value[mask] for value in each))  # type: ignore[arg-type]
 
     def margins(self, label: Tensor) -> Tensor:
@@ -65,7 +78,9 @@ class Judge:
             return self._expected(z, draws, y)
         if rule is None:
             scores = self._scores(z, draws)
-            return Judged(scores, self._classes(scores, y))
+            accepts = self.run.victim.accepts
+            acceptance = None if accepts is None else self._scores(z, draws, accepts).float()
+            return Judged(scores, self._classes(scores, y), acceptance=acceptance)
         verdicts, means = [], []
         for stream in (draws, Rng(draws.seed, draws.ids, REPORT)):
             votes, total = [], torch.zeros(())
@@ -94,7 +109,8 @@ class Judge:
 
     @torch.no_grad()
     def _scores(self, z: Tensor, draws: Rng, forward: Forward | None = None) -> Tensor:
-        """Return the scores of one prediction, on the host. forward: of a member; None: the deployed one."""
+        """Return the scores of one prediction, on the host. forward: of a member, or the acceptance; None: the deployed
+        one."""
         device = self.run.device
         parts = torch.arange(len(z)).split(self.run.batch_size)  # type: ignore[no-untyped-call]
         predict = forward or self.run.victim.predict

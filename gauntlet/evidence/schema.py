@@ -44,6 +44,11 @@ or of a vote 0 or 1. Null in rows with an error. A deterministic defense has rec
 FOOLED = pa.field("fooled", pa.int64())  # of a mixture whose shares are exact: its wrong members; bit i is member i
 
 
+ACCEPTANCE = pa.field("acceptance", pa.float32())
+"""Of a defense that rejects: the image is accepted where this is 0 or more. A candidate is `broken` where its class is
+wrong and it is accepted, a clean image where it is wrong or rejected. Null in rows with an error."""
+
+
 PHASE = pa.field("phase", pa.string())
 """The part of an attack that its last pass on the sample belonged to; null where the attack names no parts."""
 
@@ -58,7 +63,7 @@ def _schema(names: Iterable[str]) -> pa.Schema:
     if there.issuperset(CERTIFICATE_SCHEMA.names):
         return CERTIFICATE_SCHEMA
     schema = RANDOM_SCHEMA if there.issuperset(RANDOM_SCHEMA.names) else ATTACK_SCHEMA
-    return pa.schema([*schema, *(extra for extra in (FOOLED, PHASE) if extra.name in there)])
+    return pa.schema([*schema, *(extra for extra in (FOOLED, PHASE, ACCEPTANCE) if extra.name in there)])
 
 
 CERTIFICATE_SCHEMA = pa.schema(

@@ -8,9 +8,11 @@ from torch import Tensor
 from gauntlet.data.dataset import Batch
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.sanity_checks.local_linearity import TINY, LocalLinearity
+from gauntlet.threat_model.access import GRADIENT
 from gauntlet.threat_model.attack import Attack
 from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
 from gauntlet.threat_model.decision import decided
+from gauntlet.threat_model.rejection import rejecting
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -60,17 +62,31 @@ class Probe:
     def predict(self, x: Tensor, ids: Tensor, stream: str) -> Tensor:
         return self.run.victim.predict(x, Rng(self.run.seed, ids, stream))
 
+    @torch.no_grad()
+    def accepted(self, x: Tensor, ids: Tensor, stream: str) -> Tensor:
+        """Return which images get an answer, bool [B]: all of them where the defense does not reject."""
+        accepts = self.run.victim.accepts
+        if accepts is None:
+            return torch.ones(len(x), dtype=torch.bool, device=x.device)
+        return accepts(x, Rng(self.run.seed, ids, stream)) >= 0
+
     def accuracy(self, attack: Attack, threat: Threat) -> float:
         """Return the share of the probe that is right, or mostly right, after an attack on the true head."""
-        run, right = self.run, decided(self.scores, self.y) == self.y
+        run, right = self.run, (decided(self.scores, self.y) == self.y) & self.accepted(self.x, self.ids, "probe")
         if not right.any():
             return 0.0
         ids, x, y = self.ids[right], self.x[right], self.y[right]
         fast = run.fused.heads[0].forward if run.fused else None
         trials = TRIALS if run.victim.randomized else 1
         head = CountedHead(run.victim.heads[0], run.victim.predict, Counts.of(ids), fast, trials=trials)
+        if run.victim.accepts is not None:
+            head = rejecting(head, run.victim.accepts, y, GRADIENT)
         z = attack(head, x, y, threat=threat, rng=Rng(run.seed, ids, "probe")).detach()
-        wins = torch.stack([decided(self.predict(z, ids, f"judge/{k}"), y) == y for k in range(trials)]).sum(0)
+        held = [
+            (decided(self.predict(z, ids, f"judge/{k}"), y) == y) | ~self.accepted(z, ids, f"judge/{k}")
+            for k in range(trials)
+        ]
+        wins = torch.stack(held).sum(0)
         return float((2 * wins >= trials).sum()) / len(self.y)
 
 

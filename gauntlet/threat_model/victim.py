@@ -2,14 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor, nn
 
+from gauntlet.errors import UserError
 from gauntlet.threat_model.rng import Rng
 
 Forward = Callable[[Tensor, Rng], Tensor]
 """(images [B, C, H, W] in [0, 1], randomness) -> class scores [B, K], larger = more likely. Every random number comes
 from the Rng; nothing depends on batch-mates."""
+
+Acceptance = Callable[[Tensor, Rng], Tensor]
+"""(images, randomness) -> how safely each image is accepted [B]: accepted where it is 0 or more, rejected below."""
+
+Aim = Literal["selective", "sum", "ignored"]
+"""How a head of a rejecting defense weighs being accepted; see `gauntlet.threat_model.rejection`."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,8 @@ class Head:
         weight: probability with which a mixture answers by this head, a deterministic member of it; 0: it is none.
         stand_in: whether its gradient is on purpose that of something else than its forward
             (`gauntlet.threat_model.bpda`).
+        aim: of a rejecting defense: how being accepted enters the logits that the loss is computed on.
+        accepts: a differentiable view of the acceptance, for this head; None: the deployed one.
     """
 
     name: str
@@ -32,6 +42,8 @@ class Head:
     draws: int = 1
     weight: float = 0.0
     stand_in: bool = False
+    aim: Aim = "selective"
+    accepts: Acceptance | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,11 @@ class Victim:
         mechanism: what a certifier is about: the bare network where `predict` is that network alone, a description
             such as `gauntlet.certification.certifiable.Smoothed` where it is more; None: nothing certifies this
             defense.
+        accepts: of a defense that may reject an image instead of answering: an attack succeeds where the prediction is
+            wrong and accepted, and a clean image that is rejected counts as wrong. None: it answers always.
+
+    Raises:
+        UserError: it rejects and is random, too: its verdicts would be neither shares nor answers.
     """
 
     predict: Forward
@@ -58,11 +75,21 @@ class Victim:
     draws: int = 1
     access: str = "gradient"
     mechanism: object = None
+    accepts: Acceptance | None = None
+
+    def __post_init__(self) -> None:
+        if self.accepts is not None and self.randomized:
+            raise UserError("a defense that rejects must be deterministic; declare randomized=False, or drop accepts")
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        """Return the true head, then the surrogates."""
-        return (Head("true", self.predict, exact=True, draws=self.draws), *self.surrogates)
+        """Return the true head, then the surrogates; of a rejecting defense then the attack on prediction and detector
+        at once, and the one that ignores the detector."""
+        true = Head("true", self.predict, exact=True, draws=self.draws)
+        if self.accepts is None:
+            return (true, *self.surrogates)
+        joint, ignorant = Head("joint", self.predict, aim="sum"), Head("classifier", self.predict, aim="ignored")
+        return (true, *self.surrogates, joint, ignorant)
 
     @property
     def members(self) -> tuple[Head, ...]:

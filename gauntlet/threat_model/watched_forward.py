@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gauntlet.errors import UserError, reason
 from gauntlet.threat_model.rng import Rng
-from gauntlet.threat_model.victim import Forward, Victim
+from gauntlet.threat_model.victim import Acceptance, Forward, Victim
 
 WRITES = (
     "the model's forward writes into its input, so it would be judged on other images than those on record; "
@@ -24,7 +24,21 @@ WRITES = (
 def watched(victim: Victim) -> Victim:
     """Return the victim with every forward watched; see `watch`."""
     surrogates = tuple(replace(head, forward=watch(head.forward)) for head in victim.surrogates)
-    return replace(victim, predict=watch(victim.predict), surrogates=surrogates)
+    accepts = None if victim.accepts is None else _checked(victim.accepts)
+    return replace(victim, predict=watch(victim.predict), surrogates=surrogates, accepts=accepts)
+
+
+def _checked(accepts: Acceptance) -> Acceptance:
+    """Return the acceptance on a copy of the images; it raises UserError where it gives no number for each."""
+
+    def checked(x: Tensor, rng: Rng) -> Tensor:
+        found = accepts(x.clone(), rng)
+        if not isinstance(found, Tensor) or found.shape != (len(x),) or not found.is_floating_point():
+            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(f"accepts gives {shape} for {len(x)} images; return floating point [{len(x)}]")
+        return found
+
+    return checked
 
 
 def watch(forward: Forward) -> Forward:

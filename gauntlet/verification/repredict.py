@@ -31,6 +31,7 @@ class Repeated(NamedTuple):
     margins: list[float]
     sizes: list[float]  # the largest score of each image, by magnitude
     slack: list[float] | None = None  # of a mixture: probability of the members that rounding may turn over
+    acceptance: list[float] | None = None  # of a defense that rejects
 
     def lines(self, place: int, row: Any, draws: int) -> Iterator[str]:
         """One line for the margin and for each share that the row of an image does not hold; a draw on the edge may
@@ -38,6 +39,8 @@ class Repeated(NamedTuple):
         margin, most = self.margins[place], ROUNDING * max(self.sizes[place], 1e-3)
         if math.isfinite(margin) and not abs(margin - float(row.margin)) <= most:
             yield f"the margin is {margin:.6g}, the record says {row.margin:.6g}"
+        if self.acceptance is not None:
+            yield from _acceptance_lines(self.acceptance[place], getattr(row, "acceptance", None))
         slack = 1.5 / draws if self.slack is None else self.slack[place] + 1e-6
         for name, value in (self.shares[place] if self.shares else {}).items():
             found = getattr(row, name, None)
@@ -45,12 +48,21 @@ class Repeated(NamedTuple):
                 yield f"{name} is {value:.4g}, the record says {found}"
 
 
+def _acceptance_lines(found: float, recorded: float | None) -> Iterator[str]:
+    """Yield a line where the acceptance is not the recorded one, or falls on the other side of 0."""
+    if recorded is None or not abs(found - float(recorded)) <= ROUNDING * max(1.0, abs(found)):
+        yield f"the acceptance is {found:.6g}, the record says {recorded}"
+    elif (found >= 0) != (recorded >= 0) and max(abs(found), abs(float(recorded))) > EDGE:
+        yield f"the defense {'accepts' if found >= 0 else 'rejects'} it, the record says acceptance {recorded:.6g}"
+
+
 def repeated(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> Repeated:
     """What the deployed defense says of images x [B, C, H, W] with labels y [B]."""
     rule = run.rule
     if rule is None:
         scores = _scores(run, x, ids, "judge")
-        return Repeated(_said(scores, y.numpy()).tolist(), None, *_margins(scores, y.numpy()))
+        said = Repeated(_said(scores, y.numpy()).tolist(), None, *_margins(scores, y.numpy()))
+        return said if run.victim.accepts is None else said._replace(acceptance=_acceptance(run, x, ids))
     if run.exact:
         return _expected(run, x, ids, y)
     label = y.numpy()
@@ -96,6 +108,15 @@ def _scores(run: Evaluation, x: Tensor, ids: Tensor, stream: str) -> Floats:
     device = run.device
     scores: Floats = run.victim.predict(x.to(device), Rng(run.seed, ids.to(device), stream)).double().cpu().numpy()
     return scores
+
+
+@torch.no_grad()
+def _acceptance(run: Evaluation, x: Tensor, ids: Tensor) -> list[float]:
+    """Return how safely a rejecting defense accepts each image."""
+    assert run.victim.accepts is not None
+    found = run.victim.accepts(x.to(run.device), Rng(run.seed, ids.to(run.device), "judge"))
+    values: list[float] = found.double().cpu().tolist()
+    return values
 
 
 def _margins(scores: Floats, label: NDArray[np.int64]) -> tuple[list[float], list[float]]:

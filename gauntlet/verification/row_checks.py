@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gauntlet.evidence.manifest import ThreatFacts
-from gauntlet.evidence.schema import CLEAN_STAGE
+from gauntlet.evidence.schema import ACCEPTANCE, CLEAN_STAGE
 
 Key = tuple[int, str]
 """(sample, stage)"""
@@ -44,6 +44,8 @@ def row_problems(
             mine[row.stage] = row
         if not (np.isfinite(row.distance) and np.isfinite(row.margin)):
             yield f"{who}: distance or margin is NaN or infinite"
+        elif pd.isna(row.error) and not np.isfinite(getattr(row, ACCEPTANCE.name, 0.0)):
+            yield f"{who}: the acceptance is NaN, infinite or missing"
         elif not 0 <= row.distance <= reach:
             yield f"{who}: the recorded distance {row.distance:.8g} is outside the threat"
     for sample, rows in seen.items():
@@ -67,10 +69,24 @@ def _story(rows: dict[str, Any], stages: Sequence[str], coverage: str) -> Iterat
         failed = not pd.isna(row.error)
         if (row.label, row.clean_pred) != (clean.label, clean.clean_pred):
             yield f" ({stage}): label or clean prediction is not that of the clean row"
-        if row.broken != (row.pred != row.label and not failed):
-            yield f" ({stage}): prediction {row.pred}, label {row.label} and broken={row.broken} contradict each other"
+        if row.broken != (_counts(row) and not failed):
+            yield (
+                f" ({stage}): prediction {row.pred}, label {row.label}{_said_of_acceptance(row)} and "
+                f"broken={row.broken} contradict each other"
+            )
         ends = coverage == "standing" or (coverage == "correct" and stage == CLEAN_STAGE)
         down = down or (ends and (bool(row.broken) or failed))
+
+
+def _counts(row: Any) -> bool:
+    """Return whether what the defense says of an image counts against it."""
+    wrong, acceptance = bool(row.pred != row.label), getattr(row, ACCEPTANCE.name, 0.0)
+    return wrong or bool(acceptance < 0) if row.stage == CLEAN_STAGE else wrong and bool(acceptance >= 0)
+
+
+def _said_of_acceptance(row: Any) -> str:
+    found = getattr(row, ACCEPTANCE.name, None)
+    return "" if found is None else f", acceptance {found:.4g}"
 
 
 def order_problems(table: pd.DataFrame, stages: Sequence[str]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from gauntlet.certification.certifiable import Smoothed
 from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Batch
+from gauntlet.data.fitting import FittingImages
 from gauntlet.errors import UserError
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
@@ -53,6 +54,18 @@ def configured(name):
     return cfg
 
 
+class Images(FittingImages):
+    """The images that a defense fits itself to, in the precision of its networks."""
+
+    def __init__(self, dataset, double):
+        super().__init__(dataset, torch.device("cpu"))
+        self.double = double
+
+    def batches(self, part, most=None):
+        for batch in super().batches(part, most):
+            yield batch._replace(x=batch.x.double()) if self.double else batch
+
+
 class Deployed:
     """A defense over networks as they are built, without training."""
 
@@ -68,7 +81,7 @@ class Deployed:
         if double:
             for module in self.models.values():
                 module.double()
-        self.victim = few_draws(self.defense.deploy(self.models))
+        self.victim = few_draws(self.defense.fitted(self.models, Images(self.dataset, double)))
         for module in self.victim.modules:
             module.eval()
         batch = self.dataset.split("test").read(slice(0, 16))
@@ -159,6 +172,31 @@ def test_the_gradient_of_every_head_is_the_finite_difference(name):
         assert torch.allclose((ahead - behind) / (2 * step), slope, rtol=1e-4, atol=1e-5), head.name
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_acceptance_is_one_number_of_the_image_alone_with_its_own_gradient(name):
+    deployed = one(name, double=True)
+    accepts, few = deployed.victim.accepts, slice(0, 4)
+    if accepts is None:
+        pytest.skip("it always answers")
+    x, rng = deployed.x[few].clamp(0.05, 0.95), deployed.rng(few)
+    with torch.no_grad():
+        whole = accepts(deployed.x, deployed.rng())
+        assert whole.shape == (16,)
+        assert torch.allclose(accepts(deployed.x[:1], deployed.rng(slice(0, 1))), whole[:1])
+    direction = Rng(1, deployed.ids[few], "direction").normal((1, 8, 8), dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    views = [head.accepts for head in deployed.victim.surrogates if head.accepts] or [accepts]
+    for view in views:  # where it has views, they are there because its own gradient says little
+        (gradient,) = torch.autograd.grad(view(leaf, rng).sum(), leaf)
+        assert gradient.isfinite().all()
+        assert gradient.abs().flatten(1).amax(1).gt(0).all()
+    if views == [accepts]:
+        with torch.no_grad():
+            ahead, behind = (accepts(x + s * 1e-7 * direction, rng) for s in (1, -1))
+        slope = (gradient * direction).flatten(1).sum(1)
+        assert torch.allclose((ahead - behind) / 2e-7, slope, rtol=1e-3, atol=1e-5)
+
+
 def test_every_head_has_a_gradient(deployed):
     for head in deployed.victim.heads:
         metered = CountedHead(head, deployed.victim.predict, Counts.of(deployed.ids))
@@ -189,7 +227,7 @@ def test_more_draws_make_the_gradient_as_much_surer(deployed):
 def test_an_attack_gets_nothing_for_nothing_and_everything_for_the_whole_box(deployed):
     wrong, found = deployed.broken(PGD(steps=1, loss="margin"), 1e-7, "true")
     assert found == 0
-    assert not wrong or deployed.victim.randomized  # whose other draws need not say what the labels say
+    assert not wrong or deployed.victim.randomized or deployed.victim.accepts  # other draws, or rejected when clean
     attack = PGD(steps=20, loss="margin") if deployed.victim.randomized else PGD(steps=60, loss="margin", restarts=3)
     assert sum(deployed.broken(attack, 1.0)) >= 0.8  # chance is a tenth
 
@@ -231,6 +269,8 @@ def test_weights_survive_the_way_to_a_file_and_to_another_type(name):
 
 
 def test_the_folded_twin_is_the_same_defense(deployed):
+    if deployed.victim.accepts:
+        pytest.skip("gradients come from the networks themselves")
     fused = deployed.defense.deploy({name: folded(module) for name, module in deployed.models.items()})
     for head, other in zip(deployed.victim.heads, fused.heads, strict=True):
         assert head.name == other.name

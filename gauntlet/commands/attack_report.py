@@ -2,6 +2,7 @@
 
 from gauntlet.commands.network_report import network_lines
 from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.next_steps import next_steps
 from gauntlet.jobs.attack_job import Outcome
 from gauntlet.metrics.attack_summary import AttackSummary, robust_words
 from gauntlet.metrics.class_accuracy import worst_classes
@@ -55,6 +56,15 @@ def lines(outcome: Outcome) -> list[str]:
         )
     out.append(f"evidence: {outcome.run.path}")
     return out
+
+
+def next_lines(outcome: Outcome) -> list[str]:
+    """Return what to do after this run, as commands; nothing after one shard of several."""
+    if outcome.manifest["status"] == "running":
+        return []
+    runs = str(outcome.manifest["config"].get("runs_dir", "runs"))
+    steps = next_steps(outcome.manifest, str(outcome.run.path), runs)
+    return ["", *(f"next: {step.command}\n      ({step.why})" for step in steps)]
 
 
 def _accuracies(outcome: Outcome) -> list[str]:

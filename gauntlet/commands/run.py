@@ -7,6 +7,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from gauntlet.commands.entry import attempt, entry
@@ -17,7 +18,7 @@ from gauntlet.system.output import steady_output
 
 def job(cfg: DictConfig) -> None:
     """Evaluate one job and report it; see `gauntlet.commands.entry.attempt` for what becomes of mistakes."""
-    from gauntlet.commands.attack_report import lines
+    from gauntlet.commands.attack_report import lines, next_lines
     from gauntlet.commands.certification_report import certificate_lines
     from gauntlet.jobs.attack_job import evaluate
     from gauntlet.jobs.bracket_job import attack_and_certify
@@ -47,7 +48,8 @@ def job(cfg: DictConfig) -> None:
             write("\n".join(certificate_lines(certified)))
             return certified.manifest["status"] != "failed"
         outcome = evaluate(cfg, choices, command)
-        write("\n".join(lines(outcome)))
+        one = hydra.mode != RunMode.MULTIRUN  # a sweep sums up at its end
+        write("\n".join([*lines(outcome), *(next_lines(outcome) if one else [])]))
         if outcome.manifest["status"] != "running":
             outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.summary)
         return outcome.manifest["status"] != "failed"

@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import pyarrow.compute as pc
-
 from gauntlet.errors import UserError
-from gauntlet.evidence.schema import CLEAN_STAGE
 from gauntlet.leaderboard.certificates import CertificateVerdict
+from gauntlet.leaderboard.class_results import worst_of
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.entry_card import CardLine, card
-from gauntlet.metrics.display import class_name
-from gauntlet.metrics.worst_class import WorstClass, worst_class
+from gauntlet.metrics.worst_class import WorstClass
 
 REQUIREMENT = re.compile(r"\s*(linf|l2|l1|l0)\s+([0-9./]+)\s*>=\s*([0-9.]+)\s*%\s*")
 
@@ -143,22 +140,8 @@ def decide(requirement: Requirement, results: Sequence[ThreatResult]) -> Decisio
 
 
 def _result(board: Board, entry: Entry) -> ThreatResult:
-    worst = worst_class(_by_class(entry)) if not (entry.open or entry.expected or board.threat.unbounded) else None
-    names = entry.runs[0].run.manifest["dataset"].get("class_names", [])
-    name = "" if worst is None else class_name(worst.label, names)
+    worst, name = worst_of(entry) or (None, "")
     return ThreatResult(board, entry, worst, name, entry.n - entry.robust - entry.open)
-
-
-def _by_class(entry: Entry) -> dict[int, tuple[int, int]]:
-    """Return label -> (samples, robust ones), the labels from the first run that holds them all."""
-    robust = set(entry.robust_ids.tolist())
-    counts: dict[int, tuple[int, int]] = {}
-    for table in entry.runs[0].run.folder.read_parts():
-        clean = table.filter(pc.equal(table["stage"], CLEAN_STAGE)).select(["sample", "label"])
-        for row in clean.to_pylist():
-            samples, kept = counts.get(row["label"], (0, 0))
-            counts[row["label"]] = samples + 1, kept + (row["sample"] in robust)
-    return counts
 
 
 def _fraction(text: str) -> Fraction:

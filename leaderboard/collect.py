@@ -10,6 +10,7 @@ import pyarrow as pa
 from gauntlet.errors import UserError, reason
 from gauntlet.evidence.run_folder import find_runs
 from gauntlet.leaderboard.run_metadata import AttackRun, read_run
+from gauntlet.leaderboard.sample_facts import SampleFacts
 from gauntlet.leaderboard.sample_verdicts import (
     AdversarialExample,
     Bools,
@@ -23,7 +24,7 @@ from gauntlet.leaderboard.sample_verdicts import (
 from gauntlet.leaderboard.verification_state import NO_VERDICTS, Fresh, Verification, read_verification
 from gauntlet.metrics.randomized_result import RandomizedResult
 
-EXAMPLES = 12
+EXAMPLES = 24
 """Adversarial examples remembered per run, from which an entry's page draws its examples."""
 
 
@@ -53,6 +54,7 @@ class Evidence:
     nearest_distance: Floats
     complete: Bools
     by_true: Bools  # broken through the deployed forward alone
+    facts: SampleFacts
     stages: tuple[StageTotals, ...]
     passes: RunPasses
     examples: tuple[AdversarialExample, ...]
@@ -141,6 +143,7 @@ def _evidence(
         nearest_distance=all_.nearest_distance,
         complete=all_.complete,
         by_true=all_.by_true,
+        facts=SampleFacts(all_.label, all_.reached, all_.clean_margin),
         stages=tuple(StageTotals.of(name, row) for name, row in zip(run.stages, all_.totals.tolist(), strict=True)),
         passes=RunPasses(*all_.spent.tolist()),
         examples=tuple(examples),

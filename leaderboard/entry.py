@@ -6,7 +6,8 @@ from gauntlet.leaderboard.collect import RunPasses
 from gauntlet.leaderboard.query_plot import NamedQueryCurve
 from gauntlet.leaderboard.robustness_curve_plot import RobustnessCurve
 from gauntlet.leaderboard.run_metadata import AttackRun, DataKey, EntryFlag, ThreatKey
-from gauntlet.leaderboard.sample_verdicts import AdversarialExample, Ints, StageTotals
+from gauntlet.leaderboard.sample_facts import SampleFacts
+from gauntlet.leaderboard.sample_verdicts import AdversarialExample, Bools, Ints, StageTotals
 from gauntlet.leaderboard.verification_state import Verification, least_level
 from gauntlet.metrics.confidence import wilson
 from gauntlet.metrics.gradient_masking import Masking
@@ -23,6 +24,7 @@ class RunLine:
     open: int  # samples that it neither broke nor recorded to the end
     spread: Spread | None  # of its nearest adversarial examples, where there is no eps
     alone: int  # samples that it broke and no other counted run of the entry
+    after: int | None  # samples that neither it nor a counted run that ended before it broke; None: it does not count
     stages: tuple[StageTotals, ...]
     expected: ExpectedAccuracy | None  # of a randomized defense: right on its worst candidates
     passes: RunPasses
@@ -82,6 +84,8 @@ class Entry:
     robust: int
     open: int
     ids: Ints  # those with a clean prediction on record
+    facts: SampleFacts  # of these
+    clean_wrong: Bools  # of these: wrong without an attack
     robust_ids: Ints
     broken_ids: Ints  # wrong without an attack, too
     runs: tuple[RunLine, ...]

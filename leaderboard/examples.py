@@ -1,9 +1,9 @@
 """Adversarial examples of an entry as pictures: the clean image, the adversarial one, and their difference."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,15 @@ from PIL import Image
 
 from gauntlet.errors import UserError
 from gauntlet.evidence.run_folder import RunFolder
-from gauntlet.leaderboard.entry import Entry
+from gauntlet.leaderboard.entry import Entry, RunLine
 from gauntlet.leaderboard.run_metadata import AttackRun
 from gauntlet.leaderboard.sample_verdicts import AdversarialExample
 from gauntlet.metrics.display import class_name
 
-LIMIT = 12
-"""Examples on one page."""
+Image32 = NDArray[np.float32]
 
-GAIN = 10
-"""Factor by which the difference is amplified; grey is no difference."""
+LIMIT = 24
+"""Examples on one page."""
 
 
 @dataclass(frozen=True)
@@ -37,40 +36,70 @@ class ExamplePictures:
     difference: bytes
 
 
-def examples(entry: Entry, damaged: list[str]) -> list[ExamplePictures]:
+@dataclass(frozen=True)
+class Gallery:
+    """The examples of a page. scale: the change of a pixel that is drawn black or white; grey is no change."""
+
+    pictures: tuple[ExamplePictures, ...]
+    scale: float
+
+
+def gallery(entry: Entry, damaged: list[str]) -> Gallery:
     """Return up to `LIMIT` adversarial examples, taken from the runs in turn, each sample once. Unreadable files go to
-    `damaged` as lines."""
-    return list(islice(_pictures(entry, damaged), LIMIT))
+    `damaged` as lines.
+
+    All differences of a page have one scale: eps, where the threat bounds each pixel by it, or the largest change that
+    the page shows.
+    """
+    found = list(islice(_pairs(entry, damaged), LIMIT))
+    bounded = entry.threat.norm == "linf" and not entry.threat.unbounded
+    scale = entry.threat.radius if bounded else max((float(np.abs(z - x).max()) for _, _, x, z in found), default=1.0)
+    return Gallery(tuple(_drawn(*each, scale or 1.0) for each in found), scale or 1.0)
 
 
-def _pictures(entry: Entry, damaged: list[str]) -> Iterator[ExamplePictures]:
+def _drawn(run: AttackRun, record: AdversarialExample, x: Image32, z: Image32, scale: float) -> ExamplePictures:
+    names = run.manifest["dataset"].get("class_names", [])
+    label, pred = (class_name(number, names) for number in (record.label, record.pred))
+    return ExamplePictures(record, label, pred, run.place, png(x), png(z), png(0.5 + (z - x) / (2 * scale)))
+
+
+Pair = tuple[AttackRun, AdversarialExample, Image32, Image32]
+
+
+def _pairs(entry: Entry, damaged: list[str]) -> Iterator[Pair]:
+    """Yield adversarial examples whose images are on disk, clean and adversarial, of the runs in turn, each sample
+    once.
+    """
     taken: set[int] = set()
-    for run, record in _in_turn([(line.run, line.examples) for line in entry.counted or entry.ended]):
+    waiting = [_of_run(line, taken, damaged) for line in entry.counted or entry.ended]
+    while waiting:
+        for run in tuple(waiting):
+            found = next(run, None)
+            if found is None:
+                waiting.remove(run)
+            else:
+                yield found
+
+
+def _of_run(line: RunLine, taken: set[int], damaged: list[str]) -> Iterator[Pair]:
+    """Yield the examples of one run of samples that are not taken yet, and take them."""
+    run = line.run
+    for record in line.examples:
         path = run.folder.adversarial_path(record.chunk)
         if record.sample in taken or not path.exists():
             continue
         try:
             pair = _load(run.folder, record)
         except (UserError, OSError, KeyError, IndexError, TypeError, ValueError):
-            line = f"{run.place}/adversarial/{path.name} cannot be read; run the same command again to redo it"
-            damaged += [] if line in damaged else [line]
+            said = f"{run.place}/adversarial/{path.name} cannot be read; run the same command again to redo it"
+            damaged += [] if said in damaged else [said]
             continue
         if pair is not None:
             taken.add(record.sample)
-            x, z = pair
-            names = run.manifest["dataset"].get("class_names", [])
-            label, pred = (class_name(number, names) for number in (record.label, record.pred))
-            yield ExamplePictures(record, label, pred, run.place, png(x), png(z), png(0.5 + GAIN * (z - x)))
+            yield run, record, *pair
 
 
-def _in_turn(
-    runs: Sequence[tuple[AttackRun, tuple[AdversarialExample, ...]]],
-) -> Iterator[tuple[AttackRun, AdversarialExample]]:
-    for layer in zip_longest(*(examples for _, examples in runs)):
-        yield from ((run, record) for (run, _), record in zip(runs, layer, strict=True) if record is not None)
-
-
-def _load(run: RunFolder, record: AdversarialExample) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+def _load(run: RunFolder, record: AdversarialExample) -> tuple[Image32, Image32] | None:
     """Return the clean and adversarial image of an adversarial example, float32 [C, H, W]; None where the file does not
     hold it."""
     arrays, stages = run.read_staged_examples(record.chunk)

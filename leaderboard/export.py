@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from gauntlet.leaderboard.class_results import worst_of
 from gauntlet.leaderboard.entry import AttackColumn, Board, Entry
 from gauntlet.leaderboard.entry_card import CardLine
 from gauntlet.leaderboard.formatting import address
@@ -80,6 +81,7 @@ def _record(entry: Entry, certified: Bracket | None) -> dict[str, Any]:
         "proven_low": round(certified.interval[0], 6) if certified else None,
         "proven_by": certified.by if certified else None,
         "unfinished": list(entry.states),
+        **_worst(entry),
         **_distances(entry),
         **_masking(entry),
         "attacks": {attack.column: _attack(attack, entry.n) for attack in entry.attacks},
@@ -90,6 +92,19 @@ def _record(entry: Entry, certified: Bracket | None) -> dict[str, Any]:
         "date": entry.date,
         "unranked_because": list(entry.reasons),
         "page": f"entries/{address(entry)}.html",
+    }
+
+
+def _worst(entry: Entry) -> dict[str, Any]:
+    """Return the class of the lowest robust accuracy, null where there is no accuracy of single classes."""
+    found = worst_of(entry)
+    worst, name = found if found else (None, None)
+    return {
+        "worst_class": name,
+        "worst_class_samples": worst.samples if worst else None,
+        "worst_class_robust": round(worst.accuracy, 6) if worst else None,
+        "worst_class_low": round(worst.interval[0], 6) if worst else None,
+        "worst_class_high": round(worst.interval[1], 6) if worst else None,
     }
 
 

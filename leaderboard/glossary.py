@@ -47,6 +47,12 @@ DISTANCE = Column(
     "attacks lies, in the norm of the threat. The median over the samples that are classified correctly, below it the "
     "quartiles; “not found” where that many were not broken at all.",
 )
+WORST = Column(
+    "worst",
+    "Worst class",
+    "The lowest robust accuracy of any class, in percent, and which class has it. The interval speaks of the lowest of "
+    "all classes with 95 % confidence: those of all classes hold together (Clopper-Pearson, Bonferroni).",
+)
 ATTACKS = Column(
     "attacks",
     "Attacks",
@@ -76,15 +82,17 @@ EVIDENCE = Column(
 )
 
 
-def columns(unbounded: bool, masked: bool) -> tuple[Column, ...]:
+def columns(unbounded: bool, masked: bool, classes: bool = False) -> tuple[Column, ...]:
     """Return the columns of a board, from left to right.
 
     Args:
         unbounded: whether its threat has no eps.
         masked: whether an entry has an index of gradient masking.
+        classes: whether an entry has an accuracy of single classes.
     """
     robust = DISTANCE if unbounded else ROBUST
-    return (RANK, DEFENSE, CLEAN, robust, ATTACKS, *([MASKING] if masked else []), COST, EVIDENCE)
+    worst, masking = ([WORST] if classes else []), ([MASKING] if masked else [])
+    return (RANK, DEFENSE, CLEAN, robust, *worst, ATTACKS, *masking, COST, EVIDENCE)
 
 
 TERMS = (
@@ -111,7 +119,7 @@ TERMS = (
     Column("stage", "Stage", "One attack on one head. Stages run one after the other, on the samples not broken yet."),
 )
 
-GLOSSARY = (RANK, DEFENSE, CLEAN, ROBUST, DISTANCE, ATTACKS, MASKING, COST, EVIDENCE, *TERMS)
+GLOSSARY = (RANK, DEFENSE, CLEAN, ROBUST, DISTANCE, WORST, ATTACKS, MASKING, COST, EVIDENCE, *TERMS)
 
 READING = (
     "The interval speaks about the data distribution: how far the number may be off because only n samples were drawn. "

@@ -1,7 +1,7 @@
 """From entries to pages. Everything that is shown is escaped; nothing depends on the clock or on where things lie."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,14 @@ from gauntlet.evidence.published import published
 from gauntlet.leaderboard import assets, formatting
 from gauntlet.leaderboard.certificates import CertificateVerdict
 from gauntlet.leaderboard.certified_bracket import bracket
-from gauntlet.leaderboard.entry import Board, Entry
-from gauntlet.leaderboard.entry_card import CardLine, card
-from gauntlet.leaderboard.examples import ExamplePictures, examples
+from gauntlet.leaderboard.class_results import worst_of
+from gauntlet.leaderboard.entry import Board
+from gauntlet.leaderboard.entry_card import card
+from gauntlet.leaderboard.entry_page import write_entry
 from gauntlet.leaderboard.export import as_csv, as_json
 from gauntlet.leaderboard.glossary import GLOSSARY, READING, READING_DISTANCE, columns
-from gauntlet.leaderboard.head_table import heads
 from gauntlet.leaderboard.plots import figure
-from gauntlet.leaderboard.query_plot import query_figure
 from gauntlet.leaderboard.randomized_entries import draws_of
-from gauntlet.leaderboard.robustness_curve_plot import curve_figure
 from gauntlet.leaderboard.site_writer import Site
 from gauntlet.metrics.display import UNKNOWN
 from gauntlet.metrics.randomized_result import ACCURACIES
@@ -70,7 +68,9 @@ def write(
     brackets = {entry: bracket(entry, certificates) for entry in every}
     for board in boards:
         for entry in board.entries:
-            _entry_page(site, env, board, entry, boards, damaged, cards[entry])
+            write_entry(site, env, board, entry, boards, damaged, cards[entry])
+    worst = {entry: worst_of(entry) for entry in every}
+    classed = {board: any(worst[entry] for entry in board.entries) for board in boards}
     facets = _facets(boards)
     page = env.get_template("index.html.j2").render(
         boards=boards,
@@ -79,7 +79,9 @@ def write(
             for board in boards
             if sum(not entry.unknown for entry in board.entries) > 1 and not board.threat.unbounded
         },
-        columns={board: columns(board.threat.unbounded, _masked(board)) for board in boards},
+        columns={board: columns(board.threat.unbounded, _masked(board), classed[board]) for board in boards},
+        worst=worst,
+        classed=classed,
         brackets=brackets,
         masked={board: _masked(board) for board in boards},
         facets=facets,
@@ -94,54 +96,10 @@ def write(
     site.write("board.json", as_json(boards, damaged, cards, brackets))
     site.write("board.csv", as_csv(boards, brackets))
     static = Path(__file__).parent / "static"
-    for name in ("board.css", "board.js", "plots.js"):
+    for name in ("board.css", "board.js", "gallery.js", "plots.js"):
         site.write(f"static/{name}", (static / name).read_bytes())
     site.write("static/datatables.js", assets.datatables())
     site.copy("static/plotly.min.js", assets.plotly())
-
-
-def _entry_page(
-    site: Site,
-    env: Environment,
-    board: Board,
-    entry: Entry,
-    boards: Sequence[Board],
-    damaged: list[str],
-    card: Sequence[CardLine],
-) -> None:
-    address = formatting.address(entry)
-    pictures = examples(entry, damaged)
-    for example in pictures:
-        for kind, data in _images(example):
-            site.write(f"entries/{address}/{example.record.sample}-{kind}.png", data)
-    page = env.get_template("entry.html.j2").render(
-        board=board,
-        entry=entry,
-        card=card,
-        heads=heads(entry),
-        curve=curve_figure(entry.curves, entry.threat.radius) if entry.curves else None,
-        queries=query_figure(entry.queries) if entry.queries else None,
-        relatives=[
-            other
-            for each in boards
-            for other in each.entries
-            if other is not entry and (other.victim, other.data.digest) == (entry.victim, entry.data.digest)
-        ],
-        missing=[column for column in _columns(board) if column not in {attack.column for attack in entry.attacks}],
-        examples=pictures,
-        root="../",
-    )
-    site.write(f"entries/{address}.html", page)
-
-
-def _images(example: ExamplePictures) -> Iterable[tuple[str, bytes]]:
-    return ("clean", example.clean), ("adversarial", example.adversarial), ("difference", example.difference)
-
-
-def _columns(board: Board) -> list[str]:
-    """Return the attack columns of a board: those on declared heads first."""
-    found = {(not attack.declared, attack.column) for entry in board.entries for attack in entry.attacks}
-    return [column for _, column in sorted(found)]
 
 
 def _masked(board: Board) -> bool:

@@ -55,7 +55,7 @@ class StageTotals:
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:
-    """One entry per sample with a clean row, ordered by id: what a board keeps of a sample, 20 bytes.
+    """One entry per sample with a clean row, ordered by id: what a board keeps of a sample, 32 bytes.
 
     `totals` is int64 [stages, 6], a `StageTotals` per row; `spent` is int64 [6], in the order of `collect.RunPasses`.
     """
@@ -65,6 +65,9 @@ class Verdicts:
     nearest_distance: Floats
     complete: Bools
     by_true: Bools  # through the deployed forward alone
+    label: NDArray[np.int32]
+    reached: NDArray[np.int32]  # class of the nearest example that counts; of the clean prediction where that is wrong
+    clean_margin: NDArray[np.float32]  # of the true class over the best other, without an attack
     totals: Ints
     spent: Ints
     counted: Bools  # per row of the table: an adversarial example that counts
@@ -74,10 +77,17 @@ class Verdicts:
     outside: int = 0
 
     def examples(self, table: pa.Table, chunk: int, limit: int) -> list[AdversarialExample]:
-        """Return the first adversarial examples of this chunk, in the order of its rows."""
-        if limit <= 0:
+        """Return adversarial examples of this chunk: one of each stage and class first, then a second of each."""
+        found = np.flatnonzero(self.counted)
+        if limit <= 0 or not len(found):
             return []
-        rows = table.take(pa.array(np.flatnonzero(self.counted)[:limit])).to_pylist()
+        kinds = np.stack([np.unique(_numpy(table[name])[found], return_inverse=True)[1] for name in ("stage", "label")])
+        kind = np.unique(kinds, axis=1, return_inverse=True)[1].ravel()
+        again = np.zeros(len(found), np.int64)  # how many of its kind stand before it
+        for each in np.unique(kind):
+            again[kind == each] = np.arange((kind == each).sum())
+        chosen = np.sort(found[np.lexsort((found, again))[:limit]])
+        rows = table.take(pa.array(chosen)).to_pylist()
         return [AdversarialExample(chunk, r["sample"], r["stage"], r["label"], r["pred"], r["distance"]) for r in rows]
 
 
@@ -96,7 +106,8 @@ def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
     sample = _numpy(table["sample"])
     counted = broken & attack & near & ~error & ~np.isin(sample, sample[wrong])
 
-    ids = np.unique(sample[stage == 0])
+    ids, first = np.unique(sample[stage == 0], return_index=True)
+    clean = np.flatnonzero(stage == 0)[first]
     row, listed = locate(sample, ids)
     shape = (len(ids), len(stages))
 
@@ -108,6 +119,11 @@ def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
     before = np.cumsum(beaten, axis=1) - beaten > 0  # broken at an earlier stage: no later row is owed
     nearest_distance = np.full(len(ids), np.inf)
     np.minimum.at(nearest_distance, row[listed & counted], distance[listed & counted])
+    pred = _numpy(table["pred"])
+    reached = np.where(beaten[:, 0], pred[clean], -1).astype(np.int32)
+    nearer = np.flatnonzero(listed & counted)[::-1]
+    nearer = nearer[np.argsort(-distance[nearer], kind="stable")]  # the nearest last, of equal ones the first row
+    reached[row[nearer]] = pred[nearer]
     deployed = np.array([name.endswith("/true") for name in stages], bool)
     passes = [_numpy(table[name]) for name in ("forwards", "backwards", "zero_gradients", "bad_gradients")]
     complete = np.all((grid((stage >= 0) & ~error & ~outside) > 0) | before, axis=1)
@@ -120,6 +136,9 @@ def judge(table: pa.Table, stages: Sequence[str], reach: float) -> Verdicts:
         nearest_distance=nearest_distance,
         complete=complete,
         by_true=np.any(grid(counted)[:, deployed] > 0, axis=1),
+        label=_numpy(table["label"])[clean].astype(np.int32),
+        reached=reached,
+        clean_margin=_numpy(table["margin"])[clean].astype(np.float32),
         totals=_totals(stage, counted | wrong, passes, len(stages)),
         spent=np.array([each[of].sum() for of in (slice(None), survivors) for each in per_sample], np.int64),
         counted=counted,
@@ -134,7 +153,7 @@ def merge(chunks: Sequence[Verdicts], stages: Sequence[str]) -> Verdicts:
     """Put chunks together, ordered by id. A sample that two chunks hold is reported as repeated and judged by its
     worst."""
     parts = [judge(ATTACK_SCHEMA.empty_table(), stages, 0.0), *chunks]
-    names = ("ids", "clean_wrong", "nearest_distance", "complete", "by_true")
+    names = ("ids", "clean_wrong", "nearest_distance", "complete", "by_true", "label", "reached", "clean_margin")
     columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
     again = 0
     if not np.all(columns["ids"][1:] > columns["ids"][:-1]):
@@ -153,12 +172,16 @@ def merge(chunks: Sequence[Verdicts], stages: Sequence[str]) -> Verdicts:
 
 def _merge_repeated(columns: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int]:
     """Return the columns ordered by id with each id once, judged by its worst, and how many were there again."""
-    ids, place, times = np.unique(columns["ids"], return_inverse=True, return_counts=True)
+    ids, first, place, times = np.unique(columns["ids"], return_index=True, return_inverse=True, return_counts=True)
     sums = {name: _sums(place, column, len(ids)) for name, column in columns.items() if column.dtype == bool}
     nearest_distance = np.full(len(ids), np.inf)
     np.minimum.at(nearest_distance, place, columns["nearest_distance"])
     flags = {name: total == times if name == "complete" else total > 0 for name, total in sums.items()}
-    return {"ids": ids, "nearest_distance": nearest_distance, **flags}, int((times - 1).sum())
+    facts = {name: columns[name][first] for name in ("label", "clean_margin")}
+    reached = np.full(len(ids), -1, np.int32)
+    np.maximum.at(reached, place, columns["reached"])
+    found = {"ids": ids, "nearest_distance": nearest_distance, "reached": reached, **facts, **flags}
+    return found, int((times - 1).sum())
 
 
 def locate(ids: Ints, among: Ints) -> tuple[NDArray[np.intp], Bools]:

@@ -5,7 +5,7 @@ prediction is right, no run broke it, and every run recorded it to the end: a mi
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from gauntlet.leaderboard.randomized_entries import unranked_because
 from gauntlet.leaderboard.ranking_floor import described, held_to
 from gauntlet.leaderboard.robustness_curve_plot import curves, nearest_over
 from gauntlet.leaderboard.run_metadata import GRADIENT, AttackRun, DataKey, EntryFlag, ThreatKey
+from gauntlet.leaderboard.sample_facts import gathered
 from gauntlet.leaderboard.sample_verdicts import Bools, Ints, locate
 from gauntlet.metrics.gradient_masking import MASKED, HeadResults, Masking, masking
 from gauntlet.metrics.perturbation_size import Spread
@@ -90,6 +91,7 @@ def _entry(every: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
     verdicts = [aligned[evidence.run.place] for evidence in own]
     wrong = np.any([each.clean_wrong for each in verdicts] or [np.zeros(len(ids), bool)], axis=0)
     randomized = _randomized(own)
+    after = _history(counted, aligned)
     hidden = masking([_head_results(evidence, aligned[evidence.run.place]) for evidence in own], n, randomized)
     return Entry(
         data=first.data,
@@ -104,11 +106,13 @@ def _entry(every: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
         robust=int(robust.sum()),
         open=n - int(robust.sum()) - int(broken.sum()),
         ids=ids,
+        facts=gathered([*own, *(each for each in pool if each not in own)], ids),
+        clean_wrong=wrong,
         robust_ids=ids[robust],
         broken_ids=ids[broken],
         runs=(
-            *(_line(evidence, aligned[evidence.run.place], beaten, n) for evidence in own),
-            *(_line(evidence, _align(evidence, evidence.ids[:0], 0.0), beaten[:0], n) for evidence in begun),
+            *(_line(evidence, aligned[evidence.run.place], beaten, n, after) for evidence in own),
+            *(_line(evidence, _align(evidence, evidence.ids[:0], 0.0), beaten[:0], n, {}) for evidence in begun),
         ),
         attacks=tuple(_attacks(own, verdicts, n)),
         elsewhere=tuple(each for each in elsewhere if each.lowered),
@@ -177,7 +181,18 @@ def _less(run: AttackRun) -> str:
     return "attacked through the true head alone"
 
 
-def _line(evidence: Evidence, view: Aligned, beaten: Ints, n: int) -> RunLine:
+def _history(counted: Sequence[Evidence], aligned: Mapping[str, Aligned]) -> dict[str, int]:
+    """Return the samples that stand after each counted run, in the order in which they ended."""
+    after: dict[str, int] = {}
+    broken: Bools | None = None
+    for evidence in sorted(counted, key=lambda each: (each.run.manifest.get("finished") or "", each.run.place)):
+        here = aligned[evidence.run.place].broken
+        broken = here if broken is None else broken | here
+        after[evidence.run.place] = int((~broken).sum())
+    return after
+
+
+def _line(evidence: Evidence, view: Aligned, beaten: Ints, n: int, after: Mapping[str, int]) -> RunLine:
     others = beaten - view.broken if evidence.run.declared else beaten
     return RunLine(
         run=evidence.run,
@@ -186,6 +201,7 @@ def _line(evidence: Evidence, view: Aligned, beaten: Ints, n: int) -> RunLine:
         expected=_expected([evidence], n),
         spread=_spread([evidence], evidence.ids),
         alone=int((view.broken & ~view.clean_wrong & (others == 0)).sum()),
+        after=after.get(evidence.run.place),
         stages=evidence.stages,
         passes=evidence.passes,
         examples=evidence.examples,

@@ -54,9 +54,11 @@ def make_run(
     change: Mapping[str, Any] | None = None,
     seed: int = 0,
     shares: Callable[[int, str], tuple[float, float]] | None = None,
+    label: Callable[[int], int] = lambda sample: 1,
 ) -> RunFolder:
     """Write a run.
 
+    label: class of each sample; what breaks it becomes class 2, or 1 where it is of class 2.
     shares: (sample, stage) -> wrong and fresh share, of a randomized defense whose stages all attack every sample.
     broken: samples that each stage breaks (a bare collection: the first stage). distance: of all finds, or by sample.
     queries: forwards of each sample, by an attack that takes no gradient.
@@ -102,7 +104,7 @@ def make_run(
     for index in wanted:
         members = list(ids)[index * chunk : (index + 1) * chunk]
         far = (radius or 1.0) if distance is None else distance
-        table = _table(members, stages, wrong, finds, far, queries, errors or {}, missing)
+        table = _table(members, stages, wrong, finds, far, queries, errors or {}, missing, label)
         if shares is not None:
             table = _drawn(members, stages, shares)
         if images is not None:
@@ -120,22 +122,25 @@ def _table(
     queries: Mapping[int, int] | None,
     errors: Mapping[int, str],
     missing: Collection[tuple[int, str]],
+    label: Callable[[int], int],
 ) -> dict[str, list[Any]]:
     """One clean row and, until it breaks, one row per stage for each sample: 10 forwards and 4 backwards a stage."""
     records = []
     for sample in members:
         stood = sample not in wrong
-        pred = 1 if stood else 2
-        records.append((sample, CLEAN_STAGE, 1, pred, pred, not stood, 0.0, 1.0, 1, 0, 0, 0, None))
+        own = label(sample)
+        other = 1 if own == 2 else 2
+        pred = own if stood else other
+        records.append((sample, CLEAN_STAGE, own, pred, pred, not stood, 0.0, 1.0 + sample, 1, 0, 0, 0, None))
         for stage in stages:
             if not stood:
                 break
             fell = sample in finds.get(stage, ())
             error = errors.get(sample)
-            pred = 2 if fell else 1
+            pred = other if fell else own
             passes = (10, 4) if queries is None else (queries[sample], 0)
             far = distance.get(sample, 0.0) if isinstance(distance, Mapping) else distance
-            records.append((sample, stage, 1, 1, pred, fell, far, -1.0 if fell else 1.0, *passes, 0, 0, error))
+            records.append((sample, stage, own, own, pred, fell, far, -1.0 if fell else 1.0, *passes, 0, 0, error))
             stood = not fell
     kept = [record for record in records if record[:2] not in set(missing)]
     return {column: [record[i] for record in kept] for i, column in enumerate(ATTACK_SCHEMA.names)}

@@ -198,9 +198,13 @@ def test_search_and_filters_narrow_all_tables_and_stay_in_the_address(page: Page
 def test_a_link_leads_to_the_evidence_and_back(page: Page) -> None:
     page.locator("th.defense a", has_text="trades").click()
     assert page.inner_text("h1") == "trades"
-    assert page.locator(".examples li").count() == 12
-    load = "image => { image.loading = 'eager'; return image.decode(); }"
-    assert page.evaluate(f"Promise.all([...document.images].map({load})).then(all => all.length)") == 36
+    assert page.locator(".examples li").count() == 22
+    assert page.evaluate("[...document.images].every(each => each.complete && each.naturalWidth > 0)")
+    assert page.evaluate("document.images.length") == 66
+    page.select_option("[data-narrow=stage]", "pma/true")
+    assert page.locator(".examples li:visible").count() == 11
+    page.click("#narrow button")
+    page.wait_for_function("document.getElementById('shown').textContent === '22 of 22'")
     page.locator("details summary").first.click()
     assert "_target_: gauntlet.models.small_cnn.SmallCNN" in page.inner_text("details[open] pre")
     page.click("text=Leaderboard")

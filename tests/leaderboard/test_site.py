@@ -161,7 +161,8 @@ def test_the_page_of_an_entry_shows_its_evidence(runs: Path, out: Path) -> None:
         assert said in text
     image = np.asarray(Image.open(next(out.glob("entries/digits-linf-8-255-trades-*/1-difference.png"))))
     assert image.shape == (4, 4)
-    assert (image == round((0.5 + 10 * 0.03) * 255)).all()
+    assert (image == round((0.5 + 0.03 / (2 * 8 / 255)) * 255)).all()
+    assert f"by {8 / 255:.4g} and more, which is ε" in text
 
 
 @pytest.mark.usefixtures("filled")

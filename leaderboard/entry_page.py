@@ -1,0 +1,129 @@
+"""The page of an entry: what broke it, which images, which classes, and how to repeat it."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from posixpath import commonpath
+
+from jinja2 import Environment
+
+from gauntlet.evidence.next_steps import STRONGEST, NextStep, next_steps
+from gauntlet.evidence.published import published_command
+from gauntlet.evidence.recorded_command import command_of_all_shards
+from gauntlet.leaderboard import formatting
+from gauntlet.leaderboard.class_results import class_results
+from gauntlet.leaderboard.entry import Board, Entry, RunLine
+from gauntlet.leaderboard.entry_card import CardLine
+from gauntlet.leaderboard.examples import ExamplePictures, Gallery, gallery
+from gauntlet.leaderboard.head_table import heads
+from gauntlet.leaderboard.margin_histogram import margin_histogram
+from gauntlet.leaderboard.query_plot import query_figure
+from gauntlet.leaderboard.robustness_curve_plot import curve_figure
+from gauntlet.leaderboard.run_metadata import mapping
+from gauntlet.leaderboard.site_writer import Site
+from gauntlet.leaderboard.stage_flow import flow
+from gauntlet.metrics.display import DASH
+
+
+def write_entry(
+    site: Site,
+    env: Environment,
+    board: Board,
+    entry: Entry,
+    boards: Sequence[Board],
+    damaged: list[str],
+    card: Sequence[CardLine],
+    compare: str = "",
+) -> None:
+    """Write the page of an entry and its images. Examples that cannot be read are added to `damaged`.
+
+    compare: the page that sets it beside others, from the root of the site; empty where there is none.
+    """
+    address = formatting.address(entry)
+    shown = gallery(entry, damaged)
+    for example in shown.pictures:
+        for kind, data in _images(example):
+            site.write(f"entries/{address}/{example.record.sample}-{kind}.png", data)
+    bars = {bar.number: bar for bar in flow(entry)}
+    page = env.get_template("entry.html.j2").render(
+        board=board,
+        entry=entry,
+        card=card,
+        compare=compare,
+        heads=heads(entry),
+        bars={number: bars.get(number) for number in range(1, len(entry.runs) + 1)},
+        history=_history(entry),
+        classes=class_results(entry),
+        margins=margin_histogram(entry),
+        steps=_steps(entry),
+        seconds=_seconds,
+        curve=curve_figure(entry.curves, entry.threat.radius) if entry.curves else None,
+        queries=query_figure(entry.queries) if entry.queries else None,
+        relatives=[
+            other
+            for each in boards
+            for other in each.entries
+            if other is not entry and (other.victim, other.data.digest) == (entry.victim, entry.data.digest)
+        ],
+        missing=[column for column in _columns(board) if column not in {attack.column for attack in entry.attacks}],
+        gallery=shown,
+        choices=_choices(shown),
+        root="../",
+    )
+    site.write(f"entries/{address}.html", page)
+
+
+def _images(example: ExamplePictures) -> Iterable[tuple[str, bytes]]:
+    return ("clean", example.clean), ("adversarial", example.adversarial), ("difference", example.difference)
+
+
+def _choices(shown: Gallery) -> dict[str, list[str]]:
+    """Return what the examples can be narrowed down to; classes in the order of their numbers."""
+    found = shown.pictures
+    return {
+        "stage": sorted({each.record.stage for each in found}),
+        "label": [name for _, name in sorted({(each.record.label, each.label) for each in found})],
+        "pred": [name for _, name in sorted({(each.record.pred, each.pred) for each in found})],
+    }
+
+
+def _history(entry: Entry) -> list[RunLine]:
+    """Return the counted runs in the order in which they ended, where each leaves a number of samples."""
+    if entry.threat.unbounded or entry.expected or entry.open:
+        return []
+    lines = [line for line in entry.runs if line.after is not None]
+    return sorted(lines, key=lambda line: (line.run.manifest.get("finished") or "", line.run.place))
+
+
+def _steps(entry: Entry) -> list[NextStep]:
+    """Return the commands that repeat the runs of an entry, then those that go on; each once."""
+    repeat = [
+        NextStep(command, f"repeats {line.run.attack}")
+        for line in entry.runs
+        for command in [command_of_all_shards(published_command(str(line.run.manifest.get("command", ""))))]
+        if command
+    ]
+    further = [
+        step
+        for line in entry.runs
+        for step in next_steps(line.run.manifest, f"runs/{line.run.place}", "runs", public=True)
+        if not step.command.startswith("gauntlet verify")
+        and not ("a rank needs" in step.why and any(each.run.attack in STRONGEST for each in entry.counted))
+    ]
+    unchecked = [line.run.place for line in entry.ended if line.verification.state != "verified"]
+    if unchecked:
+        place = commonpath([f"runs/{each}" for each in unchecked])
+        repeat.append(NextStep(shlex.join(["gauntlet", "verify", place]), "checks the stored examples independently"))
+    return list({step.command: step for step in [*repeat, *further]}.values())
+
+
+def _seconds(line: RunLine) -> str:
+    """Return the seconds of all stages of a run; a dash where they are not on record."""
+    spent = [mapping(each).get("seconds") for each in mapping(line.run.manifest.get("cost")).values()]
+    known = [value for value in spent if isinstance(value, int | float)]
+    return f"{sum(known):,.1f}" if known else DASH
+
+
+def _columns(board: Board) -> list[str]:
+    """Return the attack columns of a board: those on declared heads first."""
+    found = {(not attack.declared, attack.column) for entry in board.entries for attack in entry.attacks}
+    return [column for _, column in sorted(found)]

@@ -23,6 +23,7 @@ from gauntlet.leaderboard.sample_verdicts import (
 )
 from gauntlet.leaderboard.verification_state import NO_VERDICTS, Fresh, Verification, read_verification
 from gauntlet.metrics.randomized_result import RandomizedResult
+from gauntlet.metrics.rejection import Rejection
 
 EXAMPLES = 24
 """Adversarial examples remembered per run, from which an entry's page draws its examples."""
@@ -60,6 +61,7 @@ class Evidence:
     examples: tuple[AdversarialExample, ...]
     errors: int
     randomized: RandomizedResult | None  # of a randomized defense
+    rejection: Rejection | None  # of a defense that rejects
     verification: Verification
     problems: tuple[str, ...]  # why the run does not count as whole
     damaged: tuple[str, ...]  # files that could not be read, as lines for the reader
@@ -110,6 +112,7 @@ def collect(run: AttackRun, root: Path, fresh: Fresh = NO_VERDICTS) -> Evidence:
     chunks: list[Verdicts] = []
     examples: list[AdversarialExample] = []
     drawn: list[RandomizedResult] = []
+    rejected: list[Rejection] = []
     seen = sorted(run.folder.present())
     for chunk in seen:
         try:
@@ -120,11 +123,13 @@ def collect(run: AttackRun, root: Path, fresh: Fresh = NO_VERDICTS) -> Evidence:
         verdicts = judge(table, run.stages, run.threat.reach)
         chunks.append(replace(verdicts, counted=verdicts.counted[:0]))
         drawn += filter(None, [RandomizedResult.of(table)])
+        rejected += filter(None, [Rejection.of(table)])
         examples += verdicts.examples(table, chunk, EXAMPLES - len(examples))
     verification = read_verification(run.folder, run.place, damaged, fresh)
     return _evidence(
-        run, merge(chunks, run.stages), examples, RandomizedResult.among(drawn), seen, verification, damaged
-    )
+        run, merge(chunks, run.stages), examples, RandomizedResult.among(drawn), Rejection.among(rejected), seen,
+        verification, damaged,
+    )  # fmt: skip
 
 
 def _evidence(
@@ -132,6 +137,7 @@ def _evidence(
     all_: Verdicts,
     examples: list[AdversarialExample],
     randomized: RandomizedResult | None,
+    rejection: Rejection | None,
     seen: list[int],
     verification: Verification,
     damaged: list[str],
@@ -149,6 +155,7 @@ def _evidence(
         examples=tuple(examples),
         errors=all_.errors,
         randomized=randomized,
+        rejection=rejection,
         verification=verification,
         problems=tuple(_problems(run, all_, seen, damaged)),
         damaged=tuple(damaged),

@@ -13,6 +13,7 @@ from gauntlet.metrics.confidence import wilson
 from gauntlet.metrics.gradient_masking import Masking
 from gauntlet.metrics.perturbation_size import Spread
 from gauntlet.metrics.randomized_result import ACCURACIES, ExpectedAccuracy
+from gauntlet.metrics.rejection import Rejection
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Entry:
     )  # of a randomized defense, whose counts speak of majorities: its accuracy under attack
     expected_clean: ExpectedAccuracy | None
     masking: Masking | None
+    rejection: Rejection | None = None  # of a defense that rejects
     rank: tuple[int, int] | None = None
 
     @property

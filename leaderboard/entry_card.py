@@ -15,6 +15,7 @@ from gauntlet.leaderboard.randomized_entries import draws_of
 from gauntlet.leaderboard.run_metadata import ThreatKey, mapping
 from gauntlet.metrics.display import UNKNOWN
 from gauntlet.metrics.randomized_result import ACCURACIES, TRUE
+from gauntlet.metrics.rejection import Rejection, rejection_lines
 
 NOT_RUN = "not run"
 
@@ -47,6 +48,7 @@ def card(
         ("clean", "Clean"): _clean(entry),
         ("non_adaptive", "Non-adaptive attack"): _non_adaptive(entry),
         ("adaptive", "Adaptive attack"): _adaptive(entry),
+        ("rejection", "Rejection"): _rejection(entry.rejection),
         ("masking_index", "Gradient-masking index"): _masking(entry),
         ("heads", "Heads attacked"): _heads(entry),
         ("sources", "Candidates from"): _sources(entry),
@@ -119,6 +121,11 @@ def _adaptive(entry: Entry) -> list[str]:
 def _stated(entry: Entry) -> str:
     """Return the robust accuracy as every page states it."""
     return UNKNOWN if entry.unknown else f"{'at most ' * entry.bounded}{100 * entry.accuracy:.1f} %"
+
+
+def _rejection(found: Rejection | None) -> list[str]:
+    """Return what a defense that rejects answers; clean and robust accuracy count what it answers rightly."""
+    return [] if found is None else [" ".join(line.split()) for line in rejection_lines(found)]
 
 
 def _masking(entry: Entry) -> list[str]:

@@ -25,6 +25,7 @@ from gauntlet.metrics.gradient_masking import MASKED, HeadResults, Masking, mask
 from gauntlet.metrics.perturbation_size import Spread
 from gauntlet.metrics.randomized_result import TRUE, ExpectedAccuracy, RandomizedResult
 from gauntlet.metrics.ranking import rank_intervals
+from gauntlet.metrics.rejection import Rejection
 
 PoolKey = tuple[str, str, str, float, float, str]
 """Data set, its digest, norm, pixel box, victim: runs with equal keys speak of the same model on the same images."""
@@ -124,6 +125,7 @@ def _entry(every: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
         expected=randomized.all.accuracy(n) if randomized else None,
         expected_clean=randomized.clean.accuracy() if randomized else None,
         masking=hidden,
+        rejection=Rejection.among([evidence.rejection for evidence in own if evidence.rejection is not None]),
     )
 
 

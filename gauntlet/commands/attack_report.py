@@ -86,7 +86,7 @@ def _accuracies(outcome: Outcome) -> list[str]:
         unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
         counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])
         numbers.append(f"protocol         {counted}{unsure}")
-    numbers += rejection_lines(Rejection.of(outcome.run))
+    numbers += rejection_lines(Rejection.of_run(outcome.run))
     if manifest["threat"]["radius"] is not None:
         numbers += bound_lines(total.randomized.all.fooled if total.randomized else None, manifest)
         numbers += [] if total.expected else worst_classes(total, manifest["dataset"].get("class_names", []))

@@ -4,6 +4,7 @@ The threshold is the defense's own (acceptance 0), chosen on validation images; 
 that are evaluated. Imports no torch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,39 +21,55 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Rejection:
-    """Acceptances of the images of a run, [n] each; rows with an error are left out.
+    """Acceptances of the images of a defense that rejects; rows with an error are left out.
 
     Attributes:
-        clean: of the clean images.
-        right: whether the class is right there, bool.
-        fooled: of images that are right and accepted when clean, of the candidate with a wrong class that is accepted
-            best, whichever stage it comes from; images without such a candidate are left out.
+        ids: of the clean images, int64 [n], ordered.
+        clean: their acceptances, [n].
+        right: whether the class is right there, bool [n].
+        fooled_ids: of images that are right and accepted when clean and whose class an attack changes, int64 [m].
+        fooled: acceptances of the candidate with a wrong class that is accepted best, over all stages, [m].
     """
 
+    ids: NDArray[np.int64]
     clean: Floats
     right: NDArray[np.bool_]
+    fooled_ids: NDArray[np.int64]
     fooled: Floats
 
     @classmethod
-    def of(cls, run: RunFolder) -> "Rejection | None":
-        """Return that of a run; None where its defense never rejects."""
-        found = [part for table in run.read_parts() if (part := cls._of_chunk(table)) is not None]
-        if not found:
-            return None
-        return cls(*(np.concatenate([getattr(part, name) for part in found]) for name in ("clean", "right", "fooled")))
-
-    @classmethod
-    def _of_chunk(cls, table: pa.Table) -> "Rejection | None":
+    def of(cls, table: pa.Table) -> "Rejection | None":
+        """Return that of one chunk; None where the defense never rejects."""
         if ACCEPTANCE.name not in table.column_names:
             return None
         rows = table.to_pandas()
         rows = rows[rows["error"].isna()]
-        clean, tried = rows[rows["stage"] == CLEAN_STAGE], rows[rows["stage"] != CLEAN_STAGE]
-        fit = set(clean[~clean["broken"]]["sample"])
+        clean, tried = rows[rows["stage"] == CLEAN_STAGE].sort_values("sample"), rows[rows["stage"] != CLEAN_STAGE]
+        fit = clean["sample"][~clean["broken"]]
         wrong = tried[(tried["pred"] != tried["label"]) & tried["sample"].isin(fit)]
         best = wrong.groupby("sample")[ACCEPTANCE.name].max()
-        right = (clean["pred"] == clean["label"]).to_numpy()
-        return cls(clean[ACCEPTANCE.name].to_numpy().astype(float), right, best.to_numpy().astype(float))
+        right = (clean["pred"] == clean["label"]).to_numpy(bool)
+        return cls(
+            clean["sample"].to_numpy(np.int64), clean[ACCEPTANCE.name].to_numpy(float), right,
+            best.index.to_numpy(np.int64), best.to_numpy(float),
+        )  # fmt: skip
+
+    @classmethod
+    def of_run(cls, run: RunFolder) -> "Rejection | None":
+        """Return that of a run; None where its defense never rejects."""
+        return cls.among([found for table in run.read_parts() if (found := cls.of(table))])
+
+    @classmethod
+    def among(cls, several: Sequence["Rejection"]) -> "Rejection | None":
+        """Return that over chunks, or over runs of one defense; None of none."""
+        if not several:
+            return None
+        joined = {name: np.concatenate([getattr(one, name) for one in several]) for name in cls.__annotations__}
+        ids, first = np.unique(joined["ids"], return_index=True)
+        fooled_ids, place = np.unique(joined["fooled_ids"], return_inverse=True)
+        fooled = np.full(len(fooled_ids), -np.inf)
+        np.maximum.at(fooled, place, joined["fooled"])
+        return cls(ids, joined["clean"][first], joined["right"][first], fooled_ids, fooled)
 
     @property
     def auroc(self) -> float:

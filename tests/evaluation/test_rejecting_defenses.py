@@ -11,7 +11,7 @@ from gauntlet.defenses.rejection import chosen_threshold
 from gauntlet.errors import UserError
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
-from gauntlet.metrics.rejection import Rejection, auroc
+from gauntlet.metrics.rejection import Rejection, auroc, rejection_lines
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim
@@ -102,10 +102,19 @@ def test_auroc_of_two_gaussians_is_its_closed_form():
 
 
 def test_risk_and_coverage_of_four_images():
-    found = Rejection(np.array([3.0, 2.0, 2.0, -1.0]), np.array([True, False, True, False]), np.array([-1.0, 0.5]))
+    ids, right = np.arange(4), np.array([True, False, True, False])
+    found = Rejection(ids, np.array([3.0, 2.0, 2.0, -1.0]), right, ids[:2], np.array([-1.0, 0.5]))
     assert found.risk_coverage() == [(0.25, 0.0), (0.75, pytest.approx(1 / 3)), (1.0, 0.5)]
     assert found.area == pytest.approx(0.5 / 3 + 0.25 * 0.5)
     assert (found.true_positives, found.true_negatives) == ((2, 2), (1, 2))
+    later = Rejection(ids[:1], found.clean[:1], right[:1], ids[:1], np.array([0.25]))
+    both = Rejection.among([found, later])
+    assert both.fooled.tolist() == [0.25, 0.5]  # the candidate that is accepted best, over runs
+    assert both.clean.tolist() == found.clean.tolist()
+    assert Rejection.among([]) is None
+    assert any(
+        "0.00%" in line and "of 2 images whose class an attack changes" in line for line in rejection_lines(both)
+    )
 
 
 def test_the_threshold_accepts_the_share_that_was_asked_for():

@@ -14,6 +14,7 @@ from gauntlet.leaderboard import assets, formatting
 from gauntlet.leaderboard.certificates import CertificateVerdict
 from gauntlet.leaderboard.certified_bracket import bracket
 from gauntlet.leaderboard.class_results import worst_of
+from gauntlet.leaderboard.compare_page import compare_address, write_comparisons
 from gauntlet.leaderboard.entry import Board
 from gauntlet.leaderboard.entry_card import card
 from gauntlet.leaderboard.entry_page import write_entry
@@ -68,7 +69,8 @@ def write(
     brackets = {entry: bracket(entry, certificates) for entry in every}
     for board in boards:
         for entry in board.entries:
-            write_entry(site, env, board, entry, boards, damaged, cards[entry])
+            write_entry(site, env, board, entry, boards, damaged, cards[entry], compare_address(board))
+    write_comparisons(site, env, boards)
     worst = {entry: worst_of(entry) for entry in every}
     classed = {board: any(worst[entry] for entry in board.entries) for board in boards}
     facets = _facets(boards)
@@ -81,6 +83,7 @@ def write(
         },
         columns={board: columns(board.threat.unbounded, _masked(board), classed[board]) for board in boards},
         worst=worst,
+        compare={board: compare_address(board) for board in boards},
         classed=classed,
         brackets=brackets,
         masked={board: _masked(board) for board in boards},
@@ -96,7 +99,7 @@ def write(
     site.write("board.json", as_json(boards, damaged, cards, brackets))
     site.write("board.csv", as_csv(boards, brackets))
     static = Path(__file__).parent / "static"
-    for name in ("board.css", "board.js", "gallery.js", "plots.js"):
+    for name in ("board.css", "board.js", "compare.js", "gallery.js", "plots.js"):
         site.write(f"static/{name}", (static / name).read_bytes())
     site.write("static/datatables.js", assets.datatables())
     site.copy("static/plotly.min.js", assets.plotly())

@@ -9,16 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pyarrow.compute as pc
-from numpy.typing import NDArray
-
 from gauntlet.errors import UserError, printable
-from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.build import scored
+from gauntlet.leaderboard.comparison import compared, unfit
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.metrics.display import number, points, span
-from gauntlet.metrics.paired_comparison import class_agreement, compare_pairs, venn
 
 MOST = 5
 """Entries that can be compared at a time."""
@@ -26,12 +21,11 @@ MOST = 5
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """One argument: its entry, its table, and the adversarial class of each broken sample."""
+    """One argument: its entry and its table."""
 
     label: str
     board: Board
     entry: Entry
-    classes: dict[int, int]  # sample -> class of its first adversarial example
 
 
 def read(folder: Path) -> Compared:
@@ -50,17 +44,10 @@ def read(folder: Path) -> Compared:
     ((board, entry),) = entries
     if board.threat.unbounded:
         raise UserError(f"{folder} has no eps; its distances are compared by: gauntlet curves")
-    if entry.expected is not None:
-        raise UserError(f"predictions of {folder} are random: a sample has no single verdict to compare; see the board")
-    if entry.open:
-        raise UserError(f"{entry.open} of {entry.n} samples of {folder} have no answer yet; finish the run first")
+    if why := unfit(entry):
+        raise UserError(f"{folder} cannot be compared: {why}; finish the run first, or see the board")
     attacks = "+".join(attack.column for attack in entry.attacks)
-    return Compared(
-        f"{entry.defense} · {entry.model} · {attacks}",
-        board,
-        entry,
-        _classes([line.run.folder for line in entry.ended]),
-    )
+    return Compared(f"{entry.defense} · {entry.model} · {attacks}", board, entry)
 
 
 def lines(found: Sequence[Compared]) -> Iterator[str]:
@@ -77,11 +64,11 @@ def lines(found: Sequence[Compared]) -> Iterator[str]:
             f"{label:<4}{each.label:<{width}}{points(entry.clean_accuracy, 2):>8}{points(entry.accuracy, 2):>8}   "
             f"{span(*entry.interval):<20}{number(entry.cost, ',.0f'):>9}"
         )
-    ids, robust, broken = _sets(found)
+    sides = compared([each.entry for each in found])
     yield ""
     heads = f"{'pair':<10}{'difference':>11}   {'95 % interval':<20}"
     yield f"{heads}{'first alone':>12}{'second alone':>13}{'p (Holm)':>10}"
-    for pair in compare_pairs(robust, n):
+    for pair in sides.pairs:
         low, high = pair.interval
         yield (
             f"{labels[pair.first] + ' - ' + labels[pair.second]:<10}{100 * pair.difference:>+11.2f}   "
@@ -90,14 +77,12 @@ def lines(found: Sequence[Compared]) -> Iterator[str]:
     yield "(points of robust accuracy; alone: samples that only this one withstands; p: exact McNemar test)"
     yield ""
     yield "broken samples:"
-    for key, count in venn(broken).items():
-        if key:
-            yield f"  by {' and '.join(labels[i] for i in key)}{' alone' if len(key) == 1 else ''}: {count}"
-    for i in range(len(found)):
-        for j in range(i + 1, len(found)):
-            same, both = class_agreement(*([each.classes.get(s, -1) for s in ids] for each in (found[i], found[j])))
-            if both:
-                yield f"{labels[i]} and {labels[j]} reach the same class on {same} of {both} samples that both broke"
+    for key, count in sides.overlap.items():
+        yield f"  by {' and '.join(labels[i] for i in key)}{' alone' if len(key) == 1 else ''}: {count}"
+    for pair, (same, both) in zip(sides.pairs, sides.agreement, strict=True):
+        if both:
+            names = f"{labels[pair.first]} and {labels[pair.second]}"
+            yield f"{names} reach the same class on {same} of {both} samples that both broke"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -129,28 +114,3 @@ def _same_task(found: Sequence[Compared], folders: Sequence[Path]) -> None:
         ):
             if one != other:
                 raise UserError(f"{folder} has another {what} than {folders[0]}; compare runs on the same task")
-
-
-def _sets(found: Sequence[Compared]) -> tuple[list[int], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return samples, and who withstood and who was broken at them, [entries, samples]; samples that all entries miss
-    without an attack are left out."""
-    right = [set(each.entry.robust_ids.tolist()) for each in found]
-    ids = sorted(set().union(*right, *(each.classes for each in found)))
-    robust = np.array([[sample in kept for sample in ids] for kept in right], bool).reshape(len(found), len(ids))
-    broken = np.array([[sample in each.classes for sample in ids] for each in found], bool).reshape(robust.shape)
-    return ids, robust, broken
-
-
-def _classes(folders: Sequence[RunFolder]) -> dict[int, int]:
-    """Return the class that the first adversarial example of each sample reached, clean mistakes left out."""
-    classes: dict[int, int] = {}
-    for folder in folders:
-        stages = folder.manifest()["stages"]
-        for table in folder.read_parts():
-            wrong = pc.and_(table["broken"], pc.invert(pc.is_valid(table["error"])))
-            rows = table.filter(wrong).select(["sample", "stage", "pred"]).to_pylist()
-            missed = {row["sample"] for row in rows if row["stage"] == stages[0]}
-            for row in rows:
-                if row["sample"] not in missed:
-                    classes.setdefault(row["sample"], row["pred"])
-    return classes

@@ -119,13 +119,20 @@ class Entry:
     @property
     def bounded(self) -> bool:
         """Return whether samples lack an answer, so that the accuracy is an upper bound without an interval."""
-        return self.open > 0 and not self.expected
+        return self.unanswered > 0
+
+    @property
+    def unanswered(self) -> int:
+        """Return the samples without an answer: `open`, or those of an expectation that may yet be worse."""
+        return self.expected.open if self.expected else self.open
 
     @property
     def unknown(self) -> bool:
         """Return whether attacks said nothing: each sample that is right without one lacks an answer. Then there is no
         number.
         """
+        if self.expected:
+            return self.expected.unknown
         return self.open > 0 and self.open == self.n - (self.known - self.clean)
 
     @property

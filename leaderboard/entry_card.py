@@ -93,10 +93,7 @@ def _clean(entry: Entry) -> list[str]:
 
 def _non_adaptive(entry: Entry) -> list[str]:
     true = [attack for attack in entry.attacks if attack.column.endswith("(true head)")]
-    direct = [
-        f"{attack.column}: {'at most ' * bool(attack.open and not attack.expected)}{left(attack, entry.n)} %"
-        for attack in true
-    ]
+    direct = [f"{attack.column}: {'at most ' * bool(attack.open)}{left(attack, entry.n)} %" for attack in true]
     if entry.masking:
         return [f"{100 * entry.masking.true:.1f} % left by attacks on the deployed forward alone", *direct]
     alone = {stage.head for line in entry.counted for stage in line.stages[1:]} == {TRUE}
@@ -112,7 +109,7 @@ def _adaptive(entry: Entry) -> list[str]:
     if entry.unknown:
         return [f"{UNKNOWN}: each sample that was attacked ended without an answer, by {names}"]
     if entry.bounded:
-        return [f"{_stated(entry)}: {entry.open:,} of {entry.n:,} samples have no answer, by {names}"]
+        return [f"{_stated(entry)}: {entry.unanswered:,} of {entry.n:,} samples have no answer, by {names}"]
     low, high = (100 * end for end in entry.interval)
     kind = f"{entry.measure.lower()}, " if entry.measure else ""
     return [f"{kind}{_stated(entry)}, 95 % interval {low:.1f} to {high:.1f}, by {names}"]

@@ -14,6 +14,7 @@ from gauntlet.leaderboard.entry_card import CardLine
 from gauntlet.leaderboard.formatting import address
 from gauntlet.metrics.bracket import Bracket
 from gauntlet.metrics.display import csv_row
+from gauntlet.metrics.randomized_result import ExpectedAccuracy
 
 SCHEMA_VERSION = 1
 
@@ -76,7 +77,7 @@ def _record(entry: Entry, certified: Bracket | None) -> dict[str, Any]:
         "robust_low": None if low is None else round(low, 6),
         "robust_high": None if high is None else round(high, 6),
         "robust_at_most": round(entry.accuracy, 6) if entry.bounded and not entry.unknown else None,
-        "open": _share(entry.open, entry.n),
+        "open": _share(entry.unanswered, entry.n),
         "proven": _share(certified.proven, certified.samples) if certified else None,
         "proven_low": round(certified.interval[0], 6) if certified else None,
         "proven_by": certified.by if certified else None,
@@ -133,11 +134,15 @@ def _masking(entry: Entry) -> dict[str, Any]:
 
 def _attack(attack: AttackColumn, n: int) -> dict[str, Any]:
     return {
-        "robust": round(attack.expected.mean, 6) if attack.expected else _share(attack.survivors, n, attack.open),
+        "robust": _expected(attack.expected) if attack.expected else _share(attack.survivors, n, attack.open),
         "open": _share(attack.open, n),
         "declared_heads": attack.declared,
         "runs": attack.runs,
     }
+
+
+def _expected(accuracy: ExpectedAccuracy) -> float | None:
+    return None if accuracy.open else round(accuracy.mean, 6)
 
 
 def _share(count: int, n: int, unanswered: int = 0) -> float | None:

@@ -19,12 +19,20 @@ def unranked_because(run: AttackRun, result: RandomizedResult | None) -> Iterabl
     if run.rule == "fixed":
         yield "its draws are frozen and known to the attacker (protocol=fixed)"
     elif run.rule and result:
-        accuracy = result.all.accuracy()
-        low, high = (100 * end for end in accuracy.interval)
-        yield (
-            f"its predictions are random: {100 * accuracy.mean:.1f} % right on the worst candidates, 95 % interval "
-            f"{low:.1f} to {high:.1f} (protocol={run.rule}, {draws_of(run)}){_members(run, result.all)}"
+        yield f"its predictions are random: {_stated(result)} (protocol={run.rule}, {draws_of(run)})" + (
+            "" if result.all.open.any() else _members(run, result.all)
         )
+
+
+def _stated(result: RandomizedResult) -> str:
+    accuracy = result.accuracy()
+    if accuracy.unknown:
+        return "each sample that was attacked ended without an answer"
+    right = f"{100 * accuracy.mean:.1f} % right on the worst candidates"
+    if accuracy.open:
+        return f"at most {right}, {accuracy.open} samples without an answer"
+    low, high = (100 * end for end in accuracy.interval)
+    return f"{right}, 95 % interval {low:.1f} to {high:.1f}"
 
 
 def _members(run: AttackRun, whole: WorstCandidates) -> str:

@@ -91,9 +91,12 @@ def _entry(every: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
     n = max(len(ids), *(evidence.run.samples for evidence in own or begun))
     verdicts = [aligned[evidence.run.place] for evidence in own]
     wrong = np.any([each.clean_wrong for each in verdicts] or [np.zeros(len(ids), bool)], axis=0)
-    randomized = _randomized(own)
+    randomized, left = _randomized(own), n - int(robust.sum()) - int(broken.sum())
+    expected = randomized.accuracy(n) if randomized else None
     after = _history(counted, aligned)
     hidden = masking([_head_results(evidence, aligned[evidence.run.place]) for evidence in own], n, randomized)
+    if expected.open if expected else left:
+        hidden = None  # what a head leaves is not known
     return Entry(
         data=first.data,
         threat=first.threat,
@@ -105,7 +108,7 @@ def _entry(every: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
         known=len(ids),
         clean=int((~wrong).sum()),
         robust=int(robust.sum()),
-        open=n - int(robust.sum()) - int(broken.sum()),
+        open=left,
         ids=ids,
         facts=gathered([*own, *(each for each in pool if each not in own)], ids),
         clean_wrong=wrong,
@@ -122,7 +125,7 @@ def _entry(every: Sequence[Evidence], pool: Sequence[Evidence]) -> Entry:
         curves=curves(pool, first.data.selection, ids),
         queries=queries(own),
         spread=_spread(pool, ids) if first.threat.unbounded else None,
-        expected=randomized.all.accuracy(n) if randomized else None,
+        expected=expected,
         expected_clean=randomized.clean.accuracy() if randomized else None,
         masking=hidden,
         rejection=Rejection.among([evidence.rejection for evidence in own if evidence.rejection is not None]),
@@ -196,11 +199,12 @@ def _history(counted: Sequence[Evidence], aligned: Mapping[str, Aligned]) -> dic
 
 def _line(evidence: Evidence, view: Aligned, beaten: Ints, n: int, after: Mapping[str, int]) -> RunLine:
     others = beaten - view.broken if evidence.run.declared else beaten
+    expected = _expected([evidence], n)
     return RunLine(
         run=evidence.run,
         survivors=int((view.complete & ~view.broken).sum()),
-        open=n - int((view.complete | view.broken).sum()),
-        expected=_expected([evidence], n),
+        open=expected.open if expected else n - int((view.complete | view.broken).sum()),
+        expected=expected,
         spread=_spread([evidence], evidence.ids),
         alone=int((view.broken & ~view.clean_wrong & (others == 0)).sum()),
         after=after.get(evidence.run.place),
@@ -219,7 +223,7 @@ def _randomized(several: Sequence[Evidence]) -> RandomizedResult | None:
 
 def _expected(several: Sequence[Evidence], n: int) -> ExpectedAccuracy | None:
     randomized = _randomized(several)
-    return randomized.all.accuracy(n) if randomized else None
+    return randomized.accuracy(n) if randomized else None
 
 
 def _spread(runs: Sequence[Evidence], ids: Ints) -> Spread | None:
@@ -237,9 +241,10 @@ def _attacks(own: Sequence[Evidence], verdicts: Sequence[Aligned], n: int) -> It
         runs, views = zip(*grouped[true, column], strict=True)
         broken = np.any([view.broken for view in views], axis=0)
         survivors = int((np.all([view.complete for view in views], axis=0) & ~broken).sum())
-        left = n - survivors - int(broken.sum())
+        expected = _expected(runs, n)
+        left = expected.open if expected else n - survivors - int(broken.sum())
         ids = _union([evidence.ids for evidence in runs])
-        yield AttackColumn(column, not true, len(views), survivors, left, _expected(runs, n), _spread(runs, ids))
+        yield AttackColumn(column, not true, len(views), survivors, left, expected, _spread(runs, ids))
 
 
 def _flags(

@@ -141,9 +141,9 @@ class EvaluationResult(Run):
         total = self.summary
         if math.isnan(self.robust):
             return math.nan, math.nan
-        if total.open and not total.expected:
-            return total.interval[0], 1.0
-        return total.expected.interval if total.expected else total.interval
+        if total.expected:
+            return total.expected.interval
+        return (total.interval[0], 1.0) if total.open else total.interval
 
     @property
     def errors(self) -> dict[str, int]:

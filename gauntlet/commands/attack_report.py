@@ -4,7 +4,7 @@ from gauntlet.commands.network_report import network_lines
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.next_steps import next_steps
 from gauntlet.jobs.attack_job import Outcome
-from gauntlet.metrics.attack_summary import AttackSummary, robust_words
+from gauntlet.metrics.attack_summary import AttackSummary, expected_words, robust_words
 from gauntlet.metrics.class_accuracy import worst_classes
 from gauntlet.metrics.display import span
 from gauntlet.metrics.ensemble_bounds import bound_lines
@@ -80,15 +80,16 @@ def _accuracies(outcome: Outcome) -> list[str]:
     elif total.expected is None or total.unknown:
         numbers = [f"{named:<17}{robust_words(total)}"]
     else:
-        mean, ends = total.expected.mean, span(*total.expected.interval)
-        numbers = [f"{named:<17}{mean:7.2%}   95 % interval {ends}", f"mostly right     {robust_words(total)}"]
+        numbers = [f"{named:<17}{expected_words(total.expected, total.samples)}"]
+        numbers.append(f"mostly right     {robust_words(total)}")
     if protocol:
         unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
         counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])
         numbers.append(f"protocol         {counted}{unsure}")
     numbers += rejection_lines(Rejection.of_run(outcome.run))
     if manifest["threat"]["radius"] is not None:
-        numbers += bound_lines(total.randomized.all.fooled if total.randomized else None, manifest)
+        fooled = total.randomized.all.fooled if total.randomized and not total.bounded else None
+        numbers += bound_lines(fooled, manifest)
         numbers += [] if total.expected else worst_classes(total, manifest["dataset"].get("class_names", []))
     return [clean, *numbers]
 

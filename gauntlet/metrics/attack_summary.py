@@ -49,7 +49,14 @@ class AttackSummary:
     @property
     def unknown(self) -> bool:
         """Return whether attacks said nothing: each sample that is right without one lacks an answer."""
+        if self.expected:
+            return self.expected.unknown
         return self.open > 0 and self.open == self.clean
+
+    @property
+    def bounded(self) -> bool:
+        """Return whether samples lack an answer, so that the accuracy is known as an upper bound alone."""
+        return (self.expected.open if self.expected else self.open) > 0
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -59,7 +66,7 @@ class AttackSummary:
     @property
     def expected(self) -> ExpectedAccuracy | None:
         """Return the accuracy under attack of a randomized defense; None for a deterministic one."""
-        return self.randomized.all.accuracy() if self.randomized else None
+        return self.randomized.accuracy() if self.randomized else None
 
     @property
     def expected_clean(self) -> ExpectedAccuracy | None:
@@ -75,6 +82,13 @@ def robust_words(total: AttackSummary) -> str:
         bound = (total.robust + total.open) / total.samples
         return f"{bound:7.2%}   at most: {total.open} of {total.samples} samples ended without an answer"
     return f"{total.robust / total.samples:7.2%}   95 % interval {span(*total.interval)}"
+
+
+def expected_words(expected: ExpectedAccuracy, samples: int) -> str:
+    """Return the expected accuracy under attack as a report states it: with its interval, or as a bound."""
+    if expected.open:
+        return f"{expected.mean:7.2%}   at most: {expected.open} of {samples} samples ended without an answer"
+    return f"{expected.mean:7.2%}   95 % interval {span(*expected.interval)}"
 
 
 def summarize(run: RunFolder, stages: list[str], chunks: Iterable[int] | None = None) -> AttackSummary:

@@ -82,9 +82,9 @@ def masking(runs: Sequence[HeadResults], n: int, randomized: RandomizedResult | 
 
 
 def masking_of(total: AttackSummary) -> Masking | None:
-    """Return the masking within one run; None where it does not attack the true head and others."""
+    """Return the masking within one run; None where it attacks no head but the true one, or samples are open."""
     added = beyond(total)
-    if TRUE not in added or len(added) < 2 or not total.samples:
+    if TRUE not in added or len(added) < 2 or not total.samples or total.bounded:
         return None
     if total.randomized is not None:  # its every head attacks every sample: exact
         return _of_randomized(list(added), total.randomized, total.samples, bound=False)

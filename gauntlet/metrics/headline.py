@@ -24,7 +24,7 @@ def attack_headline(run: RunFolder, manifest: Manifest, total: AttackSummary | N
     if total.unknown:
         return UNKNOWN
     share = total.expected.mean if total.expected else ratio(total.robust + total.open, total.samples)
-    return f"{'≤ ' * bool(total.open and not total.expected)}{points(share, 2)} %"
+    return f"{'≤ ' * total.bounded}{points(share, 2)} %"
 
 
 def certificate_headline(run: RunFolder, manifest: Manifest, total: CertificateSummary | None = None) -> str:

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from gauntlet.leaderboard.randomized_entries import unranked_because
+from gauntlet.metrics.confidence import lower
 from gauntlet.metrics.randomized_result import RandomizedResult, WorstCandidates
 
 
@@ -22,14 +23,39 @@ def test_the_worst_candidate_is_chosen_by_one_set_of_draws_and_told_by_the_other
     told = worst.accuracy()
     assert told.mean == pytest.approx(0.65)
     assert told.interval == pytest.approx((1 - 0.9875**0.5, 1.0))  # at least one of two, and no less than all
-    assert worst.accuracy(4).mean == pytest.approx(0.325)  # what is not on record is not right
+    told = worst.accuracy(4)  # what is not on record is neither right nor wrong
+    assert (told.mean, told.open) == (pytest.approx(0.825), 2)
+    assert told.interval == pytest.approx((float(lower(1, 4, 0.0125)), 1.0))
     other = WorstCandidates.of(table([(7, 0.7, 0.5, 0.2), (3, 0.4, 0.0, 1.0)]))
     assert WorstCandidates.among([worst, other]).fresh.tolist() == [0.3, 0.2]
     assert np.array_equal(WorstCandidates.among([other, worst]).fresh, WorstCandidates.among([worst, other]).fresh)
 
 
-def test_an_error_counts_as_wrong():
-    assert WorstCandidates.of(table([(1, 0.1, 1.0, 0.1), (1, None, 0.0, None)])).fresh.tolist() == [1.0]
+def staged(rows, stages):
+    return RandomizedResult.of(table(rows).append_column("stage", pa.array(stages)))
+
+
+def test_an_error_is_no_verdict_but_leaves_the_sample_open():
+    error = (None, 0.0, None)
+    rows = [(1, 0.1, 1.0, 0.1), (2, 0.0, 1.0, 0.2), (1, *error), (2, 0.5, 0.0, 0.6)]
+    told = staged(rows, ["clean", "clean", "pgd/true", "pgd/true"]).accuracy()
+    assert (told.mean, told.open, told.unknown) == (pytest.approx(0.65), 1, False)  # at most (0.9 + 0.4) / 2
+    assert told.interval[0] == 0.0  # with the open one wrong no whole image is left
+
+
+def test_an_error_cannot_make_worse_what_every_draw_got_wrong():
+    rows = [(1, 0.0, 1.0, 0.0), (1, 1.0, -1.0, 1.0), (1, None, 0.0, None)]
+    told = staged(rows, ["clean", "pgd/true", "square/true"]).accuracy()
+    assert (told.mean, told.open) == (0.0, 0)
+
+
+def test_errors_alone_say_nothing():
+    rows = [(1, 0.0, 1.0, 0.1), (2, 1.0, -1.0, 1.0), (1, None, 0.0, None), (2, None, 0.0, None)]
+    found = staged(rows, ["clean", "clean", "pgd/true", "pgd/true"])
+    assert found.accuracy().unknown
+    (line,) = unranked_because(SimpleNamespace(rule="expected", draws=100), found)
+    assert "each sample that was attacked ended without an answer" in line
+    assert not RandomizedResult(found.clean, found.clean, found.clean).accuracy().unknown
 
 
 def test_a_deterministic_defense_has_no_shares_and_no_unranked_because():
@@ -67,7 +93,7 @@ def test_a_mixture_tells_its_members_and_what_they_could_give():
     worst = WorstCandidates.of(rows)
     assert worst.fooled.tolist() == [3, 1, 0]
     assert WorstCandidates.among([worst, worst]).fooled.tolist() == [3, 1, 0]
-    assert WorstCandidates.of(pa.table(rows.to_pydict() | {"fooled": [2, None, 1, 0]})).fooled.tolist() == [-1, 1, 0]
+    assert WorstCandidates.of(pa.table(rows.to_pydict() | {"fooled": [2, None, 1, 0]})).fooled.tolist() == [2, 1, 0]
     run = SimpleNamespace(rule="expected", draws=0, manifest={"members": [["member_a", 0.5], ["member_b", 0.5]]})
     (line,) = unranked_because(run, RandomizedResult(worst, worst, worst))
     assert "66.7 % right on the worst candidates" in line

@@ -41,7 +41,8 @@ def test_of_a_randomized_defense_it_is_the_expectation():
     counts = total(clean=190, pgd__true=190, pgd__mean=190)
     clean, true, all_ = (
         WorstCandidates(
-            np.arange(3), np.array(wrong), np.zeros(3), np.array(wrong), np.array(heads), np.zeros(3, np.int64)
+            *(np.arange(3), np.array(wrong), np.zeros(3), np.array(wrong), np.array(heads)),
+            *(np.zeros(3, np.int64), np.zeros(3, bool)),
         )
         for wrong, heads in (
             ([0.0, 0.0, 0.1], ["clean"] * 3),

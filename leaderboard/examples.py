@@ -1,9 +1,9 @@
 """Adversarial examples of an entry as pictures: the clean image, the adversarial one, and their difference."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -84,33 +84,37 @@ def _pairs(entry: Entry, damaged: list[str]) -> Iterator[Pair]:
 def _of_run(line: RunLine, taken: set[int], damaged: list[str]) -> Iterator[Pair]:
     """Yield the examples of one run of samples that are not taken yet, and take them."""
     run = line.run
-    for record in line.examples:
-        path = run.folder.adversarial_path(record.chunk)
-        if record.sample in taken or not path.exists():
+    for chunk, members in groupby(line.examples, lambda record: record.chunk):  # a file is decoded once
+        path, records = run.folder.adversarial_path(chunk), list(members)
+        if all(record.sample in taken for record in records) or not path.exists():
             continue
         try:
-            pair = _load(run.folder, record)
+            pairs = _load(run.folder, chunk, records)
         except (UserError, OSError, KeyError, IndexError, TypeError, ValueError):
-            said = f"{run.place}/adversarial/{path.name} cannot be read; run the same command again to redo it"
-            damaged += [] if said in damaged else [said]
+            damaged.append(f"{run.place}/adversarial/{path.name} cannot be read; run the same command again to redo it")
             continue
-        if pair is not None:
-            taken.add(record.sample)
-            yield run, record, *pair
+        for record, pair in zip(records, pairs, strict=True):
+            if pair is not None and record.sample not in taken:
+                taken.add(record.sample)
+                yield run, record, *pair
 
 
-def _load(run: RunFolder, record: AdversarialExample) -> tuple[Image32, Image32] | None:
-    """Return the clean and adversarial image of an adversarial example, float32 [C, H, W]; None where the file does not
-    hold it."""
-    arrays, stages = run.read_staged_examples(record.chunk)
-    stage = stages.index(record.stage) if record.stage in stages else -1
-    rows = np.flatnonzero((arrays["sample"] == record.sample) & (arrays["stage"] == stage))
-    if not len(rows):
-        return None
-    x, z = (np.asarray(arrays[name][int(rows[0])], np.float32) for name in ("x", "z"))
-    if x.ndim != 3 or x.shape != z.shape or not x.size:
-        raise ValueError("the images have no common shape")
-    return x, z
+def _load(run: RunFolder, chunk: int, records: Sequence[AdversarialExample]) -> list[tuple[Image32, Image32] | None]:
+    """Return the clean and adversarial image of adversarial examples of one chunk, float32 [C, H, W]; None where the
+    file does not hold one."""
+    arrays, stages = run.read_staged_examples(chunk)
+    found: list[tuple[Image32, Image32] | None] = []
+    for record in records:
+        stage = stages.index(record.stage) if record.stage in stages else -1
+        rows = np.flatnonzero((arrays["sample"] == record.sample) & (arrays["stage"] == stage))
+        if not len(rows):
+            found.append(None)
+            continue
+        x, z = (np.array(arrays[name][int(rows[0])], np.float32) for name in ("x", "z"))  # copies: the rest is let go
+        if x.ndim != 3 or x.shape != z.shape or not x.size:
+            raise ValueError("the images have no common shape")
+        found.append((x, z))
+    return found
 
 
 def png(image: NDArray[Any]) -> bytes:

@@ -12,6 +12,7 @@ certificates.
 
 import argparse
 import csv
+import io
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from scipy import special
 from gauntlet.errors import UserError
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.metrics.confidence import lower
+from gauntlet.system.atomic_file import write_atomically
 from gauntlet.system.file_reader import check_regular
 
 Floats = NDArray[np.float64]
@@ -145,20 +147,17 @@ def write(folder: Path, path: Path) -> int:
     manifest = run.manifest()
     if manifest.get("kind") != "certificate" or manifest.get("status") != "done":
         raise UserError(f"{folder} holds no finished run of a certifier, so there is no log to write")
-    count = 0
-    try:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            writer.writerow((*COLUMNS, "time"))
-            for chunk in sorted(run.present()):
-                rows = run.read_part(chunk).select(["sample", "label", "predict", "radius", "correct"]).to_pylist()
-                each = sum(run.read_seconds(chunk).values()) / max(len(rows), 1)
-                count += len(rows)
-                for row in rows:
-                    sample, label, predict, radius, correct = row.values()
-                    writer.writerow((sample, label, predict, repr(radius), int(correct), f"{each:.6f}"))
-    except OSError as cause:
-        raise UserError(f"{path} cannot be written ({cause})") from None
+    count, file = 0, io.StringIO()
+    writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+    writer.writerow((*COLUMNS, "time"))
+    for chunk in sorted(run.present()):
+        rows = run.read_part(chunk).select(["sample", "label", "predict", "radius", "correct"]).to_pylist()
+        each = sum(run.read_seconds(chunk).values()) / max(len(rows), 1)
+        count += len(rows)
+        for row in rows:
+            sample, label, predict, radius, correct = row.values()
+            writer.writerow((sample, label, predict, repr(radius), int(correct), f"{each:.6f}"))
+    write_atomically(path, file.getvalue().encode())
     return count
 
 

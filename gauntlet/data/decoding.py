@@ -1,8 +1,10 @@
 """Decode images: from bytes to pixels."""
 
 import io
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from gauntlet.data.resizing import Resize
 from gauntlet.errors import UserError, reason
+
+log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 
@@ -66,7 +70,7 @@ def decode(data: bytes, form: Form, where: str) -> Pixels:
             if image.mode.startswith(("I", "F")):
                 raise UserError(f"{where}: the image has more than 8 bits a channel; convert it to 8 bits first")
             image.load()  # TIFF is turned by Pillow here
-            turn = TURNS.get(orientation(image)) if form.upright else None
+            turn = TURNS.get(orientation(image))
             plain = image.convert(MODES[form.channels])
     except (UserError, MemoryError):
         raise
@@ -75,8 +79,10 @@ def decode(data: bytes, form: Form, where: str) -> Pixels:
         raise UserError(
             f"{where}: the image cannot be decoded ({why}); repair it, or leave it out with dataset.indices"
         ) from None
-    if turn is not None:
+    if turn is not None and form.upright:
         plain = plain.transpose(turn)
+    elif turn is not None:
+        _say_turned()
     if form.resize is not None:
         try:
             plain = form.resize(plain, form.size)
@@ -86,6 +92,15 @@ def decode(data: bytes, form: Form, where: str) -> Pixels:
         width, height = plain.size
         raise UserError(f"{where}: the image is {width}x{height}, not {form.size}x{form.size}; check dataset.size")
     return np.asarray(plain).reshape(form.size, form.size, form.channels)
+
+
+@cache
+def _say_turned() -> None:
+    """Say once that images are read as they are stored."""
+    log.warning(
+        "some images are stored turned, and read as they are stored, as torchvision does; dataset.upright=true turns "
+        "them as their EXIF orientation says"
+    )
 
 
 def orientation(image: Image.Image) -> int:

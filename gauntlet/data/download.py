@@ -8,6 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from gauntlet.system.atomic_file import move_synced
+
 SILENCE = 10.0
 """Seconds without an answer after which a server counts as unreachable."""
 
@@ -50,4 +52,4 @@ def _settle(stage: Path, root: Path) -> None:
         if entry.is_dir() and target.is_dir():
             _settle(entry, target)
         else:
-            entry.replace(target)
+            move_synced(entry, target)

@@ -29,6 +29,7 @@ class ImageNet(EncodedImages):
 
     root: the folder with `train/` and `val/`, one folder per WordNet id in each, or with the archives as published.
         Where folders are missing, those that are there have the numbers of their WordNet ids.
+    upright: turn images as their EXIF orientation says; torchvision does not, and published accuracies are without.
     download: unpack the archives where the folders are missing; ImageNet cannot be downloaded without an account.
     """
 
@@ -39,6 +40,7 @@ class ImageNet(EncodedImages):
     resize: int | None = 256
     budgets: dict[str, str | float] = field(default_factory=lambda: {"linf": "4/255", "l2": 3.0, "l1": 60.0})
     root: str = "data/imagenet"
+    upright: bool = False
     download: bool = False
 
     def open(self, part: str) -> Part:
@@ -52,7 +54,7 @@ class ImageNet(EncodedImages):
                 )
             _unpack(root, folder)
         source = Folder.scan(
-            root / folder, self.classes, self.form(upright=False), "text", self._classes(root / folder)
+            root / folder, self.classes, self.form(upright=self.upright), "text", self._classes(root / folder)
         )
         return folder_part(source, part, cut=part != "test")
 

@@ -11,8 +11,12 @@ from gauntlet.system.leftovers import temporary
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file so that it is there whole or not at all. What lies in /dev, such as /dev/stdout, is written to and
+    never replaced."""
     with _writing(path):
+        if Path("/dev") in path.absolute().parents and path.exists():
+            path.write_bytes(data)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = temporary(path)
         try:
@@ -20,6 +24,19 @@ def write_atomically(path: Path, data: bytes) -> None:
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def move_synced(source: Path, target: Path) -> None:
+    """Move a finished file or folder to another place of the same file system, with its content on the disk before.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    for path in [source, *source.rglob("*")]:
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    source.replace(target)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from gauntlet.commands import calibrate_ensemble, calibrate_mixednuts
 from gauntlet.commands.run import main as run
 from gauntlet.config.components import printed
 from gauntlet.config.shipped import CONF
@@ -194,6 +195,26 @@ def test_a_preset_sets_neither_trust_nor_hydra(name, multirun, here, capfd):
     (conf / "hydra" / "launcher" / "mine.yaml").write_text("_target_: runs.evil.payload.f\n")
     (conf / "hydra" / "sweeper" / "mine.yaml").write_text("_target_: runs.evil.payload.f\n")
     assert status(*multirun, f"hydra.searchpath=[file://{conf}]", "attack=corner", "runs_dir=out") == 1
+    refused(capfd.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("command", "gadget"), [(calibrate_ensemble, GADGETS[0]), (calibrate_mixednuts, GADGETS[28])], ids=["helper", "os"]
+)
+def test_a_calibration_builds_no_gadget(gadget, command, here, capfd):
+    conf = here / "conf" / "dataset"
+    conf.mkdir(parents=True)
+    (conf / "corner.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(gadget)))
+    assert command.main([f"hydra.searchpath=[file://{here}/conf]", "dataset=corner"]) == 1
+    refused(capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["handler", next(iter(PRESETS))])
+def test_a_preset_of_a_calibration_sets_neither_trust_nor_hydra(name, here, capfd):
+    conf = here / "conf" / "dataset"
+    conf.mkdir(parents=True)
+    (conf / "corner.yaml").write_text(HEAD + PRESETS[name])
+    assert calibrate_ensemble.main([f"hydra.searchpath=[file://{here}/conf]", "dataset=corner"]) == 1
     refused(capfd.readouterr().err)
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.datasets import imagenet as reader
 from torchvision.transforms import functional
 
+from gauntlet.data import decoding
+from gauntlet.data.decoding import ORIENTATION
 from gauntlet.data.imagenet import ARCHIVES, DEVKIT, ImageNet
 from gauntlet.errors import UserError
 
@@ -90,6 +92,25 @@ def test_archives_are_unpacked_on_request_and_read_from_folders_after(tmp_path, 
     check(replace(data, download=False))
     with pytest.raises(UserError, match="has no folder train"):
         replace(data, download=False).split("train")
+
+
+def test_a_turned_image_is_read_as_stored_with_a_word_or_turned_on_request(tmp_path, archives, caplog):
+    write(tmp_path, archives, DEVKIT, ARCHIVES["val"])
+    data = ImageNet(root=str(tmp_path), download=True, **SMALL)
+    plain = data.split("test").read(slice(None)).x
+    assert not caplog.records
+    decoding._say_turned.cache_clear()
+    path = sorted((tmp_path / "val").rglob("*.JPEG"))[0]
+    exif, image = Image.Exif(), Image.open(path)
+    exif[ORIENTATION] = 3
+    image.save(path, "PNG", exif=exif)
+    stored = data.split("test").read(slice(None)).x
+    assert torch.equal(stored, plain)
+    assert "dataset.upright=true" in caplog.text
+    turned = replace(data, upright=True).split("test").read(slice(None)).x
+    (row,) = (turned != plain).flatten(1).any(1).nonzero().flatten().tolist()
+    upright = functional.center_crop(functional.resize(ImageOps.exif_transpose(Image.open(path)), [20]), [16])
+    assert torch.equal(turned[row], functional.to_tensor(upright))
 
 
 def test_training_images_are_split(tmp_path, archives):

@@ -22,6 +22,7 @@ from gauntlet.leaderboard.export import as_csv, as_json
 from gauntlet.leaderboard.glossary import GLOSSARY, READING, READING_DISTANCE, columns
 from gauntlet.leaderboard.plots import figure
 from gauntlet.leaderboard.randomized_entries import draws_of
+from gauntlet.leaderboard.rankings_page import write_rankings
 from gauntlet.leaderboard.site_writer import Site
 from gauntlet.metrics.display import UNKNOWN
 from gauntlet.metrics.randomized_result import ACCURACIES
@@ -82,6 +83,7 @@ def write(
             if sum(not entry.unknown for entry in board.entries) > 1 and not board.threat.unbounded
         },
         columns={board: columns(board.threat.unbounded, _masked(board), classed[board]) for board in boards},
+        rankings=write_rankings(site, env, boards),
         worst=worst,
         compare={board: compare_address(board) for board in boards},
         classed=classed,

@@ -7,8 +7,10 @@ import pytest
 
 from gauntlet.commands.rankings import as_csv, main
 from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.leaderboard.__main__ import main as build
 from gauntlet.leaderboard.build import scored
 from gauntlet.leaderboard.overall_ranking import OverallRanking, overall
+from gauntlet.leaderboard.rankings_page import disputes
 
 Make = Callable[..., RunFolder]
 
@@ -68,3 +70,25 @@ def test_tables_without_common_systems_have_no_overall_ranking(
     make(defense="b", eps="8/255")
     assert main([str(tmp_path)]) == 1
     assert "needs two tables" in capsys.readouterr().err
+
+
+def test_the_page_says_which_rules_take_which_side(make: Make, runs: Path, tmp_path: Path) -> None:
+    """Four systems over three tables, on which Borda and a majority disagree."""
+    broken = {"1/255": (1, 2, 3, 4), "4/255": (1, 2, 3, 4), "8/255": (4, 1, 2, 3)}
+    for eps, counts in broken.items():
+        for defense, count in zip("abcd", counts, strict=True):
+            make(defense=defense, eps=eps, ids=range(40), chunk=40, broken=range(4 * count))
+    found = overall(scored(runs)[0])
+    assert found is not None
+    (first, *_) = every = disputes(found)
+    assert (first.first[0], first.second[0]) == ("b", "a")
+    assert "threshold" in first.before
+    assert "Copeland" in first.behind
+    for each in every:
+        assert each.before
+        assert each.behind
+    assert build(["--runs", str(runs), "--out", str(tmp_path / "site")]) == 0
+    text = (tmp_path / "site" / "rankings.html").read_text()
+    assert "Where the rules disagree" in text
+    assert "threshold" in text
+    assert "rankings.html" in (tmp_path / "site" / "index.html").read_text()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gauntlet.attacks.losses import margins
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.decision import decided
+from gauntlet.threat_model.decision import misclassified
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -65,7 +65,7 @@ class Mixture:
         """Return the same of logits [M, B, K] that are known already. A head that is no mixture decides itself what is
         adversarial.
         """
-        wrong = decided(logits, y) != y
+        wrong = misclassified(logits, y)
         left = torch.stack([margins(each, y) for each in logits]).double()
         error, value = self.error(wrong), -(self.weights[:, None] * left).sum(0)
         done = error > 1 - TIE

@@ -23,7 +23,7 @@ from gauntlet.defenses.randomized_ensemble import RandomizedEnsemble
 from gauntlet.errors import UserError
 from gauntlet.metrics.ensemble_bounds import least, risks
 from gauntlet.threat_model.counted_head import CountedHead, Counts
-from gauntlet.threat_model.decision import decided
+from gauntlet.threat_model.decision import misclassified
 from gauntlet.threat_model.mixture import MEMBERS, bits, mixed
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -86,7 +86,7 @@ class Sets:
 
     @torch.no_grad()
     def _wrong(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.stack([decided(model(x), y) != y for model in self.models.values()])
+        return torch.stack([misclassified(model(x), y) for model in self.models.values()])
 
     def _note(self, wrong: list[Tensor]) -> None:
         for sets, mask in zip(self.found, bits(torch.cat(wrong, 1)).tolist(), strict=True):

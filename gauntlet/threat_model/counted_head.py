@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gauntlet.threat_model.decision import decided
+from gauntlet.threat_model.decision import misclassified
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward, Head
 
@@ -169,7 +169,7 @@ class CountedHead:
 
         plain: the logits come from `scores`, which never uses the BN-fused copy.
         """
-        wrong = decided(logits, y) != y
+        wrong = misclassified(logits, y)
         if self.trials == 1 and self.head.exact and (plain or (self.fast is None and self.dtype is None)):
             return wrong
         asked = wrong if self.head.exact else torch.ones_like(wrong)
@@ -184,14 +184,14 @@ class CountedHead:
         Costs one forward each until one is right.
         """
         first, *others = self.member_predictors or (self.predict,) * self.trials
-        wrong = decided(first(z, rng.stream("verdict")), y) != y
+        wrong = misclassified(first(z, rng.stream("verdict")), y)
         self.counts.add(self.counts.forwards, rng.ids)
         for k, forward in enumerate(others, 1):
             at = wrong.nonzero().squeeze(1)
             if not len(at):
                 break
             draw = rng.select(at)
-            wrong[at] = decided(forward(z[at], draw.stream(f"verdict{k}")), y[at]) != y[at]
+            wrong[at] = misclassified(forward(z[at], draw.stream(f"verdict{k}")), y[at])
             self.counts.add(self.counts.forwards, draw.ids)
         return wrong
 

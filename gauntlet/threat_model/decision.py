@@ -22,6 +22,15 @@ def decided(scores: Tensor, y: Tensor) -> Tensor:
     return torch.where(own > other, label.squeeze(-1), rival)
 
 
+def misclassified(scores: Tensor, y: Tensor) -> Tensor:
+    """Return whether `decided` is not the label, bool [..., B], by fewer operations: no score of the label, or none
+    that exceeds all others. scores: [..., B, K] with K >= 2; y: labels int64 [B].
+    """
+    label = y.expand(scores.shape[:-1])[..., None]
+    other = scores.scatter(-1, label, -torch.inf).amax(-1, keepdim=True)
+    return (scores.gather(-1, label) > other).logical_not_().squeeze(-1)
+
+
 def votes(scores: Tensor, what: str = "noisy copies") -> Tensor:
     """Return the class that each copy votes for, int64 [B]; K, for no class, where two share the largest score.
 

@@ -11,7 +11,7 @@ from gauntlet.attacks.pgd import PGD
 from gauntlet.data import Split
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead, Counts
-from gauntlet.threat_model.decision import decided
+from gauntlet.threat_model.decision import misclassified
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Head, plain
@@ -109,10 +109,10 @@ class Selection(Knobs, key="recipe.selection"):
     def _verdicts(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, attack: PGD | None) -> tuple[Tensor, Tensor]:
         """Return which samples are right [B], and which are still right when attacked [B]."""
         with torch.no_grad():
-            right = decided(model(x), y) == y
+            right = ~misclassified(model(x), y)
         if attack is None:
             return right, right
         head = CountedHead(Head("true", plain(model), exact=True), plain(model), Counts.of(rng.ids))
         z = attack(head, x, y, threat=Threat(self.norm, self.eps), rng=rng)
         with torch.no_grad():
-            return right, right & (decided(model(z), y) == y)
+            return right, right & ~misclassified(model(z), y)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gauntlet.errors import UserError
-from gauntlet.threat_model.decision import decided, votes
+from gauntlet.threat_model.decision import decided, misclassified, votes
 
 NAN, INF = float("nan"), float("inf")
 
@@ -42,6 +42,19 @@ def test_without_ties_it_is_the_largest_score(rows):
     scores = torch.tensor(rows).float()
     for label in range(4):
         assert torch.equal(decided(scores, torch.full((len(rows),), label)), scores.argmax(1))
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-INF, -1.0, 0.0, 1.0, INF, NAN]), min_size=3, max_size=3), min_size=1, max_size=9
+    )
+)
+def test_what_is_misclassified_is_not_decided_for_the_label(rows):
+    scores = torch.tensor(rows)
+    for label in range(3):
+        y = torch.full((len(rows),), label)
+        assert torch.equal(misclassified(scores, y), decided(scores, y) != y)
+        assert torch.equal(misclassified(scores[None], y), decided(scores[None], y) != y)
 
 
 def test_a_copy_that_is_undecided_votes_for_no_class():

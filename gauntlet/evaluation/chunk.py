@@ -45,13 +45,15 @@ class Chunk:
     seconds: dict[str, float]
 
 
-def evaluate_chunk(
-    run: Evaluation, batch: Batch, advance: Callable[[str, int], None] = lambda stage, count: None
-) -> Chunk:
+Advance = Callable[[str, int, int], None]
+"""Called with a stage, a number of samples that are done, at first 0, and how many the stage attacks in this chunk."""
+
+
+def evaluate_chunk(run: Evaluation, batch: Batch, advance: Advance = lambda stage, count, due: None) -> Chunk:
     """Evaluate the samples of one chunk.
 
     Args:
-        advance: called with a stage and a number of samples as they are done.
+        advance: called as work is done.
 
     Raises:
         UserError: pixels outside the box, labels outside the classes, scores of the wrong shape or not finite.
@@ -62,15 +64,15 @@ def evaluate_chunk(
     chunk = ChunkEvaluator(run, ids, x, y)
     with timed(chunk.seconds, CLEAN_STAGE):
         chunk.clean()
-    advance(CLEAN_STAGE, len(ids))
+    advance(CLEAN_STAGE, len(ids), len(ids))
     for stage in run.stages:
         with timed(chunk.seconds, stage.name):
             due = chunk.due()
-            advance(stage.name, len(ids) - len(due))
+            advance(stage.name, 0, len(due))
             size = max(len(due), 1) if compares(stage.attack) else run.batch_size
             for positions in due.split(size):  # type: ignore[no-untyped-call]
                 chunk.attack(stage, positions)
-                advance(stage.name, len(positions))
+                advance(stage.name, len(positions), len(due))
     return chunk.close()
 
 

@@ -1,9 +1,11 @@
 """The progress bar of an attack run: images, with the time left weighted by what each stage costs.
 
 A stage of a suite may cost a hundred times another, and later ones attack fewer samples. Until a chunk is done, stages
-are weighed by their knobs (steps, restarts, targets, queries); from then on by the seconds that they took.
+are weighed by their knobs (steps, restarts, targets, queries); from then on by the seconds that they took for a sample
+that they attacked. Samples that a stage need not attack are no work: they move nothing.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,12 +42,25 @@ class AttackProgress:
     def __init__(self, attacks: Mapping[str, Any], counts: bool = True) -> None:
         self._weights = {CLEAN_STAGE: 1.0} | {name: prior(attack) for name, attack in attacks.items()}
         self._seconds = dict.fromkeys(self._weights, 0.0)
+        self._attacked = dict.fromkeys(self._weights, 0)
         self._counts, self._images, self._robust = counts, 0, 0
 
-    def share(self, finished: Mapping[str, int], images: int) -> float:
-        """Return how much of a chunk is done, in [0, 1]; finished: stage -> images that it is through with."""
-        spent = sum(self._weights.get(stage, 0.0) * count for stage, count in finished.items())
-        return min(1.0, spent / (images * sum(self._weights.values())))
+    def share(self, done: Mapping[str, int], due: Mapping[str, int], images: int) -> float:
+        """Return how much of a chunk is done, in [0, 1].
+
+        Args:
+            done: stage -> samples that it is through with.
+            due: stage -> samples that it attacks, of the stages that have begun. Those to come are thought to meet as
+                large a part of the images as in the chunks before, or at first all that the latest stage met.
+            images: of the chunk.
+        """
+        latest, whole, spent = images, 0.0, 0.0
+        for stage, weight in self._weights.items():
+            expected = self._attacked[stage] * images / self._images if self._images else latest
+            latest = due.get(stage, latest)
+            whole += weight * due.get(stage, min(expected, latest))
+            spent += weight * done.get(stage, 0)
+        return min(1.0, spent / whole) if whole else 1.0
 
     def chunk(self, bar: Bar, images: int) -> "ChunkProgress":
         """Return what counts one chunk of so many images."""
@@ -56,10 +71,12 @@ class AttackProgress:
 
         After an error there is no accuracy to show: the sample has no answer.
         """
+        stages = Counter(rows["stage"].to_pylist())
         for stage in self._seconds:
             self._seconds[stage] += seconds.get(stage, 0.0)
+            self._attacked[stage] += stages[stage]
         if any(self._seconds.values()):
-            self._weights = dict(self._seconds)
+            self._weights = {stage: spent / max(1, self._attacked[stage]) for stage, spent in self._seconds.items()}
         self._counts = self._counts and rows["error"].null_count == len(rows)
         sample = rows["sample"].to_numpy()
         fallen = sample[rows["broken"].to_numpy(zero_copy_only=False)]
@@ -79,14 +96,16 @@ class ChunkProgress:
 
     def __init__(self, whole: AttackProgress, bar: Bar, images: int) -> None:
         self._whole, self._bar, self._images = whole, bar, images
-        self._finished: dict[str, int] = {}
+        self._done: dict[str, int] = {}
+        self._due: dict[str, int] = {}
         self._shown = 0
 
-    def advance(self, stage: str, count: int) -> None:
-        """So many more images are through with a stage."""
-        self._finished[stage] = self._finished.get(stage, 0) + count
+    def advance(self, stage: str, count: int, due: int = 0) -> None:
+        """So many more images are through with a stage, which attacks `due` of this chunk."""
+        self._done[stage] = self._done.get(stage, 0) + count
+        self._due[stage] = due
         self._bar.note(self._whole.words() + stage, refresh=False)
-        self._reach(int(self._images * self._whole.share(self._finished, self._images)))
+        self._reach(int(self._images * self._whole.share(self._done, self._due, self._images)))
 
     def close(self) -> None:
         """All of the chunk is done."""

@@ -55,9 +55,18 @@ def choices(loader: ConfigLoader, group: str) -> list[GroupChoice]:
 
     Args:
         loader: whose search path is set.
-        group: such as "attack", or "hydra/launcher".
+        group: such as "attack", or "hydra/launcher"; folders in it hold choices of it, as `folder/name`.
     """
-    return [_choice(loader, group, name) for name in sorted(loader.get_group_options(group, ObjectType.CONFIG))]
+    return [_choice(loader, group, name) for name in _names(loader, group)]
+
+
+def _names(loader: ConfigLoader, group: str, depth: int = 4) -> list[str]:
+    """Return the names of a group, with those of its folders as `folder/name`."""
+    found = sorted(loader.get_group_options(group, ObjectType.CONFIG))
+    if depth:
+        for folder in sorted(loader.list_groups(group)):
+            found += [f"{folder}/{name}" for name in _names(loader, f"{group}/{folder}", depth - 1)]
+    return found
 
 
 def _choice(loader: ConfigLoader, group: str, name: str) -> GroupChoice:

@@ -4,6 +4,7 @@ A variable may hold a secret, and records are published. So a record says `${oc.
 Imports no torch.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ _quoting: ContextVar[bool] = ContextVar("_quoting", default=False)
 
 _typed: dict[str, str] = {}
 """Text that came out of the environment -> what was typed for it, of this process."""
+
+_typed_nodes: dict[str, Any] = {}
+"""Node that holds a value of the environment, a number too, by its content -> the node as it was typed."""
 
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)\s*(,[^${}]*)?\}")
 
@@ -70,15 +74,32 @@ def _overlaid(value: Any, quoted: Any) -> Any:
             _typed[value] = quoted
         return quoted
     if isinstance(value, dict) and isinstance(quoted, dict):
-        return {key: _overlaid(item, quoted.get(key)) for key, item in value.items()}
+        found = {key: _overlaid(item, quoted.get(key)) for key, item in value.items()}
+        if found != value:
+            _typed_nodes[_content(value)] = quoted
+        return found
     if isinstance(value, list) and isinstance(quoted, list) and len(value) == len(quoted):
         return [_overlaid(item, other) for item, other in zip(value, quoted, strict=True)]
     return value
 
 
+def _content(node: Mapping[str, Any]) -> str:
+    """Return the content of a node as text, whatever its classes are called."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items() if key != "_target_"}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return json.dumps(plain(node), sort_keys=True, default=str)
+
+
 def as_typed(value: Any) -> Any:
-    """Return plain values with what was typed in place of texts that came out of the environment in this process."""
+    """Return plain values with what was typed in place of what came out of the environment in this process: any text,
+    and whatever stands in a node of the configuration."""
     if isinstance(value, Mapping):
+        if (quoted := _typed_nodes.get(_content(value))) is not None:
+            return _overlaid(dict(value), quoted)
         return {key: as_typed(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [as_typed(item) for item in value]

@@ -21,13 +21,14 @@ FREE = ("runtime", "logger", "runs_dir", "trusted_packages")
 """Keys that change no answer."""
 
 
-def command_note(manifest: Manifest, trust: Sequence[str] = ()) -> str:
+def command_note(manifest: Manifest, trust: Sequence[str] = (), env: Sequence[str] = ()) -> str:
     """Return what is to be said of the recorded command; empty: it gives the recorded configuration.
 
     Only commands that need no configuration of the user's are composed, and nothing of them is called.
 
     Args:
         trust: packages that the one who asks trusts; what the command says of that counts for nothing.
+        env: variables of the environment that it may read.
     """
     words = command_words(manifest["command"])[2:]
     if not words:
@@ -35,7 +36,7 @@ def command_note(manifest: Manifest, trust: Sequence[str] = ()) -> str:
     if any(word.startswith(("--", "hydra.")) for word in words):
         return "the recorded command needs configurations of the user's, and was not composed"
     try:
-        environment.refuse_foreign(words, ())
+        environment.refuse_foreign(words, env)
         with initialize_config_dir(CONF, version_base=None):
             composed = compose("run", words)
         composed.trusted_packages = list(trust)  # checking a node imports the code that it names

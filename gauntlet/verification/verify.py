@@ -66,7 +66,7 @@ def _verified(
         report.notes.append("the folder was copied out of its runs folder; where it lies was not checked")
     if local.data is not None:
         report.notes.append("the images are those of the pack; that they are the data set's was not checked")
-    report.notes += filter(None, [command_note(manifest, local.trust)])
+    report.notes += filter(None, [command_note(manifest, local.trust, local.env)])
     check_networks(report, job)
     nonce = nonce or fresh_nonce()
     if isinstance(job, AttackSetup):

@@ -10,11 +10,14 @@ from omegaconf import OmegaConf
 from gauntlet.commands.run import main as run
 from gauntlet.config import environment
 from gauntlet.config.shipped import CONF
-from gauntlet.config.validate import checked
+from gauntlet.config.validate import build, checked
 from gauntlet.errors import UserError
+from gauntlet.evidence.adversarial_set import AdversarialSet
 from gauntlet.evidence.published import published
+from gauntlet.evidence.stable_names import to_record
 from gauntlet.jobs.setup import KEYS
 from gauntlet.tracking import wandb_summary
+from gauntlet.transfer.crafting import SetCrafter
 from gauntlet.verification.verify import main as verify
 
 SECRET = "hunter2-5ecret"
@@ -70,6 +73,26 @@ def test_a_secret_reaches_no_file_and_verify_asks_for_it(monkeypatch, tmp_path, 
     assert verify([str(path.parent), "--env", "STEPS", "--env", "FOLDER"]) == 0
     shown = json.dumps([published(manifest), wandb_summary.config(manifest)])
     assert str(tmp_path) not in shown
+
+
+def test_records_of_trainings_and_adversarial_sets_say_what_was_typed(monkeypatch, tmp_path):
+    values = {"BY": "clean", "RATE": "0.0437", "STEPS": "17"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    place = "defense.parts.model.recipe"
+    words = [f"{place}.selection.by=${{oc.env:BY}}", f"{place}.learning_rate=${{oc.env:RATE}}"]
+    with initialize_config_dir(CONF, version_base=None):
+        composed = compose("run", ["attack=mi", "attack.steps=${oc.env:STEPS}", *words])
+    cfg = checked(composed, KEYS)
+    environment.recorded(composed, cfg)
+    monkeypatch.setattr("gauntlet.training.trained_network.fit", lambda *args, **options: None)
+    folder = build(cfg.defense).parts["model"].train(build(cfg.dataset), tmp_path, progress=False)
+    recipe = json.loads((folder / "part.json").read_text())["recipe"]
+    assert (recipe["selection"]["by"], recipe["learning_rate"]) == ("${oc.env:BY}", "${oc.env:RATE}")
+    assert recipe["momentum"] == 0.9
+    made, key = AdversarialSet(tmp_path / "set"), {"attack": to_record(OmegaConf.to_container(cfg.attack))}
+    SetCrafter(made, None, key, [0], None, 10, 0, 1, 1, None, "cpu").describe()
+    assert json.loads((made.path / "set.json").read_text())["attack"]["steps"] == "${oc.env:STEPS}"
 
 
 def test_the_value_belongs_to_the_hash(monkeypatch, tmp_path):

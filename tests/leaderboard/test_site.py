@@ -166,6 +166,18 @@ def test_the_page_of_an_entry_shows_its_evidence(runs: Path, out: Path) -> None:
 
 
 @pytest.mark.usefixtures("filled")
+def test_a_file_of_examples_is_decoded_once(runs: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[Path, int]] = []
+    plain = RunFolder.read_staged_examples
+    monkeypatch.setattr(
+        RunFolder, "read_staged_examples", lambda run, chunk: (read.append((run.path, chunk)), plain(run, chunk))[1]
+    )
+    build(runs, out)
+    assert len(list(out.glob("entries/*/*-difference.png"))) > len(read)
+    assert len(read) == len(set(read)) > 0
+
+
+@pytest.mark.usefixtures("filled")
 def test_every_column_is_in_the_glossary(runs: Path, out: Path) -> None:
     build(runs, out)
     text = (out / "glossary.html").read_text()

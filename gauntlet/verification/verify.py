@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         amount = EVERYTHING if options.full else None if options.replay is None else Amount.of(options.replay)
-        places = dict(_placed(word) for word in options.set)
+        places = dict(placed(word) for word in options.set)
         local = Local(options.trust, options.env, places, model=options.model)
         packs = [path for path in options.folders if path.is_file()]
         runs = [run for path in options.folders if path not in packs for run in _runs_in(path)]
@@ -202,7 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _placed(word: str) -> tuple[str, str]:
+def placed(word: str) -> tuple[str, str]:
+    """Return key and value of KEY=VALUE. Raises UserError: it is none."""
     key, joined, value = word.partition("=")
     if not joined or not key:
         raise UserError(f"--set {word} is not KEY=VALUE; give for example --set dataset.path=DIR")

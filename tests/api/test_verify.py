@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from gauntlet import Threat, UserError, evaluate
+from gauntlet.commands.board import main as board
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.collect import collect, discover
 from gauntlet.leaderboard.score import pools, score
@@ -37,6 +38,14 @@ def test_it_is_verified_with_what_makes_its_network(result, maker, tmp_path, cap
     moved = shutil.move(tmp_path / "runs", tmp_path / "elsewhere")
     assert main([str(moved), "--model", f"{maker}:make"]) == 0
     assert "verified" in capsys.readouterr().out
+
+
+def test_the_board_checks_it_with_what_makes_its_network(result, maker, tmp_path, capsys):
+    words = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "site"), "--verify"]
+    assert board([*words, "--model", f"{maker}:other"]) == 1
+    assert "a network with weights" in capsys.readouterr().err
+    assert board([*words, "--model", f"{maker}:other", "--model", f"{maker}:make"]) == 0
+    assert "verified (examples), 0 problems" in capsys.readouterr().out
 
 
 def test_it_goes_into_a_pack_with_its_images(result, maker, tmp_path, capsys):

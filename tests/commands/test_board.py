@@ -58,5 +58,5 @@ def test_mistakes_cost_one_line(run, capsys):
     assert "is no number of samples" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         build(run, "--full")
-    assert "go with --verify" in capsys.readouterr().err
+    assert "goes with --verify" in capsys.readouterr().err
     assert verify.main([str(run.path), "--replay"]) == 1

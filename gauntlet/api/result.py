@@ -11,11 +11,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gauntlet.api.inputs import InputError
+from gauntlet.api.notebook import SHOWN, pictures_html, table_html
 from gauntlet.commands.attack_report import lines
 from gauntlet.commands.certification_report import certificate_lines
 from gauntlet.data.dataset import Split
@@ -28,7 +31,7 @@ from gauntlet.jobs.attack_job import Outcome
 from gauntlet.jobs.certification_job import Certified
 from gauntlet.metrics.attack_summary import AttackSummary
 from gauntlet.metrics.certificate_summary import CertificateSummary
-from gauntlet.metrics.display import ratio
+from gauntlet.metrics.display import class_name, ratio
 
 
 class RunsFolder:
@@ -192,6 +195,43 @@ class EvaluationResult(Run):
     def table(self) -> str:
         """Return the report, as the command line prints it."""
         return self._report
+
+    def _repr_html_(self) -> str:
+        """Return the report with the stages as a table, and the first broken images as pictures."""
+        above = [line for line in self._report.split("\n\n")[0].split("\n") if line]
+        stages = [
+            (stage, f"{cost['attacked']:,}", f"{self.summary.survivors[stage]:,}", f"{cost['seconds']:.1f}")
+            for stage, cost in self.summary.cost.items()
+        ]
+        flags = [(flag["name"], flag["detail"]) for flag in self.flags]
+        return (
+            f"<pre>{html.escape(chr(10).join(above))}</pre>"
+            + table_html("", ("stage", "attacked", "survivors", "seconds"), stages)
+            + (table_html("red flags", ("flag", "what was seen"), flags) if flags else "")
+            + pictures_html(self._pictures())
+        )
+
+    def _pictures(self) -> list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
+        """Return the first broken images whose adversarial examples are stored, with what became of them."""
+        found = []
+        adversarial = self.frame[self.frame["broken"] & (self.frame["stage"] != CLEAN_STAGE)]
+        known: dict[Any, Any] = {(row.sample, row.stage): row for row in adversarial.itertuples()}
+        names = self.manifest["dataset"].get("class_names", [])
+        for chunk in sorted(self.run.present()):
+            try:
+                arrays, stages = self.run.read_staged_examples(chunk)
+            except FileNotFoundError:
+                continue
+            for at in range(len(arrays["sample"])):
+                row = known.pop((int(arrays["sample"][at]), stages[int(arrays["stage"][at])]), None)
+                if row is None:
+                    continue
+                before, after = (class_name(int(each), names) for each in (row.label, row.pred))
+                words = f"{before} → {after}, {row.stage}, distance {row.distance:.4g}"
+                found.append((words, arrays["x"][at], arrays["z"][at]))
+                if len(found) == SHOWN:
+                    return found
+        return found
 
     def _by_sample(self, mask: Any) -> Tensor:
         each = mask.groupby(self.frame["sample"]).any().reindex(self._split.ids, fill_value=False)

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 
 from gauntlet.commands.board_input import add_arguments, tables
 from gauntlet.errors import UserError, printable
-from gauntlet.leaderboard.certificates import Claims, certified
+from gauntlet.leaderboard.certificates import Claims, certified, verdicts
+from gauntlet.leaderboard.certified_bracket import bracket
+from gauntlet.leaderboard.collect import discover
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.plot_labels import positions, shortened
+from gauntlet.metrics.bracket import Bracket
 from gauntlet.metrics.curve_steps import query_steps
 from gauntlet.metrics.ranking import pareto_front
 from gauntlet.metrics.transfer_matrix import collect
@@ -32,6 +35,9 @@ SETTINGS: Any = {
 }  # fmt: skip
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which color-blind readers tell apart; dashes tell the lines apart in gray too."""
+
+FATES = {"proven": "#009E73", "open": "#dddddd", "broken": "#0072B2"}
+"""Of samples: they differ in lightness too."""
 
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 
@@ -157,6 +163,30 @@ def certificates(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
         yield Drawing(f"{data.name} {norm}", draw)
 
 
+def brackets(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+    """Yield what is proven, open and broken of each entry with a certificate, the entries of one table together."""
+    judged = verdicts(certified(runs)[0], discover(runs).runs)
+    for board in boards:
+        known = [(entry, bracket(entry, judged)) for entry in board.entries]
+        found = [(entry.defense, each) for entry, each in known if each is not None]
+        if found:
+            yield Drawing(f"{board.data.name} {board.threat.norm} {board.eps}", partial(_bars, found=found))
+
+
+def _bars(axes: Any, found: Sequence[tuple[str, Bracket]]) -> None:
+    for at, (_, each) in enumerate(found):
+        start = 0.0
+        for name, count in (("proven", each.proven), ("open", each.open), ("broken", each.broken)):
+            width = 100 * count / each.samples
+            axes.barh(at, width, left=start, height=0.6, color=FATES[name], label=name if not at else None)
+            start += width
+    axes.set_yticks(range(len(found)), [_plain(shortened(name)) for name, _ in found])
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.set(xlabel="samples (%)", xlim=(0, 100))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3)
+
+
 def _line(axes: Any, number: int, x: Sequence[float], y: Sequence[float], name: str, style: str = "steps-post") -> None:
     axes.plot(x, y, drawstyle=style, linestyle=DASHES[number % len(DASHES)], color=COLORS[number % len(COLORS)],
               label=_plain(name))  # fmt: skip
@@ -174,6 +204,7 @@ KINDS: dict[str, Callable[[Sequence[Board], Path], Iterator[Drawing]]] = {
     "queries": queries,
     "transfer": transfer,
     "certified": certificates,
+    "bracket": brackets,
 }
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.commands.plot import KINDS, main, tradeoff
+from gauntlet.commands.plot import KINDS, _bars, main, tradeoff
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.build import scored
+from gauntlet.metrics.bracket import Bracket
 
 pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
 
@@ -51,10 +52,20 @@ def test_what_cannot_be_drawn_is_one_line(runs: Path, tmp_path: Path, capsys: py
     cases = [
         ["--kind", "certified"],
         ["--kind", "transfer"],
+        ["--kind", "bracket"],
         ["--out", str(tmp_path / "figure.doc")],
         ["--out", str(tmp_path / "none" / "figure.pdf")],
     ]
     for words in cases:
         assert main([str(runs), *words]) == 1
         assert capsys.readouterr().err.count("\n") == 1
-    assert set(KINDS) == {"tradeoff", "curve", "queries", "transfer", "certified"}
+    assert set(KINDS) == {"tradeoff", "curve", "queries", "transfer", "certified", "bracket"}
+
+
+def test_the_bars_of_a_bracket_add_up_to_the_samples() -> None:
+    figure, axes = pyplot.subplots()
+    _bars(axes, [("trades", Bracket(40, 10, 18, "crown")), ("none", Bracket(40, 0, 40, "crown"))])
+    bars = [(patch.get_x(), patch.get_width()) for patch in axes.patches]
+    assert bars == [(0, 25), (25, 30), (55, 45), (0, 0), (0, 0), (0, 100)]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["proven", "open", "broken"]
+    pyplot.close(figure)

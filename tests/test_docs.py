@@ -24,7 +24,15 @@ from gauntlet.transfer.surrogates import owned
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-YOURS = ("networks.load", "model=linear", "attack=corner", "defense=rounding", "mine.data", "mine/data.py")
+YOURS = (
+    "networks.load",
+    "mine.networks",
+    "model=linear",
+    "attack=corner",
+    "defense=rounding",
+    "mine.data",
+    "mine/data.py",
+)
 """Commands that need files which the page tells the reader to write: tests of their own run those."""
 
 FEW = ["dataset.limit=2", "runtime.chunk=2", "runtime.progress=false"]

@@ -86,8 +86,8 @@ def as_csv(groups: Sequence[Sequence[Distances]]) -> str:
     return sink.getvalue()
 
 
-def _answers(folders: Sequence[Path]) -> Iterator[Distances | UserError | None]:
-    """Of each run; None where it is of another kind and was not named itself."""
+def answers(folders: Sequence[Path]) -> Iterator[Distances | UserError | None]:
+    """Yield the distances of each run; None where it is of another kind and was not named itself."""
     for folder in folders:
         runs = find_runs(folder) if folder.is_dir() else []
         if not runs:
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the curves as data")
     options = parser.parse_args(arguments)
     try:
-        found = list(_answers(options.folders))
+        found = list(answers(options.folders))
         together = groups([answer for answer in found if isinstance(answer, Distances)])
         if options.csv is not None:
             write_atomically(options.csv, as_csv(together).encode())

@@ -33,6 +33,7 @@ COMMANDS = {
     "audit": Command("gauntlet.commands.certification_log", "audit a public certification log, or write one"),
     "calibrate ensemble": Command("gauntlet.commands.calibrate_ensemble", "find the probabilities of a mixture"),
     "calibrate mixednuts": Command("gauntlet.commands.calibrate_mixednuts", "find the parameters of MixedNUTS"),
+    "study powerlaw": Command("gauntlet.commands.power_law", "fit the power law of small perturbations to runs"),
     "ship": Command("gauntlet.commands.ship_weights", "add the weights of a training to the shipped ones"),
     "completion": Command("gauntlet.commands.completion", "print the completion of bash or zsh"),
 }

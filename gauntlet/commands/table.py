@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from gauntlet.commands.board_input import add_arguments, tables
 from gauntlet.errors import UserError, printable
+from gauntlet.leaderboard.class_results import worst_of
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.formatting import samples
 from gauntlet.metrics.display import DASH, csv_row, points
@@ -37,7 +38,7 @@ class PaperTable:
     rows: tuple[tuple[TableCell, ...], ...]
 
 
-COLUMNS = ("Defense", "Model", "Clean", "Robust", "95 % interval", "Rank", "Attacks", "F + 2B")
+COLUMNS = ("Defense", "Model", "Clean", "Robust", "95 % interval", "Worst class", "Rank", "Attacks", "F + 2B")
 
 
 def table(board: Board) -> PaperTable:
@@ -48,6 +49,7 @@ def table(board: Board) -> PaperTable:
     caption = (
         f"Robust accuracy in percent on {what}: worst case of each sample over all attacks on record. "
         "Bold: no other entry is significantly better (exact McNemar tests, Holm's adjustment, 5 %). "
+        "Worst class: the lowest robust accuracy of any class, and which has it. "
         "F + 2B: passes of the network for each attacked sample."
         + (f" Ranked: attacked by {board.floor}." if board.floor else "")
     )
@@ -61,6 +63,7 @@ def table(board: Board) -> PaperTable:
 def _row(entry: Entry) -> tuple[TableCell, ...]:
     leads = entry.rank is not None and entry.rank[0] == 1
     low, high = entry.interval
+    worst = worst_of(entry)
     rank = "-".join(dict.fromkeys(map(str, entry.rank))) if entry.rank else DASH
     return (
         TableCell(entry.defense, leads),
@@ -68,6 +71,7 @@ def _row(entry: Entry) -> tuple[TableCell, ...]:
         TableCell(points(entry.clean_accuracy)),
         TableCell(_robust(entry), leads),
         TableCell("" if entry.unknown or entry.bounded else f"[{points(low)}, {points(high)}]"),
+        TableCell(f"{points(worst[0].accuracy)} ({worst[1]})" if worst else DASH),
         TableCell(rank),
         TableCell(", ".join(attack.column for attack in entry.attacks)),
         TableCell(f"{entry.cost:,.0f}"),
@@ -107,7 +111,7 @@ def latex(found: PaperTable) -> str:
         return rf"\textbf{{{text}}}" if each.bold else text
 
     lines = [r"\begin{table}", r"  \centering", rf"  \caption{{{escaped(found.caption, LATEX)}}}"]
-    lines += [rf"  \label{{{found.label}}}", r"  \begin{tabular}{llrrlrlr}", r"    \toprule"]
+    lines += [rf"  \label{{{found.label}}}", r"  \begin{tabular}{llrrllrlr}", r"    \toprule"]
     lines += ["    " + " & ".join(escaped(head, LATEX) for head in found.heads) + r" \\", r"    \midrule"]
     lines += ["    " + " & ".join(map(cell, row)) + r" \\" for row in found.rows]
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]) + "\n"
@@ -121,7 +125,7 @@ def markdown(found: PaperTable) -> str:
         return f"**{text}**" if each.bold else text
 
     lines = [escaped(found.caption, MARKDOWN), "", "| " + " | ".join(found.heads) + " |"]
-    lines += ["|" + "|".join(" ---: " if i in (2, 3, 5, 7) else " --- " for i in range(len(found.heads))) + "|"]
+    lines += ["|" + "|".join(" ---: " if i in (2, 3, 6, 8) else " --- " for i in range(len(found.heads))) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(map(cell, row)) + " |" for row in found.rows)]) + "\n"
 
 

@@ -17,7 +17,7 @@ HOSTILE = r"a_b & 50% $x$ #1 {y} ~^\ <s> |"
 
 @pytest.fixture
 def runs(make: Make, tmp_path: Path) -> Path:
-    make(defense="strong", ids=range(40), broken=range(4))
+    make(defense="strong", ids=range(40), broken=range(4), label=lambda sample: 1 if sample < 20 else 3)
     make(defense=HOSTILE, ids=range(40), broken=range(30))
     make(defense="unfinished", ids=range(40), broken=range(4), chunks=[0])
     make(defense="weak", ids=range(40), change={"config": {"attack": {"_target_": "attacks.fgsm.FGSM"}}})
@@ -31,6 +31,7 @@ def test_the_numbers_are_those_of_the_board(runs: Path, capsys: pytest.CaptureFi
         "90.0", "[76.9, 96.0]", "1",
     )  # fmt: skip
     assert rows["strong"]["Bold"] == "1"
+    assert (rows["strong"]["Worst class"], rows["unfinished"]["Worst class"]) == ("80.0 (1)", "–")
     assert rows[HOSTILE]["Bold"] == "0"
     assert (rows["unfinished"]["Robust"], rows["unfinished"]["Rank"]) == ("≤ 90.0", "–")
     assert rows["unfinished"]["95 % interval"] == ""  # a bound has none

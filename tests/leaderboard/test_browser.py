@@ -274,7 +274,10 @@ def test_the_card_tells_what_the_runs_say(browser: Browser, chancy: Path, width:
 
 @on_both
 def test_nothing_is_wider_than_the_window(page: Page, site: Path) -> None:
-    addresses = [page.url, *(path.as_uri() for path in sorted(site.glob("entries/*.html")))]
+    addresses = [
+        page.url,
+        *(path.as_uri() for folder in ("entries", "compare") for path in sorted(site.glob(f"{folder}/*.html"))),
+    ]
     for address in addresses:
         page.goto(address, wait_until="networkidle")
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

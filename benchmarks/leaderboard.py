@@ -83,6 +83,19 @@ def _manifest(model: int, attack: str, stages: list[str], samples: int) -> Manif
         kind="attack",
         name=name,
         command=f"python run.py attack={attack}",
+        config_hash="0" * 12,
+        weights={},
+        commit="",
+        dirty=False,
+        versions={},
+        device="cpu",
+        started="2026-01-01T00:00:00Z",
+        finished="2026-01-01T00:00:00Z",
+        failures=[],
+        card={},
+        seed=0,
+        cost={},
+        flags=[],
         config={"attack": {"steps": 100}},
         victim=f"sha256:{model}",
         threat={"norm": "linf", "eps": "8/255", "radius": 8 / 255, "low": 0.0, "high": 1.0},
@@ -91,7 +104,6 @@ def _manifest(model: int, attack: str, stages: list[str], samples: int) -> Manif
         stages=[CLEAN_STAGE, *stages],
         chunk=CHUNK,
         chunks=-(-samples // CHUNK),
-        finished="2026-01-01T00:00:00Z",
     )
 
 

@@ -49,7 +49,15 @@ def finished(tmp_path_factory):
 def test_a_run_reports_and_leaves_evidence(finished):
     folder, done = finished
     assert done.returncode == 0, done.stderr
-    for words in ("clean accuracy", "robust accuracy", "95 % interval", "pgd/true", "evidence:"):
+    for words in (
+        "clean accuracy",
+        "robust accuracy",
+        "95 % interval",
+        "pgd/true",
+        "evidence:",
+        "next: gauntlet verify ",
+        "next: gauntlet board",
+    ):
         assert words in done.stdout
     manifest = json.loads((only_run(folder) / "run.json").read_text())
     assert manifest["status"] == "done"

@@ -191,10 +191,11 @@ def test_a_wrong_class_count_and_nan_scores_are_refused():
 
 
 def test_progress_counts_every_sample_of_every_stage():
-    seen: list[int] = []
+    seen: dict[str, list[tuple[int, int]]] = {}
     run = evaluation(batch_size=7)
-    evaluate_chunk(run, images(), lambda stage, count: seen.append(count))
-    assert sum(seen) == 40 * 2
+    evaluate_chunk(run, images(), lambda stage, count, due: seen.setdefault(stage, []).append((count, due)))
+    assert {stage: sum(count for count, _ in told) for stage, told in seen.items()} == {"clean": 40, "pma/true": 36}
+    assert {due for _, due in seen["pma/true"]} == {36}  # the others are wrong as they are
 
 
 def test_every_chunk_belongs_to_one_shard():

@@ -86,8 +86,8 @@ def test_a_trained_network_is_found(runs):
 
 
 def test_the_runs_are_verified(runs, capsys):
-    assert verify([str(runs)]) == 0, capsys.readouterr().err
-    said = capsys.readouterr().out
+    code, (said, errors) = verify([str(runs)]), capsys.readouterr()
+    assert code == 0, said + errors
     attacks = [run for run in RUNS if run.parts[3] != "smoothing"]
     for run in attacks:
         assert json.loads((runs / run / "verification.json").read_text())["failed"] == 0, said

@@ -45,6 +45,8 @@ PASSES = {
     "pgd_at": (0, 10, 1),
     "trades": (1, 10, 2),
     "mart": (0, 10, 2),
+    "comp_sum": (1, 10, 2),
+    "ldr": (0, 10, 1),
     "fgsm_rs": (0, 1, 1),
     "n_fgsm": (0, 1, 1),
     "pgd_at_awp": (0, 10, 2),
@@ -144,7 +146,7 @@ def _step(
 def _player(name: str, network: nn.Module, *settings: str) -> Player:
     cfg = composed(f"recipe={name}", "recipe.objective.attack.eps=8/255" if PASSES[name][1] else "seed=0", *settings)
     model, recipe = (OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe))
-    return Player(network, TrainedNetwork(model, recipe)._recipe({}), ALONE, None)  # type: ignore[arg-type]
+    return Player(network, TrainedNetwork(model, recipe).built_recipe({}), ALONE, None)  # type: ignore[arg-type]
 
 
 def _bare(network: nn.Module, x: Tensor, passes: tuple[int, int, int]) -> float:

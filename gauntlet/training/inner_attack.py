@@ -63,15 +63,16 @@ class InnerPGD(Knobs, key="attack"):
         steps: >= 0; none returns the start.
         step_size: as a multiple of eps, > 0.
         init: the start: uniform (a random point of the ball), normal (the image + 0.001 N(0, 1)) or zero (the image).
-        loss: ce, margin, or kl: the divergence of the output from that on the image, which is flat at the image itself.
+        loss: ce, margin, or kl: the divergence of the output from that on the image, which is flat at the image itself;
+            or shift: the length of the change of the margins f_y - f_k, k != y, which has no gradient there.
         bn_mode: eval; or train, in which the passes use the batch's statistics and change the running ones, as much
             published code does.
 
     Raises:
-        UserError: a value outside its range, or kl from init=zero, where its gradient vanishes.
+        UserError: a value outside its range, or kl or shift from init=zero, where they have no gradient.
     """
 
-    LOSSES: ClassVar[tuple[str, ...]] = ("ce", "kl", "margin")
+    LOSSES: ClassVar[tuple[str, ...]] = ("ce", "kl", "margin", "shift")
     INITS: ClassVar[tuple[str, ...]] = ("uniform", "normal", "zero")
     NOISE: ClassVar[float] = 0.001
 
@@ -86,8 +87,10 @@ class InnerPGD(Knobs, key="attack"):
     def __post_init__(self) -> None:
         super().__post_init__()
         bounded("attack", self.norm, self.eps)
-        if self.loss == "kl" and self.init == "zero":
-            raise UserError("attack.loss=kl has no gradient at the image itself; use attack.init=normal or uniform")
+        if self.loss in ("kl", "shift") and self.init == "zero":
+            raise UserError(
+                f"attack.loss={self.loss} has no gradient at the image itself; use attack.init=normal or uniform"
+            )
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         """Return examples z like x [B, C, H, W], detached, within the ball and the box; y: labels int64 [B].
@@ -99,7 +102,7 @@ class InnerPGD(Knobs, key="attack"):
         x = x.detach()
         z = self._start(x, threat, rng)
         with frozen(model), evaluating(model) if self.bn_mode == "eval" else nullcontext():
-            reference = self._reference(model, x) if self.loss == "kl" and self.steps else None
+            reference = self._reference(model, x) if self.loss in ("kl", "shift") and self.steps else None
             for _ in range(self.steps):
                 gradient = self._gradient(model, z, y, reference)
                 z = threat.project(z + threat.budget(x) * self.step_size * threat.steepest(gradient), x)
@@ -114,15 +117,18 @@ class InnerPGD(Knobs, key="attack"):
 
     @torch.no_grad()
     def _reference(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Return what `_gradient` compares with: probabilities on the image itself, [B, K]."""
-        probabilities: Tensor = model(x).softmax(1)
-        return probabilities
+        """Return what `_gradient` compares with: probabilities, or for shift logits, on the image itself, [B, K]."""
+        logits: Tensor = model(x)
+        return logits.softmax(1) if self.loss == "kl" else logits
 
     def _gradient(self, model: nn.Module, z: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
         leaf = z.detach().requires_grad_()
         with torch.enable_grad():
             logits = model(leaf)
-        direction = _divergence(logits, reference) if reference is not None else losses.named(self.loss)(logits, y)
+        if reference is None:
+            direction = losses.named(self.loss)(logits, y)
+        else:
+            direction = _divergence(logits, reference) if self.loss == "kl" else _shift(logits, reference, y)
         (gradient,) = torch.autograd.grad(logits, leaf, direction.to(logits.dtype))
         return gradient
 
@@ -145,3 +151,11 @@ def _divergence(logits: Tensor, reference: Tensor) -> Tensor:
     p."""
     difference = logits.detach().softmax(1) - reference
     return difference / difference.abs().sum(1, keepdim=True).clamp_min(torch.finfo(difference.dtype).tiny)
+
+
+def _shift(logits: Tensor, reference: Tensor, y: Tensor) -> Tensor:
+    """Return the gradient of the sum over k of (d_y - d_k)^2, d the change of the logits [B, K], scaled likewise."""
+    change = logits.detach() - reference
+    gaps = change.gather(1, y[:, None]) - change
+    gradient = (-gaps).scatter(1, y[:, None], gaps.sum(1, keepdim=True))
+    return gradient / gradient.abs().sum(1, keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)

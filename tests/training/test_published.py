@@ -151,4 +151,5 @@ def test_budgets_and_steps_are_those_of_the_papers():
         "pgd_at_cifar": (full, step), "pgd_at_awp_cifar": (full, step), "trades_awp_cifar": (full, step),
         "trades_cifar": (0.031, 0.007), "mart_cifar": (0.031, 0.007),
         "fgsm_rs_cifar": (full, round(10 / 255, 6)), "n_fgsm_cifar": (full, full), "barre_cifar": (full, step),
+        "comp_sum_cifar": (full, step), "ldr_cifar": (full, step),
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """The margin of the deployed forward as a function of the pixels, its gradient, and how both change nearby."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -60,14 +61,19 @@ class LocalLinearity:
         yield self.threat.steepest(self.pull(self.x, self._cotangent)[1])
         yield self.threat.steepest(self.rng.stream("direction").normal(tuple(self.x.shape[1:]), dtype=self.x.dtype))
 
-    def mismatch(self, direction: Tensor) -> float:
-        """Return |a - b| / (|a| + |b|) of derivatives along a direction by autograd and by differences, per image."""
-        step = NEAR.get(self.threat.norm, 0.1) * self.threat.budget(self.x) * direction
+    def mismatch(self, direction: Tensor, share: float = 1.0) -> float:
+        """Return |a - b| / (|a| + |b|) of derivatives along a direction by autograd and by differences, per image.
+
+        NaN where both are zero. share: of the usual length of the differences.
+        """
+        step = share * NEAR.get(self.threat.norm, 0.1) * self.threat.budget(self.x) * direction
         widest = step.abs()
         middle = torch.minimum(torch.maximum(self.x, self.threat.low + widest), self.threat.high - widest)
         expected = (self.pull(middle, self._cotangent)[1].double() * step.double()).flatten(1).sum(1)
         ahead, behind = (self.gap(self.head.scores(middle + sign * step, self.rng)) for sign in (1, -1))
         seen = (ahead - behind) / 2
+        if not (seen.any() or expected.any()):
+            return math.nan
         return float((seen - expected).norm() / (seen.norm() + expected.norm()).clamp_min(TINY))
 
     def climb(self) -> Tensor:

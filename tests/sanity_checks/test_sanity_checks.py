@@ -209,6 +209,11 @@ def test_a_gradient_that_is_not_that_of_the_forward():
     assert {"gradient-mismatch", "dead-start"} <= flags(lambda x, rng: NET((32 * x).round() / 32))
 
 
+def test_a_function_that_curves_within_a_tenth_of_the_budget_has_the_gradient_that_it_has():
+    assert "gradient-mismatch" not in flags(lambda x, rng: NET(torch.sin(400 * x)))
+    assert "gradient-mismatch" in flags(lambda x, rng: NET(torch.sin(400 * Step.apply(x))))
+
+
 def test_gradients_that_lead_nowhere():
     found = flags(lambda x, rng: NET(x + 0.05 * torch.sin(3000 * x)))
     assert {"shattered-gradients", "non-monotone-loss"} <= found

@@ -4,10 +4,14 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from gauntlet.models.normalize import Normalize
 from gauntlet.models.wrapped import Wrapped
+
+LARGEST = 4
+"""Channels of an image, at most."""
 
 
 def network_facts(module: nn.Module) -> dict[str, Any]:
@@ -32,12 +36,29 @@ def architecture(module: nn.Module) -> str:
 
 
 def preprocessing(module: nn.Module) -> str:
-    """Return what happens to pixels before the first layer, as far as this package does it."""
+    """Return what happens to pixels before the first layer, as far as this package or a layer for it does it."""
     wrapped = next((m for m in module.modules() if isinstance(m, Wrapped)), None)
     if wrapped is not None:
         return wrapped.preprocessing
     own = next((m for m in module.modules() if isinstance(m, Normalize)), None)
-    return own.text if own is not None else "as they are"
+    return own.text if own is not None else _foreign_normalization(module) or "as they are"
+
+
+def _foreign_normalization(module: nn.Module) -> str:
+    """Return what a layer of another package says that it does to pixels, such as torchvision's `Normalize`; "" without
+    one."""
+    for layer in module.modules():
+        if "normalize" in type(layer).__name__.lower() and hasattr(layer, "mean") and hasattr(layer, "std"):
+            try:
+                mean, std = (
+                    torch.as_tensor(values, dtype=torch.float32).flatten() for values in (layer.mean, layer.std)
+                )
+            except (TypeError, ValueError, RuntimeError):
+                continue
+            if 0 < len(mean) <= LARGEST and 0 < len(std) <= LARGEST:
+                words = (", ".join(f"{value:.4g}" for value in values.tolist()) for values in (mean, std))
+                return "mean [{}], std [{}]".format(*words) + f", by {type(layer).__name__} inside"
+    return ""
 
 
 def _file(kind: type) -> str:

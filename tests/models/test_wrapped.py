@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from gauntlet.errors import UserError
 from gauntlet.models import checkpoint
+from gauntlet.models.description import preprocessing
 from gauntlet.models.wrapped import Wrapped
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
@@ -84,3 +86,10 @@ def test_weights_of_the_bare_network_load(tmp_path):
 def test_constants_out_of_range_are_refused(options, said):
     with pytest.raises(UserError, match=said):
         Wrapped(**({"network": Linear(8), "mean": [0.5], "std": [0.5]} | options))
+
+
+def test_a_normalization_of_another_package_inside_is_told():
+    layer = transforms.Normalize([0.5, 0.25, 0.125], [0.2, 0.3, 0.4])
+    told = preprocessing(nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 2)))
+    assert told == "mean [0.5, 0.25, 0.125], std [0.2, 0.3, 0.4], by Normalize inside"
+    assert preprocessing(nn.Sequential(nn.LayerNorm(4), nn.Flatten())) == "as they are"

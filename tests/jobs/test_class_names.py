@@ -70,9 +70,7 @@ def test_the_report_names_the_worst_classes(outcome):
 
 def test_the_pictures_of_the_board_have_them(outcome, folder):
     build(folder / "runs", folder / "site")
-    (page,) = [
-        text for path in (folder / "site").rglob("*.html") if "-adversarial.png" in (text := path.read_text())
-    ]
+    (page,) = [text for path in (folder / "site").rglob("*.html") if "-adversarial.png" in (text := path.read_text())]
     shown = examples(outcome.run, outcome.manifest["stages"], 99)
     assert shown
     for name in {NAMES[example.label] for example in shown}:

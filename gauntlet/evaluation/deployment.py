@@ -19,6 +19,7 @@ from gauntlet.evidence.stable_names import to_record
 from gauntlet.models.batchnorm_folding import folded
 from gauntlet.models.description import network_facts
 from gauntlet.models.layers import frozen
+from gauntlet.threat_model.decision import relative_difference
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Victim
 from gauntlet.threat_model.watched_forward import watched
@@ -30,7 +31,7 @@ PROBE = 2
 """Random images on which BN-fused copies are compared with the networks."""
 
 ROUNDING = 0.01
-"""Share of the largest score by which a BN-fused copy may differ."""
+"""Share of the spread of the scores by which a BN-fused copy may differ."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _fused(
         try:
             found = [head.forward(x, rng) for head in copy.heads]
             apart = max(_apart(one, other) for one, other in zip(found, wanted, strict=True))
-            why = f"scores differ by {apart:.2g} of their size" if apart > ROUNDING else ""
+            why = f"scores differ by {apart:.2g} of their spread" if apart > ROUNDING else ""
         except Exception as cause:  # such as a view that takes the usual order of pixels for granted
             why = described(cause)
     if why:
@@ -131,10 +132,11 @@ def _fused(
 
 
 def _apart(found: Tensor, wanted: Tensor) -> float:
-    """Return the largest difference as a share of the largest score; 0 where the wanted scores are no numbers."""
+    """Return the largest difference as a share of the spread of an image's scores; 0 where the wanted scores are no
+    numbers."""
     if not wanted.isfinite().all():
         return 0.0
-    return float(((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12)).nan_to_num(torch.inf))
+    return float(relative_difference(found, wanted).nan_to_num(torch.inf).max())
 
 
 def _deployed(defense: Any, models: dict[str, nn.Module], images: FittingImages | None = None) -> Victim:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from gauntlet.models.declared_normalization import missing_normalization
 from gauntlet.sanity_checks.flag import Flag
-from gauntlet.sanity_checks.probe import Probe, relative
+from gauntlet.sanity_checks.probe import Probe
 from gauntlet.system.dispatch_mode import DispatchMode
+from gauntlet.threat_model.decision import relative_difference
 
 REDUCED = (torch.float16, torch.bfloat16)
 
@@ -81,19 +82,20 @@ def normalization(probe: Probe) -> Flag | None:
 def randomness(probe: Probe) -> Flag | None:
     if probe.run.victim.randomized:
         return None
-    change = relative(probe.predict(probe.x, probe.ids, "again"), probe.scores)
+    change = float(relative_difference(probe.predict(probe.x, probe.ids, "again"), probe.scores).max())
     if change > 1e-4:
-        return Flag("undeclared-randomness", f"two predictions of the same images differ by {change:.2g} of their size")
+        why = f"two predictions of the same images differ by {change:.2g} of their spread"
+        return Flag("undeclared-randomness", why)
     return None
 
 
 def batch_mates(probe: Probe) -> Flag | None:
     few = min(4, len(probe.ids))
     alone = [probe.predict(probe.x[i : i + 1], probe.ids[i : i + 1], "probe") for i in range(few)]
-    change = relative(torch.cat(alone), probe.scores[:few])
+    change = float(relative_difference(torch.cat(alone), probe.scores[:few]).max())
     if change > 1e-4:
         return Flag(
-            "batch-dependence", f"scores change by {change:.2g} of their size with the images in the same batch"
+            "batch-dependence", f"scores change by {change:.2g} of their spread with the images in the same batch"
         )
     return None
 

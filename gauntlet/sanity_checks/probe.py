@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gauntlet.data.dataset import Batch
 from gauntlet.evaluation.evaluation import Evaluation
-from gauntlet.sanity_checks.local_linearity import TINY, LocalLinearity
+from gauntlet.sanity_checks.local_linearity import LocalLinearity
 from gauntlet.threat_model.access import GRADIENT
 from gauntlet.threat_model.attack import Attack
 from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
@@ -88,9 +88,3 @@ class Probe:
         ]
         wins = torch.stack(held).sum(0)
         return float((2 * wins >= trials).sum()) / len(self.y)
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference of two scores [B, K], in parts of the largest score of its image."""
-    size = b.double().abs().amax(1).clamp_min(TINY)
-    return float(((a.double() - b.double()).abs().amax(1) / size).max())

@@ -31,6 +31,22 @@ def misclassified(scores: Tensor, y: Tensor) -> Tensor:
     return (scores.gather(-1, label) > other).logical_not_().squeeze(-1)
 
 
+def relative_difference(found: Tensor, wanted: Tensor) -> Tensor:
+    """Return the largest difference of two scores of each image in parts of the spread of the wanted ones, beyond what
+    rounds away, float64 [B].
+
+    The spread, not the size: a common offset of the scores decides nothing, and would hide any difference. NaN where a
+    score is; infinite where the wanted scores have no spread and the found ones differ.
+
+    Args:
+        found, wanted: [B, K].
+    """
+    rounding = 8 * torch.finfo(wanted.dtype).eps * wanted.double().abs().amax(1)
+    found, wanted = found.double(), wanted.double()
+    apart = ((found - wanted).abs().amax(1) - rounding).clamp_min(0)
+    return apart / (wanted.amax(1) - wanted.amin(1)).clamp_min(torch.finfo(torch.float64).tiny)
+
+
 def votes(scores: Tensor, what: str = "noisy copies") -> Tensor:
     """Return the class that each copy votes for, int64 [B]; K, for no class, where two share the largest score.
 

@@ -17,10 +17,10 @@ from gauntlet.threat_model.rng import Rng
 Floats = NDArray[np.float64]
 
 EDGE = 1e-5
-"""Share of the largest score below which the gap of the two largest may be rounding."""
+"""Share of the scale of the scores (see `_scale`) below which the gap of the two largest may be rounding."""
 
 ROUNDING = 1e-4
-"""Share of the largest score by which a margin may differ from the recorded one, whose batch was another."""
+"""Share of the scale of the scores by which a margin may differ from the recorded one, whose batch was another."""
 
 
 class Repeated(NamedTuple):
@@ -29,7 +29,7 @@ class Repeated(NamedTuple):
     pred: list[int]
     shares: list[dict[str, float]] | None
     margins: list[float]
-    sizes: list[float]  # the largest score of each image, by magnitude
+    sizes: list[float]  # the scale of the scores of each image
     slack: list[float] | None = None  # of a mixture: probability of the members that rounding may turn over
     acceptance: list[float] | None = None  # of a defense that rejects
 
@@ -95,7 +95,7 @@ def _expected(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> Repeated:
         said = _said(scores, label)
         missed = said != label
         wrong += head.weight * missed
-        edge += head.weight * (top[:, -1] - top[:, -2] <= EDGE * np.abs(top).max(axis=1))
+        edge += head.weight * (top[:, -1] - top[:, -2] <= EDGE * _scale(scores))
         elsewhere[np.arange(len(label)), said] += head.weight * missed
     pred = np.where(wrong > 0.5 + 1e-9, elsewhere.argmax(axis=1), label)
     shares = [{"wrong_share": float(value), "fresh_share": float(value)} for value in wrong]
@@ -120,10 +120,18 @@ def _acceptance(run: Evaluation, x: Tensor, ids: Tensor) -> list[float]:
 
 
 def _margins(scores: Floats, label: NDArray[np.int64]) -> tuple[list[float], list[float]]:
-    """Return the true score minus the best other one, and the largest score by magnitude, of each image."""
+    """Return the true score minus the best other one, and the scale of the scores, of each image."""
     rows, others = np.arange(len(label)), scores.copy()
     others[rows, label] = -np.inf
-    return (scores[rows, label] - others.max(1)).tolist(), np.abs(scores).max(1).tolist()
+    return (scores[rows, label] - others.max(1)).tolist(), _scale(scores).tolist()
+
+
+def _scale(scores: Floats) -> Floats:
+    """Return the spread of the scores [B, K] or the largest by magnitude, whichever is less, [B]: a common offset
+    decides nothing. A hundredth of the largest on top is what rounds away under an offset."""
+    size = np.abs(scores).max(1)
+    scale: Floats = np.minimum(size, scores.max(1) - scores.min(1)) + 0.01 * size
+    return scale
 
 
 def _said(scores: Floats, label: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -68,6 +68,14 @@ def test_batch_dependence():
     assert "batch-dependence" in flags(lambda x, rng: NET(x) - NET(x).mean(0))
 
 
+def test_an_offset_of_the_scores_hides_neither():
+    def noisy(x, rng):
+        return NET(x) + 1e4 + 0.1 * rng.normal((5,))
+
+    assert "undeclared-randomness" in flags(noisy)
+    assert "batch-dependence" in flags(lambda x, rng: NET(x) - NET(x).mean(0) + 1e4)
+
+
 def test_training_mode():
     class Stubborn(nn.Module):
         def train(self, mode=True):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gauntlet.errors import UserError
-from gauntlet.threat_model.decision import decided, misclassified, votes
+from gauntlet.threat_model.decision import decided, misclassified, relative_difference, votes
 
 NAN, INF = float("nan"), float("inf")
 
@@ -65,3 +65,18 @@ def test_a_copy_that_is_undecided_votes_for_no_class():
 def test_a_vote_that_is_no_number_is_refused(value):
     with pytest.raises(UserError, match="not finite for 1 of 2 noisy copies"):
         votes(torch.tensor([[0.0, 1.0], [value, 0.0]]))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -1e6])
+def test_a_difference_is_a_share_of_the_spread_whatever_the_offset(offset):
+    wanted = torch.tensor([[1.0, 3.0, -1.0], [0.0, 8.0, 4.0]], dtype=torch.float64) + offset
+    found = wanted + torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    assert relative_difference(found, wanted).tolist() == pytest.approx([0.25, 0.0], rel=1e-6)
+
+
+def test_rounding_under_an_offset_is_no_difference_and_a_wrong_score_is():
+    wanted = torch.tensor([[1e5, 1e5 + 4.0]])
+    assert relative_difference(wanted + 0.0078125, wanted).tolist() == [0.0]
+    assert relative_difference(wanted + 1.0, wanted) > 0.2
+    assert relative_difference(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.0]])) > 1e300
+    assert relative_difference(torch.tensor([[NAN, 2.0]]), torch.tensor([[1.0, 3.0]])).isnan()

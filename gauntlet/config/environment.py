@@ -19,7 +19,7 @@ from gauntlet.errors import UserError
 _quoting: ContextVar[bool] = ContextVar("_quoting", default=False)
 
 _typed: dict[str, str] = {}
-"""Text that came out of the environment -> what was typed for it, of this process."""
+"""Text that came out of the environment -> what was typed for it, in the last configuration."""
 
 _typed_nodes: dict[str, Any] = {}
 """Node that holds a value of the environment, a number too, by its content -> the node as it was typed."""
@@ -57,10 +57,14 @@ def _quoted() -> Iterator[None]:
 def recorded(composed: DictConfig, checked: DictConfig) -> Any:
     """Return the checked configuration with what was typed in place of values from the environment.
 
+    From here on `as_typed` speaks of this configuration, and of none before it in this process.
+
     Args:
         composed: as Hydra composed it, with its interpolations.
         checked: the same, resolved and checked.
     """
+    _typed.clear()
+    _typed_nodes.clear()
     with _quoted():
         quoted = OmegaConf.to_container(composed, resolve=True)
     return _overlaid(OmegaConf.to_container(checked), quoted)
@@ -95,7 +99,7 @@ def _content(node: Mapping[str, Any]) -> str:
 
 
 def as_typed(value: Any) -> Any:
-    """Return plain values with what was typed in place of what came out of the environment in this process: any text,
+    """Return plain values with what was typed in place of what came out of the environment: any text,
     and whatever stands in a node of the configuration."""
     if isinstance(value, Mapping):
         if (quoted := _typed_nodes.get(_content(value))) is not None:

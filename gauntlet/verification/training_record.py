@@ -79,9 +79,11 @@ def check_training(
 
 
 def _record_problems(record: Any, key: str, part: TrainedNetwork) -> Iterator[str]:
-    wanted = {"key": key, "seed": part.seed, **as_typed(to_record({"model": part.model, "recipe": part.recipe}))}
+    wanted = {"key": key, "seed": part.seed, **to_record({"model": part.model, "recipe": part.recipe})}
     for field, value in wanted.items():
-        if not isinstance(record, dict) or canonical(record.get(field)) != canonical(value):
+        # What was typed for a value is known of this process alone, in which another run may have typed it otherwise.
+        either = (canonical(value), canonical(as_typed(value)))
+        if not isinstance(record, dict) or canonical(record.get(field)) not in either:
             yield f"{field} in {PART} is that of another training"
 
 

@@ -93,6 +93,11 @@ def test_records_of_trainings_and_adversarial_sets_say_what_was_typed(monkeypatc
     made, key = AdversarialSet(tmp_path / "set"), {"attack": to_record(OmegaConf.to_container(cfg.attack))}
     SetCrafter(made, None, key, [0], None, 10, 0, 1, 1, None, "cpu").describe()
     assert json.loads((made.path / "set.json").read_text())["attack"]["steps"] == "${oc.env:STEPS}"
+    with initialize_config_dir(CONF, version_base=None):
+        composed = compose("run", [])
+    assert environment.as_typed({"by": "clean"}) == {"by": "${oc.env:BY}"}
+    environment.recorded(composed, checked(composed, KEYS))
+    assert environment.as_typed({"by": "clean"}) == {"by": "clean"}  # nothing is known of the run before
 
 
 def test_the_value_belongs_to_the_hash(monkeypatch, tmp_path):

@@ -118,7 +118,7 @@ def test_kill_9_at_any_moment_loses_nothing(tmp_path):
     slow = [*QUICK, "attack.steps=200", "runtime.chunk=32"]
     command = [sys.executable, "run.py", *slow, f"runs_dir={tmp_path}"]
     parts = lambda: len(list(tmp_path.rglob("part-*.parquet")))  # noqa: E731
-    for _ in range(3):
+    for _ in range(2):
         wanted = parts() + 2  # every kill hits a process that has added to the work of the one before
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and parts() < wanted:
@@ -300,7 +300,7 @@ def test_a_damaged_part_of_a_finished_run_is_named(finished, tmp_path):
 
 
 def test_two_processes_at_once_on_one_run(tmp_path):
-    command = [sys.executable, "run.py", "attack=pgd", "attack.steps=400", "attack.restarts=20",
+    command = [sys.executable, "run.py", "attack=pgd", "attack.steps=400", "attack.restarts=8",
                "runtime.progress=false",
                "runtime.chunk=32", f"runs_dir={tmp_path}"]  # fmt: skip
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -55,7 +55,12 @@ def call(program, repository, *words):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    ("program", "repository"),
+    [("run.py", True), ("run.py", False), ("console", False), ("module", True)],
+    indirect=["repository"],
+    ids=["run.py-packages", "run.py-folders", "console-folders", "module-packages"],
+)
 def test_the_users_own_network_is_built(program, repository):
     done = call(program, repository, *WORDS, "trusted_packages=[models]")
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,9 @@ setup: $(VENV)/installed-dev
 
 test: $(VENV)/installed-dev chromium check
 
-check: lint types unit
+# Types beside the tests: mypy uses one core, and the tests wait for theirs now and then.
+check: lint
+	$(MAKE) -j2 types unit
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check $(FILES)

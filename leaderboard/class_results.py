@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gauntlet.leaderboard.entry import Entry
-from gauntlet.leaderboard.sample_verdicts import locate
+from gauntlet.leaderboard.sample_verdicts import Bools, locate
 from gauntlet.metrics.confidence import wilson
 from gauntlet.metrics.display import class_name
 from gauntlet.metrics.worst_class import WorstClass, worst_class
@@ -20,7 +20,8 @@ PAIRS = 15
 
 @dataclass(frozen=True)
 class ClassLine:
-    """One class: its samples, and what becomes of them. `to` counts broken samples by the class that they reach."""
+    """One class: its samples, and what becomes of them. `to` counts broken samples by the class that they reach, where
+    the matrix is drawn."""
 
     label: int
     name: str
@@ -63,10 +64,15 @@ class ClassResults:
 
 def counts(entry: Entry) -> dict[int, tuple[int, int]]:
     """Return label -> (samples, robust ones)."""
-    robust = locate(entry.ids, entry.robust_ids)[1]
-    labels = np.unique(entry.facts.label)
-    each = ((int(label), entry.facts.label == label) for label in labels if label >= 0)
-    return {label: (int(of.sum()), int((of & robust).sum())) for label, of in each}
+    samples, robust = (_by_class(entry, of) for of in (None, locate(entry.ids, entry.robust_ids)[1]))
+    return {label: (count, robust.get(label, 0)) for label, count in samples.items()}
+
+
+def _by_class(entry: Entry, of: Bools | None = None) -> dict[int, int]:
+    """Return label -> samples, those with a known label. of: bool [n], which count; None: all."""
+    label = entry.facts.label if of is None else entry.facts.label[of]
+    labels, count = np.unique(label[label >= 0], return_counts=True)
+    return dict(zip(labels.tolist(), count.tolist(), strict=True))
 
 
 def class_names(entry: Entry) -> Sequence[str]:
@@ -94,23 +100,23 @@ def class_results(entry: Entry) -> ClassResults | None:
     if worst is None:
         return None
     facts, names = entry.facts, class_names(entry)
-    broken = locate(entry.ids, entry.broken_ids)[1] & ~entry.clean_wrong
-    known = counts(entry)
-    shown = sorted(set(known) | {int(each) for each in np.unique(facts.reached[broken]) if each >= 0})
-    flow = {
-        label: tuple(int(((facts.label == label) & broken & (facts.reached == other)).sum()) for other in shown)
-        for label in known
-    }
+    broken = locate(entry.ids, entry.broken_ids)[1] & ~entry.clean_wrong & (facts.label >= 0) & (facts.reached >= 0)
+    ways, times = np.unique(np.stack([facts.label[broken], facts.reached[broken]]), axis=1, return_counts=True)
+    flow = {(int(label), int(other)): int(count) for (label, other), count in zip(ways.T, times, strict=True)}
+    known, wrong = counts(entry), _by_class(entry, entry.clean_wrong)
+    shown = sorted(set(known) | {other for _, other in flow})
+    matrix = shown if len(shown) <= LARGEST else []
     lines = tuple(
         ClassLine(
             label=label,
             name=class_name(label, names),
             samples=known.get(label, (0, 0))[0],
             robust=known.get(label, (0, 0))[1],
-            wrong=int((entry.clean_wrong & (facts.label == label)).sum()),
-            to=flow.get(label, (0,) * len(shown)),
+            wrong=wrong.get(label, 0),
+            to=tuple(flow.get((label, other), 0) for other in matrix),
         )
         for label in shown
     )
-    pairs = [(line.name, lines[at].name, count) for line in lines for at, count in enumerate(line.to) if count]
-    return ClassResults(lines, tuple(sorted(pairs, key=lambda pair: -pair[2])[:PAIRS]), *worst)
+    often = sorted(flow.items(), key=lambda way: (-way[1], way[0]))[:PAIRS]
+    pairs = tuple((class_name(label, names), class_name(other, names), count) for (label, other), count in often)
+    return ClassResults(lines, pairs, *worst)

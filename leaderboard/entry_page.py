@@ -1,12 +1,11 @@
 """The page of an entry: what broke it, which images, which classes, and how to repeat it."""
 
-import shlex
 from collections.abc import Iterable, Sequence
 from posixpath import commonpath
 
 from jinja2 import Environment
 
-from gauntlet.evidence.next_steps import STRONGEST, NextStep, next_steps
+from gauntlet.evidence.next_steps import NextStep, next_steps, verify_step
 from gauntlet.evidence.published import published_command
 from gauntlet.evidence.recorded_command import command_of_all_shards
 from gauntlet.leaderboard import formatting
@@ -17,6 +16,7 @@ from gauntlet.leaderboard.examples import ExamplePictures, Gallery, gallery
 from gauntlet.leaderboard.head_table import heads
 from gauntlet.leaderboard.margin_histogram import margin_histogram
 from gauntlet.leaderboard.query_plot import query_figure
+from gauntlet.leaderboard.ranking_floor import reaches
 from gauntlet.leaderboard.robustness_curve_plot import curve_figure
 from gauntlet.leaderboard.run_metadata import mapping
 from gauntlet.leaderboard.site_writer import Site
@@ -97,22 +97,21 @@ def _history(entry: Entry) -> list[RunLine]:
 def _steps(entry: Entry) -> list[NextStep]:
     """Return the commands that repeat the runs of an entry, then those that go on; each once."""
     repeat = [
-        NextStep(command, f"repeats {line.run.attack}")
+        NextStep("repeat", command, f"repeats {line.run.attack}")
         for line in entry.runs
         for command in [command_of_all_shards(published_command(str(line.run.manifest.get("command", ""))))]
         if command
     ]
+    done = {"verify", *(["rank"] if any(reaches(line.run) for line in entry.counted) else [])}  # one check for all runs
     further = [
         step
         for line in entry.runs
         for step in next_steps(line.run.manifest, f"runs/{line.run.place}", "runs", public=True)
-        if not step.command.startswith("gauntlet verify")
-        and not ("a rank needs" in step.why and any(each.run.attack in STRONGEST for each in entry.counted))
+        if step.kind not in done
     ]
     unchecked = [line.run.place for line in entry.ended if line.verification.state != "verified"]
     if unchecked:
-        place = commonpath([f"runs/{each}" for each in unchecked])
-        repeat.append(NextStep(shlex.join(["gauntlet", "verify", place]), "checks the stored examples independently"))
+        repeat.append(verify_step(commonpath([f"runs/{each}" for each in unchecked])))
     return list({step.command: step for step in [*repeat, *further]}.values())
 
 

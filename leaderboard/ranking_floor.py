@@ -5,34 +5,14 @@ where a whole run on every declared head holds an attack of the floor, with at l
 is shown all the same, and what any run broke counts against it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
-from gauntlet.evidence.stable_names import place_of
+from gauntlet.evidence.attack_floor import NORMS, holds_floor
 from gauntlet.leaderboard.entry import Entry
 from gauntlet.leaderboard.run_metadata import AttackRun, ThreatKey, mapping
 
 FLOORS = ("standard", "verified", "any")
 """Names of the floors that a board may have; verified: the standard one, by a run that a check confirmed."""
-
-NORMS = ("linf", "l2", "l1")
-"""Those of the attacks of the floor; tables of other norms have none."""
-
-Effort = Mapping[str, Any]
-
-GAUNTLET: tuple[str, Effort] = (
-    "gauntlet.attacks.gauntlet.Gauntlet",
-    {"steps": 20, "rounds": 12, "round_steps": 30, "gap": 0.5, "probe": 20, "trial": 500, "queries": 5000},
-)
-"""Place of the attack, and the least of what its knobs must be; one that is not on record has its default."""
-
-AUTOATTACK: tuple[tuple[str, Effort], ...] = (
-    ("gauntlet.attacks.apgd.APGD", {"steps": 100, "loss": "ce"}),
-    ("gauntlet.attacks.apgd.APGD", {"steps": 100, "loss": "dlr", "targets": 1}),
-    ("gauntlet.attacks.fab.FAB", {"steps": 100, "targets": 1}),
-    ("gauntlet.attacks.black_box.square.Square", {"queries": 5000}),
-)
 
 WORDS = "gauntlet or AutoAttack on every head, with at least their default effort"
 
@@ -56,30 +36,5 @@ def held_to(entry: Entry, floor: str) -> Entry:
 
 
 def reaches(run: AttackRun) -> bool:
-    """Return whether the attack of a run holds gauntlet, or all parts of AutoAttack, with at least their effort."""
-    parts = list(_parts(mapping(mapping(run.manifest.get("config")).get("attack"))))
-    return run.declared and (_among(GAUNTLET, parts) or all(_among(each, parts) for each in AUTOATTACK))
-
-
-def _parts(attack: Effort) -> Iterator[Effort]:
-    """Yield the attacks of a suite, or the attack itself."""
-    stages = mapping(attack.get("stages"))
-    for stage in stages.values():
-        yield from _parts(mapping(stage))
-    if not stages:
-        yield attack
-
-
-def _among(asked: tuple[str, Effort], parts: Iterable[Effort]) -> bool:
-    place, least = asked
-    return any(place_of(str(part.get("_target_"))) == place and _as_much(part, least) for part in parts)
-
-
-def _as_much(part: Effort, least: Effort) -> bool:
-    for name, asked in least.items():
-        given = part.get(name, asked)
-        if isinstance(asked, str) != isinstance(given, str) or (isinstance(asked, str) and given != asked):
-            return False
-        if not isinstance(asked, str) and not (isinstance(given, int | float) and given >= asked):
-            return False
-    return True
+    """Return whether the attack of a run goes through all that is declared and holds the floor."""
+    return run.declared and holds_floor(mapping(run.manifest.get("config")).get("attack"))

@@ -31,8 +31,8 @@ def lines(group: Sequence[Distances]) -> Iterator[str]:
     )
     yield f"{'eps':>10}{'error':>10}{'law':>10}"
     for eps, error, used in zip(law.eps, law.error, law.used, strict=True):
-        told = f"{law.factor * eps**law.exponent:>10.2%}" if used else f"{'not fitted':>12}"
-        yield f"{eps:>10.4g}{error:>10.2%}{told}"
+        predicted = f"{law.factor * eps**law.exponent:>10.2%}" if used else f"{'not fitted':>12}"
+        yield f"{eps:>10.4g}{error:>10.2%}{predicted}"
     low, high = law.interval
     yield f"exponent   {law.exponent:.3f}   95 % interval {low:.3f} to {high:.3f}   R^2 {law.determination:.4f}"
     yield f"law        error = {law.factor:.4g} eps^{law.exponent:.3f}"
@@ -52,14 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {cause}\n")
         return 1
     unfit = [answer for answer in found if isinstance(answer, UserError)]
-    told = []
+    reports = []
     for group in groups([answer for answer in found if isinstance(answer, Distances)]):
         try:
-            told.append("\n".join(lines(group)))
+            reports.append("\n".join(lines(group)))
         except UserError as cause:
             unfit.append(UserError(f"{group[0].run.path}: {cause}"))
     for why in unfit:
         sys.stderr.write(f"left out: {why}\n")
-    sys.stderr.write(left_out(found.count(None), "" if told else "; name runs of attacks"))
-    sys.stdout.write("\n\n".join(told) + ("\n" if told else ""))
-    return 1 if unfit or not told else 0
+    sys.stderr.write(left_out(found.count(None), "" if reports else "; name runs of attacks"))
+    sys.stdout.write("\n\n".join(reports) + ("\n" if reports else ""))
+    return 1 if unfit or not reports else 0

@@ -106,7 +106,7 @@ class ChunkEvaluator:
         check_scores(judged.scores, self.ids, self.run.classes)
         if not judged.finite.all():
             bad = self.ids[~judged.finite].tolist()
-            raise UserError(f"the defense's acceptance of the clean image {bad[0]} is not finite; mend its detector")
+            raise UserError(f"the defense's acceptance of the clean image {bad[0]} is not finite; fix its detector")
         self.clean_pred = judged.pred
         self.right = (self.clean_pred == self.y) & judged.accepted
         self.down = ~self.right

@@ -3,21 +3,15 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Literal
 
+from gauntlet.evidence.attack_floor import NORMS, holds_floor
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.published import published_command
 from gauntlet.evidence.recorded_command import command_of_all_shards, command_words
 
-STRONGEST = {
-    "gauntlet": "gauntlet_deep",
-    "autoattack": "gauntlet",
-    "autoattack_plus": "gauntlet",
-    "autoattack_rand": "gauntlet",
-}
-"""Attacks that a table ranks by, each with the one to add where flags doubt it."""
-
-NORMS = ("linf", "l2", "l1")
-"""Norms in which these attacks work."""
+DEEPEST = "gauntlet_deep"
+"""The attack with the most effort."""
 
 DOUBTS = {
     "zero-gradients", "bad-gradients", "noisy-gradients", "decision-beats-scores", "black-box-wins", "dead-start",
@@ -28,8 +22,13 @@ DOUBTS = {
 
 @dataclass(frozen=True)
 class NextStep:
-    """A command, and why to run it."""
+    """A command, and why to run it.
 
+    kind: repeat the run, go on with it, attack harder, for a rank or since a flag doubts the attack, verify, or build
+    the board.
+    """
+
+    kind: Literal["repeat", "resume", "rank", "doubt", "verify", "board"]
     command: str
     why: str
 
@@ -49,14 +48,19 @@ def next_steps(manifest: Manifest, folder: str, runs: str, public: bool = False)
     steps = []
     if status != "done" and command_words(shown):
         why = "goes on where the run stopped" if status == "running" else "redoes the samples that ended with an error"
-        steps.append(NextStep(command_of_all_shards(shown), why))
+        steps.append(NextStep("resume", command_of_all_shards(shown), why))
     harder = _harder(manifest, shown)
     steps += [harder] if harder else []
     if status == "done":
-        steps.append(NextStep(shlex.join(["gauntlet", "verify", folder]), "checks the stored examples independently"))
+        steps.append(verify_step(folder))
     place = [] if PurePath(runs) == PurePath("runs") else ["--runs", runs]
-    steps.append(NextStep(shlex.join(["gauntlet", "board", *place]), "builds the leaderboard from all runs"))
+    steps.append(NextStep("board", shlex.join(["gauntlet", "board", *place]), "builds the leaderboard from all runs"))
     return steps
+
+
+def verify_step(folder: str) -> NextStep:
+    """Return the check of a run, or of all runs below a folder."""
+    return NextStep("verify", shlex.join(["gauntlet", "verify", folder]), "checks the stored examples independently")
 
 
 def _harder(manifest: Manifest, command: str) -> NextStep | None:
@@ -66,15 +70,13 @@ def _harder(manifest: Manifest, command: str) -> NextStep | None:
     if not words or manifest["status"] != "done" or threat["radius"] is None or threat["norm"] not in NORMS:
         return None
     doubts = sorted({flag["name"] for flag in manifest.get("flags", [])} & DOUBTS)
-    less = manifest["heads"] != "declared" or manifest.get("access", "gradient") != "gradient"
-    if attack in STRONGEST and not less and not doubts:
+    declared = manifest["heads"] == "declared" and manifest.get("access", "gradient") == "gradient"
+    enough = declared and holds_floor(manifest["config"].get("attack"))
+    if enough and (not doubts or attack == DEEPEST):
         return None
-    other = STRONGEST.get(attack, "gauntlet") if doubts and not less else "gauntlet"
+    other = DEEPEST if enough and attack == "gauntlet" else "gauntlet"
     dropped = ("attack=", "attack.", "+attack.", "++attack.", "~attack.", "heads=", "access=", "attacker.")
-    kept = [word for word in words if not word.startswith(dropped)]
-    why = (
-        f"attacks harder: the flag {doubts[0]} says that examples may have been missed"
-        if doubts
-        else ("attacks every head with gradients and the effort that a rank needs")
-    )
-    return NextStep(shlex.join([*kept, f"attack={other}"]), why)
+    again = shlex.join([*(word for word in words if not word.startswith(dropped)), f"attack={other}"])
+    if doubts:
+        return NextStep("doubt", again, f"attacks harder: the flag {doubts[0]} says that examples may have been missed")
+    return NextStep("rank", again, "attacks every head with gradients and the effort that a rank needs")

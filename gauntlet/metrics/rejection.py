@@ -56,8 +56,13 @@ class Rejection:
 
     @classmethod
     def of_run(cls, run: RunFolder) -> "Rejection | None":
-        """Return that of a run; None where its defense never rejects."""
-        return cls.among([found for table in run.read_parts() if (found := cls.of(table))])
+        """Return that of a run; None where its defense never rejects, which its first chunk shows."""
+        several = []
+        for table in run.read_parts():
+            if (found := cls.of(table)) is None:
+                return None
+            several.append(found)
+        return cls.among(several)
 
     @classmethod
     def among(cls, several: Sequence["Rejection"]) -> "Rejection | None":

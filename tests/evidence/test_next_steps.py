@@ -6,12 +6,16 @@ import pytest
 
 from gauntlet.evidence.next_steps import next_steps
 
+GAUNTLET = {"_target_": "gauntlet.attacks.gauntlet.Gauntlet"}
+PGD = {"name": {"attack": "pgd"}, "config": {"attack": {"_target_": "gauntlet.attacks.pgd.PGD"}}}
+
 
 def manifest(**change: Any) -> Any:
     found: dict[str, Any] = {
         "status": "done",
         "command": "python run.py attack=gauntlet defense=trades attack.steps=5 runs_dir=/home/me/runs",
         "name": {"attack": "gauntlet"},
+        "config": {"attack": GAUNTLET},
         "threat": {"norm": "linf", "radius": 0.1},
         "heads": "declared",
         "flags": [],
@@ -30,11 +34,13 @@ def test_a_whole_strong_run_is_to_be_verified_and_shown() -> None:
 @pytest.mark.parametrize(
     ("change", "attack"),
     [
-        ({"name": {"attack": "pgd"}}, "gauntlet"),
+        (PGD, "gauntlet"),
+        ({"config": {"attack": {**GAUNTLET, "steps": 5}}}, "gauntlet"),  # by its name alone it would do
         ({"heads": "true"}, "gauntlet"),
         ({"access": "score"}, "gauntlet"),
         ({"flags": [{"name": "zero-gradients"}]}, "gauntlet_deep"),
         ({"name": {"attack": "autoattack"}, "flags": [{"name": "dead-start"}]}, "gauntlet"),
+        ({**PGD, "flags": [{"name": "dead-start"}]}, "gauntlet"),
     ],
 )
 def test_less_than_a_rank_needs_and_doubts_ask_for_a_stronger_attack(change: dict[str, Any], attack: str) -> None:
@@ -46,7 +52,12 @@ def test_less_than_a_rank_needs_and_doubts_ask_for_a_stronger_attack(change: dic
     "change", [{"threat": {"norm": "l0", "radius": 3}}, {"threat": {"norm": "l2", "radius": None}}]
 )
 def test_no_attack_is_advised_that_does_not_work_there(change: dict[str, Any]) -> None:
-    assert not any("attack=" in command for command in commands(**change, name={"attack": "pgd"}))
+    assert not any("attack=" in command for command in commands(**change, **PGD))
+
+
+def test_nothing_is_deeper_than_the_deepest() -> None:
+    doubted = commands(name={"attack": "gauntlet_deep"}, flags=[{"name": "dead-start"}])
+    assert doubted == ["gauntlet verify 'runs/a b'", "gauntlet board"]
 
 
 def test_an_unfinished_or_failed_run_goes_on_by_its_own_command_first() -> None:

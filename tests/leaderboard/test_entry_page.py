@@ -37,6 +37,17 @@ def test_each_sample_of_a_class_is_robust_wrong_or_on_its_way_to_another_class(m
     assert found.worst.interval[0] == pytest.approx(float(lower(7, 10, 0.05 / 6)))
 
 
+def test_of_many_classes_the_most_frequent_ways_are_listed(make: Make, entries: Scored) -> None:
+    make(ids=range(60), broken=range(0, 60, 30), label=lambda sample: sample % 30)
+    (entry,) = entries()
+    found = class_results(entry)
+    assert found is not None
+    assert not found.drawn
+    assert {line.to for line in found.lines} == {()}
+    assert [(before, count) for before, _, count in found.pairs] == [("0", 2)]
+    assert (found.lowest[0].label, found.lowest[0].robust, found.lowest[0].samples) == (0, 0, 2)
+
+
 def test_there_is_no_worst_class_where_samples_have_no_verdict(make: Make, entries: Scored) -> None:
     make(defense="open", ids=range(12), broken=[1], errors={2: "boom"}, label=third)
     make(defense="far", eps="unbounded", ids=range(12), broken=[1], label=third)

@@ -41,14 +41,28 @@ class NoisyFGSM(Knobs, key="attack"):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
         """Return examples like x [B, C, H, W], detached, in the box; y: int64 [B]; factors: multiples of eps [B]."""
         threat = Threat("linf", self.eps)
-        eps = (threat if factors is None else threat.scaled(factors)).budget(x)
-        u = self.noise * eps * rng.uniform(tuple(x.shape[1:]), -1.0, 1.0, dtype=x.dtype)
-        start = (x.detach() + u).clamp(threat.low, threat.high)
-        leaf = start.clone().requires_grad_()
-        with frozen(model), evaluating(model), torch.enable_grad():
-            logits = model(leaf)
-            (gradient,) = torch.autograd.grad(logits, leaf, losses.ce(logits, y).to(logits.dtype))
-        return (start + self.step_size * eps * gradient.sign()).clamp(threat.low, threat.high)
+        threat = threat if factors is None else threat.scaled(factors)
+        with evaluating(model):
+            return noisy_step(model, x, y, rng, threat, self.noise, self.step_size)[0]
+
+
+def noisy_step(
+    model: nn.Module, x: Tensor, y: Tensor, rng: Rng, threat: Threat, noise: float, step_size: float
+) -> tuple[Tensor, Tensor]:
+    """Return x + u + step_size eps sign(gradient at x + u), like x [B, C, H, W], detached, in the box; and the logits
+    at x + u [B, K].
+
+    Args:
+        threat: of linf; its eps, of each sample, is the unit of `noise`, the half width of u, and of `step_size`.
+    """
+    eps = threat.budget(x)
+    u = noise * eps * rng.uniform(tuple(x.shape[1:]), -1.0, 1.0, dtype=x.dtype)
+    start = (x.detach() + u).clamp(threat.low, threat.high)
+    leaf = start.clone().requires_grad_()
+    with frozen(model), torch.enable_grad():
+        logits = model(leaf)
+        (gradient,) = torch.autograd.grad(logits, leaf, losses.ce(logits, y).to(logits.dtype))
+    return (start + step_size * eps * gradient.sign()).clamp(threat.low, threat.high), logits.detach()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +15,7 @@ from gauntlet.leaderboard.__main__ import main
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("axe_playwright_python", reason="axe-core is not installed")
 
 pytestmark = pytest.mark.browser
@@ -41,17 +40,6 @@ def site(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., obje
             )  # fmt: skip
     assert main(["--runs", str(folder / "runs"), "--out", str(folder / "site")]) == 0
     return folder / "site"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no chromium on the PATH; install one, for example: apt-get install chromium")
-    with driver.sync_playwright() as session:
-        chromium = session.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize(("width", "scheme", "pages"), [(1280, "light", PAGES), (390, "dark", PAGES[:1])])

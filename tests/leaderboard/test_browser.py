@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from gauntlet.leaderboard.__main__ import main
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 pytestmark = pytest.mark.browser
 
@@ -62,17 +61,6 @@ def measured(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., 
     assert main(["--runs", str(folder / "runs"), "--out", str(folder / "site")]) == 0
     (path,) = (folder / "site" / "entries").glob("*8-255*.html")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no chromium on the PATH; install one, for example: apt-get install chromium")
-    with driver.sync_playwright() as session:
-        chromium = session.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gauntlet.attacks import losses
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
-from gauntlet.training.inner_attack import bounded
-from gauntlet.training.model_context import frozen
+from gauntlet.training.inner_attack import bounded, noisy_step
 from gauntlet.training.objectives.objective import Objective
 
 
@@ -24,7 +22,8 @@ class AAER(Knobs, Objective, key="recipe.objective"):
     fallen, CE(z1) < CE(z0). The loss is CE(z1) + (share of abnormal examples) (ce_weight mean over them of CE(z0) -
     CE(z1) + logit_weight max(0, their mean ||z1 - z0||^2 - that of the others)), the second part only where there are
     both. z0, the share and the mean of the others are constants. The start is seen in training mode, as the
-    example is, so that both have the statistics of their batch; no pass is added to those of a single step.
+    example is, so that both have the statistics of their batch; no pass is added to those of a single step. Share and
+    means are those of the batch, of which each of several processes knows its own part.
 
     Args:
         eps: budget of the linf ball: a number, or text such as "8/255".
@@ -50,17 +49,10 @@ class AAER(Knobs, Objective, key="recipe.objective"):
         """Return the examples and, behind their entries, the logits at their starts: float [B, C H W + K]."""
         threat = Threat("linf", self.eps)
         threat = threat if factors is None else threat.scaled(factors)
-        eps, draw = threat.budget(x), rng.stream("attack")
-        u = self.start * eps * draw.uniform(tuple(x.shape[1:]), -1.0, 1.0, dtype=x.dtype)
-        begin = (x.detach() + u).clamp(threat.low, threat.high)
-        leaf = begin.clone().requires_grad_()
-        with frozen(model), torch.enable_grad():
-            logits = model(leaf)
-            (gradient,) = torch.autograd.grad(logits, leaf, losses.ce(logits, y).to(logits.dtype))
-        z = (begin + self.step_size * eps * gradient.sign()).clamp(threat.low, threat.high)
+        z, logits = noisy_step(model, x, y, rng.stream("attack"), threat, self.start, self.step_size)
         if self.projected:
             z = threat.project(z, x)
-        return torch.cat([z.flatten(1), logits.detach().to(z.dtype)], 1)
+        return torch.cat([z.flatten(1), logits.to(z.dtype)], 1)
 
     def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
         pixels = x[0].numel()

@@ -1,13 +1,18 @@
 """The page of overall rankings: every rule's order side by side, and the pairs on which they disagree."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment
 
 from gauntlet.leaderboard.entry import Board
-from gauntlet.leaderboard.overall_ranking import COVERAGE, OverallRanking, overall
 from gauntlet.leaderboard.site_writer import Site
+
+if TYPE_CHECKING:
+    from gauntlet.leaderboard.overall_ranking import OverallRanking
 
 PAIRS = 30
 """Pairs on which rules disagree that the page spells out."""
@@ -27,6 +32,10 @@ class Dispute:
 
 def write_rankings(site: Site, env: Environment, boards: Sequence[Board]) -> str:
     """Write the page; return its place, empty where no two tables share two ranked systems."""
+    if len(boards) < 2:
+        return ""
+    from gauntlet.leaderboard.overall_ranking import COVERAGE, overall  # scipy.stats is slow to import
+
     found = overall(boards)
     if found is None:
         return ""

@@ -143,7 +143,7 @@ def _read(folder: RunFolder, place: str, manifest: Any, verification: Verificati
     total = summary(folder)
     problems = [] if manifest["status"] == "done" else [f"its status is {manifest['status']}"]
     if manifest["status"] == "running":
-        problems = [f"it is {'evaluating' if folder.at_work() else 'interrupted'}"]
+        problems = [f"it is {'running' if folder.at_work() else 'interrupted'}"]
     distinct, promised = len(np.unique(total.ids)), int(data["samples"])
     if distinct < total.samples:
         problems.append(f"{total.samples - distinct} rows are repeated")

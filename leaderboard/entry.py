@@ -157,7 +157,7 @@ class Entry:
 
     @property
     def states(self) -> tuple[str, ...]:
-        """Return what its unfinished runs are: evaluating, interrupted, both or neither."""
+        """Return what its unfinished runs are: running, interrupted, both or neither."""
         return tuple(sorted({line.run.state for line in self.runs if not line.ended}))
 
     @property

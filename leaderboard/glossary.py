@@ -20,7 +20,7 @@ RANK = Column(
     "better, and the number of entries less those that are significantly worse (exact McNemar tests on the same "
     "samples, Holm's adjustment over all pairs, 5 %). Entries whose ranks overlap cannot be distinguished. "
     "Bold: may be first. Ranked are entries that faced the attack which the table asks for; unfinished runs, marked "
-    "evaluating or interrupted, move neither rank nor number.",
+    "running or interrupted, move neither rank nor number.",
     "asc",
 )
 DEFENSE = Column(

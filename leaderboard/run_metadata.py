@@ -81,7 +81,7 @@ class AttackRun:
     rule: str  # how predictions of a randomized defense are counted; empty for a deterministic one
     draws: int  # per verdict
     flags: tuple[EntryFlag, ...]
-    state: str = ""  # of a run that has not ended: evaluating, or interrupted where no process is at it; else empty
+    state: str = ""  # of a run that has not ended: running, or interrupted where no process is at it; else empty
 
     @property
     def declared(self) -> bool:
@@ -149,7 +149,7 @@ def _described(folder: RunFolder, place: str, manifest: Manifest) -> AttackRun:
         randomized=manifest["card"].get("randomized", False),
         rule=protocol["rule"] if protocol else "",
         draws=protocol.get("draws", 1) if protocol else 1,
-        state="" if manifest["status"] != "running" else "evaluating" if folder.at_work() else "interrupted",
+        state="" if manifest["status"] != "running" else "running" if folder.at_work() else "interrupted",
         flags=tuple(EntryFlag(flag["name"], flag.get("detail", ""), place) for flag in manifest.get("flags", [])),
     )
 

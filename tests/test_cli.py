@@ -315,7 +315,7 @@ def test_two_processes_at_once_on_one_run(tmp_path):
     finally:
         first.kill()
         first.wait()
-    assert call(str(tmp_path), script="-m gauntlet status").stdout.startswith("partial ")
+    assert call(str(tmp_path), script="-m gauntlet status").stdout.startswith("interrupted ")
 
 
 def test_a_sweep_takes_options_that_all_its_choices_have(tmp_path):
@@ -374,7 +374,7 @@ def test_a_missing_part_or_missing_examples_are_done_again(finished, tmp_path):
     run = only_run(root)
     (run / "records" / "part-00001.parquet").unlink()
     (run / "adversarial" / "part-00000.safetensors").unlink()
-    assert call(str(root), script="-m gauntlet status").stdout.startswith("partial ")
+    assert call(str(root), script="-m gauntlet status").stdout.startswith("interrupted ")
     done = call(*QUICK, f"runs_dir={root}")
     assert done.returncode == 0, done.stderr
     assert call(str(root), script="-m gauntlet status").stdout.startswith("done ")

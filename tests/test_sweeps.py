@@ -48,7 +48,7 @@ def test_shards_of_a_sweep_survive_a_kill_and_are_the_whole(whole, tmp_path):
     first.send_signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
     told = call(str(tmp_path), script="-m gauntlet status")
-    assert told.stdout.startswith("partial ")
+    assert told.stdout.startswith("interrupted ")
     told = call(str(tmp_path), "--commands", script="-m gauntlet status")
     assert "runtime.shards=3" in told.stdout
     assert "'runtime.shard=range(3)'" in told.stdout

@@ -31,7 +31,7 @@ from gauntlet.system.file_reader import read_json, read_tail
 from gauntlet.system.lock import Owner, holder, sole_owner, whoami
 from gauntlet.system.orphan import end_with_parent
 
-STATES = ("done", "running", "partial", "waiting", "failed")
+STATES = ("done", "running", "interrupted", "waiting", "failed")
 _TAIL = 4096
 
 announced: list["SweepJob"] = []
@@ -40,8 +40,8 @@ announced: list["SweepJob"] = []
 
 @dataclass(frozen=True)
 class JobState:
-    """The state of a job. state: one of `STATES`, partial: its process began and is gone; said: its last line, or its
-    progress while it runs."""
+    """The state of a job. state: one of `STATES`, interrupted: its process began and is gone; said: its last line, or
+    its progress while it runs."""
 
     state: str
     said: str = ""
@@ -76,7 +76,7 @@ class SweepJob:
 
     @contextmanager
     def at_work(self) -> Iterator[list[str]]:
-        """Hold the job. The caller appends what is wrong, "" for nothing, to the list; else the job stays partial,
+        """Hold the job. The caller appends what is wrong, "" for nothing, to the list; else the job stays interrupted,
         and says that it was stopped if that was by Ctrl-C. A worker of joblib ends with the sweep, however that ends.
 
         Raises:
@@ -102,8 +102,8 @@ class SweepJob:
         owner = self._holder() if state == "running" else None
         if owner is not None:
             return JobState(state, owner.doing)
-        state = "partial" if state == "running" else state
-        if state in ("partial", "failed"):
+        state = "interrupted" if state == "running" else state
+        if state in ("interrupted", "failed"):
             said = said or _last_line(record.get("log")) or "its process ended without a word"
         return JobState(state, said)
 
@@ -175,8 +175,8 @@ def verdict(jobs: Iterable[SweepJob], stopped: bool = False) -> tuple[list[str],
     counts = [f"{number} {state}" for state in STATES if (number := sum(one.state == state for _, one in stand))]
     out = [f"sweep of {len(stand)}: {', '.join(counts)}"]
     for job, one in stand:
-        if one.state in ("failed", "partial"):
-            out += [f"{one.state:<8} {job.command}", f"         {one.said}"]
+        if one.state in ("failed", "interrupted"):
+            out += [f"{one.state:<11} {job.command}", f"            {one.said}"]
     if any(one.state == "waiting" for _, one in stand):
         nobody = f"no process took these up, or none that can write {stand[0][0].folder}"
         out.append(f"waiting: {'not begun' if stopped else nobody}")

@@ -1,4 +1,4 @@
-"""List runs: `gauntlet status [runs]`. What is done, running, failed or partial, from the evidence alone.
+"""List runs: `gauntlet status [runs]`. What is done, running, failed or interrupted, from the evidence alone.
 
 One line a run: state, chunks, time, accuracy under attack (or certified), folder. Jobs of sweeps that have left no run
 yet, because they wait, train or failed before they made one, are listed too. What a process is doing, its rate and the
@@ -23,7 +23,7 @@ from gauntlet.metrics.display import DASH
 from gauntlet.metrics.headline import headline
 from gauntlet.system.progress import duration
 
-STATES = ("done", "running", "waiting", "partial", "failed", "damaged")
+STATES = ("done", "running", "waiting", "interrupted", "failed", "damaged")
 
 WINDOW = 20
 """The rate is that of so many newest chunks."""
@@ -35,7 +35,7 @@ class StatusLine:
 
     Attributes:
         state: done, running (a process holds its lock), failed (rows with errors, or bad input), waiting (a sweep job
-            that no process has taken up), partial, or damaged.
+            that no process has taken up), interrupted, or damaged.
         remark: what is to be said beside it.
         access: what its attacker was given.
         command: what finishes it.
@@ -80,7 +80,7 @@ def line(run: RunFolder) -> StatusLine:
     if manifest["status"] == "failed":
         first = (manifest.get("failures") or ["no reason recorded"])[0]
         return replace(about, state="failed", remark=str(first))
-    return replace(about, state="partial")
+    return replace(about, state="interrupted")
 
 
 def lines(root: Path) -> list[StatusLine]:
@@ -99,11 +99,11 @@ def lines(root: Path) -> list[StatusLine]:
 
 def _with_job(run: StatusLine, job: JobState) -> StatusLine:
     """Return the line of a run that no process holds, with what one of its jobs says: it may be starting, or wait."""
-    if job.state == "running" and run.state in ("partial", "waiting"):
+    if job.state == "running" and run.state in ("interrupted", "waiting"):
         return replace(run, state="running", remark=job.said or "starting")
-    if job.state == "waiting" and run.state == "partial":
+    if job.state == "waiting" and run.state == "interrupted":
         return replace(run, state="waiting")
-    if job.said and job.state in ("partial", "failed") and run.state in ("partial", "failed"):
+    if job.said and job.state in ("interrupted", "failed") and run.state in ("interrupted", "failed"):
         return replace(run, below=(*run.below, job.said))
     return run
 
@@ -172,7 +172,7 @@ def _shown(found: Sequence[StatusLine]) -> str:
 
 def _left(each: StatusLine) -> bool:
     """Return whether a command is left to be called."""
-    return bool(each.command) and each.state in ("partial", "failed", "waiting")
+    return bool(each.command) and each.state in ("interrupted", "failed", "waiting")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -183,7 +183,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--watch", nargs="?", type=float, const=10.0, metavar="SECONDS", help="again and again, until nothing runs"
     )
     parser.add_argument(
-        "--state", metavar="STATE", choices=STATES, action="append", help=f"only these: {', '.join(STATES)}"
+        "--state",
+        metavar="STATE",
+        type=lambda word: "interrupted" if word == "partial" else word,  # as version 0.1.0 called it
+        choices=STATES,
+        action="append",
+        help=f"only these: {', '.join(STATES)}",
     )
     parser.add_argument(
         "--match", metavar="TEXT", default="", help="only those with this text in their folder or command"

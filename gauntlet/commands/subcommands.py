@@ -16,7 +16,7 @@ COMMANDS = {
     "board": Command("gauntlet.commands.board", "build the leaderboard from the evidence"),
     "verify": Command("gauntlet.verification.verify", "check runs and packs; re-run some of their samples"),
     "pack": Command("gauntlet.verification.pack", "put a run into one file that others can verify"),
-    "status": Command("gauntlet.commands.status", "list runs and sweep jobs: done, running, failed, partial"),
+    "status": Command("gauntlet.commands.status", "list runs and sweep jobs: done, running, failed, interrupted"),
     "import": Command("gauntlet.commands.import_examples", "judge adversarial examples from elsewhere as a run"),
     "export": Command("gauntlet.commands.export_examples", "write the adversarial set of a run as .pt, .npz or PNG"),
     "curves": Command("gauntlet.commands.curves", "print robust accuracy at every eps, from unbounded runs"),

@@ -32,7 +32,7 @@ def test_twelve_job_survive_kills_a_cancel_and_a_drain(site, tools, alone, tmp_p
 
     said = site.ended(terminal)
     assert terminal.returncode == 1, said
-    assert "sweep of 12: 11 done, 1 partial" in said
+    assert "sweep of 12: 11 done, 1 interrupted" in said
     assert any(word in said for word in ("CANCELLED", "Terminated", "Killed")), said  # the last line of its log
     again = site.sweep(tmp_path, *tools.TWELVE)
     said = site.ended(again)

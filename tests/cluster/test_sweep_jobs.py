@@ -62,21 +62,21 @@ with SweepJob(Path({folder!r}), "run", {words!r}).at_work():
 def test_a_killed_job_is_partial_and_its_log_tells_the_last_line(job):
     code = DIES.format(folder=str(job.folder), words=job.words)
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    assert job.status() == JobState("partial", "its process ended without a word")
+    assert job.status() == JobState("interrupted", "its process ended without a word")
     log = job.folder / "job.err"
     log.write_text("loading\n 10%|#  |\r 20%|## |\n\n")
     record = json.loads(job.path.read_text())
     job.path.write_text(json.dumps(record | {"log": str(log)}))
-    assert job.status() == JobState("partial", "20%|## |")
+    assert job.status() == JobState("interrupted", "20%|## |")
 
 
 def test_a_sweep_that_the_user_stops_says_so(job):
     with pytest.raises(SystemExit), job.at_work():
         sys.exit(130)
-    assert job.status() == JobState("partial", "stopped")
+    assert job.status() == JobState("interrupted", "stopped")
     lines, done = verdict([job, SweepJob(job.folder, "run", ("attack=fgsm",))], stopped=True)
     assert not done
-    assert lines[0] == "sweep of 2: 1 partial, 1 waiting"
+    assert lines[0] == "sweep of 2: 1 interrupted, 1 waiting"
     assert lines[2:] == ["         stopped", "waiting: not begun", "the same command goes on"]
     with job.at_work():
         assert job.status() == JobState("running")
@@ -103,7 +103,11 @@ def test_a_sweep_is_whole_once_every_job_is_done(job):
         said.append("no space left")
     lines, done = verdict([job, other])
     assert not done
-    assert lines[1:] == ["failed   python run.py attack=fgsm", "         no space left", "the same command goes on"]
+    assert lines[1:] == [
+        "failed      python run.py attack=fgsm",
+        "            no space left",
+        "the same command goes on",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_job_that_trains_before_it_has_a_run_is_told(tmp_path, capsys):
     with bar("training digits") as done, job.at_work():
         assert told(capsys, tmp_path)[0] == "running  –  –  –  python run.py attack=pgd: training digits 0 %"
         done.update(1)
-    assert told(capsys, tmp_path)[0] == "partial  –  –  –  python run.py attack=pgd"
+    assert told(capsys, tmp_path)[0] == "interrupted  –  –  –  python run.py attack=pgd"
 
 
 def test_a_shard_that_starts_or_waits_is_not_told_as_partial(run, tmp_path, capsys):
@@ -73,7 +73,7 @@ def test_a_shard_that_starts_or_waits_is_not_told_as_partial(run, tmp_path, caps
     one, two = (
         SweepJob(tmp_path / "_sweep" / "cells", "run", (*words, f"runtime.shard={shard}")) for shard in range(2)
     )
-    assert told(capsys, tmp_path)[-1] == "1 partial; --commands prints what to go on with"
+    assert told(capsys, tmp_path)[-1] == "1 interrupted; --commands prints what to go on with"
     two.wait()
     first, count = told(capsys, tmp_path)
     assert (first, count) == (

@@ -119,7 +119,7 @@ def test_a_refusal_after_the_first_chunk_leaves_a_run_that_goes_on(tmp_path, mon
     monkeypatch.setattr("gauntlet.certification.smoothing.count", refuses)
     with pytest.raises(UserError, match="no space"):
         run(tmp_path)
-    assert lines(tmp_path)[0].state == "partial"
+    assert lines(tmp_path)[0].state == "interrupted"
 
 
 @dataclass(frozen=True)

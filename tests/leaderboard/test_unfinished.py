@@ -50,14 +50,14 @@ def test_a_run_that_has_begun_leaves_number_and_rank_alone(make, built, chunks):
     assert "pgd, declared heads: interrupted; it is interrupted" in page
 
 
-def test_what_a_live_process_holds_is_evaluating(make, built):
+def test_what_a_live_process_holds_is_running(make, built):
     make(attack="gauntlet", broken=[1])
     run = make(attack="pgd", broken=[2], chunks=[0], change=RUNNING)
     with sole_owner(run.path, "run-0-of-1", None):
         index, page, record, _ = built()
-        assert record["unfinished"] == ["evaluating"]
-        assert "evaluating" in index
-        assert "evaluating" in page
+        assert record["unfinished"] == ["running"]
+        assert "running" in index
+        assert "running" in page
     assert built()[2]["unfinished"] == ["interrupted"]
 
 

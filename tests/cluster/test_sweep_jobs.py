@@ -77,7 +77,7 @@ def test_a_sweep_that_the_user_stops_says_so(job):
     lines, done = verdict([job, SweepJob(job.folder, "run", ("attack=fgsm",))], stopped=True)
     assert not done
     assert lines[0] == "sweep of 2: 1 interrupted, 1 waiting"
-    assert lines[2:] == ["         stopped", "waiting: not begun", "the same command goes on"]
+    assert lines[2:] == ["            stopped", "waiting: not begun", "the same command goes on"]
     with job.at_work():
         assert job.status() == JobState("running")
 

@@ -23,7 +23,8 @@ class DualSmoothing(Defense):
     majority of many, which tends to the class with the largest sum of both shares.
 
     Xia et al. 2024, "Mitigating the curse of dimensionality for certified robustness via dual randomized smoothing",
-    arXiv 2404.09586.
+    arXiv 2404.09586. Not the later method of the same name by Sun, Mao and
+    Vechev, which chooses the noise of each image.
 
     Args:
         parts: "left" and "right", each a `gauntlet.models.half_image.Half` trained on noisy images.
@@ -35,7 +36,7 @@ class DualSmoothing(Defense):
     """
 
     card: ClassVar[Card] = Card(
-        "Two networks vote on noisy copies, each on every second pixel.",
+        "Two networks vote on noisy copies, each on every second pixel; another method than that of arXiv 2512.01782.",
         source="Xia et al. 2024, arXiv 2404.09586",
         claim="a certified l2 radius for each image",
         forwards=2.0,

@@ -13,11 +13,21 @@ from gauntlet.leaderboard.certificates import CertificateVerdict, Claims
 from gauntlet.leaderboard.robustness_curve_plot import DASHES, plain
 from gauntlet.leaderboard.site_writer import Site
 from gauntlet.metrics.certificate_summary import grid
+from gauntlet.metrics.vote_shares import concentration
 
 PAGE = "certificates.html"
 
 COLUMNS = 6
 """Radii in a table."""
+
+ABOUT = (
+    "Certified accuracy in percent at each radius, with 95 % intervals. ACR: average certified radius, zero where "
+    "wrong; it depends on the draws of each bound, and images that no noise moves weigh most (arXiv 2410.06895): of it "
+    "from a tenth is what the tenth of the images with the largest radii adds. p_A: shares of the votes for the class, "
+    "of images that are right. Attack runs: those on the same model that were compared. Contradicted: samples that "
+    "they broke within a certified radius. Failure probability: of each certificate. Verified: what was checked by "
+    "the one who built this board; counts: radii were computed anew from the recorded votes."
+)
 
 KINDS = {"sound_prob": "with confidence", "sound_det": "proof"}
 
@@ -50,6 +60,8 @@ def _table(verdicts: Sequence[CertificateVerdict]) -> dict[str, Any]:
     heads = ["Defense", "Certifier", *(f"{radius:.4g}" for radius in radii)]
     heads += [
         "ACR",
+        "of it from a tenth",
+        "p_A: quarter, median, three quarters",
         "Draws",
         "Draws per image",
         "Draws/s",
@@ -64,20 +76,17 @@ def _table(verdicts: Sequence[CertificateVerdict]) -> dict[str, Any]:
     return {
         "id": f"certified-{identity}",
         "title": f"{first.data.name} {norm}",
-        "about": f"{formatting.samples(first.data, first.total.samples)}. Certified accuracy in percent at each "
-        "radius, with 95 % intervals. ACR: average certified radius, zero where wrong; it depends on the draws of each "
-        "bound. Attack runs: those on the same model that were compared. Contradicted: samples that they broke within "
-        "a certified radius. Failure probability: of each certificate. Verified: what was checked by the one who built "
-        "this board; counts: radii were computed anew from the recorded votes.",
+        "about": f"{formatting.samples(first.data, first.total.samples)}. {ABOUT}",
         "heads": heads,
         "rows": [_row(verdict, radii) for verdict in ordered],
         "figure": _figure([verdict.claims for verdict in ordered if verdict.claims.total.graded]),
+        "votes": _histogram([verdict.claims for verdict in ordered]),
     }
 
 
 def _row(verdict: CertificateVerdict, radii: Sequence[float]) -> list[str]:
     claims, total = verdict.claims, verdict.claims.total
-    n, drawn = total.samples, total.samples_used > 0
+    n, drawn, votes = total.samples, total.samples_used > 0, total.votes
 
     def share(radius: float) -> str:
         if not total.graded and radius not in (0.0, claims.eps):
@@ -91,6 +100,8 @@ def _row(verdict: CertificateVerdict, radii: Sequence[float]) -> list[str]:
         f"{claims.certifier} ({KINDS[claims.kind]})",
         *(share(radius) for radius in radii),
         f"{total.average:.3f}" if total.graded else "–",
+        f"{concentration(total.radius):.0%}" if total.graded else "–",
+        " / ".join(f"{value:.3f}" for _, value in votes.quantiles()[1:4]) if votes and len(votes.of_right) else "–",
         f"{total.trials:,}" if drawn else "–",
         f"{total.samples_used / n:,.0f}" if drawn else "–",
         f"{total.samples_used / max(total.seconds, 1e-9):,.0f}" if drawn else "–",
@@ -127,12 +138,27 @@ def _figure(claims: Sequence[Claims]) -> dict[str, Any] | None:
                 meta="curve",
             )
         )
+    return _drawn(traces, {"title": {"text": "radius"}, "rangemode": "tozero"}, "certified accuracy")
+
+
+def _histogram(claims: Sequence[Claims]) -> dict[str, Any] | None:
+    """Return bars of the images by their share of votes p_A; None where nothing voted."""
+    bars = []
+    for each in claims:
+        if each.total.votes is not None:
+            words, counts = zip(*each.total.votes.histogram(), strict=True)
+            shares = [round(100 * count / each.total.samples, 3) for count in counts]
+            bars.append(go.Bar(x=words, y=shares, name=plain(f"{each.defense}, {each.certifier}"), meta="votes"))
+    return _drawn(bars, {"title": {"text": "votes for the class, p_A"}, "type": "category"}, "images") if bars else None
+
+
+def _drawn(traces: Sequence[Any], across: dict[str, Any], up: str) -> dict[str, Any]:
     axis = {"zeroline": False, "showline": True, "ticks": "outside"}
     layout = {
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         "margin": {"l": 64, "r": 24, "t": 36, "b": 52},
-        "xaxis": axis | {"title": {"text": "radius"}, "rangemode": "tozero"},
-        "yaxis": axis | {"title": {"text": "certified accuracy"}, "ticksuffix": " %", "range": [-2, 102]},
+        "xaxis": axis | across,
+        "yaxis": axis | {"title": {"text": up}, "ticksuffix": " %", "range": [-2, 102]},
     }
     result: dict[str, Any] = go.Figure(traces, layout).to_plotly_json()
     return result

@@ -11,6 +11,9 @@ from gauntlet.certification.smoothing import Smoothing
 class DualSmoothingCertifier(Smoothing):
     """`Smoothing` for two networks that see a half of the pixels each (Xia et al. 2024, arXiv 2404.09586).
 
+    Another method is called dual randomized smoothing, too: a smoothed estimator that chooses the noise of a smoothed
+    classifier image by image (Sun, Mao and Vechev, ICLR 2026). This certifier is not for it.
+
     Each half has its own bound, at half of alpha because both must hold together, and the radius is their sum over
     sqrt 2 (see `gauntlet.certification.certifiable.Dual`); a half below one half counts against the other. The
     released code of the paper differs in three points that are not sound: the root of the sum of squares, alpha for

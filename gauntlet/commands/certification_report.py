@@ -8,6 +8,7 @@ from gauntlet.commands.network_report import network_lines
 from gauntlet.jobs.certification_job import Certified
 from gauntlet.metrics.bracket import of_survivors
 from gauntlet.metrics.certificate_summary import CertificateSummary, grid
+from gauntlet.metrics.vote_shares import concentration
 
 KINDS = {
     "sound_prob": "each certificate fails with probability at most {:.3g}, whatever the network",
@@ -80,3 +81,9 @@ def _curve(total: CertificateSummary, radii: list[float]) -> Iterator[str]:
     yield "certified       " + "".join(f"{total.certified(radius) / total.samples:>{width}.2%}" for radius in radii)
     drawn = f"; at most {total.trials:,} draws per bound" if total.samples_used else ""
     yield f"average radius   {total.average:7.4g}   (zero where wrong{drawn})"
+    if total.votes is not None and total.correct:
+        share = f"a tenth of the images makes {concentration(total.radius):.0%} of the average radius"
+        bins = total.votes.histogram()
+        wide = max(8, *(len(word) + 2 for word, _ in bins))
+        yield "votes p_A       " + "".join(f"{word:>{wide}}" for word, _ in bins)
+        yield "images          " + "".join(f"{count / total.samples:>{wide}.2%}" for _, count in bins) + f"   {share}"

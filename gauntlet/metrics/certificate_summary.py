@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from gauntlet.metrics.confidence import most, wilson
+from gauntlet.metrics.vote_shares import VoteShares
 
 if TYPE_CHECKING:
     from gauntlet.evidence.run_folder import RunFolder
@@ -31,6 +33,7 @@ class CertificateSummary:
         abstained: samples without a prediction.
         samples_used, forwards: summed over the samples.
         graded: whether a radius was sought for each sample, not yes or no for one ball.
+        votes: shares of the draws for the class, of the samples that are right; None where nothing was drawn.
         errors: distinct error texts with their counts.
     """
 
@@ -45,6 +48,7 @@ class CertificateSummary:
     seconds: float = 0.0
     margin: float = math.inf
     graded: bool = False
+    votes: VoteShares | None = None
     errors: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -89,7 +93,7 @@ class CertificateSummary:
 def summary(run: "RunFolder") -> CertificateSummary:
     """Read the certificates of a run, one chunk at a time."""
     total = CertificateSummary(np.zeros(0, np.int64), np.zeros(0))
-    ids, radii = [total.ids], [total.radius]
+    ids, radii, votes = [total.ids], [total.radius], [np.zeros(0)]
     for chunk in sorted(run.present()):
         table = run.read_part(chunk)
         fine = table["error"].is_null().to_numpy(zero_copy_only=False)
@@ -101,6 +105,7 @@ def summary(run: "RunFolder") -> CertificateSummary:
         total.abstained += int((table["predict"].to_numpy() < 0).sum())
         total.samples_used += int(table["samples_used"].to_numpy().sum())
         total.forwards += int(table["forwards"].to_numpy().sum())
+        votes.append(_votes(table)[right & (table["trials"].to_numpy() > 0)])
         total.trials = max([total.trials, *table["trials"].to_pylist()])
         total.seconds += sum(run.read_seconds(chunk).values())
         margins = table["margin"].to_numpy()
@@ -112,7 +117,16 @@ def summary(run: "RunFolder") -> CertificateSummary:
     every = np.concatenate(ids)
     order = np.argsort(every, kind="stable")
     total.ids, total.radius = every[order], np.concatenate(radii)[order]
+    if total.samples_used:
+        total.votes = VoteShares(np.sort(np.concatenate(votes)), total.samples)
     return total
+
+
+def _votes(table: pa.Table) -> NDArray[np.float64]:
+    """Return the share of the votes for each prediction, the mean of the networks that vote; 0 where none was drawn."""
+    hits = [sum(each) / max(len(each), 1) for each in table["counts"].to_pylist()]
+    shares: NDArray[np.float64] = np.array(hits, float) / np.maximum(table["trials"].to_numpy(), 1)
+    return shares
 
 
 def grid(largest: float, norm: str = "") -> list[float]:

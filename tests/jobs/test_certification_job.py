@@ -80,6 +80,9 @@ def test_a_row_says_all_that_the_certificate_rests_on(tmp_path):
     told = "\n".join(certificate_lines(done))
     assert "fails with probability at most 0.001" in told
     assert "70 draws" in told
+    (bins, shares) = (told.partition(head)[2].partition("\n")[0] for head in ("votes p_A", "images          "))
+    assert bins.split()[0] == "wrong"
+    assert sum(float(word[:-1]) for word in shares.split("   a tenth")[0].split()) == pytest.approx(100, abs=0.05)
 
 
 def test_a_certifier_that_crashes_certifies_nothing_and_says_why(tmp_path, monkeypatch):

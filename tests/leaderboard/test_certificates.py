@@ -11,6 +11,7 @@ from gauntlet.leaderboard.__main__ import main
 from gauntlet.leaderboard.build import build
 from gauntlet.leaderboard.certificates import certified
 from gauntlet.metrics.certificate_summary import grid, summary
+from gauntlet.metrics.vote_shares import concentration
 from tests.leaderboard.conftest import make_run
 
 NAN = float("nan")
@@ -18,11 +19,12 @@ NAN = float("nan")
 
 def certify(
     root, radii, *, kind="sound_prob", confidence=0.999, victim="sha256:none", norm="l2", status="done", right=None,
-    margin=NAN, drawn=1100, trials=1000,
+    margin=NAN, drawn=1100, trials=1000, counts=None,
 ):  # fmt: skip
     """Write a run that certifies: radii by sample; right: which predictions are; drawn: for each sample."""
     n = len(radii)
     right = [True] * n if right is None else right
+    counts = [990] * n if counts is None else counts
     name = {"dataset": "digits", "threat": f"{norm}-1", "defense": "none", "certifier": "smoothing"}
     run = RunFolder(root.joinpath(*name.values(), f"{kind}{victim[-4:]}"))
     run.create(
@@ -38,7 +40,7 @@ def certify(
     columns = {
         "sample": range(n), "label": [1] * n, "predict": [1 if r else 2 for r in right], "radius": radii,
         "correct": right, "samples_used": [drawn] * n, "kind": [kind] * n, "confidence": [confidence] * n,
-        "margin": [margin] * n, "forwards": [1100] * n, "trials": [trials] * n, "counts": [[990]] * n,
+        "margin": [margin] * n, "forwards": [1100] * n, "trials": [trials] * n, "counts": [[count] for count in counts],
         "lower": [[0.97]] * n, "stop": ["budget"] * n, "error": [None] * n,
     }  # fmt: skip
     run.write_part(0, rows({name: list(column) for name, column in columns.items()}), {"certificate": 2.0})
@@ -172,6 +174,26 @@ def test_proofs_for_one_ball_have_no_curve_and_votes_of_bands_have_one_without_d
     proofs, votes = (row for row in page.split("<tr")[1:] if ">0, a proof<" in row)
     assert ">2,200<" in votes  # 4,400 forwards in two seconds; of bounds that number would mean nothing
     assert ">2,200<" not in proofs
+
+
+def test_the_distribution_of_votes_stands_beside_the_average_radius(tmp_path):
+    """Wrong images have their own bin; the tenth of the images with the largest radii makes half of the average."""
+    runs, site = tmp_path / "runs", tmp_path / "site"
+    radii, counts = [3.0] + [0.5] * 6 + [0.0] * 3, [1000] + [550] * 3 + [850] * 3 + [990] * 3
+    run = certify(runs, radii, counts=counts, right=[True] * 7 + [False] * 3)
+    total = summary(run)
+    expected = {"wrong": 3, "< 0.6": 3, "< 0.7": 0, "< 0.8": 0, "< 0.9": 3, "< 0.99": 0, "< 0.999": 0, "≥ 0.999": 1}
+    assert dict(total.votes.histogram()) == expected
+    assert [value for _, value in total.votes.quantiles()] == [0.55, 0.55, 0.85, 0.85, 1.0]
+    assert concentration(total.radius) == pytest.approx(0.5)
+    assert concentration(np.zeros(4)) == 0.0
+    build(runs, site)
+    page = (site / "certificates.html").read_text()
+    assert ">0.550 / 0.850 / 0.850<" in page
+    assert ">50%<" in page
+    assert page.count("<figure") == 2
+    proof = certify(tmp_path / "proof", [1.0] * 4, kind="sound_det", confidence=1.0, drawn=0)
+    assert summary(proof).votes is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.linearized_boundary import LinearizedBoundary, linearize_boundary, nearest_boundary
-from gauntlet.attacks.losses import ranking
+from gauntlet.attacks.losses import margin_hidden_by_rounding, margins, ranking
 from gauntlet.attacks.minimum_norm.minimum_norm_loop import NearestExamples, arrived, refine
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
@@ -89,6 +89,7 @@ class FAB(Knobs, key="attack"):
         place = torch.arange(len(alive), device=x.device)
         x, y, threat = x[alive], y[alive], threat.select(alive)
         target = None if target is None else target[alive]
+        far = 2 * x[0].numel() * (threat.high - threat.low)  # no two images lie so far apart
         point = (x + threat.edge(x, rng.stream("start"))) / 2 if astray else x
         for number in range(self.steps):
             draw = rng.stream(number)
@@ -97,13 +98,19 @@ class FAB(Knobs, key="attack"):
             else:
                 boundary = linearize_boundary(head, point, y, target, draw)
             point = self._ahead(point, x, boundary, threat)
-            broken = head.broken(point, head.scores(point, draw), y, draw, plain=True)
-            inside = broken.clone()
-            inside[broken] = arrived(point[broken], x[broken], threat.select(broken))
+            logits = head.scores(point, draw)
+            wrong = head.broken(point, logits, y, draw, plain=True)
+            inside = wrong.clone()
+            inside[wrong] = arrived(point[wrong], x[wrong], threat.select(wrong))
+            # A tie that only an offset of the logits makes is no end, but better than nothing.
+            tie = (margins(logits, y) == 0) & (margin_hidden_by_rounding(logits) > 0)
+            broken = wrong & ~tie if head.head.exact else wrong
             noted = broken if threat.unbounded else inside
             if noted.any():
                 near = threat.distance(point[noted], x[noted])
+                near[~broken[noted]] += far
                 best.note(alive[place[noted]], point[noted], near, torch.ones_like(noted[noted]))
+            inside &= broken
             if inside.any():
                 done[place[inside]] = True
                 stay = (~inside).nonzero().squeeze(1)

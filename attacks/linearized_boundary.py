@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.losses import margin
+from gauntlet.attacks.losses import margin, margin_hidden_by_rounding
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 
@@ -14,7 +14,11 @@ DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
 
 
 class LinearizedBoundary(NamedTuple):
-    """gap + <gradient, move> = 0, for the half difference of another logit and the true one."""
+    """gap + <gradient, move> = 0, for the half difference of another logit and the true one.
+
+    Where a large common offset hides that difference in the last digits of the logits, the plane lies beyond the
+    boundary by more than they hide.
+    """
 
     gap: Tensor  # [B], at the point: negative where the true logit is larger
     gradient: Tensor  # [B, C, H, W]
@@ -48,4 +52,5 @@ def nearest_boundary(head: CountedHead, point: Tensor, y: Tensor, norm: str, rng
 
 def _gap(logits: Tensor, y: Tensor, target: Tensor, point: Tensor) -> Tensor:
     """Return the value that goes with the cotangent of `margin`, which is half of e_target - e_y."""
-    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1).to(point.dtype) / 2
+    apart = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+    return (apart - margin_hidden_by_rounding(logits)).to(point.dtype) / 2

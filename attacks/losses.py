@@ -216,6 +216,20 @@ def margins(logits: Tensor, y: Tensor) -> Tensor:
     return logits.gather(1, y[:, None]).squeeze(1) - rival
 
 
+CLEAR = 1e-5
+"""Margin, as a share of the size of the logits, by which a candidate must fool an exact head: the rounding of a fused
+copy or of another batch composition, such as the verifier's, must not undo what lies on the decision boundary."""
+
+
+def margin_hidden_by_rounding(logits: Tensor) -> Tensor:
+    """Return the margin beyond which logits [B, K] that a common offset leaves few digits are sure not to tie, [B]: one
+    or two of their last digits; zero where these are less than `CLEAR` of the spread, as they are without an offset.
+    """
+    size, spread = logits.abs().amax(1), logits.amax(1) - logits.amin(1)
+    rounding = torch.finfo(logits.dtype).eps * size
+    return rounding.masked_fill(2 * rounding <= CLEAR * spread, 0.0)
+
+
 def _pieces(logits: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return z, m, r (zero at y and m), S - 1, min(q, 1) and min(1 / q, 1); the last three as [B, 1]."""
     z = resolved(logits)

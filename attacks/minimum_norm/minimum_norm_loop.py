@@ -12,17 +12,13 @@ from typing import NamedTuple, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.losses import Cotangent, margins
+from gauntlet.attacks.losses import CLEAR, Cotangent, margins
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 REFINE = 10
 """Forward passes at the end that move each adversarial example towards its image."""
-
-CLEAR = 1e-5
-"""Margin, as a share of the size of the logits, by which a candidate must fool an exact head: the rounding of a fused
-copy or of another batch composition, such as the verifier's, must not undo what lies on the decision boundary."""
 
 
 class NearestExamples(NamedTuple):

@@ -5,6 +5,7 @@ import torch
 from scipy.optimize import LinearConstraint, minimize
 
 from gauntlet.attacks.fab import FAB, reach
+from gauntlet.attacks.losses import margin_hidden_by_rounding, margins
 from gauntlet.errors import UserError
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -66,6 +67,23 @@ def test_reach_goes_as_far_as_the_box_allows(norm):
 def test_bad_knobs(knobs):
     with pytest.raises(UserError):
         FAB(**knobs)
+
+
+@pytest.mark.parametrize("targets", [0, 2])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_an_offset_of_the_logits_makes_no_ties(norm, targets, make_case):
+    """At 1e6 the last digit is 0.06: a candidate is wrong by it wherever one within eps can be."""
+    case, threat = make_case(scale=10.0, offset=1e6), Threat(norm, {"linf": 0.15, "l2": 0.6, "l1": 2.0}[norm])
+    plain = make_case(scale=10.0)
+    wrong = margins(case.network(case.attack(FAB(steps=20, targets=targets), threat)[0]), case.y) < 0
+    found = plain.broken(plain.attack(FAB(steps=20, targets=targets), threat)[0])
+    assert wrong.sum() >= found.sum() - 1
+
+
+def test_logits_without_an_offset_hide_nothing():
+    logits = torch.tensor([[3.0, -2.0, 1.0], [40.0, 41.0, 42.0], [1e6, 1e6 + 1, 1e6 - 1]])
+    assert margin_hidden_by_rounding(logits)[:2].tolist() == [0, 0]
+    assert 0.0625 < float(margin_hidden_by_rounding(logits)[2]) < 0.125
 
 
 def test_the_cost_of_a_survivor(case):

@@ -17,7 +17,7 @@ from gauntlet.errors import described
 from gauntlet.evidence.digest import digest_of
 from gauntlet.evidence.stable_names import to_record
 from gauntlet.models.batchnorm_folding import folded
-from gauntlet.models.description import network_facts
+from gauntlet.models.description import network_facts, resizing_lines
 from gauntlet.models.layers import frozen
 from gauntlet.threat_model.decision import relative_difference
 from gauntlet.threat_model.rng import Rng
@@ -85,8 +85,9 @@ def deploy(
         given = {other: models[other] for other in part.uses}
         trained = part.load(dataset, cache, given=given, device=str(device), progress=runtime.progress, tracker=tracker)
         models[name], weights[name] = trained.module.to(device), trained.digest
-        networks[name] = network_facts(trained.module) | {"source": trained.source, "loaded": list(trained.lines)}
-        for line in trained.lines:
+        lines = [*trained.lines, *resizing_lines(trained.module, dataset)]
+        networks[name] = network_facts(trained.module) | {"source": trained.source, "loaded": lines}
+        for line in lines:
             log.info("%s", line)
     config: Any = to_record(OmegaConf.to_container(node))
     declared = config.get("parts", {})  # a defense may leave some of them out

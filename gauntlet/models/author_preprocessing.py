@@ -63,6 +63,22 @@ class Declared:
             raise UserError(f"{self.source} takes {self.size} pixels, the images give {side}; set model.resize")
         return chosen
 
+    def against(self, size: int, resize: int | None, interpolation: str) -> list[str]:
+        """Return a line where photographs come to the size of the network in another way than its author says.
+
+        Args:
+            size: of the images.
+            resize, interpolation: by which the data set made them of photographs; null: they are stored so.
+        """
+        ours, theirs = (resize, interpolation), (self.resize, self.interpolation)
+        if size != self.size or resize is None or ours == theirs:
+            return []
+        return [
+            f"{self.source} takes photographs resized to {self.resize} {self.interpolation} before {size} are cut out, "
+            f"the data set resizes to {resize} {interpolation}; to do as declared add dataset.resize={self.resize} "
+            f"dataset.interpolation={self.interpolation}"
+        ]
+
     def text(self, given: dict[str, Any]) -> str:
         """Return where the constants come from, for the record."""
         changed = [key for key, value in given.items() if value is not None and key in ("mean", "std")]

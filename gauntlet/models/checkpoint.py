@@ -51,6 +51,9 @@ def load_reported(model: nn.Module, path: str | Path, key: str | None = None) ->
             weights are not finite.
     """
     path = Path(path).expanduser()
+    for module in model.modules():
+        if callable(check := getattr(module, "check_file", None)):
+            check(path)  # what a network knows of a file by its name
     state = _tensors(model)
     expected = bare(state)
     content = checkpoint_file.read_sets(path)

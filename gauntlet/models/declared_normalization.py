@@ -1,7 +1,8 @@
 """Networks that declare a normalization, and which one their pixels really get: measured, whoever does it.
 
 timm writes the constants of its authors into `pretrained_cfg` (once `default_cfg`) of a network, transformers into
-preprocessor_config.json beside the weights. A network that is run without them is silently another, weaker one.
+preprocessor_config.json beside the weights; the networks of this package keep what they read as `expects`. A network
+that is run without them is silently another, weaker one.
 """
 
 import json
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from gauntlet.models.wrapped import Wrapped
 
 TOLERANCE = 0.02
 """By which constants may differ: less than those of any two projects do."""
@@ -51,6 +54,10 @@ def missing_normalization(module: nn.Module, run: Callable[[Tensor], object], ch
 def declaring(module: nn.Module) -> Iterator[tuple[nn.Module, str, Constants]]:
     """Yield the networks inside that declare a normalization, the outermost alone, with where and which."""
     for network in module.modules():
+        if isinstance(network, Wrapped) and (expects := network.expects) is not None:
+            if constants := _constants(expects.mean, expects.std):
+                yield network.model, expects.source, constants
+            return
         for source in ("pretrained_cfg", "default_cfg"):
             config = getattr(network, source, None)
             if isinstance(config, Mapping) and (constants := _constants(config.get("mean"), config.get("std"))):

@@ -23,6 +23,17 @@ def network_facts(module: nn.Module) -> dict[str, Any]:
     }
 
 
+def resizing_lines(module: nn.Module, dataset: Any) -> list[str]:
+    """Return what a data set does to photographs otherwise than the author of a network declares; empty: nothing."""
+    expects = next((m.expects for m in module.modules() if isinstance(m, Wrapped)), None)
+    if expects is None:
+        return []
+    lines: list[str] = expects.against(
+        dataset.size, getattr(dataset, "resize", None), getattr(dataset, "interpolation", "bilinear")
+    )
+    return lines
+
+
 def architecture(module: nn.Module) -> str:
     """Return the class of a network and the file that defines it; of one behind its preprocessing, its own."""
     while isinstance(module, Wrapped):

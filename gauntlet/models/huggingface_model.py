@@ -64,7 +64,7 @@ class HuggingFaceModel(Wrapped):
         given = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "crop": crop}
         super().__init__(network, channels=channels, **declared.for_images(size, given))
         self.origin = f"{type(network).__name__} of transformers: {shown}"
-        self.declared = declared.text(given)
+        self.declared, self.expects = declared.text(given), declared
 
 
 def declared_by(config: Mapping[str, Any], source: str) -> Declared:

@@ -77,7 +77,7 @@ class OpenClipModel(Wrapped):
         head = ZeroShot(clip.visual, directions(clip, tokenizer, words, prompts), float(clip.logit_scale.exp()))
         super().__init__(head, channels=channels, **declared.for_images(size, given))
         self.origin = f"zero-shot {name} of open_clip ({Path(weights).name})"
-        self.declared = declared.text(given)
+        self.declared, self.expects = declared.text(given), declared
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ class TimmModel(Wrapped):
         given = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "crop": crop}
         super().__init__(network, channels=channels, **declared.for_images(size, given))
         self.origin = f"{type(network).__name__} of timm: {shown}"
-        self.declared = declared.text(given)
+        self.declared, self.expects = declared.text(given), declared
 
 
 def declared_by(network: nn.Module, source: str) -> Declared:

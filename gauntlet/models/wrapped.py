@@ -60,6 +60,8 @@ class Wrapped(nn.Module):
     """Where the network comes from, in words, for those whose class does not say it."""
     declared = ""
     """What the constants were read from; empty: the user gave them."""
+    expects: Any = None
+    """The `Declared` that they were read from; None: the user gave them."""
 
     @property
     def preprocessing(self) -> str:

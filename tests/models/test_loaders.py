@@ -84,7 +84,7 @@ class TestTimm:
 
         network = theirs.timm_folder(tmp_path / "net")
         model = TimmModel(f"local-dir:{tmp_path / 'net'}", 10, size=60, weights="pretrained").eval()
-        assert (model.side, model.crop, model.mode.value) == (40, 32, "bicubic")
+        assert (model.side, model.crop, model.interpolation) == (40, 32, "bicubic")
         x, pillow = photograph(60)
         wanted = create_transform(**resolve_model_data_config(model.model), is_training=False)(pillow)[None]
         seen = []

@@ -16,6 +16,7 @@ from gauntlet.errors import UserError, reason
 from gauntlet.jobs.setup import KEYS
 from gauntlet.models.given import CallableNetwork, GivenIdentity, LogitsOf
 from gauntlet.models.wrapped import logits_of
+from gauntlet.threat_model.process_settings import settings_kept
 
 FIRST = 8
 """Images that a model is tried on before any work."""
@@ -100,7 +101,7 @@ def add_network(
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     first = first.to(device)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), settings_kept():
             given = network(first)
             logits = logits_of(given)
     except UserError as cause:

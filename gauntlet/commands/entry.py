@@ -1,5 +1,6 @@
 """How mistakes reach the user: one line that starts with `error:`, and a status that is not 0. No torch here."""
 
+import faulthandler
 import os
 import sys
 import traceback
@@ -19,6 +20,7 @@ from gauntlet.commands.command_line import arranged, by_file
 from gauntlet.commands.terminal import one_line, say, write
 from gauntlet.config.trust import guard
 from gauntlet.errors import UserError, described, printable
+from gauntlet.system.foreign_frame import foreign_frame
 
 STOPPED = 130
 """The exit status after Ctrl-C."""
@@ -39,6 +41,8 @@ def entry(main: Callable[[], None], config_name: str = "run") -> int:
     if "--version" in sys.argv[1:]:
         write(f"gauntlet {gauntlet.__version__}")
         return 0
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__, all_threads=False)  # a crash in compiled code of a model says where
     announced.clear()
     status = _called(main, config_name)
     if not announced:
@@ -120,14 +124,18 @@ def _attempt(work: Callable[[], bool], stopped: str) -> str:
     except KeyboardInterrupt:
         say(stopped)
         sys.exit(STOPPED)
-    except (SystemExit, GeneratorExit) as cause:  # of a user's model, attack or data set: it must not pass for success
-        text = f"code that the run calls ended the program ({described(cause)}); let it raise an error instead"
-        say(f"error: {text}")
-        return text
     except UserError as cause:
         say(f"error: {printable(cause)}")
         return str(cause)
     except Exception as cause:
+        if place := foreign_frame(cause):  # a user's model, attack or data set: a line says it
+            text = f"{place} raised {described(cause)}"
+            say(f"error: {printable(text)}")
+            return text
         text = f"unexpected {type(cause).__name__}: {one_line(cause)}"
         say(f"{traceback.format_exc()}error: {text}")
+        return text
+    except BaseException as cause:  # such as SystemExit of a user's code: it must not pass for success
+        text = f"code that the run calls ended the program ({described(cause)}); let it raise an error instead"
+        say(f"error: {text}")
         return text

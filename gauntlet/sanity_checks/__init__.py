@@ -25,6 +25,7 @@ from gauntlet.sanity_checks.model import (
 )
 from gauntlet.sanity_checks.probe import PROBE, Probe
 from gauntlet.sanity_checks.reference_attacks import few_classes, one_step, unlimited
+from gauntlet.system.foreign_frame import foreign_frame
 from gauntlet.threat_model.access import GRADIENT
 
 __all__ = ["PROBE", "Flag", "clean_at_chance", "decisions_beat_scores", "from_evidence", "noisy_gradients", "of_victim"]
@@ -55,7 +56,8 @@ def of_victim(run: Evaluation, batch: Batch, survivors: set[int]) -> list[Flag]:
         try:
             flag = check(probe)
         except Exception as cause:  # the evidence is there; a check that fails must not hide it
-            log.exception("a check of the victim failed")
+            if not foreign_frame(cause):
+                log.exception("a check of the victim failed")
             flag = Flag("check-failed", f"{check.__name__}: {described(cause)}")
         if flag is not None:
             flags.append(flag)

@@ -28,7 +28,7 @@ from gauntlet.training import weights_cache
 from gauntlet.training.distributed import join
 from gauntlet.training.loop import BEST, fit
 from gauntlet.training.model_context import seeded
-from gauntlet.training.output_check import check_output
+from gauntlet.training.output_check import check_output, check_trainable
 from gauntlet.training.recipe import Recipe
 from gauntlet.training.resume_state import tidy
 from gauntlet.training.weights_cache import training_key
@@ -120,8 +120,10 @@ class TrainedNetwork:
             source = f"zoo {path.stem}" if path else "trained"
             if path is None:
                 folder = self.folder(dataset, cache, self.key(dataset, given))
-                if not train and not (folder / BEST).exists():
-                    raise UserError(f"{folder / BEST} is not there; train it first")
+                if not (folder / BEST).exists():
+                    if not train:
+                        raise UserError(f"{folder / BEST} is not there; train it first")
+                    self._refuse_own_weights(module)
                 folder = self.train(dataset, cache, given=given, device=device, progress=progress, tracker=tracker)
                 path = folder / BEST
             digest = checkpoint.load(module, path)
@@ -153,6 +155,7 @@ class TrainedNetwork:
             return folder
         recipe, module = self.built_recipe(given), self._module().to(device)
         check_output(recipe.objective.classifier(module), dataset)
+        check_trainable(recipe.objective.classifier(module), dataset)
         first = processes.rank == 0
         with sole_owner(folder, "train", None) if first else nullcontext():
             processes.wait()  # until the first process holds the lock
@@ -178,6 +181,17 @@ class TrainedNetwork:
             raise UserError(
                 f"checkpoint=included, but {self.model['_target_']} is built with random weights; give "
                 "checkpoint=FILE, or leave it out to have them trained"
+            )
+
+    def _refuse_own_weights(self, module: nn.Module) -> None:
+        """Refuse to train over weights that a network comes with: built from other draws, they are the same."""
+        with seeded(self.seed + 1, "initial weights"):
+            again = build(self.model)
+        if checkpoint.digest(again.to(next(module.parameters(), torch.empty(0)).device)) == checkpoint.digest(module):
+            name = self.model.get("source") or self.model.get("name") or self.model["_target_"]
+            raise UserError(
+                f"{name} comes with weights of its own, which a training would replace; evaluate them with "
+                "checkpoint=included, or train from them first, with gauntlet train"
             )
 
     def key(self, dataset: Dataset, given: Mapping[str, nn.Module] = NOTHING) -> str:

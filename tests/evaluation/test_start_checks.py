@@ -60,6 +60,16 @@ def set_dtype(z):
     return z.float()
 
 
+def set_threads(z):
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    return z
+
+
+def set_deterministic(z):
+    torch.use_deterministic_algorithms(True)
+    return z
+
+
 def leave(z):
     sys.exit(0)
 
@@ -85,6 +95,8 @@ def numpy(z):
         (lambda x: x, lambda z: {"logits": z}, "gives a dict"),
         (lambda x: x, leave_no_grad, "switches gradients"),
         (lambda x: x, set_dtype, "set_default_dtype"),
+        (lambda x: x, set_threads, "set_num_threads"),
+        (lambda x: x, set_deterministic, "use_deterministic_algorithms"),
         (lambda x: x, leave, r"ended with SystemExit"),
         (lambda x: x, stop, "cannot predict"),
         (lambda x: x, numpy, "access=score"),
@@ -93,13 +105,26 @@ def numpy(z):
     ],
 )
 def test_a_forward_that_misbehaves_is_refused_by_what_it_does(before, after, said):
-    try:
-        with pytest.raises(UserError, match=said) as caught:
-            check_forwards(evaluation(Net(before, after)), FORM)
-    finally:
-        torch.set_default_dtype(torch.float32)
-        assert torch.is_grad_enabled()
+    before_all = torch.get_num_threads()
+    with pytest.raises(UserError, match=said) as caught:
+        check_forwards(evaluation(Net(before, after)), FORM)
     assert "\n" not in str(caught.value)
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.get_num_threads() == before_all
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_forward_that_seeds_the_process_is_named_whatever_was_seeded_before(caplog):
+    def seed(z):
+        torch.manual_seed(1)
+        return z
+
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    check_forwards(evaluation(Net(after=seed)), FORM)
+    assert "seeds it" in caplog.text
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_forward_that_asserts_is_told_in_one_line():

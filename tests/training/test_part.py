@@ -191,8 +191,8 @@ class Odd(nn.Module):
         (MODEL | {"classes": 100}, "model gives 100 classes, data set few has 10"),
         (MODEL | {"channels": 3}, "cannot take images of shape"),
         ({"_target_": "gauntlet.models.small_cnn.Odd", "what": "nan"}, "NaN"),
-        ({"_target_": "gauntlet.models.small_cnn.Odd", "what": "rank"}, "must give logits"),
-        ({"_target_": "gauntlet.models.small_cnn.Odd", "what": "dict"}, "gives dict"),
+        ({"_target_": "gauntlet.models.small_cnn.Odd", "what": "rank"}, "scores of shape"),
+        ({"_target_": "gauntlet.models.small_cnn.Odd", "what": "dict"}, "gives a dict"),
         ({"_target_": "gauntlet.training.objectives.objective.Standard"}, "does not give a torch.nn.Module"),
     ],
 )
@@ -201,6 +201,47 @@ def test_a_network_that_does_not_fit_is_refused_before_training(model, words, pa
     with pytest.raises(UserError, match=words):
         _load(replace(part, model=model), few, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+class OwnWeights(nn.Module):
+    """A linear classifier that comes with its weights, as a function of a user's that loads a file gives it."""
+
+    def __init__(self, after=lambda z: z):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            self.layer, self.after = nn.Linear(64, 10), after
+
+    def forward(self, x):
+        return self.after(self.layer(x.flatten(1)))
+
+
+def test_weights_of_the_users_own_are_never_trained_over_unasked(part, few, tmp_path, monkeypatch):
+    recipe = part.built_recipe({})
+    monkeypatch.setattr("gauntlet.training.trained_network.build", lambda node: OwnWeights())
+    monkeypatch.setattr(TrainedNetwork, "built_recipe", lambda self, given: recipe)
+    with pytest.raises(UserError, match=r"comes with weights of its own.*checkpoint=included"):
+        _load(part, few, tmp_path)
+    own = _load(replace(part, weights="included"), few, tmp_path)
+    assert torch.equal(own.module.layer.weight, OwnWeights().layer.weight)
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (lambda z: z.detach(), "cannot be trained"),
+        (lambda z: torch.zeros_like(z).detach(), "cannot be trained"),
+        (lambda z: z.argmax(1), "int64"),
+        (lambda z: z.to_sparse(), "sparse"),
+        (lambda z: z.to("meta"), "device meta"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_told_so(after, said, part, few, tmp_path, monkeypatch):
+    recipe, network = part.built_recipe({}), OwnWeights(after)
+    monkeypatch.setattr("gauntlet.training.trained_network.build", lambda node: network)
+    monkeypatch.setattr(TrainedNetwork, "built_recipe", lambda self, given: recipe)
+    with pytest.raises(UserError, match=said):
+        part.train(few, tmp_path, progress=False)
 
 
 def test_a_recipe_that_does_not_fit_is_refused_before_training(part, few, tmp_path):

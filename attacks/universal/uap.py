@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +49,8 @@ class UAP(Universal):
     Raises:
         UserError: a value outside its range.
     """
+
+    revisions: ClassVar[dict[str, int]] = {"linf": 2, "l2": 2}  # in version 1 DeepFool went on where two scores tied
 
     epochs: int = knob(10, least=1)
     fooling: float = knob(0.8, above=0, most=1)

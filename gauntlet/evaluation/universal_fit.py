@@ -27,7 +27,7 @@ from gauntlet.models import checkpoint_file
 from gauntlet.system.atomic_file import write_atomically
 from gauntlet.system.lock import clear_folder, sole_owner
 from gauntlet.system.progress import Bar
-from gauntlet.threat_model.attack import Attack
+from gauntlet.threat_model.attack import Attack, revisions_of
 from gauntlet.threat_model.counted_head import Counts
 from gauntlet.threat_model.rng import Rng
 
@@ -201,6 +201,8 @@ def _key(evaluation: Evaluation, stage: Stage, split: Split, victim: str) -> str
         victim, split.digest(), [threat.norm, threat.label, threat.low, threat.high], type(attack).__qualname__, knobs,
         stage.name, evaluation.seed,
     ]  # fmt: skip
+    if revisions := revisions_of(attack, threat.norm):  # a perturbation of the first version keeps its file
+        answer.append(revisions)
     return hashlib.sha256(json.dumps(answer, sort_keys=True).encode()).hexdigest()[:12]
 
 

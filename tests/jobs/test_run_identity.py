@@ -50,6 +50,26 @@ def test_a_later_version_of_an_attack_is_another_run_in_the_norms_that_it_change
     assert manifest("linf")["config_hash"] == manifest("linf", revisions={})["config_hash"]
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_fit_that_ends_at_ties_is_another_run_and_another_perturbation(norm, weights, tmp_path, monkeypatch):
+    from gauntlet.attacks.universal.uap import UAP
+    from gauntlet.evaluation import universal_fit
+
+    def prepared(**revisions):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(CONF, version_base=None):
+            cfg = compose("run", ["attack=uap", f"threat={norm}", f"checkpoint={weights}", f"runs_dir={tmp_path}"])
+        job = prepare(cfg, {"attack": "uap", "defense": "none", "model": "small_cnn"}, "", **revisions)
+        return job.manifest, universal_fit._key(job.evaluation, job.evaluation.stages[0], job.split, "victim")
+
+    (today, key), (first, _) = prepared(), prepared(revisions={})
+    assert today["revisions"] == {"attack": 2}
+    assert today["config_hash"] != first["config_hash"]
+    monkeypatch.setattr(UAP, "revisions", None)
+    assert prepared()[1] != key
+    assert prepared()[0]["config_hash"] == first["config_hash"]
+
+
 def test_both_words_for_the_deployed_forward_are_one_run_as_of_version_0_1_0(weights, tmp_path):
     def manifest(*overrides):
         GlobalHydra.instance().clear()

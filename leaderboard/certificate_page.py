@@ -43,7 +43,8 @@ def write(site: Site, env: Environment, verdicts: Sequence[CertificateVerdict]) 
     page = env.get_template("certificates.html.j2").render(
         verdicts=verdicts,
         tables=[_table(grouped[key]) for key in sorted(grouped)],
-        left=[v.claims for v in verdicts if not v.claims.tabled],
+        left=[v.claims for v in verdicts if not v.claims.tabled and v.claims.kind != "claimed"],
+        foreign=[_foreign(v) for v in verdicts if v.claims.kind == "claimed"],
         root="",
     )
     site.write(PAGE, page)
@@ -82,6 +83,15 @@ def _table(verdicts: Sequence[CertificateVerdict]) -> dict[str, Any]:
         "figure": _figure([verdict.claims for verdict in ordered if verdict.claims.total.graded]),
         "votes": _histogram([verdict.claims for verdict in ordered]),
     }
+
+
+def _foreign(verdict: CertificateVerdict) -> str:
+    """Return a line about what another verifier claims."""
+    claims, total = verdict.claims, verdict.claims.total
+    share = f"{formatting.percent(total.certified(claims.eps), total.samples)} % at {claims.eps:.4g}"
+    fate = f"{verdict.samples} contradicted by {verdict.attacks} attack runs"
+    odd = f" ({', '.join(claims.problems)})" if claims.problems else ""
+    return f"{claims.data.name}, {claims.defense}: {share}, claimed by {claims.origin}, not checked by us; {fate}{odd}"
 
 
 def _row(verdict: CertificateVerdict, radii: Sequence[float]) -> list[str]:

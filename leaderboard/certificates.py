@@ -52,6 +52,7 @@ class Claims:
     total: CertificateSummary
     ids: Ints
     radius: Floats
+    origin: str  # who claims it, of the kind claimed
     problems: tuple[str, ...]
     survivors: bool  # of an attack alone: counted in brackets, not in tables
     verification: Verification
@@ -59,7 +60,7 @@ class Claims:
     @property
     def counts(self) -> bool:
         """Return whether its certificates are claims that hold."""
-        return self.kind != "estimate" and not self.problems
+        return self.kind not in ("estimate", "claimed") and not self.problems
 
     @property
     def tabled(self) -> bool:
@@ -170,6 +171,7 @@ def _read(folder: RunFolder, place: str, manifest: Any, verification: Verificati
         total=total,
         ids=total.ids[right],
         radius=total.radius[right],
+        origin=str(manifest["certificate"].get("origin", "")),
         problems=tuple(problems),
         survivors=of_survivors(manifest),
         verification=verification,
@@ -193,7 +195,8 @@ def _verdict(claims: Claims, runs: Sequence[AttackRun]) -> CertificateVerdict:
         return CertificateVerdict(claims, 0, positive, ())
     able = [run for run in runs if run.rule != "fixed"]  # a frozen draw is another classifier than the certified one
     found = sorted(each for run in able for each in contradictions(claims, run))
-    return CertificateVerdict(claims, len(able), most(positive, 1 - claims.total.confidence, DOUBT), tuple(found))
+    doubt = 0.0 if claims.kind == "claimed" else 1 - claims.total.confidence
+    return CertificateVerdict(claims, len(able), most(positive, doubt, DOUBT), tuple(found))
 
 
 def contradictions(claims: Claims, run: AttackRun) -> Iterable[Contradiction]:
@@ -209,7 +212,7 @@ def contradictions(claims: Claims, run: AttackRun) -> Iterable[Contradiction]:
         place, there = locate(sample, claims.ids)
         radius = np.where(there, claims.radius[place] if len(claims.ids) else 0.0, 0.0)
         # A proof holds for all that a threat calls legal; else an example on its rim would contradict nothing.
-        rim = reach(radius) if claims.kind == "sound_det" else radius * (1 + 1e-9)
+        rim = reach(radius) if claims.kind in ("sound_det", "claimed") else radius * (1 + 1e-9)
         within = there & (radius > 0) & (distance <= rim)
         fallen = (
             within & _fooled(table, run, len(claims.ids)) & pc.is_null(table["error"]).to_numpy(zero_copy_only=False)

@@ -11,7 +11,7 @@ from gauntlet.commands.cite import IDENTIFIER, entries, main, places, sources
 from gauntlet.config.shipped import CONF
 
 ROOT = Path(__file__).parent.parent
-OURS = {"Gauntlet", "Undefended", "TrainedNetwork", "SmallCNN", "CalibrationData", "Mixture"}
+OURS = {"Gauntlet", "Undefended", "TrainedNetwork", "SmallCNN", "CalibrationData", "Mixture", "Claimed"}
 
 
 @pytest.mark.parametrize(

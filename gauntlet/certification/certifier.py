@@ -11,8 +11,9 @@ from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim
 
-Kind = Literal["sound_prob", "sound_det", "estimate"]
-"""A proof up to the stated confidence; a proof; a number that is neither, which no table of certificates counts."""
+Kind = Literal["sound_prob", "sound_det", "estimate", "claimed"]
+"""A proof up to the stated confidence; a proof; a number that is neither, which no table of certificates counts; what
+somebody else says to have proven, which none counts either."""
 
 ABSTAIN = -1
 

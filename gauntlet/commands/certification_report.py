@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gauntlet.commands.network_report import network_lines
+from gauntlet.errors import printable
 from gauntlet.jobs.certification_job import Certified
 from gauntlet.metrics.bracket import of_survivors
 from gauntlet.metrics.certificate_summary import CertificateSummary, grid
@@ -26,10 +27,14 @@ def certificate_lines(outcome: Certified) -> list[str]:
     if total.samples and of_survivors(manifest):
         out.append("these are the survivors of an attack: the shares below are of them, not of the data set")
     if total.samples:
-        out += [
-            *_numbers(total, threat["radius"], threat["norm"], _asked(manifest)),
-            KINDS[manifest["certificate"]["kind"]].format(1 - total.confidence),
-        ]
+        facts = manifest["certificate"]
+        if facts["kind"] == "claimed":
+            out += _claimed(total, threat["radius"] or math.inf, facts["origin"])
+        else:
+            out += [
+                *_numbers(total, threat["radius"], threat["norm"], _asked(manifest)),
+                KINDS[facts["kind"]].format(1 - total.confidence),
+            ]
     out += [f"not counted: {count} samples with error: {text}" for text, count in total.errors.items()]
     if manifest["status"] == "running":
         out.append(
@@ -37,6 +42,14 @@ def certificate_lines(outcome: Certified) -> list[str]:
         )
     out.append(f"evidence: {outcome.run.path}")
     return out
+
+
+def _claimed(total: CertificateSummary, eps: float, origin: str) -> list[str]:
+    share = total.certified(eps) / total.samples
+    return [
+        f"claimed at {eps:<7.4g} {share:7.2%}   claimed by {printable(origin)}, not checked by us: no table or "
+        "bracket counts it"
+    ]
 
 
 def _asked(manifest: Mapping[str, Any]) -> list[float]:

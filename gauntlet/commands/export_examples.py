@@ -1,4 +1,4 @@
-"""`gauntlet export RUN --to FILE`: the adversarial set of a run as .pt, .npz or PNG files."""
+"""`gauntlet export RUN --to FILE`: the adversarial set of a run as .pt, .npz or PNG files; with --vnnlib, questions."""
 
 import argparse
 import io
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from gauntlet.commands.export_properties import export_properties
 from gauntlet.errors import UserError, printable
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
@@ -104,10 +105,19 @@ def write(to: Path, found: dict[str, NDArray[Any]], pixels: NDArray[np.uint8] | 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Export the set of a run; 0 unless a mistake was made."""
-    parser = argparse.ArgumentParser(prog="gauntlet export", description="Write the adversarial set of a run.")
+    """Export the set of a run, or questions about its model; 0 unless a mistake was made."""
+    about = "Write the adversarial set of a run, or its network and images for verifiers of others."
+    parser = argparse.ArgumentParser(prog="gauntlet export", description=about)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of an attack run")
-    parser.add_argument("--to", type=Path, required=True, metavar="FILE", help=".pt, .npz, or a folder for PNG files")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--to", type=Path, metavar="FILE", help=".pt, .npz, or a folder for PNG files")
+    what.add_argument(
+        "--vnnlib", type=Path, metavar="DIR", help="folder for ONNX, VNN-LIB and instances.csv (VNN-COMP)"
+    )
+    parser.add_argument(
+        "--survivors", action="store_true", help="with --vnnlib: only images that the run did not break"
+    )
+    parser.add_argument("--timeout", type=float, default=100, metavar="S", help="with --vnnlib: seconds an image (100)")
     parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="a package that the run may call")
     parser.add_argument("--env", action="append", default=[], metavar="NAME", help="a variable that the run may read")
     parser.add_argument("--model", metavar="FILE.py:FUNCTION", help="what makes the network of a run made in Python")
@@ -117,12 +127,16 @@ def main(arguments: list[str] | None = None) -> int:
         manifest = run.manifest()
         if manifest["kind"] != "attack" or manifest["status"] == "running":
             raise UserError(f"{run.path} is no finished attack run; name one")
-        if options.to.suffix not in (".pt", ".npz", ""):
+        if options.to and options.to.suffix not in (".pt", ".npz", ""):
             raise UserError(f"--to {options.to} is of no known kind; end it in .pt or .npz, or name a folder for PNG")
         given, _ = objects(run, manifest, options.model)
         with handed(given):
             job = rebuild(run, manifest, Local(options.trust, options.env))
         assert isinstance(job, AttackSetup)
+        if options.vnnlib:
+            asked, total = export_properties(job, run, options.vnnlib, left=options.survivors, timeout=options.timeout)
+            sys.stdout.write(f"{asked} of {total} images asked about: {printable(options.vnnlib)}\n")
+            return 0
         found = adversarial_set(job, run, manifest)
         pixels, remain = (None, found["broken"]) if options.to.suffix else rounded(job, found)
         write(options.to, found, pixels)
@@ -130,7 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {printable(cause)}\n")
         return 1
     except OSError as cause:
-        sys.stderr.write(f"error: {printable(options.to)} cannot be written ({cause.strerror}); name another place\n")
+        place = printable(options.to or options.vnnlib)
+        sys.stderr.write(f"error: {place} cannot be written ({cause.strerror}); name another place\n")
         return 1
     count = int(found["broken"].sum())
     sys.stdout.write(f"{len(found['ids'])} images, {count} of them adversarial examples: {printable(options.to)}\n")

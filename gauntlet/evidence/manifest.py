@@ -81,9 +81,10 @@ class DataFacts(TypedDict, total=False):
 class CertificateFacts(TypedDict, total=False):
     """What a certifier promises."""
 
-    kind: Annotated[Name, NEEDED, "sound_prob, sound_det or estimate"]
+    kind: Annotated[Name, NEEDED, "sound_prob, sound_det, estimate or claimed"]
     confidence: Annotated[Share, "of each certificate by itself"]
     sees_label: Annotated[bool, "whether it was given the labels"]
+    origin: Annotated[Name, "who claims it, of the kind claimed"]
 
 
 class ProtocolFacts(TypedDict, total=False):

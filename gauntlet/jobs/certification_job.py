@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from omegaconf import DictConfig
 
+from gauntlet.certification.claimed import Claimed
 from gauntlet.config.validate import build
 from gauntlet.data.dataset import Batch, Dataset
 from gauntlet.errors import UserError
@@ -113,6 +114,8 @@ def prepare(
         setup.device,
     )
     manifest = certification_manifest(setup, work)
+    if isinstance(certifier, Claimed):
+        certifier.fit(manifest)
     return CertificationSetup(setup, work, manifest, folder_of(manifest, asked.runs_dir))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from gauntlet.certification.claimed import Claimed
 from gauntlet.config.user_code import code_digest
 from gauntlet.data.dataset import Dataset, Split
 from gauntlet.errors import UserError, printable
@@ -87,6 +88,8 @@ def certification_manifest(setup: Setup, work: Certification) -> Manifest:
     """Return the manifest of a certification run, with its hash."""
     name, certifier = work.certifier
     answer = {"certifier": [name, setup.request.config["certifier"]]}
+    if isinstance(certifier, Claimed):  # the content of claims counts, not their place
+        answer = {"certifier": [name, certifier.identity]}
     own = Manifest(
         certificate={
             "kind": certifier.kind,
@@ -96,6 +99,8 @@ def certification_manifest(setup: Setup, work: Certification) -> Manifest:
         heads="declared",
         card=setup.target.defense.card.as_dict(),
     )
+    if isinstance(certifier, Claimed):
+        own["certificate"]["origin"] = certifier.origin
     return _manifest(setup, "certificate", name, setup.target.identity, answer, [STAGE], {}) | own
 
 

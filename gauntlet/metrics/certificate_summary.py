@@ -109,7 +109,8 @@ def summary(run: "RunFolder") -> CertificateSummary:
         total.trials = max([total.trials, *table["trials"].to_pylist()])
         total.seconds += sum(run.read_seconds(chunk).values())
         margins = table["margin"].to_numpy()
-        total.graded |= bool((np.isnan(margins) & fine).any())
+        asked = np.array([kind != "claimed" for kind in table["kind"].to_pylist()], bool)
+        total.graded |= bool((np.isnan(margins) & fine & asked).any())
         sure = right & (table["radius"].to_numpy() > 0) & np.isfinite(margins)
         total.margin = min([total.margin, *margins[sure].tolist()])
         for text in table["error"].drop_null().to_pylist():

@@ -38,7 +38,8 @@ def certificate_headline(run: RunFolder, manifest: Manifest, total: CertificateS
     total, radius = total or certificate_summary.summary(run), manifest["threat"]["radius"]
     if radius is None or not total.samples:
         return f"r {total.average:.3g}"
-    return f"{points(ratio(total.certified(float(radius)), total.samples), 2)} %"
+    claimed = "claimed " * (manifest.get("certificate", {}).get("kind") == "claimed")
+    return f"{claimed}{points(ratio(total.certified(float(radius)), total.samples), 2)} %"
 
 
 def headline(run: RunFolder, manifest: Manifest) -> str:

@@ -13,6 +13,7 @@ import torch
 from scipy.stats import beta
 
 from gauntlet.certification.certifier import ABSTAIN
+from gauntlet.certification.claimed import Claimed
 from gauntlet.certification.linear_bounds import LinearBounds
 from gauntlet.certification.mixing_bounds import MixingBounds
 from gauntlet.certification.patches import Patches
@@ -55,7 +56,9 @@ def check_certificates(report: Report, run: RunFolder, job: CertificationSetup, 
     if present == wanted and not report.problems:
         report.problems += _total_problems(run, manifest)
     certifier = job.work.certifier[1]
-    if not isinstance(certifier, Smoothing | LinearBounds | Patches):
+    if isinstance(certifier, Claimed):
+        report.foreign = certifier.origin
+    elif not isinstance(certifier, Smoothing | LinearBounds | Patches):
         report.notes.append(f"no rule is known by which radii of {type(certifier).__name__} could be computed anew")
     elif not isinstance(certifier, Smoothing):
         report.notes.append("bounds are as the run states them, where nothing was re-run")

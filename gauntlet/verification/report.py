@@ -58,6 +58,7 @@ class Report:
         claimed: rows that say "broken" in a stage other than the clean one; certificates of a radius above zero.
         shown: those of `claimed` whose example is stored.
         keep: which adversarial examples the run was to store; without them nothing is verified.
+        foreign: who claims the certificates, where they are of another verifier; then nothing is verified.
         problems: one line each.
         notes: what was taken as it is, one line each.
         replayed: what re-running gave; None: nothing was re-run.
@@ -69,6 +70,7 @@ class Report:
     claimed: int = 0
     shown: int = 0
     keep: StoragePolicy = field(default_factory=lambda: StoragePolicy.of("broken"))
+    foreign: str = ""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     replayed: Replayed | None = None
@@ -85,6 +87,8 @@ class Report:
     @property
     def verified(self) -> bool:
         """Return whether every claim was confirmed at this level."""
+        if self.foreign:
+            return False
         shown = self.keep.images > 0 and self.shown == self.claimed
         return not self.problems and (shown or self.kind == "certificate" or self.level == "full")
 
@@ -96,6 +100,8 @@ class Report:
     @property
     def lack(self) -> str:
         """Return why a run without problems is not verified."""
+        if self.foreign:
+            return f"claimed by {self.foreign}, not checked by us; prove it with certifier=crown"
         return IN_PART.format(self.shown, self.claimed, self.keep.text) if self.keep.images else NOT_STORED
 
 
@@ -116,7 +122,7 @@ def lines(run: RunFolder, report: Report) -> Iterator[str]:
             f"  {report.claimed} broken samples claimed, {report.checked} adversarial examples and {report.samples} "
             "clean predictions repeated; manifest rebuilt from configuration, data and weights"
         )
-    else:
+    elif not report.foreign:
         yield f"  {report.samples} certificates computed anew from their counts, {report.claimed} of a radius above 0"
     yield from (f"  {line}" for line in _replay_lines(report))
     yield from (f"  note: {note}" for note in report.notes)

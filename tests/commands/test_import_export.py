@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from gauntlet.commands.export_examples import main as export
-from gauntlet.commands.import_examples import main as import_main
+from gauntlet.commands.import_results import main as import_main
 from gauntlet.config.shipped import CONF
 from gauntlet.data.digits import Digits
 from gauntlet.evidence.run_folder import RunFolder, find_runs

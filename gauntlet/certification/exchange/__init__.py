@@ -1,0 +1,1 @@
+"""What verifiers of other projects read and write: ONNX, VNN-LIB, and their answers."""

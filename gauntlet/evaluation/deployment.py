@@ -86,7 +86,8 @@ def deploy(
         trained = part.load(dataset, cache, given=given, device=str(device), progress=runtime.progress, tracker=tracker)
         models[name], weights[name] = trained.module.to(device), trained.digest
         lines = [*trained.lines, *resizing_lines(trained.module, dataset)]
-        networks[name] = network_facts(trained.module) | {"source": trained.source, "loaded": lines}
+        facts = network_facts(trained.module, dataset.channels, dataset.size)
+        networks[name] = facts | {"source": trained.source, "loaded": lines}
         for line in lines:
             log.info("%s", line)
     config: Any = to_record(OmegaConf.to_container(node))

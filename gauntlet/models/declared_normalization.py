@@ -43,7 +43,7 @@ def missing_normalization(module: nn.Module, run: Callable[[Tensor], object], ch
     lines = []
     for network, source, declared in declaring(module):
         found = measured(run, network, channels, size, len(declared.mean))
-        if found is not None and not _same(found, declared):
+        if found is not None and not same(found, declared):
             lines.append(
                 f"{type(network).__name__} declares {declared} ({source}) and gets pixels with {found}; unless it was "
                 "trained so, set model.mean and model.std to what it declares"
@@ -119,5 +119,6 @@ def _processor(network: nn.Module) -> Mapping[str, Any]:
     return config if usual and abs(config.get("rescale_factor", 1 / 255) * 255 - 1) < 1e-3 else {}
 
 
-def _same(one: Constants, other: Constants) -> bool:
+def same(one: Constants, other: Constants) -> bool:
+    """Return whether two normalizations are the same, one value standing for all channels."""
     return all(bool(((a - b).abs() < TOLERANCE).all()) for a, b in zip(one, other, strict=True))

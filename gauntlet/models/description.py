@@ -4,22 +4,20 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from gauntlet.models.normalize import Normalize
+from gauntlet.models.declared_normalization import Constants
+from gauntlet.models.inner_normalization import inner_normalization
+from gauntlet.models.normalize import PLAIN, Normalize
 from gauntlet.models.wrapped import Wrapped
 
-LARGEST = 4
-"""Channels of an image, at most."""
 
-
-def network_facts(module: nn.Module) -> dict[str, Any]:
-    """Return what a record says of a network beside its weights."""
+def network_facts(module: nn.Module, channels: int, size: int) -> dict[str, Any]:
+    """Return what a record says of a network beside its weights. channels, size: of the images."""
     return {
         "architecture": architecture(module),
         "parameters": sum(p.numel() for p in module.parameters()),
-        "preprocessing": preprocessing(module),
+        "preprocessing": preprocessing(module, channels, size),
     }
 
 
@@ -46,30 +44,23 @@ def architecture(module: nn.Module) -> str:
     return f"{kind.__name__} of {_file(kind)}"
 
 
-def preprocessing(module: nn.Module) -> str:
-    """Return what happens to pixels before the first layer, as far as this package or a layer for it does it."""
-    wrapped = next((m for m in module.modules() if isinstance(m, Wrapped)), None)
-    if wrapped is not None:
-        return wrapped.preprocessing
+def preprocessing(module: nn.Module, channels: int, size: int) -> str:
+    """Return what happens to pixels before the first layer with weights.
+
+    Args:
+        module: in eval mode; called once.
+        channels, size: of the images.
+    """
     own = next((m for m in module.modules() if isinstance(m, Normalize)), None)
-    return own.text if own is not None else _foreign_normalization(module) or "as they are"
-
-
-def _foreign_normalization(module: nn.Module) -> str:
-    """Return what a layer of another package says that it does to pixels, such as torchvision's `Normalize`; "" without
-    one."""
-    for layer in module.modules():
-        if "normalize" in type(layer).__name__.lower() and hasattr(layer, "mean") and hasattr(layer, "std"):
-            try:
-                mean, std = (
-                    torch.as_tensor(values, dtype=torch.float32).flatten() for values in (layer.mean, layer.std)
-                )
-            except (TypeError, ValueError, RuntimeError):
-                continue
-            if 0 < len(mean) <= LARGEST and 0 < len(std) <= LARGEST:
-                words = (", ".join(f"{value:.4g}" for value in values.tolist()) for values in (mean, std))
-                return "mean [{}], std [{}]".format(*words) + f", by {type(layer).__name__} inside"
-    return ""
+    if own is None:
+        return inner_normalization(module, channels, size, None) or PLAIN
+    wrapped = next((m for m in module.modules() if isinstance(m, Wrapped)), None)
+    text = own.text if wrapped is None else wrapped.preprocessing
+    outer = None if own.text == PLAIN else Constants(own.mean.flatten().cpu(), own.std.flatten().cpu())
+    inner = inner_normalization(module, channels, size, outer)
+    if inner and outer is None:
+        return text.replace(PLAIN, inner)
+    return ", ".join(filter(None, (text, inner)))
 
 
 def _file(kind: type) -> str:

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from gauntlet.errors import UserError
 
+PLAIN = "as they are"
+"""What a normalization by 0 and 1 says of pixels."""
+
 
 class Normalize(nn.Module):
     """Pixels in [0, 1] to (x - mean) / std, per channel.
@@ -39,7 +42,7 @@ class Normalize(nn.Module):
             ", ".join(f"{value:.4g}" for value in constants.flatten().tolist()) for constants in (self.mean, self.std)
         )
         plain = not self.mean.any() and bool((self.std == 1).all())
-        return "as they are" if plain else f"mean [{mean}], std [{std}]"
+        return PLAIN if plain else f"mean [{mean}], std [{std}]"
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels [B, C, H, W] to the same shape."""

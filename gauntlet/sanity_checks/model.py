@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gauntlet.models.declared_normalization import missing_normalization
+from gauntlet.models.inner_normalization import contradiction
 from gauntlet.sanity_checks.flag import Flag
 from gauntlet.sanity_checks.probe import Probe
 from gauntlet.system.dispatch_mode import DispatchMode
@@ -76,6 +77,8 @@ def normalization(probe: Probe) -> Flag | None:
 
         if lines := missing_normalization(top, run, channels, size):
             return Flag("missing-normalization", lines[0])
+        if line := contradiction(top, channels, size):
+            return Flag("missing-normalization", line)
     return None
 
 

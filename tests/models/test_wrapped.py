@@ -11,6 +11,7 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 from gauntlet.errors import UserError
 from gauntlet.models import checkpoint
 from gauntlet.models.description import preprocessing
+from gauntlet.models.inner_normalization import contradiction
 from gauntlet.models.wrapped import Wrapped
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
@@ -90,6 +91,49 @@ def test_constants_out_of_range_are_refused(options, said):
 
 def test_a_normalization_of_another_package_inside_is_told():
     layer = transforms.Normalize([0.5, 0.25, 0.125], [0.2, 0.3, 0.4])
-    told = preprocessing(nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 2)))
-    assert told == "mean [0.5, 0.25, 0.125], std [0.2, 0.3, 0.4], by Normalize inside"
-    assert preprocessing(nn.Sequential(nn.LayerNorm(4), nn.Flatten())) == "as they are"
+    told = preprocessing(nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 2)), 3, 2)
+    assert told == "mean [0.5, 0.25, 0.125], std [0.2, 0.3, 0.4], by mean and std of Normalize inside"
+    assert preprocessing(nn.Sequential(nn.LayerNorm(4), nn.Flatten()), 3, 4) == "as they are"
+
+
+class Theirs(nn.Module):
+    """Normalizes as networks of RobustBench do, or by numbers in its code, or not at all."""
+
+    def __init__(self, names=("mu", "sigma"), used=True):
+        super().__init__()
+        for name, values in zip(names, (CIFAR_MEAN, CIFAR_STD), strict=False):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
+        self.conv, self.used = nn.Conv2d(3, 4, 3), used
+
+    def forward(self, x):
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CIFAR_MEAN, CIFAR_STD))
+        x = (x - mean) / std if self.used else x
+        return self.conv(nn.functional.pad(x, [1] * 4)).mean((2, 3))
+
+
+CIFAR_MEAN, CIFAR_STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+CIFAR = "mean [0.49, 0.48, 0.45], std [0.25, 0.24, 0.26]"
+
+
+@pytest.mark.parametrize(("names", "by"), [(("mu", "sigma"), ", by mu and sigma of Theirs"),
+                                           (("mean", "std"), ", by mean and std of Theirs"), ((), "")])  # fmt: skip
+def test_a_normalization_in_the_code_of_a_network_is_measured(names, by):
+    inside = f"normalized inside the model: {CIFAR}{by}"
+    assert preprocessing(Theirs(names), 3, 8) == inside
+    assert preprocessing(Wrapped(Theirs(names), [0.0], [1.0]), 3, 8) == inside
+    assert preprocessing(Wrapped(Theirs(names), [0.0], [1.0], resize=6), 3, 8) == f"resize 6 bilinear, {inside}"
+    assert contradiction(Theirs(names), 3, 8) == ""
+
+
+def test_a_second_normalization_is_told_and_flagged():
+    twice = Wrapped(Theirs(), [0.5], [0.5])
+    assert preprocessing(twice, 3, 8).startswith("mean [0.5], std [0.5], with what the model does inside mean [0.745")
+    line = contradiction(twice, 3, 8)
+    assert f"Theirs holds {CIFAR} (mu and sigma) and its first layer gets pixels with mean [0.745, 0.74, 0.725]" in line
+    assert "model.mean=[0] model.std=[1]" in line
+
+
+def test_constants_that_a_network_holds_and_does_not_use_are_told():
+    assert preprocessing(Theirs(used=False), 3, 8) == "as they are"
+    assert "gets pixels with mean [0, 0, 0], std [1, 1, 1]" in contradiction(Theirs(used=False), 3, 8)
+    assert contradiction(Theirs((), used=False), 3, 8) == ""

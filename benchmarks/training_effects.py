@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
@@ -87,7 +88,8 @@ class First:
 class Effect:
     """A question, and the trainings that answer it; every arm is compared with the first.
 
-    judged: how many images of the test part, and as many of those of the training, are attacked; steps: of those PGDs.
+    judged: how many images of the test part, and as many of those of the training, are attacked; steps: of those PGDs;
+    also: columns of the table beside the usual ones, of the last weights: heading -> field of `Judged`.
     """
 
     question: str
@@ -97,15 +99,23 @@ class Effect:
     arms: dict[str, tuple[str, ...]]
     judged: int = 360
     steps: int = 30
+    also: tuple[tuple[str, str], ...] = ()
 
 
-def _digits(question: str, eps: str, images: int, epochs: int, arms: dict[str, tuple[str, ...]]) -> Effect:
+def _digits(
+    question: str,
+    eps: str,
+    images: int,
+    epochs: int,
+    arms: dict[str, tuple[str, ...]],
+    also: tuple[tuple[str, str], ...] = (),
+) -> Effect:
     settings = (
         "dataset=digits", "model=small_cnn", f"dataset.budgets.linf={eps}", f"recipe.epochs={epochs}",
         "recipe.schedule=step", "recipe.weight_decay=5e-4", "recipe.warmup=0", "recipe.learning_rate=0.1",
         "recipe.selection.limit=200", "recipe.selection.steps=5",
     )  # fmt: skip
-    return Effect(question, eps, images, settings, arms)
+    return Effect(question, eps, images, settings, arms, also=also)
 
 
 def _cifar(shared: Path, question: str, eps: str, images: int, epochs: int, arms: dict[str, tuple[str, ...]]) -> Effect:
@@ -172,6 +182,12 @@ def effects(shared: Path) -> dict[str, Effect]:
                 "ASAM 0.5": ("recipe=asam",),
             },
         ),
+        "weighting": _digits(
+            "Do trainings that weight samples hold under an attack that is not theirs?", "0.2", 1000, 30,
+            {"PGD-AT": ("recipe=pgd_at",), "GAIRAT": ("recipe=gairat",), "MAIL": ("recipe=mail",),
+             "LRAT": ("recipe=lrat",)},
+            also=(("PGD on cross-entropy alone", "ce"),),
+        ),
         "cifar_awp": _cifar(
             shared, "Does AWP close the gaps on photographs?", "8/255", 200, 30,
             {"PGD-AT": ("recipe=pgd_at", *few), "AWP 0.01": ("recipe=pgd_at_awp", *few)},
@@ -183,24 +199,36 @@ def effects(shared: Path) -> dict[str, Effect]:
     }  # fmt: skip
 
 
-def worst(network: nn.Module, split: Split, effect: Effect) -> tuple[float, float]:
-    """Clean accuracy, and that under the worse of two PGDs."""
+class Judged(NamedTuple):
+    """Accuracies: clean, under the worse of two PGDs, under that on cross-entropy, of the worst class under both."""
+
+    clean: float
+    robust: float
+    ce: float
+    worst_class: float
+
+
+def worst(network: nn.Module, split: Split, effect: Effect) -> Judged:
+    """Attack the network with both PGDs."""
     network.eval().requires_grad_(False)
-    clean = robust = 0
+    labels, outcomes = [], []
     total = min(effect.judged, len(split))
     for begin in range(0, total, 250):
         batch = split.read(list(range(begin, min(begin + 250, total))))
         order = batch.ids.argsort()
         ids, x, y = batch.ids[order], batch.x[order], batch.y[order]
         right = network(x).argmax(1) == y
-        stands = right.clone()
+        stands = {}
         for loss in ("ce", "margin"):
             rng = Rng(0, ids, f"effects/{loss}")
             head = CountedHead(Head("true", plain(network), exact=True), plain(network), Counts.of(ids))
             z = PGD(steps=effect.steps, loss=loss)(head, x, y, threat=Threat("linf", effect.eps), rng=rng)
-            stands &= network(z).argmax(1) == y
-        clean, robust = clean + int(right.sum()), robust + int(stands.sum())
-    return clean / total, robust / total
+            stands[loss] = right & (network(z).argmax(1) == y)
+        labels.append(y)
+        outcomes.append(torch.stack([right, stands["ce"] & stands["margin"], stands["ce"]]))
+    y, found = torch.cat(labels), torch.cat(outcomes, 1).double()
+    clean, robust, ce = found.mean(1).tolist()
+    return Judged(clean, robust, ce, min(float(found[1, y == label].mean()) for label in y.unique()))
 
 
 def measure(effect: Effect, arm: str, seed: int, cache: Path) -> dict[str, Any]:
@@ -220,9 +248,10 @@ def measure(effect: Effect, arm: str, seed: int, cache: Path) -> dict[str, Any]:
             continue
         network = build(model)
         checkpoint.load(network, folder / name)
-        found[f"{key}_clean"], found[f"{key}_robust"] = worst(network, dataset.split("test"), effect)
+        judged = worst(network, dataset.split("test"), effect)
+        found |= {f"{key}_{field}": value for field, value in judged._asdict().items()}
         if name == LAST:
-            _, found["train_robust"] = worst(network, dataset.split("train"), effect)
+            found["train_robust"] = worst(network, dataset.split("train"), effect).robust
     alarms = [epoch.epoch for epoch in done.epochs if epoch.catastrophic]
     passes = sum(epoch.forwards + epoch.backwards for epoch in done.epochs)
     return found | {"alarms": alarms, "passes": passes, "key": part.key(dataset)}  # type: ignore[arg-type]
@@ -258,9 +287,12 @@ def table(folder: Path, found: dict[str, Effect], seeds: int) -> None:
         if not any(results.values()):
             continue
         out(f"\n**{effect.question}** `{name}`: {effect.images} images, eps {effect.eps}\n\n")
+        also = "".join(f" {heading} | over the first |" for heading, _ in effect.also)
         out(
-            "| arm | seeds | clean | robust | over the first | train - test | over the first | best - last | alarms |\n"
-            + 9 * "|---"
+            "| arm | seeds | clean | robust | over the first | train - test | over the first | best - last | alarms |"
+            + also
+            + "\n"
+            + (9 + 2 * len(effect.also)) * "|---"
             + "|\n"
         )
         first = results[next(iter(effect.arms))]
@@ -277,4 +309,8 @@ def table(folder: Path, found: dict[str, Effect], seeds: int) -> None:
                 interval([run["best_robust"] - run["last_robust"] for run in runs.values()]),
                 str(sum(bool(run["alarms"]) for run in runs.values())),
             ]
+            for _, field in effect.also:
+                key = f"last_{field}"
+                cells.append(interval([run[key] for run in runs.values()]))
+                cells.append(interval([run[key] - base[key] for run, base in pairs]))
             out(f"| {arm} | {len(runs)} | {' | '.join(cells)} |\n")

@@ -13,6 +13,8 @@ from gauntlet.training.alternating_updates import Phase
 from gauntlet.training.distributed import ProcessGroup
 from gauntlet.training.model_context import frozen
 from gauntlet.training.recipe import Recipe
+from gauntlet.training.sample_weighting import Progress
+from gauntlet.training.weigher import Weigher
 
 Closure = Callable[[], Tensor]
 
@@ -47,47 +49,42 @@ class Player:
         self._rate = recipe.learning_rate if move.learning_rate is None else move.learning_rate
         self._perturbation = recipe.weight_perturbation if move.perturbed else None
         self._alone = phase is None
+        self.weigher = Weigher(recipe.weighting, self.objective, model, processes)
 
     def __call__(self, x: Tensor, y: Tensor, rng: Rng, share: float, progress: tuple[float, float]) -> Tensor:
         """Move once; the losses before the move [B], detached. x, y: this process's share of the batch.
 
         share: of the peak learning rate; progress: share of the training that is done, and at the last end of an epoch.
         """
-        weighting = self.recipe.weighting
-        factors = weighting.factors(y, progress[0]) if weighting else None
+        done = Progress(*progress)
+        factors = self.weigher.factors(y, done)
         draws = rng.stream("objective" if self._alone else f"phase/{self.name}")
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate * share
         with nullcontext() if self._alone else frozen(self.model, but=self.weights):
             # Without factors they are not named, so that an objective of one's own need not know of them.
             named = {} if factors is None else {"factors": factors}
-            z = self.objective.examples(self.model, x, y, draws, **named)
+            z = self.weigher.examples(lambda: self.objective.examples(self.model, x, y, draws, **named), y)
 
             def losses() -> Tensor:
-                return self.objective.losses(self.model, x, y, z, draws)
+                return self.weigher.losses(x, y, z, draws)
 
-            with self._perturbed(losses, x, y, progress):
+            with self._perturbed(losses, x, y, done):
                 found = losses()
                 self._check(found, x, y, z, rng)
                 self.optimizer.zero_grad(set_to_none=True)
-                self._mean(found, y, progress[0]).backward()  # type: ignore[no-untyped-call]
+                self.weigher.mean(found, y, done).backward()  # type: ignore[no-untyped-call]
         self.processes.mean([weight.grad for weight in self.weights if weight.grad is not None])
         if self.recipe.clip:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip)
         self.optimizer.step()
+        self.weigher.step()
         return found.detach()
 
-    def _mean(self, losses: Tensor, y: Tensor, progress: float) -> Tensor:
-        if self.recipe.weighting is None:
-            return losses.mean()
-        everyone, labels = self.processes.gather(losses.detach()), self.processes.gather(y)
-        weights = self.recipe.weighting.weights(everyone, labels, progress)
-        return (self.processes.share(weights) * losses).mean()
-
     @contextmanager
-    def _perturbed(self, losses: Closure, x: Tensor, y: Tensor, progress: tuple[float, float]) -> Iterator[None]:
+    def _perturbed(self, losses: Closure, x: Tensor, y: Tensor, progress: Progress) -> Iterator[None]:
         perturbation = self._perturbation
-        if perturbation is None or not perturbation.active(progress[1]):
+        if perturbation is None or not perturbation.active(progress.epoch):
             yield
             return
         before = [buffer.clone() for buffer in self.model.buffers()]
@@ -98,8 +95,9 @@ class Player:
                 if perturbation.loss == "outer":
                     ascended = losses()
                 else:
-                    ascended = F.cross_entropy(self.objective.classifier(self.model)(x), y, reduction="none")
-            found = torch.autograd.grad(self._mean(ascended, y, progress[0]), weights, allow_unused=True)
+                    logits = self.objective.classifier(self.model)(x)
+                    ascended = self.weigher.plain(F.cross_entropy(logits, y, reduction="none"), logits)
+            found = torch.autograd.grad(self.weigher.mean(ascended, y, progress), weights, allow_unused=True)
             given = [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
             self.processes.mean(given)
             first[:] = first or [buffer.clone() for buffer in self.model.buffers()]

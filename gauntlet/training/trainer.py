@@ -134,6 +134,7 @@ class TrainingRun:
             "losses": self._losses,
             "model": self.model.state_dict(),
             "optimizers": [player.optimizer.state_dict() for player in self._players],
+            "memories": [player.weigher.memory for player in self._players],
             "average": [self._average.updates, self._average.module.state_dict()] if self._average else None,
             "best": [best[0], list(best[1]), best[2]] if best else None,
             "epochs": [asdict(epoch) for epoch in self.history.epochs],
@@ -146,6 +147,9 @@ class TrainingRun:
         self.model.load_state_dict(state["model"])
         for player, optimizer in zip(self._players, state["optimizers"], strict=True):
             player.optimizer.load_state_dict(optimizer)
+        # States from before weightings had a memory lack it.
+        for player, memory in zip(self._players, state.get("memories", []), strict=False):
+            player.weigher.memory = {name: value.to(self.device) for name, value in memory.items()}
         if self._average:
             self._average.updates = state["average"][0]
             self._average.module.load_state_dict(state["average"][1])
@@ -226,6 +230,8 @@ class TrainingRun:
         if callable(own):
             with evaluating(self.kept), torch.no_grad():
                 found = own(self._validation.read(slice(0, CHUNK)).x.to(self.device))
+        for player in self._players:
+            found |= player.weigher.columns()
         return (named if self.recipe.alternation else {}) | found
 
     def _catastrophic(self, gap: float) -> bool:
@@ -256,6 +262,7 @@ class TrainingRun:
         if self._average:
             yield from self._average.module.state_dict(prefix="average of ").items()
         for player in self._players:
+            yield from ((f"{name} of the weighting", value) for name, value in player.weigher.memory.items())
             for number, entry in player.optimizer.state_dict()["state"].items():
                 for name, value in entry.items():
                     if isinstance(value, Tensor):

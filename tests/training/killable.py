@@ -1,6 +1,6 @@
 """A small training that saves its state after every step; whoever runs it sets FOLDER, and AVERAGE to ema or swa.
 
-Everything that has a state is on: the perturbation of the weights, an average, momentum, dropout.
+Everything that has a state is on: the perturbation of the weights, a weighting, an average, momentum, dropout.
 """
 
 import sys
@@ -16,6 +16,7 @@ from gauntlet.training.loop import fit
 from gauntlet.training.model_selection import Selection
 from gauntlet.training.objectives.objective import PGDAT
 from gauntlet.training.recipe import Recipe
+from gauntlet.training.sample_weighting import SoftmaxWeighting
 from gauntlet.training.weight_averaging import SWA
 from gauntlet.training.weight_perturbation import WeightPerturbation
 
@@ -28,6 +29,7 @@ recipe = Recipe(
     ema=0.9 if globals()["AVERAGE"] == "ema" else 0.0,
     swa=SWA(start=0.0, limit=50) if globals()["AVERAGE"] == "swa" else None,
     weight_perturbation=WeightPerturbation(start=0.3),
+    weighting=SoftmaxWeighting(temperature=2.0, rate=0.1),
     crop=1,
     clip=5.0,
     selection=Selection(eps=0.15, steps=2),

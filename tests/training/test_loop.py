@@ -18,7 +18,7 @@ from gauntlet.training.loop import BEST, LAST, fit
 from gauntlet.training.model_context import PassCounter, seeded, shuffle
 from gauntlet.training.model_selection import Scores, Selection
 from gauntlet.training.objectives.objective import PGDAT, Objective, TRADESObjective
-from gauntlet.training.sample_weighting import SoftmaxWeighting
+from gauntlet.training.sample_weighting import SoftmaxWeighting, Weighting
 from gauntlet.training.step import Player
 from gauntlet.training.trainer import TrainingRun
 
@@ -255,15 +255,15 @@ def test_a_smaller_format_is_for_the_passes_only(few, make_net, make_recipe):
     assert "forward" not in run.model.__dict__
 
 
-class _Halves:
+class _Halves(Weighting):
     """Attacks the samples of even classes half as far, and counts the others double."""
 
-    def factors(self, y, progress):
+    def factors(self, y, progress, memory):
         return torch.where(y % 2 == 0, 0.5, 1.0)
 
-    def weights(self, losses, y, progress):
-        assert not losses.requires_grad
-        return torch.where(y % 2 == 0, 0.0, 2.0)
+    def weights(self, batch, memory):
+        assert not batch.losses.requires_grad
+        return torch.where(batch.y % 2 == 0, 0.0, 2.0)
 
 
 def test_samples_are_weighted_and_attacked_each_in_its_way(few, batch, rng, make_net, make_recipe):
@@ -278,7 +278,7 @@ def test_samples_are_weighted_and_attacked_each_in_its_way(few, batch, rng, make
     recipe = make_recipe(objective=objective, weighting=_Halves(), weight_decay=0.0, momentum=0.0)
     net, fused = make_net(steps=2).train(), make_net(steps=2).train()
     Player(net, recipe, ALONE, None)(batch.x, batch.y, rng, 1.0, (0.0, 0.0))
-    factors, draws = _Halves().factors(batch.y, 0.0), rng.stream("objective")
+    factors, draws = _Halves().factors(batch.y, None, {}), rng.stream("objective")
     z = objective.examples(fused, batch.x, batch.y, draws, factors)
     (2 * objective.losses(fused, batch.x, batch.y, z, draws)[batch.y % 2 == 1].sum() / 32).backward()
     assert torch.allclose(net.head.weight, fused.head.weight - 0.1 * fused.head.weight.grad, atol=1e-6)
@@ -288,19 +288,6 @@ def test_equal_weights_change_no_bit(train, make_recipe, tmp_path):
     train("plain", recipe=make_recipe())
     train("later", recipe=make_recipe(weighting=SoftmaxWeighting(start=0.99)))
     assert _same(tmp_path / "plain" / LAST, tmp_path / "later" / LAST)
-
-
-def test_softmax_weights_are_those_of_the_worst_case_and_average_to_one():
-    losses = torch.tensor([0.0, 1.0, 2.0])
-    weights = SoftmaxWeighting(temperature=0.5).weights(losses, losses.long(), 0.5)
-    assert float(weights.mean()) == pytest.approx(1)
-    assert torch.allclose(weights[1:] / weights[:-1], torch.tensor(2.0).exp())
-    assert torch.allclose(
-        SoftmaxWeighting(temperature=1e6).weights(losses, losses.long(), 0.5), torch.ones(3), atol=1e-4
-    )
-    for options in ({"temperature": 0.0}, {"temperature": math.inf}, {"start": 1.0}):
-        with pytest.raises(UserError, match=f"recipe.weighting.{next(iter(options))}"):
-            SoftmaxWeighting(**options)
 
 
 def test_nan_in_a_buffer_alone_is_found(few, make_net, make_recipe):

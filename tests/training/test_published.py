@@ -121,6 +121,7 @@ def test_a_published_recipe_trains_on_photographs(name, shared):
         ("trades_cifar", {74: 0.1, 75: 0.01, 76: 0.01}),
         ("trades_awp_cifar", {100: 0.1, 101: 0.01}),
         ("mart_cifar", {74: 0.01, 75: 1e-3, 89: 1e-3, 90: 1e-4, 99: 1e-4, 100: 1e-5, 120: 1e-5}),
+        ("mail_cifar", {75: 0.01, 76: 1e-3, 90: 1e-3, 91: 1e-4, 100: 1e-4, 101: 1e-5}),
         ("amp_cifar", {100: 0.1, 101: 0.01}),
         ("barre_cifar", {50: 0.1, 51: 0.01, 75: 0.01, 76: 1e-3}),
     ],
@@ -151,5 +152,6 @@ def test_budgets_and_steps_are_those_of_the_papers():
         "pgd_at_cifar": (full, step), "pgd_at_awp_cifar": (full, step), "trades_awp_cifar": (full, step),
         "trades_cifar": (0.031, 0.007), "mart_cifar": (0.031, 0.007),
         "fgsm_rs_cifar": (full, round(10 / 255, 6)), "n_fgsm_cifar": (full, full), "barre_cifar": (full, step),
-        "comp_sum_cifar": (full, step), "ldr_cifar": (full, step),
+        "comp_sum_cifar": (full, step), "ldr_cifar": (full, step), "lrat_cifar": (full, step),
+        "gairat_cifar": (0.031, 0.007), "mail_cifar": (0.031, 0.007),
     }  # fmt: skip

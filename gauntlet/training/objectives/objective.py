@@ -21,8 +21,10 @@ class InnerAttack(Protocol):
 class Objective(Protocol):
     """A training objective in two halves, because one batch of examples may be judged under several weights.
 
-    A subclass overrides `losses`, and `examples` where it has an attack. x: float [B, C, H, W] in [0, 1]; y: int64 [B];
-    rng: keyed by sample id and epoch, the only source of randomness; both halves get the same one.
+    A subclass overrides `losses`, and `examples` where it has an attack; one whose loss has parts that a weighting may
+    choose from also has `terms(model, x, y, z, rng) -> dict[str, Tensor]`, whose sum is `losses`. x: float [B, C, H, W]
+    in [0, 1]; y: int64 [B]; rng: keyed by sample id and epoch, the only source of randomness; both halves get the same
+    one.
     """
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, rng: Rng, factors: Tensor | None = None) -> Tensor:
@@ -96,9 +98,14 @@ class TRADESObjective(Knobs, Objective, key="recipe.objective"):
         return self.attack(model, x, y, rng.stream("attack"), factors) if self.beta else x
 
     def losses(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> Tensor:
+        terms = self.terms(model, x, y, z, rng)
+        return terms["clean"] + terms["attacked"] if self.beta else terms["clean"]
+
+    def terms(self, model: nn.Module, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> dict[str, Tensor]:
+        """Return the cross-entropy and the divergence times beta, [B] each."""
         clean = model(x)
-        losses = F.cross_entropy(clean, y, reduction="none")
-        return losses + self.beta * divergence(clean, model(z)) if self.beta else losses
+        found = {"clean": F.cross_entropy(clean, y, reduction="none")}
+        return found | {"attacked": self.beta * divergence(clean, model(z))} if self.beta else found
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ SLIPS = [
     (["checkpoint=${oc.env:NOSUCH}"], "checkpoint: the environment has no variable NOSUCH; export it"),
     (["attack.steps=${nosuch:1}"], "attack.steps: there is no interpolation ${nosuch:...}; write the value"),
     (["attack.steps=${attack.steps}"], "attack.steps: it refers to itself; write the value"),
+    (["dataset=arrays", "dataset.path=x.npz"], "dataset.classes: it has no default; write dataset.classes=VALUE"),
     (["runtime.device=meta"], "runtime.device=meta is not there; use runtime.device=cpu or auto"),
     (["--nosuch"], "there is no flag --nosuch; options are written key=value, without dashes"),
     (["-x"], "there is no flag -x; options are written key=value"),

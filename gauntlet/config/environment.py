@@ -36,7 +36,10 @@ OmegaConf.register_new_resolver("oc.env", _env, replace=True)
 
 
 def unresolved(text: str) -> str:
-    """Return what a message of OmegaConf about an interpolation means, with the fix; empty: it is another one."""
+    """Return what a message of OmegaConf about a missing value means, with the fix; empty: another message."""
+    if "Missing mandatory value" in text:
+        key = re.search(r"full_key: (\S+)", text)
+        return f"it has no default; write {key[1] if key else 'KEY'}=VALUE"
     if missing := re.search(r"Environment variable '([^']*)' not found", text):
         name = missing[1]
         return f"the environment has no variable {name}; export it, or give a default: ${{oc.env:{name},DEFAULT}}"

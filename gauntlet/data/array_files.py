@@ -133,7 +133,9 @@ def _images(path: Path, array: NDArray[Any], layout: str | None) -> NDArray[Any]
     elif array.dtype.kind == "f":
         ready = array.astype(np.float32, copy=False)
         low, high = (float(edge(ready)) if ready.size else 0.0 for edge in (np.min, np.max))
-        if not (low >= 0 and high <= 1):  # NaN is neither
+        if np.isnan(low):
+            raise UserError(f"{path} holds pixels that are NaN; find where they come from, or leave those images out")
+        if not (low >= 0 and high <= 1):
             raise UserError(
                 f"{path} holds pixels from {low:.4g} to {high:.4g}; store uint8, or divide by the largest value so "
                 "that they lie in [0, 1], and put any normalization into the model"

@@ -25,5 +25,5 @@ def worst_classes(total: AttackSummary, names: Sequence[str]) -> list[str]:
     lowest = sorted(each for each in known if each[2] < each[3])
     if not lowest:
         return []
-    words = [f"{class_name(label, names)} {robust} of {count}" for _, label, robust, count in lowest[:SHOWN]]
+    words = [f"{class_name(label, names)}: {robust} of {count}" for _, label, robust, count in lowest[:SHOWN]]
     return [f"worst classes    {', '.join(words)}"]

@@ -77,7 +77,7 @@ def test_training_images_are_split_once(tmp_path):
     [
         (PIXELS.astype(np.float32), LABELS, {}, r"pixels from 0 to 255; store uint8"),
         (PIXELS / 255 - 0.5, LABELS, {}, "put any normalization into the model"),
-        (np.full_like(PIXELS, 0.1, np.float32) * np.nan, LABELS, {}, "pixels from nan to nan"),
+        (np.full_like(PIXELS, 0.1, np.float32) * np.nan, LABELS, {}, "pixels that are NaN"),
         (PIXELS.astype(np.int64), LABELS, {}, "images of type int64"),
         (PIXELS[..., :2], LABELS, {}, "does not tell where the channels are"),
         (PIXELS[:, :3], LABELS, {}, "does not tell where the channels are"),

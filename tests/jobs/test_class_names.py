@@ -65,7 +65,7 @@ def test_the_report_names_the_worst_classes(outcome):
     assert outcome.summary.classes == {label: (10, robust[label]) for label in range(3)}
     worst = min(robust, key=lambda label: (robust[label], label))
     (line,) = [line for line in lines(outcome) if line.startswith("worst classes")]
-    assert line.startswith(f"worst classes    {worst} {NAMES[worst]} {robust[worst]} of 10, ")
+    assert line.startswith(f"worst classes    {worst} {NAMES[worst]}: {robust[worst]} of 10, ")
 
 
 def test_the_pictures_of_the_board_have_them(outcome, folder):
@@ -88,12 +88,12 @@ def test_the_tables_of_wandb_have_them(outcome):
 @pytest.mark.parametrize(
     ("classes", "names", "said"),
     [
-        ({0: (10, 5), 1: (10, 2), 2: (10, 9), 3: (10, 1)}, list("abcd"), "3 d 1 of 10, 1 b 2 of 10, 0 a 5 of 10"),
-        ({0: (10, 5), 1: (4, 0), 2: (5, 2)}, list("abc"), "2 c 2 of 5, 0 a 5 of 10"),
+        ({0: (10, 5), 1: (10, 2), 2: (10, 9), 3: (10, 1)}, list("abcd"), "3 d: 1 of 10, 1 b: 2 of 10, 0 a: 5 of 10"),
+        ({0: (10, 5), 1: (4, 0), 2: (5, 2)}, list("abc"), "2 c: 2 of 5, 0 a: 5 of 10"),
         ({0: (10, 5), 1: (4, 0)}, list("ab"), None),
         ({0: (10, 5), 1: (10, 0)}, [], None),
         ({0: (10, 10), 1: (10, 10)}, list("ab"), None),
-        ({0: (10, 10), 1: (10, 9)}, list("ab"), "1 b 9 of 10"),
+        ({0: (10, 10), 1: (10, 9)}, list("ab"), "1 b: 9 of 10"),
     ],
 )
 def test_classes_with_few_images_are_no_worst_classes(classes, names, said):

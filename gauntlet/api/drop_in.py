@@ -55,7 +55,7 @@ class DropIn:
             x: images [B, C, H, W] in [0, 1].
             y: labels [B].
         """
-        images, labels = images_and_labels(x, y, None)
+        images, labels = images_and_labels(x, y)
         network = network_of(self.model)
         assert network is not None
         device = next((p.device for p in network.parameters()), x.device if isinstance(x, Tensor) else images.device)

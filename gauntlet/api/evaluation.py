@@ -62,8 +62,9 @@ def evaluate(
 
     Args:
         model: a torch module, a function from images to logits, or a defense of this package, by name or as an object.
-        x: images [n, C, H, W] in [0, 1] as a tensor or array; or a torch Dataset or DataLoader with labels; or the name
-            of a data set of the configuration, such as "digits".
+        x: images [n, C, H, W] in [0, 1] as a tensor or array; or a torch Dataset, a DataLoader or a pipeline that gives
+            (image, label) or batches of these, as tuples or mappings; or the name of a data set of the configuration,
+            such as "digits". Beyond 1 GiB of images it is read again when they are needed, and has to be the same.
         y: labels [n], where x does not hold them.
         threat: what the attacker may change; or norm ("linf", "l2", "l1", "l0") and eps (0.5, "8/255", "unbounded").
         attack: name of an attack of the configuration, an attack object of this package, or one of torchattacks,

@@ -1,14 +1,11 @@
-"""Images and labels of a Python caller: tensors, arrays, a Dataset or a DataLoader, checked before any work."""
+"""Images and labels of a Python caller: tensors and arrays, checked before any work."""
 
-from collections.abc import Iterable, Sized
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gauntlet.data.decoding import MODES
 from gauntlet.errors import UserError
@@ -18,28 +15,23 @@ class InputError(UserError, ValueError):
     """An argument that cannot be what is meant. The message is one line: what is wrong, then the remedy."""
 
 
-def images_and_labels(x: Any, y: Any, limit: int | None) -> tuple[Tensor, NDArray[np.int64]]:
+def images_and_labels(x: Any, y: Any) -> tuple[Tensor, NDArray[np.int64]]:
     """Return images float32 [n, C, H, W] in [0, 1] on the host, and labels int64 [n].
 
     Args:
-        x: a tensor, an array, or a torch Dataset or DataLoader that holds the labels too.
-        y: labels; None where x holds them.
-        limit: pairs that are read of a Dataset or DataLoader, at most; None: all.
+        x: a tensor or an array.
+        y: labels.
 
     Raises:
         InputError: they are no images with labels.
     """
-    if isinstance(x, DataLoader | Dataset):
-        if y is not None:
-            raise InputError(f"x is a {type(x).__name__}, which holds its labels; leave y out")
-        x, y = _collected(x, limit)
     if y is None:
         raise InputError("y is missing; give the labels, or a Dataset or DataLoader of pairs as x")
     images, labels = _tensor(x, "x"), _tensor(y, "y")
-    _check_images(images)
+    check_images(images)
     if len(labels) != len(images):
         raise InputError(f"x holds {len(images)} images and y {len(labels)} labels; give one label for each image")
-    return images.detach().to("cpu", torch.float32).contiguous(), _labels(labels)
+    return images.detach().to("cpu", torch.float32).contiguous(), class_numbers(labels)
 
 
 def check_classes(labels: NDArray[np.int64], classes: int) -> None:
@@ -58,35 +50,6 @@ def check_classes(labels: NDArray[np.int64], classes: int) -> None:
     )
 
 
-def _collected(source: Any, limit: int | None) -> tuple[Tensor, Tensor]:
-    """Return all images and labels of a Dataset or DataLoader, in its order."""
-    single = not isinstance(source, DataLoader)
-    pairs: Iterable[Any] = source
-    if single and not isinstance(source, IterableDataset) and isinstance(source, Sized):
-        pairs = (source[number] for number in range(len(source)))  # type: ignore[index]
-    images, labels, count = [], [], 0
-    for pair in islice(pairs, limit if single else None):
-        if not isinstance(pair, tuple | list) or len(pair) < 2:
-            raise InputError(f"the {type(source).__name__} gives a {type(pair).__name__}; it must give (image, label)")
-        image, label = pair[0], torch.as_tensor(pair[1])
-        if not isinstance(image, Tensor | np.ndarray):
-            raise InputError(
-                f"the {type(source).__name__} gives images of type {type(image).__name__}; let it give tensors "
-                "[C, H, W] in [0, 1], such as by transform=torchvision.transforms.ToTensor()"
-            )
-        images.append(torch.as_tensor(image)[None] if single else torch.as_tensor(image))
-        labels.append(label[None] if single else label)
-        count += len(images[-1])
-        if limit is not None and count >= limit:
-            break
-    if not images:
-        raise InputError(f"the {type(source).__name__} holds no images; give one that does")
-    sizes = {tuple(each.shape[1:]) for each in images}
-    if len(sizes) > 1:
-        raise InputError(f"images have different sizes, {' and '.join(map(str, sorted(sizes)[:2]))}; resize them first")
-    return torch.cat(images)[:limit], torch.cat(labels)[:limit]
-
-
 def _tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
@@ -101,7 +64,8 @@ def _tensor(value: Any, name: str) -> Tensor:
         ) from None
 
 
-def _check_images(x: Tensor) -> None:
+def check_images(x: Tensor) -> None:
+    """Refuse what are no images [n, C, H, W] in [0, 1], with the remedy."""
     shape = list(x.shape)
     if x.dim() == 3:
         raise InputError(f"x has shape {shape}; grey images are [n, 1, H, W]: give x[:, None]")
@@ -134,7 +98,8 @@ def _first_odd(x: Tensor) -> int:
     return int((~x.flatten(1).isfinite().all(1)).nonzero()[0])
 
 
-def _labels(y: Tensor) -> NDArray[np.int64]:
+def class_numbers(y: Tensor) -> NDArray[np.int64]:
+    """Return labels int64 [n] of a tensor. Raises InputError where they are none."""
     if y.dim() != 1:
         fix = "give y.argmax(1)" if y.dim() == 2 and y.shape[1] > 1 else "give y.flatten()"
         raise InputError(f"y has shape {list(y.shape)}; labels are class numbers [n]: {fix}")

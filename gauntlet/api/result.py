@@ -24,6 +24,7 @@ from gauntlet.commands.certification_report import certificate_lines
 from gauntlet.data.dataset import Split
 from gauntlet.data.given import FOLDER, store
 from gauntlet.data.in_memory import Arrays
+from gauntlet.data.stream_rows import StreamRows
 from gauntlet.evidence.manifest import FlagRecord, Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import CLEAN_STAGE
@@ -55,7 +56,7 @@ class Run:
     folder: Path
     manifest: Manifest
     _split: Split
-    _images: Arrays | None
+    _images: Arrays | StreamRows | None
     _folder: RunsFolder
 
     @property
@@ -117,7 +118,7 @@ class EvaluationResult(Run):
         outcome: Outcome,
         runs: RunsFolder,
         split: Split,
-        images: Arrays | None,
+        images: Arrays | StreamRows | None,
     ) -> "EvaluationResult":
         """Return the result of a job. runs: the folder of runs; split: the images under attack."""
         report = "\n".join(lines(outcome)).strip("\n")
@@ -255,7 +256,7 @@ class CertificationResult(Run):
         outcome: Certified,
         runs: RunsFolder,
         split: Split,
-        images: Arrays | None,
+        images: Arrays | StreamRows | None,
     ) -> "CertificationResult":
         """Return the result of a job; arguments as for `EvaluationResult.of`."""
         report = "\n".join(certificate_lines(outcome)).strip("\n")

@@ -3,20 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gauntlet.api.composition import Composition, composed, node_of, package_of
 from gauntlet.api.inputs import InputError, check_classes, images_and_labels
+from gauntlet.api.streams import is_stream, stream
 from gauntlet.config.runtime import Runtime
 from gauntlet.config.validate import build, checked
 from gauntlet.data.given import arrays_of
 from gauntlet.data.in_memory import Arrays
+from gauntlet.data.stream_rows import StreamRows
 from gauntlet.errors import UserError, reason
 from gauntlet.jobs.setup import KEYS
 from gauntlet.models.given import CallableNetwork, GivenIdentity, LogitsOf
 from gauntlet.models.wrapped import logits_of
 from gauntlet.threat_model.process_settings import settings_kept
+
+Images = Arrays | StreamRows
+"""Images of a caller with their labels."""
 
 FIRST = 8
 """Images that a model is tried on before any work."""
@@ -38,7 +44,7 @@ def network_of(model: Any) -> nn.Module | None:
     raise InputError(f"model is {what}; give a torch.nn.Module, a function from images to logits, or a defense")
 
 
-def add_images(asked: Composition, x: Any, y: Any, limit: int | None, data_name: str | None) -> Arrays | None:
+def add_images(asked: Composition, x: Any, y: Any, limit: int | None, data_name: str | None) -> Images | None:
     """Add the images; return them, or None where they are a data set of the configuration, by name."""
     if limit is not None:
         asked.nodes["dataset.limit"] = limit
@@ -49,18 +55,22 @@ def add_images(asked: Composition, x: Any, y: Any, limit: int | None, data_name:
         return None
     if x is None:
         raise InputError("x is missing; give images, or the name of a data set such as 'digits'")
-    images, labels = images_and_labels(x, y, limit)
-    source = arrays_of(images, labels)
+    if is_stream(x):
+        if y is not None:
+            raise InputError(f"x is a {type(x).__name__}, which holds its labels; leave y out")
+        source = stream(x, limit)
+    else:
+        source = arrays_of(*images_and_labels(x, y))
     asked.words.append("dataset=given")
     asked.objects[source.digest()] = source
     name = {} if data_name is None else {"name": data_name}
     asked.nodes["dataset"] = {
-        "content": source.digest(), "channels": images.shape[1], "size": images.shape[2], "classes": 0, **name,
+        "content": source.digest(), "channels": source.form[2], "size": source.form[0], "classes": 0, **name,
     }  # fmt: skip
     return source
 
 
-def add_defense(asked: Composition, model: Any, images: Arrays | None, classes: int | None) -> None:
+def add_defense(asked: Composition, model: Any, images: Images | None, classes: int | None) -> None:
     """Add a defense of the configuration, by name or as an object."""
     if isinstance(model, str):
         if images is not None:
@@ -80,18 +90,19 @@ def add_defense(asked: Composition, model: Any, images: Arrays | None, classes: 
     asked.trusted += package_of(model)
 
 
-def first_images(images: Arrays | None, words: Sequence[str], limit: int | None) -> Tensor:
+def first_images(images: Images | None, words: Sequence[str], limit: int | None) -> Tensor:
     """Return the images that a model is tried on. words: that name the data set, where no images are given."""
     count = FIRST if limit is None else max(1, min(limit, FIRST))
     if images is None:
         dataset = checked(composed(words), [*KEYS, "hydra"]).dataset
         return build(dataset).split("test").read(slice(0, count)).x  # type: ignore[no-any-return]
-    pixels = torch.from_numpy(images.pixels[:count].copy()).permute(0, 3, 1, 2)
+    rows = np.arange(min(count, len(images.labels)))
+    pixels = torch.from_numpy(images.images(rows).copy()).permute(0, 3, 1, 2)
     return pixels.to(torch.float32).div_(images.levels).contiguous()
 
 
 def add_network(
-    asked: Composition, network: nn.Module, first: Tensor, images: Arrays | None, classes: int | None, name: str | None
+    asked: Composition, network: nn.Module, first: Tensor, images: Images | None, classes: int | None, name: str | None
 ) -> None:
     """Add a network, which is in eval mode by now. first: the images that it is tried on.
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from gauntlet.data.image_dataset import ImageSet, Part
 from gauntlet.data.in_memory import Arrays
+from gauntlet.data.stream_rows import StreamRows
 from gauntlet.errors import UserError, reason
 from gauntlet.system.atomic_file import write_atomically
 from gauntlet.system.file_reader import check_regular
@@ -42,7 +43,7 @@ class GivenArrays(ImageSet):
                 "the images that Python code hands in are test images, so that nothing can be trained on them; give a "
                 "model with its weights"
             )
-        source: Arrays = taken(
+        source: Arrays | StreamRows = taken(
             self.content,
             f"the data set {self.name}",
             "hand its images to evaluate() or certify() of gauntlet again; beside a run they lie in _data of its runs "
@@ -68,13 +69,15 @@ def _laid_out(pixels: torch.Tensor) -> NDArray[Any]:
     return np.array(pixels.numpy(), order="C", copy=True)
 
 
-def store(source: Arrays, folder: Path) -> bool:
-    """Write a source into a folder unless it is there; return whether it is, which the largest are not.
+def store(source: Arrays | StreamRows, folder: Path) -> bool:
+    """Write a source into a folder unless it is there; return whether it is, which the largest and streams are not.
 
     Raises:
         UserError: the folder cannot be written.
     """
     path = file_of(folder, source.digest())
+    if isinstance(source, StreamRows):
+        return path.exists()
     if source.pixels.nbytes > MOST_BYTES or path.exists():
         return path.exists()
     arrays: dict[str, NDArray[Any]] = {"x": np.ascontiguousarray(source.pixels), "y": source.labels}

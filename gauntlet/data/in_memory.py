@@ -30,6 +30,11 @@ class Arrays:
     names: tuple[str, ...] = ()
     _digest: list[str] = field(default_factory=list)
 
+    @property
+    def form(self) -> tuple[int, ...]:
+        """Return H, W, C."""
+        return self.pixels.shape[1:]
+
     def images(self, rows: Ids, spread: Spread = map) -> Pixels:
         return self.pixels[rows]
 

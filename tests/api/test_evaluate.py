@@ -13,7 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gauntlet import Threat, UserError, certify, evaluate
+from gauntlet.api import streams
 from gauntlet.config.shipped import CONF
+from gauntlet.data import stream_rows
 from gauntlet.evidence.digest import adversarial_digest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs import attack_job
@@ -150,6 +152,27 @@ def test_images_come_in_every_usual_form(form, net, digits):
     same = evaluate(net, *given, **FAST)
     assert same.manifest["config_hash"] == whole.manifest["config_hash"]
     assert tables(same.run) == tables(whole.run)
+
+
+def test_what_is_too_large_for_memory_is_read_again_with_the_same_records(net, digits, monkeypatch):
+    monkeypatch.setattr(streams, "MOST_BYTES", 1000)
+    monkeypatch.setattr(stream_rows, "WINDOW", 64 * 4 * 10)
+    small = {**FAST, "overrides": ["runtime.chunk=4"]}
+    whole = evaluate(net, digits.x, digits.y, **small)
+    passes = []
+
+    class Counted(Pairs):
+        def __getitem__(self, number):
+            passes.append(number)
+            return super().__getitem__(number)
+
+    streamed = evaluate(net, DataLoader(Counted(digits), batch_size=5), **small)
+    assert isinstance(streamed._images, stream_rows.StreamRows)
+    assert len(streamed._images._window) <= 10 + 5
+    assert streamed.manifest["config_hash"] == whole.manifest["config_hash"]
+    assert tables(streamed.run) == tables(whole.run)
+    assert len(passes) <= 5 * 32  # in memory 1; as a stream labels, digest, the first images, and the chunks
+    assert tables(evaluate(net, Pairs(digits), **small).run) == tables(whole.run)
 
 
 def test_a_limit_reads_no_more_of_a_set(net, digits):

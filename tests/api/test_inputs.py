@@ -7,7 +7,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gauntlet import InputError, Threat, UserError, evaluate
-from gauntlet.api.inputs import images_and_labels
+from gauntlet.api.composition import Composition
+from gauntlet.api.subject import add_images
 
 X, Y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1])
 HOLED = X.clone()
@@ -42,16 +43,16 @@ IMAGES = {
 def test_images_and_labels_that_cannot_be_are_named(case):
     x, y, line = IMAGES[case]
     with pytest.raises(InputError, match=line) as caught:
-        images_and_labels(x, y, None)
+        add_images(Composition(), x, y, None, None)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, ValueError)
 
 
 def test_fit_images_pass_as_they_are():
-    x, y = images_and_labels(X.numpy().astype(np.float64), Y.numpy().astype(np.uint8), None)
-    assert x.dtype == torch.float32
-    assert torch.equal(x, X)
-    assert y.tolist() == Y.tolist()
+    found = add_images(Composition(), X.numpy().astype(np.float64), Y.numpy().astype(np.uint8), None, None)
+    assert found.pixels.dtype == np.float32
+    assert torch.equal(torch.from_numpy(found.pixels).permute(0, 3, 1, 2), X)
+    assert found.labels.tolist() == Y.tolist()
 
 
 class Net(nn.Module):

@@ -5,12 +5,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import plotly.graph_objects as go
 from jinja2 import Environment
 
+from gauntlet.errors import printable
 from gauntlet.leaderboard import formatting
 from gauntlet.leaderboard.certificates import CertificateVerdict, Claims
-from gauntlet.leaderboard.robustness_curve_plot import DASHES, plain
+from gauntlet.leaderboard.chart import Axis, Chart, Line, dashed
 from gauntlet.leaderboard.site_writer import Site
 from gauntlet.metrics.certificate_summary import grid
 from gauntlet.metrics.vote_shares import concentration
@@ -80,8 +80,8 @@ def _table(verdicts: Sequence[CertificateVerdict]) -> dict[str, Any]:
         "about": f"{formatting.samples(first.data, first.total.samples)}. {ABOUT}",
         "heads": heads,
         "rows": [_row(verdict, radii) for verdict in ordered],
-        "figure": _figure([verdict.claims for verdict in ordered if verdict.claims.total.graded]),
-        "votes": _histogram([verdict.claims for verdict in ordered]),
+        "chart": _chart([verdict.claims for verdict in ordered if verdict.claims.total.graded]),
+        "votes": _histograms([verdict.claims for verdict in ordered]),
     }
 
 
@@ -124,51 +124,32 @@ def _row(verdict: CertificateVerdict, radii: Sequence[float]) -> list[str]:
     ]
 
 
-def _figure(claims: Sequence[Claims]) -> dict[str, Any] | None:
-    if not claims:
-        return None
-    traces = []
-    for number, each in enumerate(claims):
-        curve = each.curve
-        traces.append(
-            go.Scatter(
-                x=[radius for radius, _, _ in curve],
-                y=[round(100 * count / each.total.samples, 3) for _, count, _ in curve],
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [round(100 * (high - count / each.total.samples), 3) for _, count, (_, high) in curve],
-                    "arrayminus": [round(100 * (count / each.total.samples - low), 3) for _, count, (low, _) in curve],
-                    "width": 0,
-                    "thickness": 1,
-                },
-                mode="lines+markers",
-                name=plain(f"{each.defense}, {each.certifier}"),
-                line={"width": 1.5, "dash": DASHES[number % len(DASHES)]},
-                meta="curve",
-            )
+def _chart(claims: Sequence[Claims]) -> Chart | None:
+    lines = [
+        Line(
+            printable(f"{each.defense}, {each.certifier}"),
+            [(radius, round(100 * count / each.total.samples, 3)) for radius, count, _ in each.curve],
+            intervals=[(round(100 * low, 3), round(100 * high, 3)) for _, _, (low, high) in each.curve],
         )
-    return _drawn(traces, {"title": {"text": "radius"}, "rangemode": "tozero"}, "certified accuracy")
+        for each in claims
+        if each.curve
+    ]
+    if not lines:
+        return None
+    end = max(line.points[-1][0] for line in lines)
+    return Chart(
+        "Certified accuracy against the radius",
+        Axis("radius", 0.0, 1.02 * end or 1.0),
+        Axis("certified accuracy", -2, 102, " %"),
+        dashed(lines),
+    )
 
 
-def _histogram(claims: Sequence[Claims]) -> dict[str, Any] | None:
-    """Return bars of the images by their share of votes p_A; None where nothing voted."""
-    bars = []
-    for each in claims:
-        if each.total.votes is not None:
-            words, counts = zip(*each.total.votes.histogram(), strict=True)
-            shares = [round(100 * count / each.total.samples, 3) for count in counts]
-            bars.append(go.Bar(x=words, y=shares, name=plain(f"{each.defense}, {each.certifier}"), meta="votes"))
-    return _drawn(bars, {"title": {"text": "votes for the class, p_A"}, "type": "category"}, "images") if bars else None
-
-
-def _drawn(traces: Sequence[Any], across: dict[str, Any], up: str) -> dict[str, Any]:
-    axis = {"zeroline": False, "showline": True, "ticks": "outside"}
-    layout = {
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "margin": {"l": 64, "r": 24, "t": 36, "b": 52},
-        "xaxis": axis | across,
-        "yaxis": axis | {"title": {"text": up}, "ticksuffix": " %", "range": [-2, 102]},
-    }
-    result: dict[str, Any] = go.Figure(traces, layout).to_plotly_json()
-    return result
+def _histograms(claims: Sequence[Claims]) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Return the name of each certificate that votes with its bins: in words, and their share of the images in
+    percent."""
+    return [
+        (f"{each.defense}, {each.certifier}", [(word, 100 * count / each.total.samples) for word, count in bins])
+        for each in claims
+        if each.total.votes is not None and (bins := each.total.votes.histogram())
+    ]

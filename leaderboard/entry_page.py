@@ -15,9 +15,9 @@ from gauntlet.leaderboard.entry_card import CardLine
 from gauntlet.leaderboard.examples import ExamplePictures, Gallery, gallery
 from gauntlet.leaderboard.head_table import heads
 from gauntlet.leaderboard.margin_histogram import margin_histogram
-from gauntlet.leaderboard.query_plot import query_figure
+from gauntlet.leaderboard.query_plot import query_chart
 from gauntlet.leaderboard.ranking_floor import reaches
-from gauntlet.leaderboard.robustness_curve_plot import curve_figure
+from gauntlet.leaderboard.robustness_curve_plot import curve_chart
 from gauntlet.leaderboard.run_metadata import mapping
 from gauntlet.leaderboard.site_writer import Site
 from gauntlet.leaderboard.stage_flow import flow
@@ -56,8 +56,8 @@ def write_entry(
         margins=margin_histogram(entry),
         steps=_steps(entry),
         seconds=_seconds,
-        curve=curve_figure(entry.curves, entry.threat.radius) if entry.curves else None,
-        queries=query_figure(entry.queries) if entry.queries else None,
+        curve=curve_chart(entry.curves, entry.threat.radius) if entry.curves else None,
+        queries=query_chart(entry.queries) if entry.queries else None,
         relatives=[
             other
             for each in boards

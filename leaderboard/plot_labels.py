@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 Box = tuple[float, float, float, float]
 
-_CHARACTER, _LINE, _GAP = 0.021, 0.06, 0.015
-"""Width of a letter, height of a line and distance to the point, as shares of the plot where it is narrow."""
+_CHARACTER, _LINE, _GAP = 0.018, 0.053, 0.02
+"""Width of a letter, height of a line and distance to the point, as shares of the box of a chart."""
 
 
 LONGEST = 20
@@ -20,7 +20,8 @@ def shortened(name: str) -> str:
 def positions(
     points: Sequence[tuple[float, float]], texts: Sequence[str], bars: Sequence[tuple[float, float]] = ()
 ) -> list[str]:
-    """Return a `textposition` of plotly.js for each label; empty for one that would cover something wherever it goes.
+    """Return on which side of its point each label goes, such as `top left`; empty for one that would cover something
+    wherever it goes.
 
     Args:
         points: places in the plot as shares of its width and height, [0, 1].

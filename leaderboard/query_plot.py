@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import plotly.graph_objects as go
-
-from gauntlet.errors import UserError
+from gauntlet.errors import UserError, printable
+from gauntlet.leaderboard.chart import Axis, Chart, Line, dashed
 from gauntlet.leaderboard.collect import Evidence
-from gauntlet.leaderboard.robustness_curve_plot import DASHES, attack_names, plain
+from gauntlet.leaderboard.robustness_curve_plot import attack_names
 from gauntlet.metrics.curve_steps import query_steps
 from gauntlet.metrics.query_curve import QueryCurve, curve
 
@@ -35,30 +34,18 @@ def queries(own: Sequence[Evidence]) -> tuple[NamedQueryCurve, ...]:
     return tuple(NamedQueryCurve(name, each) for name, (_, each) in zip(names, found, strict=True) if len(each.queries))
 
 
-def query_figure(found: Sequence[NamedQueryCurve]) -> dict[str, Any]:
-    """Return the figure, plain JSON for plotly.js, over the logarithm of the queries."""
-    traces = [
-        go.Scatter(
-            x=[x for x, _ in steps],
-            y=[round(100 * y, 3) for _, y in steps],
-            mode="lines",
-            name=plain(each.name),
-            line={"shape": "hv", "width": 1.8, "dash": DASHES[number % len(DASHES)]},
-            meta="worst" if len(found) == 1 else "curve",
-        )
-        for number, each in enumerate(found)
+def query_chart(found: Sequence[NamedQueryCurve]) -> Chart:
+    """Return the chart of these curves, over the logarithm of the queries."""
+    role = "worst" if len(found) == 1 else "curve"
+    lines = [
+        Line(printable(each.name), [(x, round(100 * y, 3)) for x, y in steps], role, stepped=True)
+        for each in found
         if (steps := query_steps(each.curve))
     ]
-    last = max((trace.x[-1] for trace in traces), default=1)
-    axis = {"zeroline": False, "showline": True, "ticks": "outside"}
-    layout: dict[str, Any] = {
-        "hovermode": "x unified",
-        "showlegend": True,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "margin": {"l": 64, "r": 24, "t": 36, "b": 52},
-        "xaxis": axis | {"title": {"text": "queries"}, "type": "log", "range": [0, 1.02 * math.log10(max(last, 10))],
-                         "dtick": 1},
-        "yaxis": axis | {"title": {"text": "success"}, "ticksuffix": " %", "range": [-2, 102]},
-    }  # fmt: skip
-    result: dict[str, Any] = go.Figure(traces, layout).to_plotly_json()
-    return result
+    last = max((line.points[-1][0] for line in lines), default=1)
+    return Chart(
+        "Share of broken samples against queries",
+        Axis("queries", 0.0, 1.02 * math.log10(max(last, 10)), log=True),
+        Axis("success", -2, 102, " %"),
+        dashed(lines),
+    )

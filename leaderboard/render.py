@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from gauntlet.errors import printable
 from gauntlet.evidence.published import published
-from gauntlet.leaderboard import assets, formatting
+from gauntlet.leaderboard import chart, formatting
 from gauntlet.leaderboard.certificates import CertificateVerdict
 from gauntlet.leaderboard.certified_bracket import bracket
 from gauntlet.leaderboard.class_results import worst_of
@@ -20,10 +20,11 @@ from gauntlet.leaderboard.entry_card import card
 from gauntlet.leaderboard.entry_page import write_entry
 from gauntlet.leaderboard.export import as_csv, as_json
 from gauntlet.leaderboard.glossary import GLOSSARY, READING, READING_DISTANCE, columns
-from gauntlet.leaderboard.plots import figure
+from gauntlet.leaderboard.plots import tradeoff
 from gauntlet.leaderboard.randomized_entries import draws_of
 from gauntlet.leaderboard.rankings_page import write_rankings
 from gauntlet.leaderboard.site_writer import Site
+from gauntlet.leaderboard.sparkline import sparklines
 from gauntlet.metrics.display import UNKNOWN
 from gauntlet.metrics.randomized_result import ACCURACIES
 
@@ -48,6 +49,7 @@ def environment() -> Environment:
         "samples": formatting.samples,
         "reading": READING,
     }
+    env.globals |= {"size": (chart.WIDTH, chart.HEIGHT), "box": (chart.LEFT, chart.TOP, chart.RIGHT, chart.BOTTOM)}
     env.globals |= {"reading_distance": READING_DISTANCE, "share": formatting.share, "left_by": formatting.left}
     env.globals |= {"names": ACCURACIES, "UNKNOWN": UNKNOWN, "draws_of": draws_of}
     return env
@@ -78,7 +80,7 @@ def write(
     page = env.get_template("index.html.j2").render(
         boards=boards,
         figures={
-            formatting.anchor(board): figure(board)
+            board: tradeoff(board)
             for board in boards
             if sum(not entry.unknown for entry in board.entries) > 1 and not board.threat.unbounded
         },
@@ -88,6 +90,7 @@ def write(
         compare={board: compare_address(board) for board in boards},
         classed=classed,
         brackets=brackets,
+        sparklines=dict.fromkeys(every) | sparklines(boards),
         masked={board: _masked(board) for board in boards},
         facets=facets,
         damaged=damaged,
@@ -103,8 +106,6 @@ def write(
     static = Path(__file__).parent / "static"
     for name in ("board.css", "board.js", "compare.js", "gallery.js", "plots.js"):
         site.write(f"static/{name}", (static / name).read_bytes())
-    site.write("static/datatables.js", assets.datatables())
-    site.copy("static/plotly.min.js", assets.plotly())
 
 
 def _masked(board: Board) -> bool:

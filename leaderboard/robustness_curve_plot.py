@@ -1,20 +1,17 @@
-"""Robustness curves of an entry: accuracy at every eps, from runs without a bound, as steps and as a figure."""
+"""Robustness curves of an entry: accuracy at every eps, from runs without a bound, as steps and as a chart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
 from gauntlet.errors import printable
+from gauntlet.leaderboard.chart import Axis, Chart, Line, dashed
 from gauntlet.leaderboard.collect import Evidence
 from gauntlet.leaderboard.sample_verdicts import Floats, Ints, locate
 from gauntlet.metrics.curve_steps import robustness_steps
 from gauntlet.metrics.display import distinct_names
 from gauntlet.metrics.perturbation_size import nearest
-
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
 @dataclass(frozen=True)
@@ -70,36 +67,23 @@ def _curve(name: str, distance: Floats, best: bool = False) -> RobustnessCurve:
     return RobustnessCurve(name, tuple(eps), tuple(survivors), best)
 
 
-def curve_figure(found: Sequence[RobustnessCurve], eps: float) -> dict[str, Any]:
-    """Return the figure, plain JSON for plotly.js; `meta` is the role of a trace. eps: of the entry, marked if
-    finite."""
-    traces = [
-        go.Scatter(
-            x=list(curve.eps),
-            y=[round(100 * share, 3) for share in curve.accuracy],
-            mode="lines",
-            name=plain(curve.name),
-            line={"shape": "hv", "width": 2.5 if curve.best else 1.2, "dash": DASHES[number % len(DASHES)]},
-            meta="worst" if curve.best else "curve",
+def curve_chart(found: Sequence[RobustnessCurve], eps: float) -> Chart:
+    """Return the chart of these curves. eps: of the entry, marked if finite."""
+    end = max(each.eps[-1] for each in found) * 1.02 or 1.0
+    lines = [
+        Line(
+            printable(curve.name),
+            [*((x, round(100 * y, 3)) for x, y in zip(curve.eps, curve.accuracy, strict=True)),
+             (end, round(100 * curve.accuracy[-1], 3))],
+            "worst" if curve.best else "curve",
+            stepped=True,
         )
-        for number, curve in enumerate(found)
-    ]
-    end = max(each.eps[-1] for each in found)
-    axis = {"zeroline": False, "showline": True, "ticks": "outside"}
-    layout: dict[str, Any] = {
-        "hovermode": "x unified",
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "margin": {"l": 64, "r": 24, "t": 36, "b": 52},
-        "xaxis": axis | {"title": {"text": "ε"}, "range": [0, end * 1.02 or 1.0]},
-        "yaxis": axis | {"title": {"text": "robust accuracy"}, "ticksuffix": " %", "range": [-2, 102]},
-    }
-    if np.isfinite(eps):
-        mark = {"type": "line", "x0": eps, "x1": eps, "yref": "paper", "y0": 0, "y1": 1}
-        layout["shapes"] = [mark | {"line": {"width": 1, "dash": "dot"}}]
-    result: dict[str, Any] = go.Figure(traces, layout).to_plotly_json()
-    return result
-
-
-def plain(text: str) -> str:
-    """Return a text that plotly.js shows as it is: it would take tags for formatting."""
-    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        for curve in found
+    ]  # fmt: skip
+    return Chart(
+        "Robust accuracy against ε",
+        Axis("ε", 0.0, end),
+        Axis("robust accuracy", -2, 102, " %"),
+        dashed(lines),
+        at=eps if np.isfinite(eps) and eps < end else None,
+    )

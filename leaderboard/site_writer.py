@@ -56,13 +56,6 @@ class Site:
         except OSError as cause:
             raise self._refusal(cause) from None
 
-    def copy(self, name: str, source: Path) -> None:
-        """Copy one file."""
-        try:
-            shutil.copyfile(source, self._path(name))
-        except OSError as cause:
-            raise self._refusal(cause) from None
-
     def _finish(self) -> None:
         """List what there is, take over what others have put into the folder, and swap."""
         self.write(LIST, "".join(f"{name}\n" for name in sorted(self._written)))

@@ -10,7 +10,7 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.build import build
 from gauntlet.leaderboard.entry import Entry
 from gauntlet.leaderboard.export import as_csv, as_json
-from gauntlet.leaderboard.robustness_curve_plot import curve_figure
+from gauntlet.leaderboard.robustness_curve_plot import curve_chart
 from gauntlet.leaderboard.score import boards
 
 Make = Callable[..., RunFolder]
@@ -53,10 +53,12 @@ def test_the_curve_is_the_share_beyond_each_distance(make: Make, entries: Entrie
     assert fmn.accuracy[-1] == pytest.approx(0.05)  # one sample was never broken
     assert worst.eps[:3] == (0.0, 0.005, 0.01)
     assert worst.accuracy[:3] == pytest.approx((0.95, 0.90, 0.85))
-    figure = curve_figure(finite.curves, finite.threat.radius)
-    assert [trace["meta"] for trace in figure["data"]] == ["worst", "curve"]
-    assert figure["layout"]["shapes"][0]["x0"] == 0.1
-    json.dumps(figure, allow_nan=False)
+    chart = curve_chart(finite.curves, finite.threat.radius)
+    assert [(line.role, line.stepped, line.points[0]) for line in chart.lines] == [
+        ("worst", True, (0.0, 95.0)),
+        ("curve", True, (0.0, 95.0)),
+    ]
+    assert chart.at == 0.1
 
 
 def test_curves_belong_to_their_selection(make: Make, entries: Entries) -> None:
@@ -84,7 +86,7 @@ def test_the_pages_show_the_curve(make: Make, runs: Path, tmp_path: Path) -> Non
     assert len(pages) == 2
     for page in pages:
         text = page.read_text()
-        assert "curve-figure" in text
+        assert '<svg class="chart" id="curve"' in text
         assert "plots.js" in text
     assert (tmp_path / "site" / "static" / "plots.js").is_file()
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gauntlet.leaderboard.__main__ import main
-from gauntlet.leaderboard.plots import figure
+from gauntlet.leaderboard.plots import tradeoff
 from gauntlet.leaderboard.score import boards
 from tests.leaderboard.conftest import STRONG
 
@@ -32,10 +32,9 @@ def test_a_weak_attack_earns_no_rank_and_no_place_on_the_front(make, entries, ru
     assert [(entry.defense, entry.rank) for entry in board.entries] == [("trades", (1, 1)), ("fast_at", None)]
     (why,) = board.entries[1].reasons
     assert why.startswith("its attacks (fgsm) are below the floor of this table: gauntlet or AutoAttack on every head")
-    traces = {trace["meta"]: trace for trace in figure(board)["data"]}
-    assert "front" not in traces
-    assert traces["ranked"]["text"] == ["trades"]
-    assert traces["unranked"]["error_y"]["visible"] is False
+    chart = tradeoff(board)
+    assert chart.lines == ()
+    assert [(mark.label, mark.span is None) for mark in chart.marks] == [("fast_at", True), ("trades", False)]
     (board,) = boards(entries(), "any")
     assert [(entry.defense, entry.rank) for entry in board.entries] == [("fast_at", (1, 1)), ("trades", (2, 2))]
     assert main(["--runs", str(runs), "--out", str(tmp_path / "site")]) == 0

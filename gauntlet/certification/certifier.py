@@ -50,7 +50,8 @@ class Certificates:
         trials: draws behind the bound, or views that were all counted, int64 [B].
         counts: how many of these gave `predict`, one column for each network that votes, int64 [B, V].
         lower: lower confidence bounds of these shares, float64 [B, V].
-        stop: why sampling ended, one word for each sample: budget, certified or futility; empty without randomness.
+        stop: why sampling ended, one word for each sample: budget, certified or futility; of branch and bound proven,
+            broken, budget, time or exhausted; empty elsewhere.
     """
 
     predict: Tensor

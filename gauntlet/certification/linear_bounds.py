@@ -1,7 +1,7 @@
 """Certificates for ReLU networks from bounds on their layers, without randomness."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -66,14 +66,19 @@ class LinearBounds(Knobs, key="certifier"):
     def confidence(self) -> float:
         return 1.0
 
+    @property
+    def name(self) -> str:
+        """Return how users call it."""
+        return self.method
+
     def check(self, victim: Victim, threat: Threat) -> None:
         if victim.randomized:
             raise UserError(
-                f"certifier={self.method} proves things about deterministic networks and this defense draws random "
+                f"certifier={self.name} proves things about deterministic networks and this defense draws random "
                 "numbers; take certifier=smoothing if it is smoothed"
             )
         if threat.norm not in self.norms:
-            raise UserError(f"certifier={self.method} knows threat=linf and threat=l2, not {threat.norm}")
+            raise UserError(f"certifier={self.name} knows threat=linf and threat=l2, not {threat.norm}")
 
     def __call__(
         self, victim: Victim, x: Tensor, y: Tensor | None, *, threat: Threat, rng: Rng, work: Work
@@ -81,8 +86,8 @@ class LinearBounds(Knobs, key="certifier"):
         assert y is not None
         claim = self._claim(victim, x, rng)
         network = Network.of(claim.graph)
-        effort = Effort(self.method, self.steps, self.inner_steps, self.memory, claim.least)
         predicted, margin = torch.empty_like(y), torch.empty(len(y), dtype=torch.float64, device=y.device)
+        stop = [""] * len(y)
         every = torch.arange(len(x), device=x.device)
         for first in range(0, len(x), IMAGES):
             at = every[first : first + IMAGES]
@@ -92,11 +97,20 @@ class LinearBounds(Knobs, key="certifier"):
             predicted[at], margin[at] = decided(scores, y[at]), _clean(scores, y[at])
             right = at[predicted[at] == y[at]]
             if len(right):
-                region = legal(threat.select(right), x[right])
-                margin[right] = claim.margin(prove(network, region, y[right], effort).margins)
+                asked = ProofTask(victim, threat.select(right), rng.select(right), x[right], y[right])
+                margin[right], words = self._margins(network, claim, asked)
+                for place, word in zip(right.tolist(), words, strict=True):
+                    stop[place] = word
             work.advance(len(at), 0)  # a rate of forwards would say nothing: nearly all of the time goes to bounds
         radius = torch.where(margin > 0, threat.budget(x.double()).flatten(), torch.zeros_like(margin))
-        return Certificates.proven(predicted, radius, margin, torch.ones_like(y))
+        return replace(Certificates.proven(predicted, radius, margin, torch.ones_like(y)), stop=stop)
+
+    def _margins(self, network: Network, claim: "Claim", asked: "ProofTask") -> tuple[Tensor, list[str]]:
+        """Return the margins of the claim, float64 [B], of images that are predicted right, and why the work on each
+        ended; empty: the methods were through."""
+        effort = Effort(self.method, self.steps, self.inner_steps, self.memory, claim.least)
+        proof = prove(network, legal(asked.threat, asked.x), asked.y, effort)
+        return claim.margin(proof.margins), [""] * len(asked.y)
 
     def _claim(self, victim: Victim, x: Tensor, rng: Rng) -> "Claim":
         """Return what is to be proven about the deployed pipeline.
@@ -127,6 +141,21 @@ class Claim:
     least: float = 0.0
     margin: Callable[[Tensor], Tensor] = smallest
     bounded: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class ProofTask:
+    """Images x [B, C, H, W] of classes y [B], what may become of them, and the defense that says so."""
+
+    victim: Victim
+    threat: Threat
+    rng: Rng
+    x: Tensor
+    y: Tensor
+
+    def select(self, index: Tensor) -> "ProofTask":
+        """Return some of the images; index int64 [b]."""
+        return ProofTask(self.victim, self.threat.select(index), self.rng.select(index), self.x[index], self.y[index])
 
 
 def _points(threat: Threat, x: Tensor, rng: Rng) -> Iterator[Tensor]:

@@ -81,7 +81,7 @@ CERTIFICATE_SCHEMA = pa.schema(
         pa.field("trials", pa.int64(), nullable=False),  # draws behind the bound; bands that vote
         pa.field("counts", pa.list_(pa.int64()), nullable=False),  # of these for `predict`, per network that votes
         pa.field("lower", pa.list_(pa.float64()), nullable=False),  # lower bounds of these shares
-        pa.field("stop", pa.string(), nullable=False),  # why sampling ended: budget | certified | futility | ""
+        pa.field("stop", pa.string(), nullable=False),  # why sampling, or branch and bound, ended; or ""
         pa.field("error", pa.string()),  # null, or why this is no certificate; such a run never counts
     ]
 )

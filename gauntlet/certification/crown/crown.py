@@ -10,6 +10,7 @@ from gauntlet.certification.crown.affine_layers import Affine, Convolution, Scal
 from gauntlet.certification.crown.graph import Graph, Node, Relu
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region
+from gauntlet.certification.crown.relaxation import Lines
 from gauntlet.certification.crown.windows import Extent, NodeWindow, extents, passes
 
 COPIES = 6
@@ -86,7 +87,7 @@ def lower_bounds(
                 continue
             source = node.inputs[0]
             slope = None if slopes is None else slopes[at]
-            a, constant = _relax(a, _lines(ranges.lower[source], ranges.upper[source]), owner, slope)
+            a, constant = _relax(a, Lines.between(ranges.lower[source], ranges.upper[source]), owner, slope)
             total = total + constant
         _hand_on(pending, node, a, graph)
     return total
@@ -121,7 +122,7 @@ def _window(
         return total + a.constant(node.op), a.before(node.op)
     if isinstance(node.op, Relu):
         source = node.inputs[0]
-        lines = _lines(ranges.lower[source], ranges.upper[source])
+        lines = Lines.between(ranges.lower[source], ranges.upper[source])
         negative = a.values.clamp_max(0)
         total = total + _dot(negative, read(lines.constant))
         slope = torch.where(a.values > 0, read(lines.lower), read(lines.upper))
@@ -129,25 +130,7 @@ def _window(
     return total, a
 
 
-@dataclass(frozen=True)
-class _Lines:
-    """Lower line a z and upper line b z + c of the ReLUs of a node, all [B, *shape]; unsure: l < 0 < u."""
-
-    lower: Tensor
-    upper: Tensor
-    constant: Tensor
-    unsure: Tensor
-
-
-def _lines(low: Tensor, high: Tensor) -> _Lines:
-    unsure = (low < 0) & (high > 0)
-    on = (low >= 0).to(low.dtype)
-    upper = torch.where(unsure, high / (high - low).clamp_min(1e-30), on)
-    lower = torch.where(unsure, (high > -low).to(low.dtype), on)
-    return _Lines(lower, upper, torch.where(unsure, -upper * low, 0.0), unsure)
-
-
-def _relax(a: Tensor, lines: _Lines, owner: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor]:
+def _relax(a: Tensor, lines: Lines, owner: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor]:
     """Coefficients and constant of the lower bound below a ReLU from those above it."""
     lower = lines.lower[owner]
     if slope is not None:

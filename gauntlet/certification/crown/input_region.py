@@ -43,17 +43,29 @@ class Region:
             radius=radius,
         )
 
-    def least(self, a: Tensor, owner: Tensor) -> Tensor:
+    def least(self, a: Tensor, owner: Tensor | None = None) -> Tensor:
         """Return a lower bound of the least a . z, [Q], for a [Q, C, H, W] on the regions of the images owner [Q].
 
-        Exact on a box. In the l2 ball, by duality: the least over the box of a . d + (|d|^2 - radius^2) / (2 t), any
-        t > 0; from t = radius / |a|, which gives no less than the ball alone, towards the best t.
+        owner: None: there is one region, for all questions.
         """
-        a = a.flatten(1)
-        centre, lower, upper = (v.flatten(1)[owner] for v in (self.centre, self.lower, self.upper))
+        return self.lowest(a, owner)[0]
+
+    def lowest(self, a: Tensor, owner: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the same, and the points [Q, C, H, W] where it is taken: the gradients of the bounds.
+
+        Exact on a box. In the l2 ball, by duality: the least over the box of a . d + (|d|^2 - radius^2) / (2 t), any
+        t > 0; from t = radius / |a|, which gives no less than the ball alone, towards the best t. The points may lie
+        a little outside of the ball.
+        """
+        shape, a = a.shape, a.flatten(1)
+        centre, lower, upper = (
+            v.flatten(1) if owner is None else v.flatten(1)[owner] for v in (self.centre, self.lower, self.upper)
+        )
         if self.radius is None:
-            return (a * torch.where(a > 0, lower, upper)).sum(1)
-        radius, low, high = self.radius[owner, None], lower - centre, upper - centre
+            point = torch.where(a > 0, lower, upper)
+            return torch.einsum("qi,qi->q", a, point), point.reshape(shape)
+        radius = (self.radius if owner is None else self.radius[owner])[:, None]
+        low, high = lower - centre, upper - centre
         with torch.no_grad():
             t = radius / a.norm(dim=1, keepdim=True).clamp_min(1e-30)
             best, chosen = torch.full_like(t, -torch.inf), torch.zeros_like(a)
@@ -68,7 +80,8 @@ class Region:
                 t = torch.where((left > 0) & (rest > 0), (left / rest.clamp_min(1e-300)).sqrt(), t * 4)
         # The multiplier is best for its a, so the gradient is that of the linear part alone.
         linear = (a * chosen).sum(1)
-        return (a * centre).sum(1) + best.squeeze(1) + (linear - linear.detach())
+        value = (a * centre).sum(1) + best.squeeze(1) + (linear - linear.detach())
+        return value, (centre + chosen).reshape(shape)
 
 
 def legal(threat: Threat, x: Tensor) -> Region:

@@ -41,10 +41,14 @@ class Proof:
     """Attributes:
     margins: proven lower bounds of score[predicted] - score[other], float64 [B, K - 1]; classes in order.
     method: position in METHODS of what decided or tried last, int64 [B].
+    open: images that nothing proved, int64 [b], in order.
+    ranges: bounds of all nodes on the regions of these.
     """
 
     margins: Tensor
     method: Tensor
+    open: Tensor
+    ranges: Ranges
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def prove(network: Network, region: Region, predicted: Tensor, effort: Effort) -
         effort: how far to go.
     """
     graph, images = network.exact, len(predicted)
-    rows = _rows(predicted, graph.classes)
+    rows = comparisons(predicted, graph.classes)
     margins = torch.full(rows.shape[:2], -torch.inf, dtype=torch.float64, device=predicted.device)
     method, still = torch.zeros_like(predicted), torch.arange(images, device=predicted.device)
     ranges = intervals(graph, region)
@@ -89,7 +93,7 @@ def prove(network: Network, region: Region, predicted: Tensor, effort: Effort) -
         method[still] = number
         stay = (margins[still] <= effort.least).any(1).nonzero().squeeze(1)
         still, ranges = still[stay], ranges.select(stay)
-    return Proof(margins, method)
+    return Proof(margins, method, still, ranges)
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def _one_hot(entry: Tensor, shape: torch.Size, value: float) -> Tensor:
     return rows.scatter_(1, entry[:, None], value).reshape(-1, *shape)
 
 
-def _rows(predicted: Tensor, classes: int) -> Tensor:
+def comparisons(predicted: Tensor, classes: int) -> Tensor:
     """e_predicted - e_other for all other classes in order, [B, K - 1, K]."""
     eye = torch.eye(classes, dtype=torch.float64, device=predicted.device)
     own, others = eye[predicted], torch.arange(classes - 1, device=predicted.device)[None]

@@ -17,6 +17,7 @@ from gauntlet.leaderboard.head_table import heads
 from gauntlet.leaderboard.margin_histogram import margin_histogram
 from gauntlet.leaderboard.query_plot import query_chart
 from gauntlet.leaderboard.ranking_floor import reaches
+from gauntlet.leaderboard.risk_coverage_plot import risk_coverage_chart
 from gauntlet.leaderboard.robustness_curve_plot import curve_chart
 from gauntlet.leaderboard.run_metadata import mapping
 from gauntlet.leaderboard.site_writer import Site
@@ -58,6 +59,7 @@ def write_entry(
         seconds=_seconds,
         curve=curve_chart(entry.curves, entry.threat.radius) if entry.curves else None,
         queries=query_chart(entry.queries) if entry.queries else None,
+        coverage=risk_coverage_chart(entry.rejection) if entry.rejection else None,
         relatives=[
             other
             for each in boards

@@ -20,6 +20,7 @@ from gauntlet.leaderboard.plot_labels import positions, shortened
 from gauntlet.metrics.bracket import Bracket
 from gauntlet.metrics.curve_steps import query_steps
 from gauntlet.metrics.ranking import pareto_front
+from gauntlet.metrics.rejection import Rejection
 from gauntlet.metrics.transfer_matrix import collect
 
 WIDTH, HEIGHT = 3.3, 2.6
@@ -122,6 +123,30 @@ def queries(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
                 yield Drawing(f"{board.data.name} {entry.defense}", draw)
 
 
+def risk_coverage(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+    """Yield wrong answers against coverage on clean images of each defense that rejects, with a dot at its threshold.
+
+    The entries of one data set together; a defense that stands in several tables once.
+    """
+    grouped: dict[str, dict[str, Rejection]] = {}
+    for board in boards:
+        for entry in board.entries:
+            if entry.rejection is not None and len(entry.rejection.clean):
+                grouped.setdefault(board.data.name, {}).setdefault(entry.defense, entry.rejection)
+    for data, found in sorted(grouped.items()):
+
+        def draw(axes: Any, found: Any = found) -> None:
+            for number, (name, each) in enumerate(found.items()):
+                points = [(100 * coverage, 100 * risk) for coverage, risk in each.risk_coverage()]
+                _line(axes, number, [x for x, _ in points], [y for _, y in points], name)
+                answered = each.clean >= 0
+                wrong = 100 * float((~each.right[answered]).mean()) if answered.any() else 0.0
+                axes.plot(100 * float(answered.mean()), wrong, "o", markersize=3.5, color=COLORS[number % len(COLORS)])
+            axes.set(xlabel="clean images answered (%)", ylabel="wrong among them (%)", xlim=(0, 102))
+
+        yield Drawing(data, draw)
+
+
 def transfer(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
     """Yield the matrix of transfer success rates of each data set and threat."""
     for (data, _, _, threat), targets in collect([runs]).items():
@@ -202,6 +227,7 @@ KINDS: dict[str, Callable[[Sequence[Board], Path], Iterator[Drawing]]] = {
     "tradeoff": tradeoff,
     "curve": curve,
     "queries": queries,
+    "risk_coverage": risk_coverage,
     "transfer": transfer,
     "certified": certificates,
     "bracket": brackets,

@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from gauntlet.commands.plot import KINDS, _bars, main, tradeoff
+from gauntlet.commands.plot import KINDS, _bars, main, risk_coverage, tradeoff
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.build import scored
+from gauntlet.leaderboard.risk_coverage_plot import risk_coverage_chart
 from gauntlet.metrics.bracket import Bracket
+from gauntlet.metrics.rejection import Rejection
 
 pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
 
@@ -59,7 +64,7 @@ def test_what_cannot_be_drawn_is_one_line(runs: Path, tmp_path: Path, capsys: py
     for words in cases:
         assert main([str(runs), *words]) == 1
         assert capsys.readouterr().err.count("\n") == 1
-    assert set(KINDS) == {"tradeoff", "curve", "queries", "transfer", "certified", "bracket"}
+    assert set(KINDS) == {"tradeoff", "curve", "queries", "risk_coverage", "transfer", "certified", "bracket"}
 
 
 def test_the_bars_of_a_bracket_add_up_to_the_samples() -> None:
@@ -69,3 +74,24 @@ def test_the_bars_of_a_bracket_add_up_to_the_samples() -> None:
     assert bars == [(0, 25), (25, 30), (55, 45), (0, 0), (0, 0), (0, 100)]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["proven", "open", "broken"]
     pyplot.close(figure)
+
+
+def test_risk_against_coverage_is_drawn_once_a_defense_with_a_dot_at_its_threshold(tmp_path: Path) -> None:
+    ids = np.arange(4)
+    right = np.array([True, False, True, False])
+    found = Rejection(ids, np.array([3.0, 2.0, 2.0, -1.0]), right, ids[:0], np.array([]))
+    entry = SimpleNamespace(defense="confidence", rejection=found)
+    board: Any = SimpleNamespace(
+        data=SimpleNamespace(name="digits"), entries=[entry, SimpleNamespace(defense="none", rejection=None)]
+    )
+    (drawing,) = risk_coverage([board, board], tmp_path)
+    figure, axes = pyplot.subplots()
+    drawing.draw(axes)
+    curve, dot = axes.lines
+    assert curve.get_xydata().tolist() == [[25, 0], [75, pytest.approx(100 / 3)], [100, 50]]
+    assert dot.get_xydata().tolist() == [[75, pytest.approx(100 / 3)]]
+    pyplot.close(figure)
+    chart = risk_coverage_chart(found)
+    assert chart is not None
+    assert chart.lines[0].points == [(25, 0), (75, pytest.approx(100 / 3)), (100, 50)]
+    assert chart.at == 75

@@ -51,6 +51,8 @@ PASSES = {
     "mail": (0, 10, 1),
     "mail_trades": (1, 10, 2),
     "lrat": (0, 20, 3),
+    "done": (0, 10, 1),
+    "dafa": (0, 10, 1),
     "fgsm_rs": (0, 1, 1),
     "n_fgsm": (0, 1, 1),
     "pgd_at_awp": (0, 10, 2),

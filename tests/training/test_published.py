@@ -19,7 +19,7 @@ from gauntlet.training.trainer import TrainingRun
 
 RECIPES = Path(CONF) / "recipe"
 FULL = sorted(
-    path.stem for path in RECIPES.glob("*_cifar.yaml") if not path.stem.startswith(("advmoe", "self_ensemble"))
+    path.stem for path in RECIPES.glob("*_cifar.yaml") if not path.stem.startswith(("advmoe", "self_ensemble", "rift"))
 )
 MODELS = {
     "preact_resnet18": ["model.width=4"],
@@ -122,6 +122,7 @@ def test_a_published_recipe_trains_on_photographs(name, shared):
         ("trades_awp_cifar", {100: 0.1, 101: 0.01}),
         ("mart_cifar", {74: 0.01, 75: 1e-3, 89: 1e-3, 90: 1e-4, 99: 1e-4, 100: 1e-5, 120: 1e-5}),
         ("mail_cifar", {75: 0.01, 76: 1e-3, 90: 1e-3, 91: 1e-4, 100: 1e-4, 101: 1e-5}),
+        ("dafa_cifar", {100: 0.1, 101: 0.01, 105: 0.01, 106: 1e-3}),
         ("amp_cifar", {100: 0.1, 101: 0.01}),
         ("barre_cifar", {50: 0.1, 51: 0.01, 75: 0.01, 76: 1e-3}),
     ],
@@ -153,5 +154,6 @@ def test_budgets_and_steps_are_those_of_the_papers():
         "trades_cifar": (0.031, 0.007), "mart_cifar": (0.031, 0.007),
         "fgsm_rs_cifar": (full, round(10 / 255, 6)), "n_fgsm_cifar": (full, full), "barre_cifar": (full, step),
         "comp_sum_cifar": (full, step), "ldr_cifar": (full, step), "lrat_cifar": (full, step),
-        "gairat_cifar": (0.031, 0.007), "mail_cifar": (0.031, 0.007),
+        "done_cifar": (full, step), "dafa_cifar": (0.031, 0.007), "gairat_cifar": (0.031, 0.007),
+        "mail_cifar": (0.031, 0.007),
     }  # fmt: skip

@@ -15,6 +15,7 @@ from gauntlet.training.objectives.local_reweighting import LRAT, shared_out
 from gauntlet.training.objectives.objective import PGDAT, Standard, TRADESObjective
 from gauntlet.training.sample_weighting import GAIRAT, MAIL, BatchOutcome, Progress, SoftmaxWeighting, Weighting
 from gauntlet.training.step import Player
+from gauntlet.training.weight_perturbation import WeightPerturbation
 
 PGD = InnerPGD(eps=0.15, steps=4)
 MIDDLE = (0.7, 0.7)
@@ -51,6 +52,44 @@ def test_softmax_weights_are_those_of_the_worst_case_and_average_to_one():
     assert float(weights.mean()) == pytest.approx(1)
     assert torch.allclose(weights[1:] / weights[:-1], torch.tensor(2.0).exp())
     assert torch.allclose(SoftmaxWeighting(temperature=1e6).weights(outcome(losses), {}), torch.ones(3), atol=1e-4)
+
+
+def test_a_moving_average_divides_by_what_it_remembers():
+    """u <- (1 - rate) u + rate mean exp(l / t), and weights exp(l / t) / u, once a step."""
+    weighting = SoftmaxWeighting(temperature=0.5, rate=0.1)
+    memory, u = {}, None
+    for losses in (torch.tensor([0.0, 1.0]), torch.tensor([2.0, 2.0]), torch.tensor([0.5, 3.0])):
+        mean = float((losses / 0.5).exp().mean())
+        u = mean if u is None else 0.9 * u + 0.1 * mean
+        assert torch.allclose(weighting.weights(outcome(losses), memory), (losses / 0.5).exp() / u)
+        memory = weighting.remembered(outcome(losses), memory)
+    whole = SoftmaxWeighting(temperature=0.5, rate=0.9999999).weights(outcome(losses), memory)
+    assert torch.allclose(whole, SoftmaxWeighting(temperature=0.5).weights(outcome(losses), {}), atol=1e-4)
+    assert SoftmaxWeighting(temperature=0.5).remembered(outcome(losses), {}) == {}
+
+
+def test_softmax_weights_follow_the_loss_and_spread_with_the_temperature():
+    losses = torch.tensor([0.1, 0.5, 0.7, 3.0])
+    entropies = []
+    for temperature in (0.1, 1.0, 10.0):
+        weights = SoftmaxWeighting(temperature=temperature).weights(outcome(losses), {})
+        assert (weights.diff() > 0).all()
+        share = weights / 4
+        entropies.append(float(-(share * share.log()).sum()))
+    assert entropies == sorted(entropies)
+    huge = SoftmaxWeighting(temperature=1e-3, rate=0.5)
+    memory = huge.remembered(outcome(1000 * losses), {})
+    assert huge.weights(outcome(1000 * losses), memory).isfinite().all()
+    assert SoftmaxWeighting(temperature=0.1, most=1.5).weights(outcome(losses), {}).max() == 1.5
+
+
+def test_the_memory_is_updated_once_a_step_by_the_losses_that_moved_the_weights(batch, rng, make_net, make_recipe):
+    """Not by those that move the adversary of the weights before."""
+    weighting = SoftmaxWeighting(temperature=1.0, rate=0.1)
+    recipe = make_recipe(objective=PGDAT(PGD), weighting=weighting, weight_perturbation=WeightPerturbation(radius=0.05))
+    player = Player(make_net(steps=3).train(), recipe, ALONE, None)
+    losses = player(batch.x, batch.y, rng, 1.0, MIDDLE)
+    assert torch.allclose(player.weigher.memory["level"], losses.logsumexp(0) - math.log(32))
 
 
 def test_gairat_counts_what_falls_early_most():
@@ -144,6 +183,8 @@ def test_zero_weights_have_no_mean():
         (lambda: SoftmaxWeighting(temperature=0.0), "recipe.weighting.temperature"),
         (lambda: SoftmaxWeighting(temperature=math.inf), "recipe.weighting.temperature"),
         (lambda: SoftmaxWeighting(start=1.0), "recipe.weighting.start"),
+        (lambda: SoftmaxWeighting(rate=0.0), "recipe.weighting.rate"),
+        (lambda: SoftmaxWeighting(most=1.0), "recipe.weighting.most"),
         (lambda: GAIRAT(start=1.0), "recipe.weighting.start"),
         (lambda: MAIL(slope=-1.0), "recipe.weighting.slope"),
         (lambda: MAIL(term="all"), "recipe.weighting.term"),

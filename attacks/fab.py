@@ -44,6 +44,7 @@ class FAB(Knobs, key="attack"):
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     unbounded: ClassVar[bool] = True
     asks: ClassVar[bool] = True  # keeps what fools the victim, and nothing else
+    targetable: ClassVar[bool] = False  # the planes of single classes are not the boundary of a target
 
     steps: int = knob(100, least=1)
     targets: int = knob(9, least=0)

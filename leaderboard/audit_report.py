@@ -120,7 +120,9 @@ def decide(requirement: Requirement, results: Sequence[ThreatResult]) -> Decisio
     found = [
         each.entry
         for each in results
-        if each.board.threat.norm == requirement.norm and each.board.threat.radius == requirement.radius
+        if each.board.threat.norm == requirement.norm
+        and each.board.threat.radius == requirement.radius
+        and not each.board.threat.target
     ]
     if not found:
         return Decision(requirement, UNKNOWN, "no run attacked the system under this threat")

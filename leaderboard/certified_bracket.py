@@ -15,7 +15,7 @@ def bracket(entry: Entry, certificates: Sequence[CertificateVerdict]) -> Bracket
     Proofs of several certifiers are put together. Certificates that may fail with some probability are not: their
     probabilities would add up, so that the best single run counts, where it proves more than all proofs.
     """
-    if entry.threat.unbounded or entry.expected is not None:
+    if entry.threat.unbounded or entry.threat.target or entry.expected is not None:
         return None
     first = entry.runs[0].run
     victim, box = str(first.manifest.get("bare", entry.victim)), (entry.threat.low, entry.threat.high)

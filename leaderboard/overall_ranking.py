@@ -1,8 +1,9 @@
 """Overall rankings: the same systems over several tables, by several rules, and where the rules disagree.
 
 A table is a data set with its samples and a threat; inside one, entries are ranked by robust accuracy and nothing is
-voted. Across tables the default is the mean win rate: it needs no common unit, takes tables that a system lacks as
-unknown, and equals Borda's count with mid-ranks on a whole table. Missing results are never filled.
+voted. Tables of targeted attacks do not count: their accuracies are another measure. Across tables the default is the
+mean win rate: it needs no common unit, takes tables that a system lacks as unknown, and equals Borda's count with
+mid-ranks on a whole table. Missing results are never filled.
 """
 
 from collections import Counter
@@ -99,7 +100,7 @@ class OverallRanking:
 
 def overall(boards: Sequence[Board]) -> OverallRanking | None:
     """Rank the systems of several tables; None where fewer than two tables hold two common systems."""
-    named = [(board, _named(board)) for board in boards if not board.threat.unbounded]
+    named = [(board, _named(board)) for board in boards if not (board.threat.unbounded or board.threat.target)]
     counted = Counter(name for _, entries in named for name in entries)
     systems = sorted(name for name, times in counted.items() if times > 1)
     used = [(board, {n: e for n, e in entries.items() if n in systems}) for board, entries in named]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class ThreatKey:
     radius: float
     low: float
     high: float
+    target: str = field(default="", repr=False)  # of a targeted attack: how targets were chosen; its own tables
 
     @property
     def unbounded(self) -> bool:
@@ -127,7 +128,9 @@ def read_run(folder: RunFolder, root: Path) -> AttackRun | None:
 def _described(folder: RunFolder, place: str, manifest: Manifest) -> AttackRun:
     data, threat, name = manifest["dataset"], manifest["threat"], manifest["name"]
     radius = math.inf if threat["radius"] is None else float(threat["radius"])
-    key = ThreatKey(threat["norm"], radius, float(threat.get("low", 0)), float(threat.get("high", 1)))
+    key = ThreatKey(
+        threat["norm"], radius, float(threat.get("low", 0)), float(threat.get("high", 1)), threat.get("target", "")
+    )
     protocol = manifest.get("protocol")
     return AttackRun(
         folder=folder,
@@ -137,7 +140,7 @@ def _described(folder: RunFolder, place: str, manifest: Manifest) -> AttackRun:
         data=DataKey(data["name"], data["digest"], data["selection"]),
         samples=data["samples"],
         threat=key,
-        eps=threat.get("eps", str(key.radius)),
+        eps=threat.get("eps", str(key.radius)) + (f", targeted ({key.target.replace('_', ' ')})" if key.target else ""),
         victim=manifest["victim"],
         defense=name["defense"],
         model=name.get("model", ""),

@@ -28,7 +28,8 @@ from gauntlet.metrics.ranking import rank_intervals
 from gauntlet.metrics.rejection import Rejection
 
 PoolKey = tuple[str, str, str, float, float, str]
-"""Data set, its digest, norm, pixel box, victim: runs with equal keys speak of the same model on the same images."""
+"""Data set, its digest, norm with the choice of targets, pixel box, victim: runs with equal keys speak of the same
+model on the same images, and of the same goal."""
 
 
 def pools(runs: Iterable[AttackRun]) -> list[list[AttackRun]]:
@@ -36,7 +37,7 @@ def pools(runs: Iterable[AttackRun]) -> list[list[AttackRun]]:
     grouped: dict[PoolKey, list[AttackRun]] = defaultdict(list)
     for run in runs:
         box = run.threat.low, run.threat.high
-        grouped[run.data.name, run.data.digest, run.threat.norm, *box, run.victim].append(run)
+        grouped[run.data.name, run.data.digest, run.threat.norm + run.threat.target, *box, run.victim].append(run)
     return [grouped[key] for key in sorted(grouped)]
 
 

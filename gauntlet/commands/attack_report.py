@@ -1,7 +1,7 @@
 """Report of an attacked run: what the evidence says, in lines for the terminal."""
 
 from gauntlet.commands.network_report import network_lines
-from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.manifest import Manifest, ThreatFacts
 from gauntlet.evidence.next_steps import next_steps
 from gauntlet.jobs.attack_job import Outcome
 from gauntlet.metrics.attack_summary import AttackSummary, expected_words, robust_words
@@ -25,12 +25,18 @@ PROTOCOLS = {
 }
 
 
+def threat_words(threat: ThreatFacts) -> str:
+    """Return what the attacker may change and wants, such as `linf 8/255 targeted (random)`."""
+    aim = f" targeted ({threat['target'].replace('_', ' ')})" if "target" in threat else ""
+    return f"{threat['norm']} {threat['eps']}{aim}"
+
+
 def lines(outcome: Outcome) -> list[str]:
     """Return the report of a run."""
     manifest, total = outcome.manifest, outcome.summary
     name, threat = manifest["name"], manifest["threat"]
     access = manifest.get("access", "gradient")
-    headline = [name["defense"], manifest["dataset"]["name"], f"{threat['norm']} {threat['eps']}", name["attack"]]
+    headline = [name["defense"], manifest["dataset"]["name"], threat_words(threat), name["attack"]]
     out = ["", " · ".join([*headline, *([] if access == "gradient" else [f"access={access}"])])]
     out += network_lines(manifest)
     if total.samples:

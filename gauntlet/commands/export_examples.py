@@ -74,10 +74,17 @@ def rounded(job: AttackSetup, found: dict[str, NDArray[Any]]) -> tuple[NDArray[n
     for start in range(0, len(due), BATCH):
         at = due[start : start + BATCH]
         clean = job.split.read(at.tolist())
-        said = repeated(job.evaluation, torch.from_numpy(z[at]), clean.ids, clean.y)
+        said = repeated(
+            job.evaluation,
+            torch.from_numpy(z[at]),
+            clean.ids,
+            clean.y,
+            found["pred"][at] if job.evaluation.threat.targeted else None,
+        )
         for row, image, pred in zip(at, clean.x.numpy(), said.pred, strict=True):
             inside = not distance_of(z[row], image, job.manifest["threat"])[1]
-            remain[row] = inside and pred != found["y"][row]
+            held = pred == found["pred"][row] if job.evaluation.threat.targeted else pred != found["y"][row]
+            remain[row] = inside and held
     return eight.transpose(0, 2, 3, 1), remain
 
 

@@ -105,7 +105,8 @@ def curve(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
                     _line(axes, number, each.eps, [100 * share for share in each.accuracy], name)
                 axes.set(xlabel="$\\epsilon$", ylabel="robust accuracy (%)", ylim=(-2, 102))
 
-            yield Drawing(f"{board.data.name} {board.threat.norm}", draw)
+            name = board.eps if board.threat.target else ""
+            yield Drawing(f"{board.data.name} {board.threat.norm} {name}".strip(), draw)
 
 
 def queries(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:

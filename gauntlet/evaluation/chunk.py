@@ -25,6 +25,10 @@ from gauntlet.threat_model.access import level_of, narrowed
 from gauntlet.threat_model.attack import compares
 from gauntlet.threat_model.counted_head import Counts
 from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.targeted import choose_targets
+
+TARGET = "target"
+"""Stream of the draws that choose targets."""
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +88,7 @@ class ChunkEvaluator:
         self.clean_pred = torch.full_like(y, -1)
         self.right = torch.zeros(len(ids), dtype=torch.bool)  # when clean, and accepted where the defense may reject
         self.down = torch.zeros(len(ids), dtype=torch.bool)  # broken, or in error
+        self.target: Tensor | None = None  # of a targeted attack: the class that each sample is to become
         self.tables: list[pa.Table] = []
         self.kept: list[tuple[Tensor, int, Tensor]] = []  # positions, stage index, candidates
         self.seconds: dict[str, float] = {}
@@ -110,6 +115,10 @@ class ChunkEvaluator:
         self.clean_pred = judged.pred
         self.right = (self.clean_pred == self.y) & judged.accepted
         self.down = ~self.right
+        if self.run.threat.targeted:
+            self.target = choose_targets(
+                self.run.threat.target, judged.scores, self.y, Rng(self.run.seed, self.ids, TARGET)
+            )
         zeros = torch.zeros(len(self.ids))
         self._enter(CLEAN_STAGE, torch.arange(len(self.ids)), self.down, zeros, judged)
 
@@ -119,7 +128,7 @@ class ChunkEvaluator:
         ids = counts.ids.clone()  # of which the attack may make what it likes
         try:
             z, legal, distance = self._candidates(stage, positions, counts, ids)
-            judged = self.judge.verdict(z, self.ids[positions], self.y[positions])
+            judged = self.judge.verdict(z, self.ids[positions], self.y[positions], self._targets(positions))
         except UserError:
             raise
         except (
@@ -140,7 +149,7 @@ class ChunkEvaluator:
         positions, z, distance, judged = positions[fit], z[fit], distance[fit], judged.select(fit)
         if not len(positions):
             return
-        broken = (judged.pred != self.y[positions]) & judged.accepted
+        broken = judged.broken(self.y[positions])
         self.down[positions] |= broken
         self._enter(stage.name, positions, broken, distance, judged, counts)
         kept = torch.ones_like(broken) if self.run.every else broken
@@ -153,10 +162,15 @@ class ChunkEvaluator:
         run, device = self.run, self.run.device
         x, y = self.x[positions].to(device), self.y[positions].to(device)
         labels = self.y[positions].to(device)
-        head = narrowed(run.counted_head(stage, counts, labels), level_of(stage.attack))
+        target = self._targets(positions)
+        target = None if target is None else target.to(device)
+        head = narrowed(run.counted_head(stage, counts, labels, target), level_of(stage.attack))
         z = stage.attack(head, x, y, threat=run.threat, rng=Rng(run.seed, ids, stage.name))
         z = z.detach().to("cpu", copy=True)  # what is judged is out of its reach
         return z, *self.judge.membership(z, self.x[positions])
+
+    def _targets(self, positions: Tensor) -> Tensor | None:
+        return None if self.target is None else self.target[positions]
 
     def close(self) -> Chunk:
         blank = self.x[:0]
@@ -220,6 +234,8 @@ class ChunkEvaluator:
         if self.run.victim.accepts is not None:
             said = None if judged is None else judged.acceptance
             values["acceptance"] = [None] * len(at) if said is None else said.numpy()
+        if self.target is not None:
+            values["target"] = self.target[at].numpy()
         self.tables.append(rows(values))
 
 

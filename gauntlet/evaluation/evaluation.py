@@ -14,6 +14,7 @@ from gauntlet.threat_model.attack import Attack, Coverage, stages_of, traits_of
 from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
 from gauntlet.threat_model.mixture import MEMBERS, mixed, on_members
 from gauntlet.threat_model.rejection import rejecting
+from gauntlet.threat_model.targeted import check_targeted, targeting
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Head, Victim
 
@@ -72,6 +73,8 @@ class Evaluation:
         admit(*self.attack, self.access)
         admit(*self.attack, self.given, f"the defense declares access={self.victim.access}")
         for stage in self.stages:
+            if self.threat.targeted:
+                check_targeted(stage.name, stage.attack, self.victim)
             needed = traits_of(stage.attack).fewest_classes
             if self.classes < needed:
                 why = f"the loss of {stage.name} needs {needed} classes, there are {self.classes}"
@@ -137,11 +140,14 @@ class Evaluation:
             stage = f"{name}/{head.name}"
             yield Stage(stage, self.fitted.get(stage, attack), head, fused_heads.get(head.name))
 
-    def counted_head(self, stage: Stage, counts: Counts, y: Tensor | None = None) -> CountedHead:
+    def counted_head(
+        self, stage: Stage, counts: Counts, y: Tensor | None = None, target: Tensor | None = None
+    ) -> CountedHead:
         """Return the head of a stage as its attack sees it; passes are booked in `counts`.
 
         Args:
-            y: labels int64 [B] of the samples of `counts`, which a rejecting defense needs.
+            y: labels int64 [B] of the samples of `counts`, which a rejecting defense and a targeted attack need.
+            target: their targets, of a targeted attack.
         """
         fast = stage.fast.forward if stage.fast else None
         trials, members = TRIALS if self.rule else 1, self.victim.members
@@ -150,6 +156,8 @@ class Evaluation:
             stage.head, self.victim.predict, counts, fast, self.gradients,
             batch_size=self.batch_size, trials=trials, member_predictors=member_predictors,
         )  # fmt: skip
+        if target is not None and y is not None:
+            return targeting(head, y, target)
         if self.victim.accepts is not None:
             return rejecting(head, self.victim.accepts, y, level_of(stage.attack))
         if stage.head.name != MEMBERS or not members:

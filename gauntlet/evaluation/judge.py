@@ -13,6 +13,7 @@ from gauntlet.evaluation.randomized_protocol import REPORT, SELECT, expectation
 from gauntlet.threat_model.decision import decided
 from gauntlet.threat_model.mixture import bits, probabilities, stacked
 from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.targeted import hits, target_margins
 from gauntlet.threat_model.victim import Forward
 
 
@@ -23,6 +24,7 @@ class Judged:
     Where it is randomized the scores are means, `wrong` is the share of wrong draws [B], both over the draws that
     choose the worst candidate, and `fresh` is the share of wrong verdicts [B] in the draws that are reported. Of a
     mixture both are the exact expectation, and `fooled` tells the members that are wrong, int64 [B] (see `bits`).
+    `target` of a targeted attack, int64 [B]: only that class counts against the defense, and margins are those to it.
     `acceptance` of a rejecting defense [B]: the answer is given where it is 0 or more.
     """
 
@@ -32,6 +34,12 @@ class Judged:
     fresh: Tensor | None = None
     fooled: Tensor | None = None
     acceptance: Tensor | None = None
+    target: Tensor | None = None
+
+    def broken(self, label: Tensor) -> Tensor:
+        """Return what counts as a success of the attacker, bool [B]."""
+        wrong = self.pred != label if self.target is None else self.pred == self.target
+        return wrong & self.accepted
 
     @property
     def accepted(self) -> Tensor:
@@ -46,11 +54,14 @@ class Judged:
 
     def select(self, mask: Tensor) -> "Judged":
         """Select some of the images; mask: bool [B]."""
-        each = (self.scores, self.pred, self.wrong, self.fresh, self.fooled, self.acceptance)
+        each = (self.scores, self.pred, self.wrong, self.fresh, self.fooled, self.acceptance, self.target)
         return Judged(*(None if value is None else value[mask] for value in each))  # type: ignore[arg-type]
 
     def margins(self, label: Tensor) -> Tensor:
-        """Return the true score minus the best other score, float32 [B]."""
+        """Return the true score minus the best other score, or of a targeted attack the best other score minus that of
+        the target, float32 [B]."""
+        if self.target is not None:
+            return target_margins(self.scores, self.target).float()
         other = self.scores.scatter(1, label[:, None], -torch.inf).amax(1)
         return (self.scores.gather(1, label[:, None]).squeeze(1) - other).float()
 
@@ -71,8 +82,11 @@ class Judge:
         z, x = z.to(self.run.device), x.to(self.run.device)
         return self.run.threat.contains(z, x).cpu(), self.run.threat.distance(z, x).cpu()
 
-    def verdict(self, z: Tensor, ids: Tensor, y: Tensor) -> Judged:
-        """Return what the deployed pipeline says, with randomness of its own; z: one sample at least."""
+    def verdict(self, z: Tensor, ids: Tensor, y: Tensor, target: Tensor | None = None) -> Judged:
+        """Return what the deployed pipeline says, with randomness of its own; z: one sample at least.
+
+        target: of a targeted attack, int64 [B]; the prediction wherever its score is the largest.
+        """
         rule, draws = self.run.rule, Rng(self.run.seed, ids.to(self.run.device), SELECT)
         if self.run.exact:
             return self._expected(z, draws, y)
@@ -80,7 +94,10 @@ class Judge:
             scores = self._scores(z, draws)
             accepts = self.run.victim.accepts
             acceptance = None if accepts is None else self._scores(z, draws, accepts).float()
-            return Judged(scores, self._classes(scores, y), acceptance=acceptance)
+            pred = self._classes(scores, y)
+            if target is not None and scores.shape[-1] == self.run.classes:
+                pred = torch.where(hits(scores, target), target, pred)
+            return Judged(scores, pred, acceptance=acceptance, target=target)
         verdicts, means = [], []
         for stream in (draws, Rng(draws.seed, draws.ids, REPORT)):
             votes, total = [], torch.zeros(())

@@ -64,6 +64,7 @@ class ThreatFacts(TypedDict, total=False):
     radius: Annotated[float | None, NEEDED, Bounds(5e-324, 1e300), "eps as a number; null: unbounded"]
     low: Annotated[Number, "the least that a pixel may be"]
     high: Annotated[Number, "the most that a pixel may be"]
+    target: Annotated[Name, "of a targeted attack: how the target of each image was chosen"]
 
 
 class DataFacts(TypedDict, total=False):

@@ -53,6 +53,11 @@ PHASE = pa.field("phase", pa.string())
 """The part of an attack that its last pass on the sample belonged to; null where the attack names no parts."""
 
 
+TARGET = pa.field("target", pa.int32())
+"""Of a targeted attack: the class that a sample is to become, in each of its rows. A candidate is `broken` where its
+prediction is that class, and its `margin` is the best other score minus that of the target; clean rows are as ever."""
+
+
 def rows(columns: dict[str, Sequence[Any]]) -> pa.Table:
     """Return a table of the schema that has these columns, of equal length."""
     return pa.table(columns, schema=_schema(columns))
@@ -63,7 +68,7 @@ def _schema(names: Iterable[str]) -> pa.Schema:
     if there.issuperset(CERTIFICATE_SCHEMA.names):
         return CERTIFICATE_SCHEMA
     schema = RANDOM_SCHEMA if there.issuperset(RANDOM_SCHEMA.names) else ATTACK_SCHEMA
-    return pa.schema([*schema, *(extra for extra in (FOOLED, PHASE, ACCEPTANCE) if extra.name in there)])
+    return pa.schema([*schema, *(extra for extra in (FOOLED, PHASE, ACCEPTANCE, TARGET) if extra.name in there)])
 
 
 CERTIFICATE_SCHEMA = pa.schema(

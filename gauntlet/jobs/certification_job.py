@@ -100,6 +100,8 @@ def prepare(
         raise UserError(
             f"certifier={name} has no certificate for threat={threat.norm}; take threat={' or '.join(certifier.norms)}"
         )
+    if threat.targeted:
+        raise UserError("a certificate excludes every other class; leave threat.goal=targeted to attacks")
     setup = load(asked, fold=False, data=data)  # the certified network is the deployed one
     form = tuple(setup.split.read(slice(0, 1)).x.shape[1:])
     check_predictions(setup.target.victim, form, setup.device, asked.seed)

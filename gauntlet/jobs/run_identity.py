@@ -173,6 +173,7 @@ def _manifest(
             "radius": None if threat.unbounded else threat.radius,
             "low": threat.low,
             "high": threat.high,
+            **({"target": threat.target} if threat.targeted else {}),
         },
         dataset=cast(DataFacts, {"name": dataset.name, **data, "samples": len(split), **_classes(dataset)}),
         weights=setup.target.weights,

@@ -18,11 +18,11 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 def groups(answers: Sequence[Distances]) -> list[list[Distances]]:
-    """Return the runs that may be compared: same victim, data, samples, norm and box."""
+    """Return the runs that may be compared: same victim, data, samples, norm, box and goal."""
     found: dict[tuple[object, ...], list[Distances]] = defaultdict(list)
     for answer in answers:
         m = answer.manifest
-        box = m["threat"]["norm"], m["threat"]["low"], m["threat"]["high"]
+        box = m["threat"]["norm"], m["threat"]["low"], m["threat"]["high"], m["threat"].get("target", "")
         found[m["victim"], m["dataset"]["digest"], answer.ids.tobytes(), *box].append(answer)
     return list(found.values())
 

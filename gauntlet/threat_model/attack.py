@@ -41,6 +41,7 @@ class Traits:
         pool: how many images of the data set it mixes in; they are handed to its `stocked(images, labels)`.
         stages: name -> attack, of a suite; empty: it is one attack.
         under: norm -> the stages as they run under a threat of that norm; None: `stages` under all.
+        targetable: whether a targeted head (`gauntlet.threat_model.targeted`) makes it a targeted attack.
         revisions: norm -> version of what the attack does there, from 2 on; None: the first everywhere. It belongs to
             the identity of a run, so that a run of an earlier version is never continued by a later one.
     """
@@ -57,6 +58,7 @@ class Traits:
     pool: int = 0
     stages: Mapping[str, Any] | None = None
     under: Callable[[str], Mapping[str, Any]] | None = None
+    targetable: bool = True
     revisions: Mapping[str, int] | None = None
 
 
@@ -150,7 +152,7 @@ def revisions_of(attack: Any, norm: str, name: str = "attack") -> dict[str, int]
     return found
 
 
-_FLAGS = ("unbounded", "cross_sample", "mixture", "asks", "together")
+_FLAGS = ("unbounded", "cross_sample", "mixture", "asks", "together", "targetable")
 
 
 def _norms(value: object) -> bool:

@@ -14,10 +14,18 @@ import torch
 from torch import Tensor
 
 from gauntlet.errors import UserError
+from gauntlet.threat_model.l1_projection import project_l1
 from gauntlet.threat_model.rng import Rng
 
 UNBOUNDED = "unbounded"
 """The eps of a run that measures distances: only the box limits."""
+
+GOALS = ("untargeted", "targeted")
+"""What counts as a success: any class but the label, or the target of each image."""
+
+TARGETS = ("random", "least_likely", "runner_up")
+"""How the target of an image is chosen: any other class, by the seed; by the clean scores the worst, or the best of the
+other classes."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +38,20 @@ class Threat:
         eps: the budget, > 0: a number, or text such as "8/255", which is kept as an exact fraction; or "unbounded":
             only the box limits, and an evaluation measures how far the attacker must go.
         low, high: the pixel box.
+        goal: untargeted, or targeted: an attack succeeds only where the target of an image is predicted.
+        target: random, least_likely or runner_up: how it is chosen, where the goal is targeted.
         factors: per-sample multiples of eps, float [B]; None: all ones.
 
     Raises:
-        UserError: unknown norm, eps neither a positive finite number nor "unbounded", empty box.
+        UserError: unknown norm, goal or target, eps neither a positive finite number nor "unbounded", empty box.
     """
 
     norm: str
     eps: str | float
     low: float = 0.0
     high: float = 1.0
+    goal: str = GOALS[0]
+    target: str = TARGETS[0]
     factors: Tensor | None = field(default=None, metadata={"internal": True})
 
     NORMS: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
@@ -48,6 +60,9 @@ class Threat:
     def __post_init__(self) -> None:
         if self.norm not in (known := (*self.NORMS, self.PATCH)):
             raise UserError(f"threat.norm={self.norm!r} is unknown; choose one of {', '.join(known)}")
+        for key, value, choices in (("goal", self.goal, GOALS), ("target", self.target, TARGETS)):
+            if value not in choices:
+                raise UserError(f"threat.{key}={value!r} is unknown; choose one of {', '.join(choices)}")
         if not self.low < self.high:
             raise UserError(f"threat.low={self.low} must be below threat.high={self.high}")
         if self.norm == "linf" and self.high - self.low < parse_eps(self.eps) < math.inf:
@@ -67,9 +82,15 @@ class Threat:
         return self.radius == math.inf
 
     @property
+    def targeted(self) -> bool:
+        """Return whether only the target of an image counts as a success."""
+        return self.goal == "targeted"
+
+    @property
     def label(self) -> str:
-        """Return the name for a folder, such as `linf-8_255` or `l2-unbounded`."""
-        return f"{self.norm}-{UNBOUNDED if self.unbounded else str(parse_eps(self.eps)).replace('/', '_')}"
+        """Return the name for a folder, such as `linf-8_255`, `l2-unbounded` or `linf-8_255-targeted-random`."""
+        aim = f"-targeted-{self.target}" if self.targeted else ""
+        return f"{self.norm}-{UNBOUNDED if self.unbounded else str(parse_eps(self.eps)).replace('/', '_')}{aim}"
 
     def check_reach(self, shape: tuple[int, ...]) -> None:
         """Refuse an eps beyond the distance of any two images of the box, which limits nothing; shape: (C, H, W).
@@ -127,7 +148,7 @@ class Threat:
             scaled = x + delta * (eps / _length(delta).clamp_min(1e-30)).clamp_max(1.0)
             return self._settled(scaled.clamp(self.low, self.high), x)
         if self.norm == "l1":
-            return self._settled(_project_l1(z, x, eps, self.low, self.high), x)
+            return self._settled(project_l1(z, x, eps, self.low, self.high), x)
         delta = z.clamp(self.low, self.high) - x
         size = delta.square().sum(1, keepdim=True)
         keep = _largest(size.flatten(1), eps.flatten().floor().long()).reshape(size.shape)
@@ -261,32 +282,3 @@ def _largest(values: Tensor, count: Tensor) -> Tensor:
         1, order, torch.arange(values.shape[1], device=values.device).expand_as(order)
     )
     return rank < count[:, None]
-
-
-def _project_l1(z: Tensor, x: Tensor, eps: Tensor, low: float, high: float) -> Tensor:
-    """Euclidean projection onto {||u - x||_1 <= eps} and the box, exact up to rounding.
-
-    With room_i the way from x_i to the box in the direction of delta_i, the solution moves entry i by
-    clip(|delta_i| - t, 0, room_i) for the smallest t >= 0 that meets the budget. That sum falls piecewise linearly in
-    t: Newton steps, halving where they leave the bracket or are many, end on the right piece sooner than a sort.
-    """
-    delta, start = (z - x).flatten(1), x.flatten(1)
-    size, slack = delta.abs(), 8 * torch.finfo(x.dtype).eps
-    limit = eps.flatten(1) * (1 - slack)
-    room = torch.where(delta > 0, high - start, start - low)
-    moved = size.minimum(room)
-    done = moved.sum(1, keepdim=True) <= limit
-    left, right = torch.zeros_like(size[:, :1]), size.amax(1, keepdim=True)
-    t = left
-    for number in range(200):
-        if done.all():
-            break
-        moved = (size - t).clamp_min_(0).minimum(room)
-        excess = moved.sum(1, keepdim=True) - limit
-        done = done | (excess.abs() <= slack * limit)
-        left, right = torch.where(excess > 0, t, left), torch.where(excess > 0, right, t)
-        done = done | (right - left <= slack * right)  # far points and a small ball: t itself has no more digits
-        ahead = t + excess / ((size > t) & (moved < room)).sum(1, keepdim=True).clamp_min(1)
-        halve = (ahead <= left) | (ahead >= right) | (number > 15 and number % 2 == 0)
-        t = torch.where(done, t, torch.where(halve, (left + right) / 2, ahead))
-    return (start + delta.sign() * moved).reshape(x.shape).clamp(low, high)

@@ -7,6 +7,7 @@ composition.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
@@ -15,14 +16,14 @@ from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
-from gauntlet.evidence.schema import CLEAN_STAGE, PHASE
+from gauntlet.evidence.schema import CLEAN_STAGE, PHASE, TARGET
 from gauntlet.jobs.attack_setup import AttackSetup
 from gauntlet.metrics.attack_summary import AttackSummary, summarize
 from gauntlet.sanity_checks import decisions_beat_scores, from_evidence, noisy_gradients
 from gauntlet.threat_model.access import TRANSFER
 from gauntlet.verification.pass_plans import PassPlan, of_this_version, pass_problems, phases_of, plan_of
 from gauntlet.verification.report import Report
-from gauntlet.verification.repredict import repeated
+from gauntlet.verification.repredict import other_targets, repeated
 from gauntlet.verification.row_checks import (
     Key,
     attempts,
@@ -107,6 +108,9 @@ def _check_chunk(report: Report, run: RunFolder, chunk: int, job: AttackSetup, m
     errors = int(table["error"].notna().sum())
     if errors and manifest["status"] == "done":
         report.problems.append(f"chunk {chunk}: {errors} rows have an error, yet the run is called done")
+    if job.evaluation.threat.targeted != (TARGET.name in table):
+        report.problems.append(f"chunk {chunk}: a run has targets where its attack is targeted, and only there")
+        return
     _check_clean(report, table, place, job)
     mine = claims(table)
     known = attempts(table) if report.keep.every else mine
@@ -171,8 +175,19 @@ def _check_clean(report: Report, table: pd.DataFrame, place: dict[int, int], job
                     f"{row.clean_pred if row.clean_pred != pred else row.pred}"
                 )
             if row is not None:
-                lines = again.lines(n, row, job.evaluation.protocol.draws)
+                lines = [*again.lines(n, row, job.evaluation.protocol.draws), *_target_lines(job, row, batch, n)]
                 report.problems += [f"sample {sample} (clean): {line}" for line in lines]
+
+
+def _target_lines(job: AttackSetup, row: Any, batch: Batch, place: int) -> Iterator[str]:
+    """Yield a line where the target of a clean row is not that which the threat chooses for its image."""
+    if not job.evaluation.threat.targeted:
+        return
+    one = slice(place, place + 1)
+    if not 0 <= row.target < job.evaluation.classes:
+        yield f"there is no class {row.target}, its target"
+    elif other_targets(job.evaluation, batch.x[one], batch.ids[one], batch.y[one], np.array([row.target])).any():
+        yield f"the target is {row.target}, which threat.target={job.evaluation.threat.target} does not choose"
 
 
 def _check_examples(
@@ -185,7 +200,8 @@ def _check_examples(
     at = [number for _, _, number in found]
     z, x = stored["z"][at], stored["x"][at]
     clean = job.split.read([place[key[0]] for key, _, _ in found])
-    again = repeated(job.evaluation, torch.from_numpy(z.copy()), clean.ids, clean.y)
+    target = np.array([row.target for _, row, _ in found]) if job.evaluation.threat.targeted else None
+    again = repeated(job.evaluation, torch.from_numpy(z.copy()), clean.ids, clean.y, target)
     for n, ((key, row, _), pred) in enumerate(zip(found, again.pred, strict=True)):
         label, lines = int(clean.y[n]), list(again.lines(n, row, job.evaluation.protocol.draws))
         report.checked += 1

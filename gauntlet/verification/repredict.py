@@ -48,6 +48,23 @@ class Repeated(NamedTuple):
                 yield f"{name} is {value:.4g}, the record says {found}"
 
 
+def other_targets(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor, target: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return of which clean images x [B, C, H, W] these are not the targets that the rule of the threat chooses, [B].
+
+    Of scores that rounding may turn over either may have been chosen.
+    """
+    scores, label, rows = _scores(run, x, ids, "judge"), y.numpy(), np.arange(len(y))
+    if run.threat.target == "random":
+        away = Rng(run.seed, ids, "target").stream("target").integers((1,), scores.shape[1] - 1).squeeze(1).numpy()
+        another: NDArray[np.bool_] = target != (label + 1 + away) % scores.shape[1]
+        return another
+    sign = -1 if run.threat.target == "least_likely" else 1
+    rated = sign * scores
+    rated[rows, label] = -np.inf
+    odd: NDArray[np.bool_] = (rated.max(1) - rated[rows, target] > EDGE * _scale(scores)) | (target == label)
+    return odd
+
+
 def _acceptance_lines(found: float, recorded: float | None) -> Iterator[str]:
     """Yield a line where the acceptance is not the recorded one, or falls on the other side of 0."""
     if recorded is None or not abs(found - float(recorded)) <= ROUNDING * max(1.0, abs(found)):
@@ -56,9 +73,17 @@ def _acceptance_lines(found: float, recorded: float | None) -> Iterator[str]:
         yield f"the defense {'accepts' if found >= 0 else 'rejects'} it, the record says acceptance {recorded:.6g}"
 
 
-def repeated(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> Repeated:
-    """What the deployed defense says of images x [B, C, H, W] with labels y [B]."""
+def repeated(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor, target: NDArray[np.int64] | None = None) -> Repeated:
+    """What the deployed defense says of images x [B, C, H, W] with labels y [B].
+
+    target: of candidates of a targeted attack, [B].
+    """
     rule = run.rule
+    if rule is None and target is not None:
+        scores = _scores(run, x, ids, "judge")
+        margins, sizes = _margins(scores, target)
+        classes = np.where(np.asarray(margins) >= 0, target, _said(scores, y.numpy()))
+        return Repeated(classes.tolist(), None, [-margin for margin in margins], sizes)
     if rule is None:
         scores = _scores(run, x, ids, "judge")
         said = Repeated(_said(scores, y.numpy()).tolist(), None, *_margins(scores, y.numpy()))

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gauntlet.evidence.manifest import ThreatFacts
-from gauntlet.evidence.schema import ACCEPTANCE, CLEAN_STAGE
+from gauntlet.evidence.schema import ACCEPTANCE, CLEAN_STAGE, TARGET
 
 Key = tuple[int, str]
 """(sample, stage)"""
@@ -57,7 +57,9 @@ def _story(rows: dict[str, Any], stages: Sequence[str], coverage: str) -> Iterat
     if clean is None:
         yield ": there is no clean row"
         return
-    down = False
+    down, target = False, getattr(clean, TARGET.name, None)
+    if target == clean.label:
+        yield ": its target is its label"
     for stage in stages:
         row = rows.get(stage)
         if (row is None) != down:
@@ -69,9 +71,11 @@ def _story(rows: dict[str, Any], stages: Sequence[str], coverage: str) -> Iterat
         failed = not pd.isna(row.error)
         if (row.label, row.clean_pred) != (clean.label, clean.clean_pred):
             yield f" ({stage}): label or clean prediction is not that of the clean row"
+        if getattr(row, TARGET.name, None) != target:
+            yield f" ({stage}): its target is not that of the clean row"
         if row.broken != (_counts(row) and not failed):
             yield (
-                f" ({stage}): prediction {row.pred}, label {row.label}{_said_of_acceptance(row)} and "
+                f" ({stage}): prediction {row.pred}, label {row.label}{_more_said(row)} and "
                 f"broken={row.broken} contradict each other"
             )
         ends = coverage == "standing" or (coverage == "correct" and stage == CLEAN_STAGE)
@@ -81,12 +85,16 @@ def _story(rows: dict[str, Any], stages: Sequence[str], coverage: str) -> Iterat
 def _counts(row: Any) -> bool:
     """Return whether what the defense says of an image counts against it."""
     wrong, acceptance = bool(row.pred != row.label), getattr(row, ACCEPTANCE.name, 0.0)
-    return wrong or bool(acceptance < 0) if row.stage == CLEAN_STAGE else wrong and bool(acceptance >= 0)
+    if row.stage == CLEAN_STAGE:
+        return wrong or bool(acceptance < 0)
+    if (target := getattr(row, TARGET.name, None)) is not None:
+        return bool(row.pred == target)
+    return wrong and bool(acceptance >= 0)
 
 
-def _said_of_acceptance(row: Any) -> str:
-    found = getattr(row, ACCEPTANCE.name, None)
-    return "" if found is None else f", acceptance {found:.4g}"
+def _more_said(row: Any) -> str:
+    found, target = getattr(row, ACCEPTANCE.name, None), getattr(row, TARGET.name, None)
+    return ("" if found is None else f", acceptance {found:.4g}") + ("" if target is None else f", target {target}")
 
 
 def order_problems(table: pd.DataFrame, stages: Sequence[str]) -> Iterator[str]:

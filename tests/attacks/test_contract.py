@@ -11,8 +11,13 @@ from hydra.utils import get_class, instantiate
 
 from gauntlet.attacks.losses import margins
 from gauntlet.config.shipped import CONF
-from gauntlet.threat_model.attack import compares, traits_of
+from gauntlet.errors import UserError
+from gauntlet.threat_model.access import narrowed
+from gauntlet.threat_model.attack import compares, stages_of, traits_of
+from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.decision import misclassified
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.targeted import check_targeted, choose_targets, hits, target_margins, targeting
 from gauntlet.threat_model.threat import Threat
 
 FOLDER = Path(__file__).parents[2] / "conf" / "attack"
@@ -172,6 +177,59 @@ def test_a_shift_that_leaves_float32_few_digits_hides_no_success(name, make_case
             # A tie is a success, but one of rounding: what walks to the boundary goes beyond it.
             walks = traits_of(attack).unbounded
             assert int((margins(scores, case.y) < 0).sum()) >= found - (0 if walks else 2), (threat.norm, offset)
+
+
+def aims(attack, case):
+    """The attack without classes of its own choice, where a targeted head is for it; None elsewhere."""
+    attack = (
+        dataclasses.replace(attack, targets=0) if getattr(attack, "loss", "") and hasattr(attack, "targets") else attack
+    )
+    try:
+        for stage, part in stages_of("attack", attack).items():
+            check_targeted(stage, part, case.victim)
+    except UserError:
+        return None
+    return attack
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_targeted_head_makes_it_a_targeted_attack(name, case):
+    attack = aims(shrunk(name), case)
+    if attack is None:
+        assert name in UNTARGETED
+        return
+    assert name not in UNTARGETED
+    threat, scores = fit(attack), case.network(case.x)
+    attack = attack.stocked(case.x[: attack.pool], case.y[: attack.pool]) if traits_of(attack).pool else attack
+    target = choose_targets("runner_up", scores, case.y, Rng(0, case.ids, "target"))
+    head = CountedHead(case.victim.heads[0], case.victim.predict, Counts.of(case.ids))
+    aimed = narrowed(targeting(head, case.y, target), attack.needs)
+    z = attack(aimed, case.x, case.y, threat=threat, rng=Rng(0, case.ids, "attack"))
+    assert threat.contains(z, case.x).all()
+    assert hits(case.network(z), target).sum() >= 3  # of 24
+    if attack.needs == "gradient" and not hasattr(attack, "views"):
+        again = torch.stack([broken_by(case, bound, threat, target) for bound in (0, 1)]).any(0)
+        assert hits(case.network(z), target).sum() >= again.sum() - 6
+
+
+UNTARGETED = (
+    "adaea", "adaea_released", "ens", "ens_losses", "ens_probabilities", "svre",  # surrogates together
+    "arc", "arc_plus", "arc_recentred", "arc_released", "expected_pgd", "lattice_climber",  # mixtures
+    "autoattack", "autoattack_plus", "pma_plus", "mdmt", "cr",  # choose classes themselves
+    "fab", "fab_nearest", "uap", "spgd", "sga",
+)  # fmt: skip
+"""Attacks that are refused under a targeted goal."""
+
+
+def broken_by(case, seed, threat, target):
+    """Which samples a plain ascent of the margin to the target breaks, bool [B]."""
+    z = case.x
+    for _ in range(20):
+        leaf = z.clone().requires_grad_()
+        scores = case.network(leaf)
+        target_margins(scores, target).sum().backward()
+        z = threat.project(z - 0.2 * threat.budget(z) * threat.steepest(leaf.grad), case.x)
+    return hits(case.network(z), target)
 
 
 SOFTMAX = ("adaea_released", "ens_probabilities", "ddn", "expected_pgd", "arc_plus")

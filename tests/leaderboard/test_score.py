@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.collect import collect, discover
 from gauntlet.leaderboard.entry import Entry
+from gauntlet.leaderboard.formatting import address, anchor
 from gauntlet.leaderboard.score import boards, pools, score
 
 Make = Callable[..., RunFolder]
@@ -29,6 +30,20 @@ def test_the_number_is_the_worst_case_per_sample_and_not_the_smallest_mean(make:
     assert [line.alone for line in entry.runs] == [3, 2]
     assert entry.interval == pytest.approx((0.3866, 0.7812), abs=5e-5)
     assert entry.reasons == ()
+
+
+def test_targeted_runs_have_tables_of_their_own(make: Make, entries: Entries) -> None:
+    """Two targeted runs and one untargeted on the same model: neither sees the adversarial examples of the other."""
+    threat = {"norm": "linf", "eps": "8/255", "radius": 8 / 255, "low": 0.0, "high": 1.0}
+    make(attack="pgd", broken=[0, 1, 2])
+    make(attack="pgd", broken=[3], seed=1, change={"threat": threat | {"target": "random"}})
+    make(attack="pma", broken=[4], seed=1, change={"threat": threat | {"target": "random"}})
+    make(attack="pma", broken=[5], seed=2, change={"threat": threat | {"target": "least_likely"}})
+    tables = {board.eps: board for board in boards(entries(), "any")}
+    robust = {eps: [entry.robust for entry in board.entries] for eps, board in tables.items()}
+    plain = "8/255"
+    assert robust == {plain: [17], f"{plain}, targeted (random)": [18], f"{plain}, targeted (least likely)": [19]}
+    assert len({address(board.entries[0]) for board in tables.values()} | {anchor(b) for b in tables.values()}) == 6
 
 
 def test_any_stage_of_a_run_breaks_a_sample(make: Make, entries: Entries) -> None:

@@ -98,6 +98,33 @@ def robust(table):
     )
 
 
+def test_targets_cannot_be_forged(tmp_path):
+    """A targeted run is verified; its targets are those that the threat chooses, and only they count."""
+    run = made(
+        tmp_path, "attack=pgd", "attack.steps=3", "threat.eps=0.4", "threat.goal=targeted", "threat.target=random"
+    )
+    table = run.read_part(0).to_pandas()
+    attacked = pd.concat([run.read_part(chunk).to_pandas() for chunk in range(3)])
+    attacked = attacked[attacked["stage"] != "clean"]
+    assert run.path.parts[-4] == "linf-0.4-targeted-random"
+    assert run.manifest()["threat"]["target"] == "random"
+    assert (attacked["broken"] == (attacked["pred"] == attacked["target"])).all()
+    assert 0 < attacked["broken"].sum() < (attacked["pred"] != attacked["label"]).sum()
+    assert ((attacked["margin"] <= 0) == attacked["broken"]).all()
+    assert not verify.verify(run).problems
+    chosen = table["sample"].iloc[0]
+
+    def turn(table):
+        mine = table["sample"] == chosen
+        table.loc[mine, "target"] = (table["label"] + 1 + (table["target"] == (table["label"] + 1) % 10)) % 10
+        return table
+
+    forge(run, 0, turn)
+    assert f"sample {chosen} (clean): the target is" in problems(run)
+    forge(run, 0, lambda table: table.drop(columns="target"))
+    assert "a run has targets where its attack is targeted" in problems(run)
+
+
 def test_broken_rows_cannot_be_called_robust(run, rebuilt):
     for chunk in range(3):
         forge(run, chunk, robust)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 
-def awake(network: nn.Module | None) -> str:
+def awake(network: nn.Module) -> str:
     """Return what to say of a network in training mode; empty where it is in eval mode."""
-    found = [type(module).__name__ for module in network.modules() if module.training] if network is not None else []
+    found = [type(module).__name__ for module in network.modules() if module.training]
     if not found:
         return ""
     return f"{found[0]} is in training mode; it is evaluated in eval mode, and left in training mode"

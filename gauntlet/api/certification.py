@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
+import torch
+
 from gauntlet.api.borrowed import awake, borrowed, steady_process
 from gauntlet.api.composition import Composition
+from gauntlet.api.defenses import add_defense, networks_in
 from gauntlet.api.evaluation import add_threat, command_of, split_of
 from gauntlet.api.inputs import InputError
 from gauntlet.api.result import CertificationResult, RunsFolder
-from gauntlet.api.subject import add_defense, add_images, add_network, device_of, first_images, network_of
+from gauntlet.api.subject import add_images, add_network, device_of, first_images, network_of
 from gauntlet.data.given import FOLDER, store
 from gauntlet.jobs import certification_job
 from gauntlet.system.handed_objects import handed
@@ -55,7 +58,9 @@ def certify(
     The other arguments, and what is raised, are those of `gauntlet.evaluate`.
     """
     network = network_of(model)
-    if said := awake(network):
+    inner = {} if network is not None else networks_in(model)
+    networks = [*inner.values()] if network is None else [network]
+    for said in filter(None, map(awake, networks)):
         warnings.warn(said, stacklevel=2)
     if network is not None and defense is None:
         defense = AROUND.get(certifier)
@@ -67,15 +72,16 @@ def certify(
         asked.nodes["certifier"] = dict(knobs)
     add_threat(asked, threat, norm, eps, required=False)
     images = add_images(asked, x, y, limit, data_name)
-    runtime: dict[str, Any] = {"progress": progress, "device": device_of(network, device)}
+    runtime: dict[str, Any] = {"progress": progress, "device": device_of(networks, device)}
     if batch_size is not None:
         runtime["batch_size"] = batch_size
     asked.nodes |= {"runtime": runtime, "seed": seed, "runs_dir": str(runs.path)}
-    with steady_process(), borrowed([] if network is None else [network]):
+    with steady_process(), borrowed(networks):
+        first = first_images(images, asked.words, limit) if networks else torch.empty(0)
         if network is None:
-            add_defense(asked, model, images, classes)
+            add_defense(asked, model, inner, first, images, classes)
         else:
-            add_network(asked, network, first_images(images, asked.words, limit), images, classes, name)
+            add_network(asked, network, first, images, classes, name)
         cfg, choices = asked.compose(overrides)
         if images is not None and folder is not None:
             store(images, runs.path / FOLDER)

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from gauntlet.api.attacks import add_attack
 from gauntlet.api.borrowed import awake, borrowed, steady_process
 from gauntlet.api.composition import Composition
+from gauntlet.api.defenses import add_defense, networks_in
 from gauntlet.api.inputs import InputError
 from gauntlet.api.result import EvaluationResult, RunsFolder
-from gauntlet.api.subject import add_defense, add_images, add_network, device_of, first_images, network_of
+from gauntlet.api.subject import add_images, add_network, device_of, first_images, network_of
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Split
 from gauntlet.data.given import FOLDER, store
@@ -61,7 +63,8 @@ def evaluate(
     device and flags, and the generators of the process, are afterwards as they were.
 
     Args:
-        model: a torch module, a function from images to logits, or a defense of this package, by name or as an object.
+        model: a torch module, a function from images to logits, or a defense of this package or yours, by name or as an
+            object, in whose parts networks may stand as they are.
         x: images [n, C, H, W] in [0, 1] as a tensor or array; or a torch Dataset, a DataLoader or a pipeline that gives
             (image, label) or batches of these, as tuples or mappings; or the name of a data set of the configuration,
             such as "digits". Beyond 1 GiB of images it is read again when they are needed, and has to be the same.
@@ -73,9 +76,10 @@ def evaluate(
             lives as long as the result; see `EvaluationResult.save`.
         name: of the model on the board and in folders; None: that of its class.
         data_name: of the images there; None: "given".
-        classes: of a defense that is handed in with images; a network tells it by its output.
+        classes: of a defense that is handed in with images; a network of yours tells it by its output.
         defense: of the configuration, around the model, such as "gaussian_smoothing"; None: the model as it is.
-        protocol, heads, access, draws, seed: as on the command line.
+        protocol: as on the command line; None: that of the defense.
+        heads, access, draws, seed: as on the command line.
         limit: the first images only.
         batch_size: samples per forward pass; None: 256.
         device: "cpu", "cuda:1"; None: where the weights of the model are.
@@ -99,19 +103,21 @@ def evaluate(
             asked.nodes[key] = value
     add_threat(asked, threat, norm, eps, required=not isinstance(x, str))
     network = network_of(model)
-    if said := awake(network):
+    inner = {} if network is not None else networks_in(model)
+    networks = [*inner.values()] if network is None else [network]
+    for said in filter(None, map(awake, networks)):
         warnings.warn(said, stacklevel=2)
     images = add_images(asked, x, y, limit, data_name)
-    runtime: dict[str, Any] = {"progress": progress, "device": device_of(network, device)}
+    runtime: dict[str, Any] = {"progress": progress, "device": device_of(networks, device)}
     if batch_size is not None:
         runtime["batch_size"] = batch_size
     asked.nodes |= {"runtime": runtime, "seed": seed, "runs_dir": str(runs.path)}
-    networks = [] if network is None else [network]
     with steady_process(), borrowed(networks):
+        first = first_images(images, asked.words, limit) if networks else torch.empty(0)
         if network is None:
-            add_defense(asked, model, images, classes)
+            add_defense(asked, model, inner, first, images, classes)
         else:
-            add_network(asked, network, first_images(images, asked.words, limit), images, classes, name)
+            add_network(asked, network, first, images, classes, name)
         add_attack(asked, attack, knobs)
         if "attack=foreign" in asked.words and batch_size is not None:
             runtime["chunk"] = batch_size  # it gets a whole chunk at once

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gauntlet.api.composition import Composition, composed, node_of, package_of
+from gauntlet.api.composition import Composition, composed
 from gauntlet.api.inputs import InputError, check_classes, images_and_labels
 from gauntlet.api.streams import is_stream, stream
 from gauntlet.config.runtime import Runtime
@@ -20,6 +20,7 @@ from gauntlet.jobs.setup import KEYS
 from gauntlet.models.given import CallableNetwork, GivenIdentity, LogitsOf
 from gauntlet.models.wrapped import logits_of
 from gauntlet.threat_model.process_settings import settings_kept
+from gauntlet.threat_model.victim import Victim
 
 Images = Arrays | StreamRows
 """Images of a caller with their labels."""
@@ -40,6 +41,11 @@ def network_of(model: Any) -> nn.Module | None:
         return None
     if callable(model) and not isinstance(model, type):
         return CallableNetwork(model)
+    if isinstance(model, Victim):
+        raise InputError(
+            "model is a Victim, whose functions no record can name; give the defense that deployed it, with "
+            "networks in its parts: evaluate(defense, x, y)"
+        )
     what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
     raise InputError(f"model is {what}; give a torch.nn.Module, a function from images to logits, or a defense")
 
@@ -68,26 +74,6 @@ def add_images(asked: Composition, x: Any, y: Any, limit: int | None, data_name:
         "content": source.digest(), "channels": source.form[2], "size": source.form[0], "classes": 0, **name,
     }  # fmt: skip
     return source
-
-
-def add_defense(asked: Composition, model: Any, images: Images | None, classes: int | None) -> None:
-    """Add a defense of the configuration, by name or as an object."""
-    if isinstance(model, str):
-        if images is not None:
-            raise InputError(
-                f"the defense {model!r} takes its weights from a recipe and a data set of ours; name the data set in "
-                f"place of x: evaluate({model!r}, 'digits')"
-            )
-        asked.words.append(f"defense={model}")
-        return
-    if images is not None:
-        if classes is None:
-            raise InputError("give classes=N with a defense: the number of classes that it knows")
-        check_classes(images.labels, classes)
-        asked.nodes["dataset"]["classes"] = classes
-    asked.nodes["defense"] = node_of(model)
-    asked.names["defense"] = type(model).__name__.lower()
-    asked.trusted += package_of(model)
 
 
 def first_images(images: Images | None, words: Sequence[str], limit: int | None) -> Tensor:
@@ -132,11 +118,28 @@ def add_network(
         asked.nodes["name"] = name
 
 
-def device_of(network: nn.Module | None, device: Any) -> str:
-    """Return the device to work on: the one asked for, else that of the network's weights, else `auto`."""
+def tried(network: nn.Module, first: Tensor) -> tuple[Any, Tensor]:
+    """Return what a network gives for a few images, and the logits in it.
+
+    Raises:
+        InputError: it cannot take the images, or gives no logits.
+    """
+    first = first.to(next((p.device for p in network.parameters()), torch.device("cpu")))
+    try:
+        with torch.no_grad():
+            given = network(first)
+            return given, logits_of(given)
+    except UserError as cause:
+        raise InputError(str(cause)) from None
+    except Exception as cause:
+        raise InputError(f"the model cannot take images of shape {list(first.shape)}: {reason(cause)}") from cause
+
+
+def device_of(networks: Sequence[nn.Module], device: Any) -> str:
+    """Return the device to work on: the one asked for, else that of the networks' weights, else `auto`."""
     if device is not None:
         return str(device)
-    own = {str(p.device) for p in network.parameters()} if network is not None else set()
+    own = {str(p.device) for network in networks for p in network.parameters()}
     return own.pop() if len(own) == 1 else Runtime.device
 
 

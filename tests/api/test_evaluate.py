@@ -15,10 +15,13 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from gauntlet import Threat, UserError, certify, evaluate
 from gauntlet.api import streams
 from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build, checked
 from gauntlet.data import stream_rows
+from gauntlet.defenses.gaussian_smoothing import GaussianSmoothing
 from gauntlet.evidence.digest import adversarial_digest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs import attack_job
+from gauntlet.jobs.setup import KEYS
 from tests.api.conftest import network
 
 ROOT = Path(__file__).parents[2]
@@ -273,6 +276,45 @@ def test_an_object_of_our_attacks_and_defenses_is_taken(digits):
     defense = Undefended(parts={"model": TrainedNetwork(cfg["model"], recipe, weights=str(weights))})
     result = evaluate(defense, digits.x, digits.y, threat=LINF, attack=PGD(steps=5), classes=10)
     assert tables(result.run) == tables(evaluate(network(), digits.x, digits.y, **FAST).run)
+
+
+OBJECTS = {
+    "gaussian_smoothing": ["defense.copies=[1]", "protocol.draws=11"],
+    "confidence": [],
+    "mixing": [],
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_defense_object_has_the_records_of_its_configuration(name, tmp_path):
+    words = [f"defense={name}", "attack=fgsm", "dataset.limit=2", *OBJECTS[name]]
+    run = commanded(tmp_path, *words)
+    with initialize_config_dir(CONF, version_base=None):
+        defense = build(checked(compose("run", words), KEYS).defense)
+    result = evaluate(defense, "digits", attack="fgsm", limit=2, device="cpu", overrides=OBJECTS[name][-1:])
+    assert result.manifest["config_hash"] == run.manifest()["config_hash"]
+    assert result.manifest["name"]["defense"] == name
+    assert tables(result.run) == tables(run)
+
+
+def test_networks_stand_in_the_parts_of_a_defense_as_they_are(net, digits):
+    net.train()
+    few = {"attack": "fgsm", "threat": LINF, "limit": 4, "overrides": ["protocol.draws=11"]}
+    with pytest.warns(UserWarning, match="SmallCNN is in training mode"):
+        result = evaluate(GaussianSmoothing({"model": net}, sigma=0.1, copies=(1,)), digits.x, digits.y, **few)
+    assert net.training
+    net.eval()
+    few["overrides"] += ["defense.sigma=0.1", "defense.copies=[1]"]
+    same = evaluate(net, digits.x, digits.y, defense="gaussian_smoothing", **few)
+    assert result.manifest["victim"] == same.manifest["victim"]
+    assert tables(result.run) == tables(same.run)
+    assert result.manifest["protocol"]["rule"] == "vote"
+
+
+def test_what_is_deployed_already_is_refused_with_the_way(net, digits):
+    victim = GaussianSmoothing({"model": net}).deploy({"model": net})
+    with pytest.raises(UserError, match=r"a Victim, whose functions .*give the defense that deployed it"):
+        evaluate(victim, digits.x, digits.y, **FAST)
 
 
 def test_a_randomized_defense_reports_its_expectation():

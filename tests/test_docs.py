@@ -48,7 +48,15 @@ LONG = (
 )
 """Marks of commands that take long on two images too: those are composed and checked, not run."""
 
-TRAINS = ("recipe@", "checkpoint=", "dataset=", "dataset.indices", "dual_smoothing", "defense.members=[pgd_at,mart]")
+TRAINS = (
+    "recipe@",
+    "checkpoint=",
+    "dataset=",
+    "dataset.indices",
+    "dual_smoothing",
+    "defense.members=[pgd_at,mart]",
+    "defense=partitioned",
+)
 """Marks of commands that would train a network or read files: those are composed and checked, not run."""
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gauntlet.evidence.run_folder import RunFolder
 
 
-COUNTED = ("l0", "patch")
-"""Norms whose radii are numbers of pixels."""
+COUNTED = ("l0", "patch", "poisoning")
+"""Norms whose radii are whole numbers: of pixels, or of changes of the training set."""
 
 
 STEPS = 8
@@ -136,5 +136,6 @@ def grid(largest: float, norm: str = "") -> list[float]:
         return [0.0]
     rough = max(largest / STEPS, 1.0 if norm in COUNTED else 0.0)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(n * power for n in (1, 2, 2.5, 5, 10) if n * power >= rough * (1 - 1e-9))
+    steps = (1, 2, 5, 10) if norm in COUNTED else (1, 2, 2.5, 5, 10)
+    step = next(n * power for n in steps if n * power >= rough * (1 - 1e-9))
     return [round(number * step, 12) for number in range(math.floor(largest / step + 1e-9) + 1)]

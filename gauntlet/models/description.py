@@ -9,6 +9,7 @@ from torch import nn
 from gauntlet.models.declared_normalization import Constants
 from gauntlet.models.inner_normalization import inner_normalization
 from gauntlet.models.normalize import PLAIN, Normalize
+from gauntlet.models.voting_networks import VotingNetworks
 from gauntlet.models.wrapped import Wrapped
 
 
@@ -38,6 +39,8 @@ def architecture(module: nn.Module) -> str:
         if module.origin:
             return module.origin
         module = module.model
+    if isinstance(module, VotingNetworks):
+        return f"{len(module.networks)} networks that vote, each {architecture(module.networks[0])}"
     kind = type(module)
     if kind in (nn.Sequential, nn.DataParallel):
         return f"{kind.__name__} of {', '.join(type(child).__name__ for child in module.children())}"[:200]

@@ -33,8 +33,8 @@ class Threat:
     """The set {z in [low, high]^d : ||z - x||_norm <= eps}.
 
     Args:
-        norm: "linf", "l2", "l1" or "l0" (l0 counts pixels, not channels); or "patch", a square of pixels with that
-            side, for certifiers: no attack knows it.
+        norm: "linf", "l2", "l1" or "l0" (l0 counts pixels, not channels); or, for certifiers, as no attack knows
+            them, "patch", a square of pixels with that side, and "poisoning", so many changes of the training set.
         eps: the budget, > 0: a number, or text such as "8/255", which is kept as an exact fraction; or "unbounded":
             only the box limits, and an evaluation measures how far the attacker must go.
         low, high: the pixel box.
@@ -56,9 +56,10 @@ class Threat:
 
     NORMS: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
     PATCH: ClassVar[str] = "patch"
+    POISONING: ClassVar[str] = "poisoning"
 
     def __post_init__(self) -> None:
-        if self.norm not in (known := (*self.NORMS, self.PATCH)):
+        if self.norm not in (known := (*self.NORMS, self.PATCH, self.POISONING)):
             raise UserError(f"threat.norm={self.norm!r} is unknown; choose one of {', '.join(known)}")
         for key, value, choices in (("goal", self.goal, GOALS), ("target", self.target, TARGETS)):
             if value not in choices:
@@ -125,9 +126,9 @@ class Threat:
         """Return eps per sample in the dtype of x, broadcastable against it: [1 or B, 1, 1, 1]; infinite if unbounded.
 
         Raises:
-            UserError: the norm is "patch".
+            UserError: the norm is "patch" or "poisoning".
         """
-        if self.norm == self.PATCH:
+        if self.norm not in self.NORMS:
             raise UserError(f"no attack knows threat.norm={self.norm}; choose one of {', '.join(self.NORMS)}")
         if self.unbounded:
             return torch.full([1] * x.dim(), math.inf, device=x.device, dtype=x.dtype)

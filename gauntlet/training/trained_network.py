@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,6 +174,11 @@ class TrainedNetwork:
                         processes=processes, channels_last=channels_last, compiled=compiled,
                     )  # fmt: skip
         return folder
+
+    def members(self, dataset: Dataset) -> Iterator[tuple[str, "TrainedNetwork", Dataset]]:
+        """Yield the networks that this part consists of: name within its module, how it comes about, and the data that
+        train it. Here one, the module itself, whose name is empty."""
+        yield "", self, dataset
 
     def check_source(self) -> None:
         """Refuse the weights that an architecture of this package has when it is built: they were drawn at random."""

@@ -16,7 +16,9 @@ from gauntlet.certification.certifier import ABSTAIN
 from gauntlet.certification.claimed import Claimed
 from gauntlet.certification.linear_bounds import LinearBounds
 from gauntlet.certification.mixing_bounds import MixingBounds
+from gauntlet.certification.partition_votes import PartitionVotes, partition_votes
 from gauntlet.certification.patches import Patches
+from gauntlet.certification.poisoning import Poisoning
 from gauntlet.certification.sequential_test import Stopping, floored
 from gauntlet.certification.smoothing import Smoothing
 from gauntlet.data.dataset import Batch
@@ -58,7 +60,7 @@ def check_certificates(report: Report, run: RunFolder, job: CertificationSetup, 
     certifier = job.work.certifier[1]
     if isinstance(certifier, Claimed):
         report.foreign = certifier.origin
-    elif not isinstance(certifier, Smoothing | LinearBounds | Patches):
+    elif not isinstance(certifier, Smoothing | LinearBounds | Patches | Poisoning):
         report.notes.append(f"no rule is known by which radii of {type(certifier).__name__} could be computed anew")
     elif not isinstance(certifier, Smoothing):
         report.notes.append("bounds are as the run states them, where nothing was re-run")
@@ -145,6 +147,8 @@ def _row_problems(row: Any, label: int, scores: np.ndarray, x: Any, job: Certifi
     elif isinstance(certifier, Patches):
         mechanism: Any = job.setup.target.victim.mechanism
         yield from _patch_problems(row, mechanism.bands)
+    elif isinstance(certifier, Poisoning):
+        yield from _poisoning_problems(row, partition_votes(job.setup.target.victim.mechanism))
 
 
 def _vote_problems(row: Any, certifier: Smoothing, job: CertificationSetup) -> Iterator[str]:
@@ -215,6 +219,18 @@ def _patch_problems(row: Any, bands: Any) -> Iterator[str]:
         yield f"{votes} votes of {row.trials} bands are not those of this certifier"
     elif row.radius > most or row.radius != int(row.radius):
         yield f"{votes} votes of {bands.size} bands can certify a side of {most}, the record says {row.radius:g}"
+
+
+def _poisoning_problems(row: Any, mechanism: PartitionVotes) -> Iterator[str]:
+    """Yield a line where more changes are survived than any votes allow: fewer than there are networks to turn."""
+    votes, count = int(np.asarray(row.counts).sum()), mechanism.buckets.count
+    if len(np.asarray(row.counts)) != 1 or not 0 <= votes <= count or row.trials != count:
+        yield f"{votes} votes of {row.trials} networks are not those of this certifier"
+        return
+    turned = votes if mechanism.rule == "votes" else count
+    most = turned // 2 if mechanism.buckets.copies == 1 else turned
+    if row.radius > most or row.radius != int(row.radius):
+        yield f"{votes} votes of {count} networks can certify {most} changes, the record says {row.radius:g}"
 
 
 def _total_problems(run: RunFolder, manifest: Manifest) -> Iterator[str]:

@@ -100,8 +100,9 @@ def _training_folders(job: AttackSetup | CertificationSetup) -> Iterator[Path]:
         for name, part in defense.parts.items():
             given = {other: models[other] for other in part.uses}
             models[name] = part.load(dataset, cache, given=given, train=False).module
-            if part.weights is None and weights_cache.find(key := part.key(dataset, given)) is None:
-                yield part.folder(dataset, cache, key)
+            for _, member, data in part.members(dataset):
+                if member.weights is None and weights_cache.find(key := member.key(data, given)) is None:
+                    yield member.folder(data, cache, key)
 
 
 def _named_files(job: AttackSetup | CertificationSetup) -> Iterator[tuple[str, Path]]:

@@ -40,10 +40,15 @@ def check_networks(report: Report, job: AttackSetup | CertificationSetup) -> Non
         for name, part in defense.parts.items():
             given = {other: models[other] for other in part.uses}
             models[name] = part.load(dataset, cache, given=given, train=False).module
-            about = f"{owner}.{name}" if owner else name
-            problems, note = check_training(about, part, dataset, cache, given, models[name])
-            report.problems += problems
-            report.notes.append(note)
+            about, notes = f"{owner}.{name}" if owner else name, []
+            for inner, member, data in part.members(dataset):
+                module = models[name].get_submodule(inner)
+                called = f"{about}.{inner}" if inner else about
+                problems, note = check_training(called, member, data, cache, given, module)
+                report.problems += problems
+                notes.append(note)
+            many = f"; so are those of {len(notes) - 1} more networks of {about}"
+            report.notes.append(notes[0] + many * (len(notes) > 1))
 
 
 def check_training(

@@ -47,6 +47,8 @@ def configured(name):
         cfg = checked(compose("run", [f"defense={name}"]), KEYS)
     for number, part in enumerate(cfg.defense.parts.values()):
         part.weights, part.seed = "included", number  # parts with the same weights would be copies of one network
+        if "partitions" in part:
+            part.partitions = 3
     if "copies" in cfg.defense:
         cfg.defense.copies = COPIES
         if "draws" in cfg.defense:

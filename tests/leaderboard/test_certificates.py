@@ -146,6 +146,7 @@ def test_certified_accuracy_counts_abstentions_as_wrong_and_never_rises(tmp_path
     assert grid(0.0) == [0.0]
     assert grid(3.0, "patch") == [0.0, 1.0, 2.0, 3.0]
     assert grid(20.5, "l0") == [0.0, 5.0, 10.0, 15.0, 20.0]
+    assert grid(20.0, "poisoning") == [0.0, 5.0, 10.0, 15.0, 20.0]  # no half of a change
 
 
 def test_the_page_has_the_curve_and_what_it_cost(tmp_path):

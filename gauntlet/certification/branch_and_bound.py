@@ -8,7 +8,7 @@ from torch import Tensor
 from gauntlet.certification.crown.branch_and_bound import Budget, Falls, problem_of, search
 from gauntlet.certification.crown.input_region import legal
 from gauntlet.certification.crown.margin_bounds import Effort, Network, comparisons, prove
-from gauntlet.certification.linear_bounds import Claim, LinearBounds, ProofTask
+from gauntlet.certification.linear_bounds import Claim, LinearBounds, Margins, ProofTask
 from gauntlet.knobs import knob
 from gauntlet.threat_model.decision import decided
 
@@ -50,25 +50,28 @@ class BranchAndBound(LinearBounds):
     def name(self) -> str:
         return "branch_and_bound"
 
-    def _margins(self, network: Network, claim: Claim, asked: ProofTask) -> tuple[Tensor, list[str]]:
+    def _margins(self, network: Network, claim: Claim, asked: ProofTask) -> Margins:
         """One image at a time, so that no rounding depends on the others."""
         effort = Effort(self.method, self.steps, self.inner_steps, self.memory, claim.least)
         budget = Budget(self.domains, self.split_steps, self.candidates, self.together, self.seconds)
-        margins, words = torch.empty(len(asked.y), dtype=torch.float64, device=asked.y.device), []
+        margins = torch.empty(len(asked.y), dtype=torch.float64, device=asked.y.device)
+        stop: dict[int, str] = {}
+        examples: dict[int, Tensor] = {}
         for i in range(len(asked.y)):
             one = asked.select(torch.tensor([i], device=asked.y.device))
             region = legal(one.threat, one.x)
             proof = prove(network, region, one.y, effort)
-            words.append("")
             if len(proof.open):
                 (functions,) = (proof.margins[0] <= claim.least).nonzero(as_tuple=True)
                 rows = comparisons(one.y, network.exact.classes)[0, functions]
                 problem = problem_of(network, region, proof.ranges, rows)
                 found = search(problem, proof.margins[0, functions], claim.least, budget, fall(one))
                 proof.margins[0, functions] = found.bounds
-                words[-1] = found.why
+                stop[i] = found.why
+                if found.example is not None:
+                    examples[i] = found.example
             margins[i] = claim.margin(proof.margins)
-        return margins, words
+        return Margins(margins, stop, examples)
 
 
 def fall(ball: ProofTask) -> Falls:

@@ -1,6 +1,6 @@
 """What a certifier is: it says, sample by sample, in which ball around an image the prediction cannot change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
@@ -52,6 +52,7 @@ class Certificates:
         lower: lower confidence bounds of these shares, float64 [B, V].
         stop: why sampling ended, one word for each sample: budget, certified or futility; of branch and bound proven,
             broken, budget, time or exhausted; empty elsewhere.
+        examples: position in the batch -> an image [C, H, W] inside the threat that the defense gives another class.
     """
 
     predict: Tensor
@@ -63,6 +64,7 @@ class Certificates:
     counts: Tensor
     lower: Tensor
     stop: Sequence[str]
+    examples: Mapping[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def proven(cls, predict: Tensor, radius: Tensor, margin: Tensor, forwards: Tensor) -> "Certificates":

@@ -1,7 +1,7 @@
 """Certificates for ReLU networks from bounds on their layers, without randomness."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -88,6 +88,7 @@ class LinearBounds(Knobs, key="certifier"):
         network = Network.of(claim.graph)
         predicted, margin = torch.empty_like(y), torch.empty(len(y), dtype=torch.float64, device=y.device)
         stop = [""] * len(y)
+        examples: dict[int, Tensor] = {}
         every = torch.arange(len(x), device=x.device)
         for first in range(0, len(x), IMAGES):
             at = every[first : first + IMAGES]
@@ -98,19 +99,21 @@ class LinearBounds(Knobs, key="certifier"):
             right = at[predicted[at] == y[at]]
             if len(right):
                 asked = ProofTask(victim, threat.select(right), rng.select(right), x[right], y[right])
-                margin[right], words = self._margins(network, claim, asked)
-                for place, word in zip(right.tolist(), words, strict=True):
-                    stop[place] = word
+                found = self._margins(network, claim, asked)
+                margin[right] = found.margins
+                for i, place in enumerate(right.tolist()):
+                    stop[place] = found.stop.get(i, "")
+                examples |= {int(right[i]): z for i, z in found.examples.items()}
             work.advance(len(at), 0)  # a rate of forwards would say nothing: nearly all of the time goes to bounds
         radius = torch.where(margin > 0, threat.budget(x.double()).flatten(), torch.zeros_like(margin))
-        return replace(Certificates.proven(predicted, radius, margin, torch.ones_like(y)), stop=stop)
+        proven = Certificates.proven(predicted, radius, margin, torch.ones_like(y))
+        return replace(proven, stop=stop, examples=examples)
 
-    def _margins(self, network: Network, claim: "Claim", asked: "ProofTask") -> tuple[Tensor, list[str]]:
-        """Return the margins of the claim, float64 [B], of images that are predicted right, and why the work on each
-        ended; empty: the methods were through."""
+    def _margins(self, network: Network, claim: "Claim", asked: "ProofTask") -> "Margins":
+        """Return the margins of the claim of images that are predicted right."""
         effort = Effort(self.method, self.steps, self.inner_steps, self.memory, claim.least)
         proof = prove(network, legal(asked.threat, asked.x), asked.y, effort)
-        return claim.margin(proof.margins), [""] * len(asked.y)
+        return Margins(claim.margin(proof.margins))
 
     def _claim(self, victim: Victim, x: Tensor, rng: Rng) -> "Claim":
         """Return what is to be proven about the deployed pipeline.
@@ -141,6 +144,15 @@ class Claim:
     least: float = 0.0
     margin: Callable[[Tensor], Tensor] = smallest
     bounded: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Least margins float64 [B], and, where a search was needed, position -> why it ended, and the image that fell."""
+
+    margins: Tensor
+    stop: Mapping[int, str] = field(default_factory=dict)
+    examples: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ def job(cfg: DictConfig) -> None:
             write("\n".join(lines(both.attacked)))
             if both.certified is not None:
                 write("\n".join(certificate_lines(both.certified)))
+            if both.judged is not None:
+                write(f"adversarial examples that the certifier met: {both.judged.run.path}")
             if both.bracket is not None:
                 low, high = both.bracket.interval
                 write(f"\nrobust accuracy {both.bracket.words()}; 95 % of both ends {low:.2%} to {high:.2%}")

@@ -41,8 +41,13 @@ class Certification:
     batch_size: int
     device: torch.device
 
-    def chunk(self, batch: Batch, advance: Callable[[int, int], None]) -> pa.Table:
+    def chunk(
+        self, batch: Batch, advance: Callable[[int, int], None], met: dict[int, Tensor] | None = None
+    ) -> pa.Table:
         """Return the rows of the samples of one chunk.
+
+        Args:
+            met: takes sample -> adversarial example [C, H, W], where the certifier met one; for a judge.
 
         Raises:
             UserError: pixels outside the box, labels outside the classes, or a defense that cannot predict.
@@ -52,9 +57,11 @@ class Certification:
         certifier = self.certifier[1]
         size = len(ids) if certifier.whole else self.batch_size
         pieces = [slice(at, at + size) for at in range(0, len(ids), size)]
-        return pa.concat_tables([self._some(ids[at], x[at], y[at], advance) for at in pieces])
+        return pa.concat_tables([self._some(ids[at], x[at], y[at], advance, met) for at in pieces])
 
-    def _some(self, ids: Tensor, x: Tensor, y: Tensor, advance: Callable[[int, int], None]) -> pa.Table:
+    def _some(
+        self, ids: Tensor, x: Tensor, y: Tensor, advance: Callable[[int, int], None], met: dict[int, Tensor] | None
+    ) -> pa.Table:
         name, certifier = self.certifier
         here = ids.to(self.device, copy=True)
         try:
@@ -76,6 +83,8 @@ class Certification:
         ) as cause:  # a crash is a record: it certifies nothing and does not stop a sweep
             log.exception("%s failed on %d samples", name, len(ids))
             return _rows(ids, y, _nothing(len(ids)), certifier, described(cause))
+        if met is not None:
+            met.update({int(ids[at]): z.cpu() for at, z in found.examples.items()})
         return _rows(ids, y, found, certifier, None)
 
 

@@ -9,24 +9,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig, open_dict
+from safetensors.numpy import save
 
 from gauntlet.errors import UserError
+from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs.attack_job import Outcome, evaluate
+from gauntlet.jobs.attack_setup import prepare
 from gauntlet.jobs.certification_job import Certified, certify
 from gauntlet.metrics.attack_summary import survivors
 from gauntlet.metrics.bracket import SURVIVORS, Bracket
 from gauntlet.system.atomic_file import write_atomically
+from gauntlet.transfer.imported import ForeignExamples, import_set
 
 
 @dataclass(frozen=True)
 class Bracketed:
     """What both runs found. certified: None where nothing survived. bracket: None while the attack is not finished,
-    and where the certifier estimates."""
+    and where the certifier estimates. judged: a run of the adversarial examples that the certifier met; None: none."""
 
     attacked: Outcome
     certified: Certified | None
     bracket: Bracket | None
+    judged: Outcome | None = None
 
 
 def attack_and_certify(composed: DictConfig, choices: dict[str, str], words: Sequence[str]) -> Bracketed:
@@ -71,7 +77,34 @@ def attack_and_certify(composed: DictConfig, choices: dict[str, str], words: Seq
     radius = certified.manifest["threat"]["radius"] or 0.0
     proven = int((certified.summary.radius >= radius).sum())
     name = certified.manifest["name"]["certifier"]
-    return Bracketed(attacked, certified, Bracket(samples, proven, samples - len(left), name))
+    judged = _judged(composed, _but(choices, "certifier"), attacked.run, certified.run, name)
+    if judged is not None:
+        left = sorted(set(left) & set(survivors(judged.run, judged.manifest["stages"])))
+    return Bracketed(attacked, certified, Bracket(samples, proven, samples - len(left), name), judged)
+
+
+def _judged(
+    composed: DictConfig, choices: dict[str, str], attacked: RunFolder, certified: RunFolder, name: str
+) -> Outcome | None:
+    """Judge the adversarial examples that a certifier met, as those of a file are (`gauntlet import`)."""
+    met = [
+        certified.read_examples(chunk) for chunk in certified.present() if certified.adversarial_path(chunk).exists()
+    ]
+    if not met:
+        return None
+    arrays = {"ids": np.concatenate([each["sample"] for each in met]), "x_adv": np.concatenate([e["z"] for e in met])}
+    file = Path(composed.runs_dir) / SURVIVORS / f"{name}-{certified.path.name}.safetensors"
+    write_atomically(file, save(arrays))
+    command = shlex.join(["gauntlet", "import", str(file), "--for", str(attacked.path)])
+    config, names = _without(composed, "certifier"), choices | {"attack": f"imported-{file.stem}"}
+    job = prepare(config, choices, command)
+    examples = ForeignExamples.read(file, None, tuple(arrays["x_adv"].shape[1:]))
+    folder = import_set(Path(composed.runs_dir) / "_sets", examples, job.split, job.setup.request.threat, file.name)
+    with open_dict(config):
+        config.attack = {"_target_": "gauntlet.transfer.precomputed.Stored", "path": str(folder)}
+        config.surrogates, config.heads, config.access, config.draws = {}, "declared", "gradient", None
+        config.runtime.keep = "broken"
+    return evaluate(config, names, command)
 
 
 def _command(words: Sequence[str]) -> str:

@@ -4,7 +4,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from gauntlet.certification.claimed import Claimed
 from gauntlet.config.validate import build
@@ -12,6 +15,7 @@ from gauntlet.data.dataset import Batch, Dataset
 from gauntlet.errors import UserError
 from gauntlet.evaluation.certification import STAGE, Certification
 from gauntlet.evaluation.start_checks import check_predictions
+from gauntlet.evidence.adversarial_set import Arrays
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.manifest_update import amend, reopen
 from gauntlet.evidence.run_folder import RunFolder
@@ -147,7 +151,12 @@ def _worker(job: CertificationSetup) -> Worker:
             bar.update(finished)
 
         start = time.perf_counter()
-        rows = job.work.chunk(batch, advance)
+        met: dict[int, Tensor] = {}
+        rows = job.work.chunk(batch, advance, met)
+        if met:
+            arrays: Arrays = {"sample": np.array(list(met), np.int64), "stage": np.zeros(len(met), np.uint16)}
+            arrays["z"] = torch.stack(list(met.values())).float().numpy()
+            job.run.write_examples(chunk, arrays, [STAGE])
         job.run.write_part(chunk, rows, {STAGE: time.perf_counter() - start})
 
     return work

@@ -64,3 +64,16 @@ def test_one_job_gives_the_runs_of_two_commands_and_their_bracket(run: Callable[
     table = (tmp_path / "site" / "certificates.html").read_text()
     assert "it certifies the survivors of an attack" in table
     assert "<table>" not in table
+
+
+def test_what_the_certifier_breaks_is_judged_and_counted(run: Callable[..., str], tmp_path: Path) -> None:
+    listed = tmp_path / "listed.txt"
+    listed.write_text("0\n6\n26\n")  # proven, broken at a corner of a part, proven by splits
+    words = ["defense=none", "threat.eps=0.06", f"dataset.indices={listed}", *SMALL[-2:]]
+    budget = ["certifier.domains=60"]
+    out = run("attack=pgd", "attack.steps=1", "certifier=branch_and_bound", *words, *budget, folder=tmp_path)
+    assert "robust accuracy 66.7 to 66.7 %, 0.0 open" in out
+    (met,) = tmp_path.glob("digits/**/imported-branch_and_bound-*/*/run.json")
+    judged = json.loads(met.read_text())
+    assert judged["status"] == "done"
+    assert judged["command"].startswith("gauntlet import ")

@@ -20,6 +20,7 @@ from gauntlet.threat_model.access import narrowed
 from gauntlet.threat_model.attack import compares, traits_of
 from gauntlet.threat_model.counted_head import Counts
 from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.targeted import choose_targets, hits
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim
 from gauntlet.threat_model.watched_forward import watched
@@ -47,6 +48,8 @@ class DropIn:
 
     def __call__(self, x: Tensor, y: Any) -> Tensor:
         """Return a candidate for each image, of the shape, dtype and device of x; the image where it is wrong as it is.
+
+        Under a targeted goal the targets are chosen from the labels y, as in a run.
 
         A suite attacks in each stage what the stages before it have left. Nothing is recorded or judged independently:
         that is what `gauntlet.evaluate` is for.
@@ -76,21 +79,28 @@ class DropIn:
 
     def _attacked(self, run: Evaluation, x: Tensor, y: Tensor) -> Tensor:
         z, ids = x.clone(), torch.arange(len(x), device=x.device)
+        right = targets = None
+        if self.threat.targeted:
+            clean = self._scores(run, x)
+            right = clean.argmax(1) == y
+            targets = choose_targets(self.threat.target, clean, y, Rng(self.seed, ids, "target"))
         for stage in run.stages:
-            standing = ids[self._right(run, z, y)]
+            said = self._scores(run, z)
+            standing = ids[said.argmax(1) == y if right is None or targets is None else right & ~hits(said, targets)]
             size = max(len(standing), 1) if compares(stage.attack) else self.batch_size
             for at in standing.split(size):  # type: ignore[no-untyped-call]
                 if len(at):
-                    head = narrowed(run.counted_head(stage, Counts.of(at)), stage.attack.needs)
+                    target = None if targets is None else targets[at]
+                    head = narrowed(run.counted_head(stage, Counts.of(at), y[at].clone(), target), stage.attack.needs)
                     rng = Rng(self.seed, at.clone(), stage.name)
                     z[at] = stage.attack(head, x[at].clone(), y[at].clone(), threat=self.threat, rng=rng).detach()
         return z
 
     @torch.no_grad()
-    def _right(self, run: Evaluation, z: Tensor, y: Tensor) -> Tensor:
+    def _scores(self, run: Evaluation, z: Tensor) -> Tensor:
         parts: Iterable[Tensor] = torch.arange(len(z), device=z.device).split(self.batch_size)  # type: ignore[no-untyped-call]
-        said = [run.victim.predict(z[at], Rng(self.seed, at, "judge")).argmax(1) for at in parts]
-        return torch.cat(said) == y
+        said = [run.victim.predict(z[at], Rng(self.seed, at, "judge")) for at in parts]
+        return torch.cat(said)
 
 
 def attack(

@@ -31,9 +31,9 @@ def unlimited(probe: Probe) -> Flag | None:
 
 
 def one_step(probe: Probe) -> Flag | None:
-    """One step must not beat the attack that is being reported."""
+    """One step must not beat the attack that is being reported, where both have the same goal."""
     name, attack = probe.run.attack
-    if traits_of(attack).needs != "gradient" or isinstance(attack, FGSM):
+    if probe.run.threat.targeted or traits_of(attack).needs != "gradient" or isinstance(attack, FGSM):
         return None
     one = probe.accuracy(FGSM(), probe.run.threat)
     if one < probe.left - max(0.002, 3 / len(probe.y)):

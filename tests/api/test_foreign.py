@@ -12,6 +12,8 @@ from torch import nn
 
 import gauntlet
 from gauntlet import InputError, Threat, UserError, evaluate
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.targeted import choose_targets, hits
 
 EPS = 0.25
 LINF = Threat("linf", EPS)
@@ -181,6 +183,20 @@ def test_our_attacks_are_called_as_theirs(name, net, digits):
     net.eval()
     found = (net(z).argmax(1) != y).tolist()
     assert found == evaluate(net, x, y, threat=LINF, attack=name, **knobs).broken.tolist()
+
+
+@pytest.mark.parametrize("target", ["random", "runner_up"])
+def test_a_drop_in_is_targeted_as_a_run_is(target, net, digits):
+    x, y = digits.x[:32], digits.y[:32]
+    threat = Threat("linf", 0.3, goal="targeted", target=target)
+    z = gauntlet.attack("pgd", net, threat=threat, steps=10)(x, y)
+    result = evaluate(net, x, y, threat=threat, attack="pgd", steps=10)
+    clean = net(x).detach()
+    chosen = choose_targets(target, clean, y, Rng(0, torch.arange(32), "target"))
+    assert result.manifest["name"]["threat"] == f"linf-0.3-targeted-{target}"
+    assert result.broken.tolist() == ((clean.argmax(1) != y) | hits(net(z), chosen)).tolist()
+    assert (net(result.x_adv).argmax(1) == chosen).sum() >= 2
+    assert "weaker-beats-stronger" not in str(result.flags)  # the reference attack has another goal
 
 
 def test_a_drop_in_that_cannot_be_is_refused(net, digits):

@@ -37,12 +37,14 @@ def export_properties(job: AttackSetup, run: RunFolder, to: Path, *, left: bool,
         How many images were written, of how many.
 
     Raises:
-        UserError: the threat is no box, the defense draws random numbers, its network cannot be written, or no image
-            is left.
+        UserError: the threat is no box or has targets, the defense draws random numbers, its network cannot be
+            written, or no image is left.
     """
     victim, threat = job.setup.target.victim, job.evaluation.threat
     if threat.norm != "linf" or threat.unbounded:
         raise UserError("VNN-LIB asks about boxes of pixels; take a run with threat=linf and an eps")
+    if threat.targeted:
+        raise UserError("a property asks about every other class; take a run without threat.goal=targeted")
     if victim.randomized:
         raise UserError("a verifier needs a deterministic network, and this defense draws random numbers")
     chosen = set(survivors(run, job.manifest["stages"]) if left else _right(run))

@@ -16,6 +16,8 @@ from gauntlet.errors import UserError
 
 Ints = NDArray[np.int64]
 
+HASHES = ("sum", "content")
+
 LEVELS = 255
 """Pixels are counted in these steps."""
 
@@ -36,10 +38,13 @@ class Buckets:
     Args:
         partitions: the share of the training set that a network sees is one of so many.
         copies: networks that a bucket trains; 1: disjoint partitions (Levine and Feizi 2021, arXiv 2006.14768).
+        hashed: "sum", the sum of the pixels as in these papers, or "content", a SHA-256 of them, which is even where
+            images have few levels of gray.
     """
 
     partitions: int
     copies: int = 1
+    hashed: str = "sum"
 
     @property
     def count(self) -> int:
@@ -62,11 +67,14 @@ class Buckets:
         return (network - self.shifts) % self.count
 
     def of_images(self, x: Tensor) -> Ints:
-        """Return the bucket of each image x [B, C, H, W] in [0, 1]: the sum of its pixels, as whole numbers, modulo
-        their number. The label does not count, so that another label changes one bucket."""
-        steps = (x.double() * LEVELS).round().long()
-        found: Ints = (steps.flatten(1).sum(1) % self.count).cpu().numpy()
-        return found
+        """Return the bucket of each image x [B, C, H, W] in [0, 1]: the hash of its pixels, as whole numbers, modulo
+        their number, int64 [B]. The label does not count, so that another label changes one bucket."""
+        steps = (x.double() * LEVELS).round().long().flatten(1).cpu().numpy()
+        if self.hashed == "sum":
+            found: Ints = steps.sum(1) % self.count
+            return found
+        hashes = (hashlib.sha256(image.astype("<i8").tobytes()).digest()[:8] for image in steps)
+        return np.array([int.from_bytes(each, "little") % self.count for each in hashes], np.int64)
 
 
 class BucketedTrainingSet:
@@ -98,7 +106,7 @@ class BucketedTrainingSet:
         if len(ordered) < 2:
             raise UserError(
                 f"network {network} of {self.buckets.count} would be trained on {len(ordered)} images; take fewer "
-                "partitions"
+                "partitions, or defense.parts.model.hashed=content, which shares images out more evenly"
             )
         digest = hashlib.sha256("".join(self._keys[at] for at in ordered).encode()).hexdigest()
         return NetworkShare(self.dataset, _Members(self._split, ordered, f"sha256:{digest}"))

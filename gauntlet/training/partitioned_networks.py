@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gauntlet.data import Dataset
-from gauntlet.data.partitions import BucketedTrainingSet, Buckets
+from gauntlet.data.partitions import HASHES, BucketedTrainingSet, Buckets
 from gauntlet.errors import UserError
 from gauntlet.models import checkpoint
 from gauntlet.models.voting_networks import VotingNetworks
@@ -30,7 +30,7 @@ class PartitionedNetworks(TrainedNetwork):
     goes on where it was; processes at the same runs folder, such as the shards of a run, share the trainings.
 
     Args:
-        partitions, copies: as of `Buckets`.
+        partitions, copies, hashed: as of `Buckets`.
         model, recipe, seed: as of `TrainedNetwork`; there are no weights of a file, and no other parts are used.
 
     Raises:
@@ -39,12 +39,15 @@ class PartitionedNetworks(TrainedNetwork):
 
     partitions: int = 50
     copies: int = 1
+    hashed: str = "sum"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value in (("partitions", self.partitions), ("copies", self.copies)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"{name} of partitioned networks must be a whole number of at least 1, not {value}")
+        if self.hashed not in HASHES:
+            raise UserError(f"hashed={self.hashed} is unknown; choose one of {', '.join(HASHES)}")
         if self.copies > self.partitions:
             raise UserError(f"copies={self.copies} of each bucket need as many partitions; there are {self.partitions}")
         if self.weights not in (None, "included") or self.uses:
@@ -55,7 +58,7 @@ class PartitionedNetworks(TrainedNetwork):
     @property
     def buckets(self) -> Buckets:
         """Return which buckets train which networks."""
-        return Buckets(self.partitions, self.copies)
+        return Buckets(self.partitions, self.copies, self.hashed)
 
     def members(self, dataset: Dataset) -> Iterator[tuple[str, TrainedNetwork, Dataset]]:
         """Yield each network: its name within the module, how it comes about, and what it is trained on."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gauntlet.data.dataset import Batch
-from gauntlet.data.partitions import BucketedTrainingSet, Buckets
+from gauntlet.data.partitions import HASHES, BucketedTrainingSet, Buckets
 from gauntlet.errors import UserError
 
 
@@ -63,6 +63,16 @@ def test_every_bucket_trains_as_many_networks_and_every_network_sees_as_many_buc
 def test_shares_are_disjoint_and_complete_or_overlap_as_often_as_there_are_copies(images):
     assert sum(len(share) for share in shares(*images, Buckets(4))) == 60
     assert sum(len(share) for share in shares(*images, Buckets(4, 3))) == 3 * 60
+
+
+def test_a_hash_of_the_content_is_even_where_sums_are_not():
+    """Images of two levels whose sums are multiples of 16 all fall into one of 16 buckets."""
+    rng = np.random.default_rng(3)
+    x = torch.from_numpy(rng.choice([0, 16], (800, 1, 4, 4))).float() / 255
+    by_sum, by_content = (np.bincount(Buckets(16, 1, hashed).of_images(x), minlength=16) for hashed in HASHES)
+    assert by_sum.max() == 800
+    assert by_content.min() > 20
+    assert by_content.max() < 90
 
 
 @pytest.mark.parametrize("buckets", [Buckets(4), Buckets(3, 2)])

@@ -21,7 +21,8 @@ from gauntlet.data.validation import data_set
 from gauntlet.errors import UserError
 from gauntlet.evaluation.deployment import Deployed, deploy
 from gauntlet.evidence.stable_names import first_name, to_record
-from gauntlet.jobs.model_description import DESCRIPTION, check_clean_accuracy
+from gauntlet.jobs.clean_accuracy import check_clean_accuracy, declared_accuracy
+from gauntlet.jobs.model_description import DESCRIPTION
 from gauntlet.threat_model.threat import Threat
 from gauntlet.tracking import Tracker
 
@@ -162,5 +163,6 @@ def load(asked: Request, *, fold: bool, data: Dataset | None = None) -> Setup:
         tracker=asked.tracker,
     )
     target = loaded(asked.cfg.defense)
-    check_clean_accuracy(asked.cfg.expected_clean, target.victim, split, asked.seed, device, runtime.batch_size)
+    declared = declared_accuracy(asked.cfg, target.victim, dataset.name)
+    check_clean_accuracy(declared, target.victim, split, asked.seed, device, runtime.batch_size)
     return Setup(asked, device, dataset, split, loaded, target)

@@ -2,20 +2,19 @@
 
 import contextlib
 import io
-import json
-from pathlib import Path
 
 from torch import nn
 
 from gauntlet.errors import UserError, reason
 from gauntlet.models.optional import needed
+from gauntlet.models.published_accuracy import of_entry
 from gauntlet.models.wrapped import Wrapped
 
 THREATS = ("Linf", "L2", "corruptions", "corruptions_3d")
 
 
 class RobustBenchModel(Wrapped):
-    """An entry of RobustBench. It normalizes by itself, as all of its entries do.
+    """An entry of RobustBench. It normalizes by itself, as all of its entries do; its published accuracy is checked.
 
     The files of its WideResNet and PreActResNet entries load into wrn, preact_resnet18 and preact_resnet18_cifar too,
     without the package.
@@ -38,18 +37,9 @@ class RobustBenchModel(Wrapped):
             raise UserError(f"model.threat={threat} is unknown; choose {', '.join(THREATS)}")
         super().__init__(_loaded(name, dataset, threat, folder), (0.0,), (1.0,), channels)
         self.origin = f"{type(self.model).__name__} of RobustBench: {name}, {dataset}, {threat}"
-        share = published(name, dataset, threat)
+        package = needed("robustbench", "robustbench", "robustbench")
+        share = of_entry(name, dataset, threat, str(package.__file__))
         self.clean = {} if share is None else {dataset: share}
-
-
-def published(name: str, dataset: str, threat: str) -> float | None:
-    """Return the clean accuracy that RobustBench's records hold for an entry; None where they hold none."""
-    package = needed("robustbench", "robustbench", "robustbench")
-    path = Path(str(package.__file__)).parent / "model_info" / dataset / threat / f"{name}.json"
-    try:
-        return float(json.loads(path.read_text())["clean_acc"]) / 100
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _loaded(name: str, dataset: str, threat: str, folder: str) -> nn.Module:

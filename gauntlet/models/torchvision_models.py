@@ -79,6 +79,7 @@ class TorchvisionModel(Wrapped):
         self.origin = f"{type(network).__name__} of torchvision: {name}"
         if stated is not None:
             self.declared, self.expects = declared.text(given), declared
+            self.clean = _published_clean(entry_of(name, stated)) if not any(given.values()) else {}
         self._published = {_file(entry): entry for entry in get_model_weights(name)} if stated is None else {}
         if size:
             self._check(name, size)
@@ -161,6 +162,12 @@ def pretrained(name: str, classes: int, weights: str) -> nn.Module:
 def _file(entry: WeightsEnum) -> str:
     """Return the name of the file that published weights are in."""
     return str(entry.url).rsplit("/", 1)[-1]
+
+
+def _published_clean(entry: WeightsEnum) -> dict[str, float]:
+    """Return the share of ImageNet's validation images that published weights get right; empty where it is not said."""
+    share = entry.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
+    return {} if share is None else {"imagenet": share / 100}
 
 
 def _reach(name: str, weights: str, url: str) -> None:

@@ -9,10 +9,14 @@ from omegaconf import OmegaConf
 
 from gauntlet.commands.attack_report import lines
 from gauntlet.config.shipped import CONF
+from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
+from gauntlet.jobs import clean_accuracy
 from gauntlet.jobs.attack_job import evaluate
 from gauntlet.jobs.model_description import model_name
+from gauntlet.models import published_accuracy
 from gauntlet.models.small_cnn import SmallCNN
+from gauntlet.threat_model.victim import Victim
 
 FEW = ["attack=fgsm", "dataset.limit=40", "runtime.progress=false", "runtime.device=cpu"]
 
@@ -77,6 +81,7 @@ def test_another_clean_accuracy_than_declared_ends_the_run_before_the_attack(tmp
     assert not list((tmp_path / "runs").rglob("run.json"))
     with pytest.raises(UserError, match="must be a share of images"):
         run(tmp_path, "expected_clean=89")
+    run(tmp_path / "unchecked", "expected_clean=0")
     bare = run(tmp_path)
     declared = run(tmp_path / "other", "expected_clean=0.97")
     assert declared.manifest["config_hash"] == bare.manifest["config_hash"]
@@ -100,3 +105,44 @@ def test_the_key_reaches_the_file_and_not_the_hash(tmp_path):
     chosen = run(tmp_path, f"checkpoint={tmp_path / 'two.pt'}", "checkpoint_key=ema")
     alone = run(tmp_path / "other", f"checkpoint={tmp_path / 'one.pt'}")
     assert chosen.manifest["config_hash"] == alone.manifest["config_hash"]
+
+
+def test_published_accuracies_are_known_by_entry_and_by_file(tmp_path):
+    assert published_accuracy.of_entry("Carmon2019Unlabeled", "cifar10", "Linf") == pytest.approx(0.8969)
+    assert published_accuracy.of_entry("Nobody", "cifar10", "Linf") is None
+    assert published_accuracy.of_file("Carmon2019Unlabeled", "cifar10") == [pytest.approx(0.8969)]
+    assert len(published_accuracy.of_file("Engstrom2019Robustness", "cifar10")) == 2  # one for each threat
+    assert published_accuracy.of_file("Standard", "cifar10") == []  # the name of anybody's file
+    place = tmp_path / "model_info" / "cifar10" / "Linf" / "New2030Better.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps({"clean_acc": "91.5"}))
+    package = str(tmp_path / "robustbench" / "__init__.py")
+    assert published_accuracy.of_entry("New2030Better", "cifar10", "Linf", package) == pytest.approx(0.915)
+    assert published_accuracy.collected(tmp_path / "model_info") == {"cifar10": {"Linf": {"New2030Better": 91.5}}}
+
+
+def test_a_file_that_is_called_after_an_entry_must_be_as_accurate_as_it(tmp_path):
+    torch.manual_seed(0)
+    torch.save(SmallCNN(10, 1, 8).state_dict(), tmp_path / "Carmon2019Unlabeled.pt")
+    words = ["dataset.name=cifar10", f"checkpoint={tmp_path / 'Carmon2019Unlabeled.pt'}"]
+    with pytest.raises(UserError, match=r"the 89\.69% that RobustBench publishes for Carmon2019Unlabeled is outside"):
+        run(tmp_path, *words)
+    run(tmp_path, *words, "expected_clean=0")
+
+
+def test_images_for_the_check_are_spread_over_the_run():
+    seen = []
+
+    class Ordered:
+        def __len__(self):
+            return 3 * clean_accuracy.CHECKED
+
+        def read(self, positions):
+            seen.extend(positions)
+            ids = torch.tensor(positions)
+            return Batch(ids, torch.zeros(len(ids), 1), (ids >= len(self) // 2).long())
+
+    victim = Victim(lambda x, rng: torch.tensor([1.0, 0.0]).expand(len(x), 2), ())
+    declared = clean_accuracy.DeclaredAccuracy([0.5], "it")
+    clean_accuracy.check_clean_accuracy(declared, victim, Ordered(), 0, torch.device("cpu"), 500)
+    assert (seen[0], seen[-1], len(seen)) == (0, 3 * clean_accuracy.CHECKED - 1, clean_accuracy.CHECKED)

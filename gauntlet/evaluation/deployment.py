@@ -98,10 +98,12 @@ def deploy(
     content: dict[str, Any] = {"defense": {**config, "parts": parts}}
     if images.digests:  # what a defense fits follows from its configuration, its weights and these images
         content["fitted_to"] = images.digests
+    # What a defense has fitted belongs to the networks as they are, not to copies of them.
+    folds = runtime.fold and not victim.accepts and not images.digests
     return Deployed(
         defense=defense,
         victim=victim,
-        fused=_fused(defense, models, victim, dataset, device) if runtime.fold and not victim.accepts else None,
+        fused=_fused(defense, models, victim, dataset, device) if folds else None,
         weights=weights,
         content=content,
         networks=networks,

@@ -107,7 +107,7 @@ class TrainedNetwork:
             UserError: configuration, data or weights are unfit, the cache cannot be written, or `train` is false and
                 there are no weights yet.
         """
-        recipe, module = self.built_recipe(given), self._module().to(device)
+        recipe, module = self.built_recipe(given), self.first_network().to(device)
         check_output(recipe.objective.classifier(module), dataset)
         lines: Sequence[str] = ()
         if self.weights == "included":
@@ -153,7 +153,7 @@ class TrainedNetwork:
             if processes.rank == 0:
                 tidy(folder)
             return folder
-        recipe, module = self.built_recipe(given), self._module().to(device)
+        recipe, module = self.built_recipe(given), self.first_network().to(device)
         check_output(recipe.objective.classifier(module), dataset)
         check_trainable(recipe.objective.classifier(module), dataset)
         first = processes.rank == 0
@@ -212,7 +212,8 @@ class TrainedNetwork:
         )
         return cache / "-".join([dataset.name, *targets, key[:12]]).lower()
 
-    def _module(self) -> nn.Module:
+    def first_network(self) -> nn.Module:
+        """Return the network as it is built, before any training or checkpoint: its weights follow from the seed."""
         with seeded(self.seed, "initial weights"):
             module = build(self.model)
         if not isinstance(module, nn.Module):

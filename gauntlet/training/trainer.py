@@ -58,6 +58,8 @@ class TrainingRun:
         self.model.train()
         self.recipe, self.seed, self.device, self.processes = recipe, seed, device, processes
         self._train, self._validation = dataset.split("train"), dataset.split("validation")
+        if prepare := getattr(recipe.objective, "prepare", None):
+            prepare(self.model, self._validation, seed, device)
         self._ids = torch.as_tensor(self._train.ids)
         if len(self._ids) < 2:
             raise UserError(f"{dataset.name} has {len(self._ids)} training image; batch norm needs at least two")

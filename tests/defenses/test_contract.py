@@ -49,6 +49,8 @@ def configured(name):
         part.weights, part.seed = "included", number  # parts with the same weights would be copies of one network
         if "partitions" in part:
             part.partitions = 3
+    if cfg.defense.get("share", 0) is None:
+        cfg.defense.share = 0.5  # what is chosen by images cannot be deployed without them
     if "copies" in cfg.defense:
         cfg.defense.copies = COPIES
         if "draws" in cfg.defense:

@@ -182,7 +182,7 @@ def test_five_members_in_full_size_make_their_steps(dataset, model):
     for name, part in defense.parts.items():
         assert OmegaConf.create(part.recipe).epochs == 100
         given = {other: models[other] for other in part.uses}
-        recipe, network = part.built_recipe(given), part._module()
+        recipe, network = part.built_recipe(given), part.first_network()
         assert recipe.objective.companions == tuple(models.values())
         run = TrainingRun(network, Few(3, 32, cfg.dataset.classes), recipe, 0, torch.device("cpu"))
         if name in ("first", "fifth"):

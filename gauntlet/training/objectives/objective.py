@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gauntlet.data.dataset import Split
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.rng import Rng
 from gauntlet.training.inner_attack import InnerPGD
@@ -44,6 +46,9 @@ class Objective(Protocol):
 
     def begin(self, model: nn.Module) -> None:
         """Change the first weights of the network in place, before the first step."""
+
+    def prepare(self, model: nn.Module, split: Split, seed: int, device: torch.device) -> None:
+        """Choose which weights take part, by `requires_grad`, before the first step. split: validation images."""
 
     @property
     def companions(self) -> tuple[nn.Module, ...]:

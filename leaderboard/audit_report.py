@@ -15,6 +15,7 @@ from gauntlet.leaderboard.certificates import CertificateVerdict
 from gauntlet.leaderboard.class_results import worst_of
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.entry_card import CardLine, card
+from gauntlet.leaderboard.score import EARLY
 from gauntlet.metrics.worst_class import WorstClass
 
 REQUIREMENT = re.compile(r"\s*(linf|l2|l1|l0)\s+([0-9./]+)\s*>=\s*([0-9.]+)\s*%\s*")
@@ -129,8 +130,9 @@ def decide(requirement: Requirement, results: Sequence[ThreatResult]) -> Decisio
     entry = min(found, key=lambda each: each.interval)
     low, high = entry.interval
     measured = f"{entry.accuracy:.1%}, 95 % interval {low:.1%} to {high:.1%}, on {entry.n:,} samples"
-    if entry.reasons:
-        return Decision(requirement, UNDECIDED, f"this evidence does not decide it: {'; '.join(entry.reasons)}")
+    lacks = [why for why in entry.reasons if why != EARLY]  # its interval holds however often one looked
+    if lacks:
+        return Decision(requirement, UNDECIDED, f"this evidence does not decide it: {'; '.join(lacks)}")
     if high < requirement.share:
         return Decision(requirement, MISSED, measured)
     if low < requirement.share:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gauntlet.evidence.manifest import StopFacts
 from gauntlet.leaderboard.collect import RunPasses
 from gauntlet.leaderboard.query_plot import NamedQueryCurve
 from gauntlet.leaderboard.robustness_curve_plot import RobustnessCurve
@@ -9,6 +10,7 @@ from gauntlet.leaderboard.run_metadata import AttackRun, DataKey, EntryFlag, Thr
 from gauntlet.leaderboard.sample_facts import SampleFacts
 from gauntlet.leaderboard.sample_verdicts import AdversarialExample, Bools, Ints, StageTotals
 from gauntlet.leaderboard.verification_state import Verification, least_level
+from gauntlet.metrics.anytime_interval import anytime
 from gauntlet.metrics.confidence import wilson
 from gauntlet.metrics.gradient_masking import Masking
 from gauntlet.metrics.perturbation_size import Spread
@@ -108,8 +110,20 @@ class Entry:
     @property
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of the robust accuracy: Wilson's of the share of samples, or that of an
-        expectation."""
+        expectation; where a run might end early, one that holds however often one looked."""
+        if self.looked:
+            return anytime(self.expected.mean * self.n if self.expected else self.robust, self.n)
         return self.expected.interval if self.expected else wilson(self.robust, self.n)
+
+    @property
+    def looked(self) -> StopFacts | None:
+        """Return where a run of it might have ended before its last image, and did if `images` is less than `of`."""
+        return next((facts for line in self.runs if (facts := line.run.manifest.get("stop_when"))), None)
+
+    @property
+    def early(self) -> bool:
+        """Return whether its runs ended before their last image."""
+        return self.looked is not None and self.looked["images"] < self.looked["of"]
 
     @property
     def accuracy(self) -> float:

@@ -25,6 +25,7 @@ from gauntlet.leaderboard.randomized_entries import draws_of
 from gauntlet.leaderboard.rankings_page import write_rankings
 from gauntlet.leaderboard.site_writer import Site
 from gauntlet.leaderboard.sparkline import sparklines
+from gauntlet.metrics.anytime_interval import stop_words
 from gauntlet.metrics.display import UNKNOWN
 from gauntlet.metrics.randomized_result import ACCURACIES
 
@@ -42,7 +43,7 @@ def environment() -> Environment:
     )
     env.filters |= {"address": formatting.address, "anchor": formatting.anchor, "norm": formatting.norm, "yaml": yaml}
     env.filters["breakable"] = breakable
-    env.filters["published"] = published
+    env.filters |= {"published": published, "stop_words": stop_words}
     env.globals |= {
         "percent": formatting.percent,
         "per": formatting.per,

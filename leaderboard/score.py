@@ -27,6 +27,8 @@ from gauntlet.metrics.randomized_result import TRUE, ExpectedAccuracy, Randomize
 from gauntlet.metrics.ranking import rank_intervals
 from gauntlet.metrics.rejection import Rejection
 
+EARLY = "it ended early, by what it had shown (stop_when.interval); ranks compare samples chosen beforehand"
+
 PoolKey = tuple[str, str, str, float, float, str]
 """Data set, its digest, norm with the choice of targets, pixel box, victim: runs with equal keys speak of the same
 model on the same images, and of the same goal."""
@@ -273,6 +275,9 @@ def _reasons(first: AttackRun, own: Sequence[Evidence], counted: Sequence[Eviden
         yield "no run of it has ended"
     elif not counted:
         yield "no run attacks every head that the defense declares with gradients (heads=declared, access=gradient)"
+    stopped = [evidence.run.manifest.get("stop_when") for evidence in own]
+    if any(facts and facts["images"] < facts["of"] for facts in stopped):
+        yield EARLY
     yield from unranked_because(first, _randomized(counted))
     for evidence in counted:
         for problem in evidence.problems:

@@ -4,6 +4,7 @@ from gauntlet.commands.network_report import network_lines
 from gauntlet.evidence.manifest import Manifest, ThreatFacts
 from gauntlet.evidence.next_steps import next_steps
 from gauntlet.jobs.attack_job import Outcome
+from gauntlet.metrics.anytime_interval import stop_words
 from gauntlet.metrics.attack_summary import AttackSummary, expected_words, robust_words
 from gauntlet.metrics.class_accuracy import worst_classes
 from gauntlet.metrics.display import span
@@ -86,12 +87,14 @@ def _accuracies(outcome: Outcome) -> list[str]:
     elif total.expected is None or total.unknown:
         numbers = [f"{named:<17}{robust_words(total)}"]
     else:
-        numbers = [f"{named:<17}{expected_words(total.expected, total.samples)}"]
+        numbers = [f"{named:<17}{expected_words(total.expected, total)}"]
         numbers.append(f"mostly right     {robust_words(total)}")
     if protocol:
         unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
         counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])
         numbers.append(f"protocol         {counted}{unsure}")
+    if "stop_when" in manifest:
+        numbers.append(f"stopped          {stop_words(manifest['stop_when'])}")
     numbers += rejection_lines(Rejection.of_run(outcome.run))
     if manifest["threat"]["radius"] is not None:
         fooled = total.randomized.all.fooled if total.randomized and not total.bounded else None

@@ -49,7 +49,8 @@ ROOT: dict[str, Any] = {
 }  # fmt: skip
 """Types of the values at the root."""
 
-GROUPS = ("dataset", "model", "threat", "defense", "attack", "certifier", "protocol", "recipe", "runtime", "logger")
+NULLABLE = ("attack", "certifier", "stop_when")
+GROUPS = ("dataset", "model", "threat", "defense", *NULLABLE, "protocol", "recipe", "runtime", "logger")
 """Nodes at the root; each has a `_target_`. Of attack and certifier one is null."""
 
 SEEDS = 2**63
@@ -116,7 +117,7 @@ def _check_root(cfg: DictConfig, known: Sequence[str]) -> None:
         cfg.trusted_packages = [cfg.trusted_packages]
     for key in known:
         value = cfg[key]
-        if key in ("attack", "certifier") and value is None:
+        if key in NULLABLE and value is None:
             continue
         if key in GROUPS and not (isinstance(value, DictConfig) and "_target_" in value):
             raise UserError(f"{key} must be a choice (see --help) or a node with a _target_")

@@ -79,6 +79,16 @@ class DataFacts(TypedDict, total=False):
     train: Annotated[Name, "digest of the training images that a universal perturbation is fitted to"]
 
 
+class StopFacts(TypedDict, total=False):
+    """A run that might end before its last image; where `images` is less than `of` it did."""
+
+    interval: Annotated[Share, NEEDED, "half of the width of the interval that is enough"]
+    low: Annotated[Share, NEEDED, "its lower end, which holds however often one looked"]
+    high: Annotated[Share, NEEDED, "its upper end"]
+    images: Annotated[int, NEEDED, Bounds(1, MOST_SAMPLES), "attacked: the first of the random order"]
+    of: Annotated[int, NEEDED, Bounds(1, MOST_SAMPLES), "images chosen"]
+
+
 class CertificateFacts(TypedDict, total=False):
     """What a certifier promises."""
 
@@ -182,6 +192,7 @@ class Manifest(TypedDict, total=False):
     cost: Annotated[dict[str, Cost], "stage -> its totals"]
     flags: Annotated[list[FlagRecord], "red flags"]
     failures: Annotated[list[Text], "distinct error texts"]
+    stop_when: Annotated[StopFacts, "of a run that looked whether its interval was narrow enough"]
     result: Annotated[Name, "its one number, as status shows it, of a run whose chunks are all there"]
 
 

@@ -22,7 +22,10 @@ from gauntlet.jobs.attack_progress import AttackProgress
 from gauntlet.jobs.attack_setup import AttackSetup, prepare
 from gauntlet.jobs.chunk_runner import ProgressUnits, ShardOfRun, Worker, held_shard, run_chunks
 from gauntlet.jobs.device_workers import at_work, shares
+from gauntlet.jobs.stopping import Looks, cut, reopened
+from gauntlet.metrics.anytime_interval import anytime
 from gauntlet.metrics.attack_summary import AttackSummary, summarize
+from gauntlet.metrics.confidence import wilson
 from gauntlet.metrics.headline import attack_headline
 from gauntlet.sanity_checks import (
     PROBE,
@@ -74,14 +77,21 @@ def evaluate(composed: DictConfig, choices: dict[str, str], command: str) -> Out
 def _evaluated(job: AttackSetup) -> Outcome:
     """Do the chunks that fall to this process, and sum up what is there."""
     with held_shard(job.run, job.runtime, lambda: _with_draws(job)) as manifest:
+        manifest = reopened(job.run, manifest, job.manifest, job.setup.request.enough)
         victim = settled(job.evaluation.victim, manifest.get("draws", {}))
         job = replace(job, evaluation=replace(job.evaluation, victim=victim))
         share = ShardOfRun.of(manifest, job.runtime)
-        worked = _work(job, manifest, share)
-        whole = len(job.run.present()) == manifest["chunks"]  # asked before counting: other shards may be at work
+        looks = _looks(job)
+        worked = _work(job, manifest, share, looks)
+        enough = looks is not None and looks.enough()
+        whole = enough or len(job.run.present()) == manifest["chunks"]  # asked before counting: shards may be at work
         total = summarize(job.run, manifest["stages"], None if whole else share.chunks)
+        if facts := manifest.get("stop_when"):
+            total.looked = facts["low"], facts["high"]
+        elif looks is not None and looks.samples and not looks.open:
+            total.looked = looks.ends
         if whole and (worked or manifest["status"] != "done"):
-            manifest = _settle(job, job.run.manifest(), total)
+            manifest = _settle(job, job.run.manifest(), total, looks)
     return Outcome(job.run, manifest, total, job.setup.request.tracker)
 
 
@@ -102,7 +112,13 @@ def draws_of(job: AttackSetup) -> dict[str, dict[str, Any]]:
     return gradient_draws.measure(evaluation.victim, batch, evaluation.seed, asked, gradients)
 
 
-def _work(job: AttackSetup, manifest: Manifest, share: ShardOfRun) -> int:
+def _looks(job: AttackSetup) -> Looks | None:
+    """Return what looks whether the run may end before its last image; None where it may not."""
+    width = job.setup.request.enough
+    return None if width is None else Looks.of(job.run, job.manifest["stages"], width)
+
+
+def _work(job: AttackSetup, manifest: Manifest, share: ShardOfRun, looks: Looks | None) -> int:
     """Do the chunks of this shard that are not there yet, or not sound; return how many."""
     policy = _storage_policy(job, manifest)
 
@@ -122,7 +138,7 @@ def _work(job: AttackSetup, manifest: Manifest, share: ShardOfRun) -> int:
 
     name = manifest["name"]
     counted = ProgressUnits(f"{name['defense']} {name['attack']}", "images")
-    return run_chunks(job.run, job.split, share, job.runtime, counted, fit, begin)
+    return run_chunks(job.run, job.split, share, job.runtime, counted, fit, begin, looks)
 
 
 def _worker(job: AttackSetup, evaluation: Evaluation, manifest: Manifest, policy: StoragePolicy) -> Worker:
@@ -131,7 +147,9 @@ def _worker(job: AttackSetup, evaluation: Evaluation, manifest: Manifest, policy
         crafter.tidy()
 
     counts = "protocol" not in manifest and manifest["threat"]["radius"] is not None
-    progress = AttackProgress({stage.name: stage.attack for stage in evaluation.stages}, counts)
+    looked = job.setup.request.enough is not None
+    attacks = {stage.name: stage.attack for stage in evaluation.stages}
+    progress = AttackProgress(attacks, counts, anytime if looked else wilson)
 
     def work(chunk: int, at: slice, batch: Batch, bar: Bar) -> None:
         counted = progress.chunk(bar, len(batch.ids))
@@ -191,8 +209,8 @@ def _fitted(job: AttackSetup, manifest: Manifest) -> Evaluation:
     return evaluation
 
 
-def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary) -> Manifest:
-    """Write the totals and the flags of a run whose chunks are all there."""
+def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary, looks: Looks | None) -> Manifest:
+    """Write the totals and the flags of a run whose chunks are all there, or that may end where it is."""
     probe = job.split.read(slice(0, min(len(job.split), PROBE)))
     codes = {
         (made["commit"], made["dirty"], (made["versions"] or {}).get("torch")) for made in manifest.get("made_by", [])
@@ -214,6 +232,8 @@ def _settle(job: AttackSetup, manifest: Manifest, total: AttackSummary) -> Manif
         failures=sorted(total.errors),
         result=attack_headline(job.run, manifest, total),
     )
+    if looks is not None and not looks.open:
+        settled |= Manifest(stop_when=looks.facts(len(job.split))) | cut(job.manifest, job.split.ids, looks.samples)
     if job.evaluation.given == GRADIENT and job.evaluation.victim.surrogates:
         settled |= Manifest(fidelity=fidelity(job.evaluation, probe))
     return amend(job.run, lambda manifest: manifest.update(settled))

@@ -6,7 +6,7 @@ that they attacked. Samples that a stage need not attack are no work: they move 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from gauntlet.evidence.schema import CLEAN_STAGE
 from gauntlet.metrics.confidence import wilson
 from gauntlet.metrics.display import points
 from gauntlet.system.progress import Bar
+
+Interval = Callable[[int, int], tuple[float, float]]
 
 FACTORS = ("steps", "restarts", "targets", "rounds", "queries")
 """Knobs that multiply the passes of an attack."""
@@ -37,13 +39,14 @@ class AttackProgress:
     Args:
         attacks: stage -> its attack, in the order of the stages, without the clean one.
         counts: whether samples are robust or not: a randomized defense has shares, an unbounded threat distances.
+        interval: of so many robust samples out of so many.
     """
 
-    def __init__(self, attacks: Mapping[str, Any], counts: bool = True) -> None:
+    def __init__(self, attacks: Mapping[str, Any], counts: bool = True, interval: Interval = wilson) -> None:
         self._weights = {CLEAN_STAGE: 1.0} | {name: prior(attack) for name, attack in attacks.items()}
         self._seconds = dict.fromkeys(self._weights, 0.0)
         self._attacked = dict.fromkeys(self._weights, 0)
-        self._counts, self._images, self._robust = counts, 0, 0
+        self._counts, self._interval, self._images, self._robust = counts, interval, 0, 0
 
     def share(self, done: Mapping[str, int], due: Mapping[str, int], images: int) -> float:
         """Return how much of a chunk is done, in [0, 1].
@@ -87,7 +90,7 @@ class AttackProgress:
         """Return the robust accuracy of the images that this process is done with; empty where there is none."""
         if not (self._images and self._counts):
             return ""
-        low, high = wilson(self._robust, self._images)
+        low, high = self._interval(self._robust, self._images)
         return f"robust {points(self._robust / self._images)} % ({points(low)}-{points(high)}), "
 
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from gauntlet.config.runtime import Runtime
 from gauntlet.config.validate import build
 from gauntlet.data.dataset import Dataset, Split
+from gauntlet.data.shuffled import ShuffledSplit
 from gauntlet.data.validation import check_images
 from gauntlet.errors import UserError
 from gauntlet.evaluation.evaluation import Evaluation
@@ -18,13 +19,14 @@ from gauntlet.evaluation.start_checks import check_forwards
 from gauntlet.evaluation.universal_fit import train_part
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.jobs import stopping
 from gauntlet.jobs.run_identity import attack_manifest, folder_of
 from gauntlet.jobs.setup import Request, Setup, load, request
 from gauntlet.threat_model.access import TRANSFER, admit, known
 from gauntlet.threat_model.attack import Coverage, traits_of
 from gauntlet.transfer.crafting import SetCrafter
 from gauntlet.transfer.plan import crafted, planned
-from gauntlet.transfer.precomputed import stored_suite
+from gauntlet.transfer.precomputed import PrecomputedTransfer, stored_suite
 from gauntlet.transfer.surrogates import owned
 
 DEPLOYED = "deployed"
@@ -96,7 +98,12 @@ def prepare(
     setup = load(asked, fold=True, data=data)
     if fitted := getattr(setup.target.defense, "calibration", None):
         fitted.check(setup.split.digest())
+    if asked.enough is not None:
+        setup = replace(setup, split=ShuffledSplit(setup.split))
     evaluation, crafters = _evaluation(setup, stocked(attack, setup.split), protocol, sets)
+    stopping.check(
+        asked.enough, asked.runtime, evaluation, bool(crafters) or isinstance(evaluation.attack[1], PrecomputedTransfer)
+    )
     first = setup.split.read(slice(0, 1))
     check_images(first.ids, first.x, first.y, setup.dataset.classes, (asked.threat.low, asked.threat.high))
     check_forwards(evaluation, tuple(first.x.shape[1:]))

@@ -50,6 +50,8 @@ def attack_and_certify(composed: DictConfig, choices: dict[str, str], words: Seq
         raise UserError(
             "attack and certifier in one job have no shards; give two commands, or leave runtime.shards out"
         )
+    if (composed.get("stop_when") or {}).get("interval") is not None:
+        raise UserError("attack and certifier in one job take all images; leave stop_when.interval out")
     if composed.threat.get("eps") == "unbounded":
         raise UserError("attack and certifier in one job need an eps to compare at; give threat.eps")
     own = [word for word in words if not _sets(word, "certifier")]

@@ -99,6 +99,8 @@ def prepare(
     threat = asked.threat
     if asked.cfg.surrogates:
         raise UserError("surrogates are for transfer attacks; leave them out of a certification")
+    if asked.enough is not None:
+        raise UserError("stop_when.interval watches the robust accuracy of an attack; leave it out of a certification")
     certifier, name = build(asked.cfg.certifier), asked.choice("certifier")
     if threat.norm not in certifier.norms:
         raise UserError(

@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +61,16 @@ class ShardOfRun:
         return sum(len(range(self.samples)[self.positions(chunk)]) for chunk in chunks)
 
 
+class Watch(Protocol):
+    """Looks at a run while it is made."""
+
+    def took(self, chunks: Iterable[int]) -> None:
+        """Count more chunks."""
+
+    def enough(self) -> bool:
+        """Return whether the run may end here."""
+
+
 @contextmanager
 def held_shard(run: RunFolder, runtime: Runtime, mine: Callable[[], Manifest]) -> Iterator[Manifest]:
     """Hold the lock of this process's shard, and give the manifest as it is on disk.
@@ -101,12 +112,14 @@ def run_chunks(
     counted: ProgressUnits,
     fit: Callable[[int, pa.Table], bool],
     begin: Callable[[list[int]], Worker],
+    watch: Watch | None = None,
 ) -> int:
     """Do the chunks of this shard that are not there yet, or not sound; return how many.
 
     Args:
         fit: whether a chunk whose records can be read and hold no error has all that belongs to it.
         begin: called once with the chunks to do, before any is done, if there is one; returns what does them.
+        watch: may end the run before its last chunk.
 
     Raises:
         UserError: the disk is full, or what `begin` and the worker raise; finished chunks stay.
@@ -118,10 +131,12 @@ def run_chunks(
         if chunk in present and _sound(run, chunk, split.ids[share.positions(chunk)], fit)
     ]
     missing = [chunk for chunk in share.chunks if chunk not in ready]
-    if not missing:
+    if watch:
+        watch.took(ready)
+    if not missing or (watch and watch.enough()):
         return 0
     work = begin(missing)
-    positions = [share.positions(chunk) for chunk in missing]
+    positions, done = [share.positions(chunk) for chunk in missing], 0
     with Bar(
         total=share.images(share.chunks),
         initial=share.images(ready),
@@ -132,7 +147,12 @@ def run_chunks(
         for chunk, at, batch in zip(missing, positions, batches(split, positions, runtime.workers), strict=True):
             work(chunk, at, batch, bar)
             give_back()
-    return len(missing)
+            done += 1
+            if watch:
+                watch.took([chunk])
+                if watch.enough():
+                    break
+    return done
 
 
 def _sound(run: RunFolder, chunk: int, ids: NDArray[np.int64], fit: Callable[[int, pa.Table], bool]) -> bool:

@@ -56,6 +56,8 @@ def attack_manifest(
         answer["protocol"] = counted.to_record(evaluation.exact)
     if asked.cfg.draws is not None:
         answer["draws"] = asked.cfg.draws
+    if asked.enough is not None:  # its chunks hold other images; how wide is enough is no part of what it is
+        answer["order"] = "shuffled"
     if revisions is None:
         revisions = revisions_of(suite, evaluation.threat.norm)
     if revisions:  # runs of the first version keep their hash

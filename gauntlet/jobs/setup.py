@@ -29,11 +29,11 @@ from gauntlet.tracking import Tracker
 KEYS = (
     "dataset", "model", "threat", "defense", "attack", "certifier", "runtime", "logger",
     "protocol", "seed", "heads", "access", "draws", "checkpoint", "checkpoint_key", "surrogates",
-    "runs_dir", "trusted_packages", "expected_clean", *DESCRIPTION,
+    "runs_dir", "trusted_packages", "expected_clean", "stop_when", *DESCRIPTION,
 )  # fmt: skip
 """Keys at the root of the configuration of a run."""
 
-LATER = ("checkpoint_key", "expected_clean", *DESCRIPTION)
+LATER = ("checkpoint_key", "expected_clean", "stop_when", *DESCRIPTION)
 """Keys that runs of version 0.1.0 do not have; null means what it did."""
 
 
@@ -61,6 +61,13 @@ class Request:
         """Return the seed of every random draw."""
         seed: int = self.cfg.seed
         return seed
+
+    @property
+    def enough(self) -> float | None:
+        """Return what half of the interval of robust accuracy is enough; None: all images are attacked."""
+        node = self.cfg.stop_when
+        width: float | None = None if node is None else build(node).interval
+        return width
 
     @property
     def runs_dir(self) -> Path:

@@ -31,6 +31,7 @@ class AttackSummary:
         gradients: per stage, the samples attacked, those whose gradient was once zero, and those where it was once bad.
         randomized: of a randomized defense, what its draws say.
         classes: class -> its samples, and those of them that no stage broke.
+        looked: the interval that holds however often one looked, of a run that might end early.
     """
 
     samples: int = 0
@@ -45,6 +46,7 @@ class AttackSummary:
     gradients: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     randomized: RandomizedResult | None = None
     classes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    looked: tuple[float, float] | None = None
 
     @property
     def unknown(self) -> bool:
@@ -60,8 +62,8 @@ class AttackSummary:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return the 95 % Wilson interval of the robust accuracy."""
-        return wilson(self.robust, self.samples)
+        """Return the 95 % interval of the robust accuracy: Wilson's, or the one that holds however often one looked."""
+        return self.looked or wilson(self.robust, self.samples)
 
     @property
     def expected(self) -> ExpectedAccuracy | None:
@@ -84,11 +86,11 @@ def robust_words(total: AttackSummary) -> str:
     return f"{total.robust / total.samples:7.2%}   95 % interval {span(*total.interval)}"
 
 
-def expected_words(expected: ExpectedAccuracy, samples: int) -> str:
+def expected_words(expected: ExpectedAccuracy, total: AttackSummary) -> str:
     """Return the expected accuracy under attack as a report states it: with its interval, or as a bound."""
     if expected.open:
-        return f"{expected.mean:7.2%}   at most: {expected.open} of {samples} samples ended without an answer"
-    return f"{expected.mean:7.2%}   95 % interval {span(*expected.interval)}"
+        return f"{expected.mean:7.2%}   at most: {expected.open} of {total.samples} samples ended without an answer"
+    return f"{expected.mean:7.2%}   95 % interval {span(*(total.looked or expected.interval))}"
 
 
 def summarize(run: RunFolder, stages: list[str], chunks: Iterable[int] | None = None) -> AttackSummary:

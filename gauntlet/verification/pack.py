@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gauntlet.data.given import FOLDER, GivenArrays, file_of
+from gauntlet.data.shuffled import in_order
 from gauntlet.errors import UserError, printable
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
@@ -68,7 +69,7 @@ def _packed(run: RunFolder, manifest: Manifest, out: Path, local: Local, weights
     if images and own and own.is_file():  # of a Python caller: known by the digest of their content, which is checked
         files[f"runs/{FOLDER}/{own.name}"] = own
     elif images:
-        files[IMAGES] = encoded_images(job.setup.split)
+        files[IMAGES] = encoded_images(in_order(job.setup.split))
         content["data"] = facts_of(dataset)
     write_pack(out, files, content)
     return content

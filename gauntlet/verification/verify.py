@@ -35,6 +35,7 @@ from gauntlet.verification.replay import replay_attack
 from gauntlet.verification.report import SHOWN, Report, lines
 from gauntlet.verification.sampling import DEFAULT, EVERYTHING, Amount, fresh_nonce
 from gauntlet.verification.signature import signer
+from gauntlet.verification.stopped_run import early, stop_problems
 from gauntlet.verification.training_record import check_networks
 
 
@@ -58,9 +59,10 @@ def verify(run: RunFolder, local: Local = HERE, amount: Amount | None = None, no
 def _verified(
     run: RunFolder, manifest: Manifest, local: Local, amount: Amount | None, nonce: str, remarks: list[str]
 ) -> Report:
-    job = rebuilt(run, manifest, local, amount is not None)
+    job, stopped = early(rebuilt(run, manifest, local, amount is not None), manifest)
     report = Report(kind=manifest["kind"], keep=StoragePolicy.of_run(manifest))
     report.notes += remarks
+    report.problems += stopped
     report.problems += discrepancies(run, manifest, job.manifest)
     if is_lone(run, job.manifest):
         report.notes.append("the folder was copied out of its runs folder; where it lies was not checked")
@@ -71,6 +73,8 @@ def _verified(
     nonce = nonce or fresh_nonce()
     if isinstance(job, AttackSetup):
         check_rows_and_examples(report, run, job, manifest)
+        if not report.problems:
+            report.problems += stop_problems(run, manifest)
         if amount is not None and _whole(run, job):
             replay_attack(report, run, job, manifest, amount, nonce)
     else:

@@ -70,17 +70,33 @@ class APGD(Knobs, key="attack"):
         order = None
         if self.targets and len(x):
             order = ranking(head.scores(x, rng.stream("targets")), y)
-        ranks = 1 if order is None else min(self.targets, order.shape[1])
+        self.toward(head, x, y, best, None if order is None else order[:, : self.targets], threat=threat, rng=rng)
+        return best.z
+
+    def toward(
+        self,
+        head: CountedHead,
+        x: Tensor,
+        y: Tensor,
+        best: BestCandidates,
+        order: Tensor | None,
+        *,
+        threat: Threat,
+        rng: Rng,
+    ) -> None:
+        """Run to each of the targets in turn, in each restart, and enter the candidates into `best`.
+
+        order: the targets of each sample, int64 [B, n]; None: one run away from the label.
+        """
         run = partial(climb, loss=scored(self.loss), steps=self.steps) if threat.norm == "l1" else self._run
         for restart in range(self.restarts):
-            for rank in range(ranks):
+            for rank in range(1 if order is None else order.shape[1]):
                 index = (~best.broken).nonzero().squeeze(1)
                 if not len(index):
-                    return best.z
+                    return
                 below = rng.select(index).stream(restart).stream(rank)
                 target = None if order is None else order[index, rank]
                 run(head, x[index], y[index], best, index, threat.select(index), below, target)
-        return best.z
 
     def _run(
         self,

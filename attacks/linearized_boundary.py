@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.losses import margin, margin_hidden_by_rounding
+from gauntlet.attacks.losses import margin, margin_hidden_by_rounding, ranking
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 
@@ -48,6 +48,28 @@ def nearest_boundary(head: CountedHead, point: Tensor, y: Tensor, norm: str, rng
         least = torch.where(nearer, away, least)
     assert best is not None, "a classifier has two classes at least"
     return best
+
+
+def nearest_classes(
+    head: CountedHead, x: Tensor, y: Tensor, candidates: int, norm: str, rng: Rng
+) -> tuple[Tensor, Tensor]:
+    """Return the other classes from the nearest boundary to the farthest, int64 [B, n], and the distances [B, n].
+
+    For one forward pass and a backward pass for each class. A distance is negative where the class is ahead.
+
+    Args:
+        x, y: images [B, C, H, W] and labels int64 [B].
+        candidates: how many classes of largest logit are looked at; n is that, or all others where they are fewer.
+        norm: linf, l2 or l1.
+    """
+    logits, pull = head.linearize(x, rng)
+    classes = ranking(logits, y)[:, :candidates]
+    away = torch.empty(classes.shape, dtype=x.dtype, device=x.device)
+    for number, target in enumerate(classes.unbind(1)):
+        length = torch.linalg.vector_norm(pull(margin(logits, y, target)).flatten(1), DUAL[norm], dim=1)
+        away[:, number] = -_gap(logits, y, target, x) / length.clamp_min(torch.finfo(x.dtype).tiny)
+    order = away.argsort(dim=1, stable=True)
+    return classes.gather(1, order), away.gather(1, order)
 
 
 def _gap(logits: Tensor, y: Tensor, target: Tensor, point: Tensor) -> Tensor:

@@ -14,13 +14,14 @@ from gauntlet.api.inputs import InputError, check_classes, images_and_labels
 from gauntlet.api.subject import network_of
 from gauntlet.config.validate import build, checked
 from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.targets import targets_of
 from gauntlet.jobs.setup import KEYS
 from gauntlet.models.wrapped import logits_of
 from gauntlet.threat_model.access import narrowed
 from gauntlet.threat_model.attack import compares, traits_of
 from gauntlet.threat_model.counted_head import Counts
 from gauntlet.threat_model.rng import Rng
-from gauntlet.threat_model.targeted import choose_targets, hits
+from gauntlet.threat_model.targeted import hits
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim
 from gauntlet.threat_model.watched_forward import watched
@@ -83,7 +84,7 @@ class DropIn:
         if self.threat.targeted:
             clean = self._scores(run, x)
             right = clean.argmax(1) == y
-            targets = choose_targets(self.threat.target, clean, y, Rng(self.seed, ids, "target"))
+            targets = targets_of(run, clean, x, ids, y)
         for stage in run.stages:
             said = self._scores(run, z)
             standing = ids[said.argmax(1) == y if right is None or targets is None else right & ~hits(said, targets)]

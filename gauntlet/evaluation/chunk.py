@@ -20,15 +20,12 @@ from gauntlet.data.validation import check_images, check_scores
 from gauntlet.errors import UserError, described, reason
 from gauntlet.evaluation.evaluation import Evaluation, Stage
 from gauntlet.evaluation.judge import Judge, Judged
+from gauntlet.evaluation.targets import targets_of
 from gauntlet.evidence.schema import CLEAN_STAGE, rows
 from gauntlet.threat_model.access import level_of, narrowed
 from gauntlet.threat_model.attack import compares
 from gauntlet.threat_model.counted_head import Counts
 from gauntlet.threat_model.rng import Rng
-from gauntlet.threat_model.targeted import choose_targets
-
-TARGET = "target"
-"""Stream of the draws that choose targets."""
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +113,7 @@ class ChunkEvaluator:
         self.right = (self.clean_pred == self.y) & judged.accepted
         self.down = ~self.right
         if self.run.threat.targeted:
-            self.target = choose_targets(
-                self.run.threat.target, judged.scores, self.y, Rng(self.run.seed, self.ids, TARGET)
-            )
+            self.target = targets_of(self.run, judged.scores, self.x, self.ids, self.y)
         zeros = torch.zeros(len(self.ids))
         self._enter(CLEAN_STAGE, torch.arange(len(self.ids)), self.down, zeros, judged)
 

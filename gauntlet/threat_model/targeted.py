@@ -28,7 +28,7 @@ def choose_targets(rule: str, scores: Tensor, y: Tensor, rng: Rng) -> Tensor:
     """Return the target of each image, another class than its label, int64 [B].
 
     Args:
-        rule: one of `gauntlet.threat_model.threat.TARGETS`.
+        rule: random, least_likely or runner_up.
         scores: of the clean images, [B, K] with K >= 2; of equals the first class is taken.
         y: labels int64 [B].
         rng: of these images.

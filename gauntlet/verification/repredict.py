@@ -58,11 +58,34 @@ def other_targets(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor, target: ND
         away = Rng(run.seed, ids, "target").stream("target").integers((1,), scores.shape[1] - 1).squeeze(1).numpy()
         another: NDArray[np.bool_] = target != (label + 1 + away) % scores.shape[1]
         return another
+    if run.threat.target == "nearest":
+        away = _boundary_distances(run, x, ids, y)
+        farther: NDArray[np.bool_] = away[rows, target] > away.min(1) + ROUNDING * np.abs(away).min(1)
+        return farther
     sign = -1 if run.threat.target == "least_likely" else 1
     rated = sign * scores
     rated[rows, label] = -np.inf
     odd: NDArray[np.bool_] = (rated.max(1) - rated[rows, target] > EDGE * _scale(scores)) | (target == label)
     return odd
+
+
+def _boundary_distances(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> Floats:
+    """Return how far the boundary to each class is by the gradients at x, [B, K]; infinite for the label and for what
+    is not among the hundred best of the others."""
+    device, label = run.device, y.to(run.device)[:, None]
+    leaf = x.to(device, copy=True).requires_grad_()
+    scores = run.victim.predict(leaf, Rng(run.seed, ids.to(device), "judge"))
+    gaps = scores.gather(1, label) - scores
+    dual = {"linf": 1, "l2": 2, "l1": np.inf}[run.threat.norm]
+    away = np.full(tuple(scores.shape), np.inf)
+    for number in range(scores.shape[1]):
+        (slope,) = torch.autograd.grad(gaps[:, number].sum(), leaf, retain_graph=True)
+        length = np.linalg.norm(slope.flatten(1).double().cpu().numpy(), dual, axis=1)
+        away[:, number] = gaps[:, number].detach().double().cpu().numpy() / np.maximum(length, 1e-300)
+    others = np.sort(scores.detach().scatter(1, label, -torch.inf).double().cpu().numpy(), axis=1)[:, ::-1]
+    least = others[:, min(100, others.shape[1] - 1) - 1, None]
+    off = (scores.detach().double().cpu().numpy() < least) | (np.arange(scores.shape[1]) == y.numpy()[:, None])
+    return np.where(off, np.inf, away)
 
 
 def _acceptance_lines(found: float, recorded: float | None) -> Iterator[str]:

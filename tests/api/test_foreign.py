@@ -12,8 +12,11 @@ from torch import nn
 
 import gauntlet
 from gauntlet import InputError, Threat, UserError, evaluate
-from gauntlet.threat_model.rng import Rng
-from gauntlet.threat_model.targeted import choose_targets, hits
+from gauntlet.attacks.pgd import PGD
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.targets import targets_of
+from gauntlet.threat_model.targeted import hits
+from gauntlet.threat_model.victim import Victim
 
 EPS = 0.25
 LINF = Threat("linf", EPS)
@@ -185,14 +188,15 @@ def test_our_attacks_are_called_as_theirs(name, net, digits):
     assert found == evaluate(net, x, y, threat=LINF, attack=name, **knobs).broken.tolist()
 
 
-@pytest.mark.parametrize("target", ["random", "runner_up"])
+@pytest.mark.parametrize("target", ["random", "runner_up", "nearest"])
 def test_a_drop_in_is_targeted_as_a_run_is(target, net, digits):
     x, y = digits.x[:32], digits.y[:32]
     threat = Threat("linf", 0.3, goal="targeted", target=target)
     z = gauntlet.attack("pgd", net, threat=threat, steps=10)(x, y)
     result = evaluate(net, x, y, threat=threat, attack="pgd", steps=10)
     clean = net(x).detach()
-    chosen = choose_targets(target, clean, y, Rng(0, torch.arange(32), "target"))
+    run = Evaluation(Victim(lambda image, rng: net(image), (net,)), ("pgd", PGD()), threat, 10)
+    chosen = targets_of(run, clean, x, torch.arange(32), y)
     assert result.manifest["name"]["threat"] == f"linf-0.3-targeted-{target}"
     assert result.broken.tolist() == ((clean.argmax(1) != y) | hits(net(z), chosen)).tolist()
     assert (net(result.x_adv).argmax(1) == chosen).sum() >= 2

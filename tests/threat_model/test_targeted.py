@@ -9,7 +9,7 @@ from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.decision import misclassified
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.targeted import choose_targets, hits, target_margins, targeting, turned
-from gauntlet.threat_model.threat import TARGETS, Threat
+from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Head
 
 RNG = Rng(0, torch.arange(50), "cases")
@@ -17,7 +17,7 @@ SCORES = RNG.normal((6,), dtype=torch.float64)
 LABELS = RNG.stream("y").integers((1,), 6).squeeze(1)
 
 
-@pytest.mark.parametrize("rule", TARGETS)
+@pytest.mark.parametrize("rule", ["random", "least_likely", "runner_up"])
 def test_targets_are_other_classes(rule):
     target = choose_targets(rule, SCORES, LABELS, RNG)
     assert (target != LABELS).all()
@@ -99,6 +99,6 @@ def test_the_value_of_a_loss_rises_towards_the_target(name):
 def test_the_threat_says_its_goal():
     assert Threat("linf", "8/255").label == "linf-8_255"
     assert Threat("linf", "8/255", goal="targeted").label == "linf-8_255-targeted-random"
-    for knobs in ({"goal": "target"}, {"target": "nearest"}):
+    for knobs in ({"goal": "target"}, {"target": "far"}):
         with pytest.raises(UserError, match="choose one of"):
             Threat("linf", "8/255", **knobs)

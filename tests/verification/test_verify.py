@@ -125,6 +125,17 @@ def test_targets_cannot_be_forged(tmp_path):
     assert "a run has targets where its attack is targeted" in problems(run)
 
 
+def test_the_nearest_class_is_found_again(tmp_path):
+    run = made(tmp_path, "attack=pgd", "attack.steps=2", "threat.goal=targeted", "threat.target=nearest")
+    assert not verify.verify(run).problems
+    forge(
+        run,
+        1,
+        lambda table: table.assign(target=(table["target"] + 1 + (table["label"] == (table["target"] + 1) % 10)) % 10),
+    )
+    assert problems(run).count("which threat.target=nearest does not choose") == 16
+
+
 def test_broken_rows_cannot_be_called_robust(run, rebuilt):
     for chunk in range(3):
         forge(run, chunk, robust)

@@ -1,0 +1,48 @@
+"""The targets of a targeted attack: which class each image is to become."""
+
+import torch
+from torch import Tensor
+
+from gauntlet.attacks.linearized_boundary import DUAL, nearest_classes
+from gauntlet.errors import UserError, reason
+from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.targeted import choose_targets
+
+STREAM = "target"
+"""Of the draws that choose targets."""
+
+CANDIDATES = 100
+"""Classes of largest score among which the nearest is sought."""
+
+
+def targets_of(run: Evaluation, scores: Tensor, x: Tensor, ids: Tensor, y: Tensor) -> Tensor:
+    """Return the target of each image by the rule of the threat, int64 [B], where y is. What that costs is booked
+    nowhere: the passes of an attack begin later.
+
+    Args:
+        scores: of the clean images, [B, K].
+        x: images [B, C, H, W].
+        ids: of the samples, int64 [B], strictly increasing.
+        y: labels int64 [B].
+
+    Raises:
+        UserError: the nearest class is asked for, and the norm has no distance to a plane, or the defense no gradient.
+    """
+    if run.threat.target != "nearest":
+        return choose_targets(run.threat.target, scores, y, Rng(run.seed, ids, STREAM))
+    if run.threat.norm not in DUAL:
+        raise UserError(f"threat.target=nearest is defined for {', '.join(DUAL)}; use threat.target=runner_up")
+    found, device = [], run.device
+    for at in torch.arange(len(ids)).split(run.batch_size):  # type: ignore[no-untyped-call]
+        images, labels, draws = x[at].to(device), y[at].to(device), Rng(run.seed, ids[at].to(device), STREAM)
+        head = CountedHead(run.victim.heads[0], run.victim.predict, Counts.of(draws.ids))
+        try:
+            order, _ = nearest_classes(head, images, labels, CANDIDATES, run.threat.norm, draws)
+        except RuntimeError as cause:
+            raise UserError(
+                f"threat.target=nearest needs gradients of the defense ({reason(cause)}); use threat.target=runner_up"
+            ) from cause
+        found.append(order[:, 0].to(y.device))
+    return torch.cat([*found, y[:0]])

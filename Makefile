@@ -35,7 +35,7 @@ unit: $(VENV)/installed-dev
 
 # Minutes of damaged, foreign and hostile evidence against every program (benchmarks/assault.md); unit has a part of it.
 assault: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 0 tests/assault/*_assault.py
+	$(BIN)/python -m pytest -n 0 --timeout 3600 tests/assault/*_assault.py
 
 # Sweeps on a real Slurm of one node, which the tests start and stop, and on Ray; skipped where they cannot be had.
 cluster-test: $(VENV)/installed-dev $(VENV)-ray/installed

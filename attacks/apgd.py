@@ -115,8 +115,9 @@ class APGD(Knobs, key="attack"):
         for number in range(self.steps + 1):
             draw = rng.stream(number)
             logits, gradient = head.gradient(z, partial(loss.cotangent, y=y, target=target), draw)
-            broken = head.broken(z, logits, y, draw)
-            best.note(index, z, margins(logits, y), broken)
+            margin = margins(logits, y)
+            broken = head.broken(z, logits, y, draw, margin=margin)
+            best.note(index, z, margin, broken)
             value = loss.value(logits, y, target)
             state = APGDState.start(z, gradient, value) if state is None else state.observe(z, gradient, value)
             if broken.any():

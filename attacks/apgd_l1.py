@@ -125,8 +125,9 @@ def _climb(
             else:
                 state = state.observe(z, gradient, value)
             if factor == 1:
-                broken = head.broken(z, logits, y, draw)
-                best.note(index, z, margins(logits, y), broken)
+                margin = margins(logits, y)
+                broken = head.broken(z, logits, y, draw, margin=margin)
+                best.note(index, z, margin, broken)
                 if broken.any():
                     stay = (~broken).nonzero().squeeze(1)
                     if not len(stay):

@@ -126,8 +126,9 @@ def ascend(
     for number, step in enumerate(plan):
         draw = rng.stream(number)
         logits, gradient = head.gradient(z, partial(step.loss, y=y, target=target), draw)
-        broken = head.broken(z, logits, y, draw)
-        best.note(index, z, margins(logits, y), broken)
+        margin = margins(logits, y)
+        broken = head.broken(z, logits, y, draw, margin=margin)
+        best.note(index, z, margin, broken)
         if broken.any():
             stay = (~broken).nonzero().squeeze(1)
             if not len(stay):
@@ -138,6 +139,7 @@ def ascend(
         z = region.step(z, gradient, step.length, sparsity)
     draw = rng.stream(len(plan))
     logits = head.scores(z, draw)
-    broken = head.broken(z, logits, y, draw, plain=True)
-    best.note(index, z, margins(logits, y), broken)
+    margin = margins(logits, y)
+    broken = head.broken(z, logits, y, draw, plain=True, margin=margin)
+    best.note(index, z, margin, broken)
     return index[~broken], z[~broken]

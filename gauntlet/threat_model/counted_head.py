@@ -20,7 +20,8 @@ TRIALS = 10
 
 def resolved(logits: Tensor) -> Tensor:
     """Return the logits without their graph, in float32 at least."""
-    return logits.detach() if logits.dtype in (torch.float32, torch.float64) else logits.detach().float()
+    plain = logits.detach() if logits.requires_grad else logits
+    return plain if plain.dtype in (torch.float32, torch.float64) else plain.float()
 
 
 @dataclass
@@ -160,7 +161,9 @@ class CountedHead:
         total = resolved(mean) * self.head.draws
         return self._mean(total, z, rng, view), pull
 
-    def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
+    def broken(
+        self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False, margin: Tensor | None = None
+    ) -> Tensor:
         """Return which candidates fool the deployed forward, bool [B]. logits: what this head gave for them.
 
         The logits of an exact head in full precision are the verdict. Those of a BN-fused copy only propose, and those
@@ -168,8 +171,10 @@ class CountedHead:
         randomized defense must be wrong in all of `trials` draws; the first right draw ends the asking.
 
         plain: the logits come from `scores`, which never uses the BN-fused copy.
+        margin: of the logits, [B], where it is known: the score of the label less the best other one. It is positive
+            exactly where that score is the larger one, since differences of floats underflow gradually.
         """
-        wrong = misclassified(logits, y)
+        wrong = misclassified(logits, y) if margin is None else (margin > 0).logical_not_()
         if self.trials == 1 and self.head.exact and (plain or (self.fast is None and self.dtype is None)):
             return wrong
         asked = wrong if self.head.exact else torch.ones_like(wrong)
@@ -210,9 +215,9 @@ class CountedHead:
     ) -> tuple[Tensor, Tensor]:
         leaf = z.detach().requires_grad_()
         logits = self._seen(leaf, rng, view)
-        direction = cotangent(logits.detach())
-        (gradient,) = torch.autograd.grad(_weighed(logits, direction), leaf)
-        return resolved(logits), gradient
+        plain = logits.detach()
+        (gradient,) = torch.autograd.grad(_weighed(logits, cotangent(plain)), leaf)
+        return resolved(plain), gradient
 
     def _seen(self, leaf: Tensor, rng: Rng, view: View | None) -> Tensor:
         """Return the logits with their graph, for one draw. The view is computed in the precision of the images."""

@@ -26,7 +26,7 @@ def misclassified(scores: Tensor, y: Tensor) -> Tensor:
     """Return whether `decided` is not the label, bool [..., B], by fewer operations: no score of the label, or none
     that exceeds all others. scores: [..., B, K] with K >= 2; y: labels int64 [B].
     """
-    label = y.expand(scores.shape[:-1])[..., None]
+    label = (y if scores.dim() == 2 else y.expand(scores.shape[:-1]))[..., None]
     other = scores.scatter(-1, label, -torch.inf).amax(-1, keepdim=True)
     return (scores.gather(-1, label) > other).logical_not_().squeeze(-1)
 

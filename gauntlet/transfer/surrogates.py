@@ -40,7 +40,9 @@ class SurrogateHead(CountedHead):
     answers: ClassVar[bool] = False
 
     @torch.no_grad()
-    def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:
+    def broken(
+        self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False, margin: Tensor | None = None
+    ) -> Tensor:
         """Return nothing, bool [B]: what fools a surrogate need not fool the target. Costs no pass."""
         return torch.zeros(len(z), dtype=torch.bool, device=z.device)
 

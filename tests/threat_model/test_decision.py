@@ -5,8 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gauntlet.attacks.losses import margins
 from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.decision import decided, misclassified, relative_difference, votes
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Head
 
 NAN, INF = float("nan"), float("inf")
 
@@ -55,6 +59,22 @@ def test_what_is_misclassified_is_not_decided_for_the_label(rows):
         y = torch.full((len(rows),), label)
         assert torch.equal(misclassified(scores, y), decided(scores, y) != y)
         assert torch.equal(misclassified(scores[None], y), decided(scores[None], y) != y)
+
+
+@given(
+    st.lists(
+        st.lists(st.one_of(st.sampled_from([-INF, INF, NAN, 1e-45, 0.0]), st.floats(width=32)), min_size=3, max_size=3),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_a_margin_tells_what_is_misclassified(rows):
+    scores, y = torch.tensor(rows), torch.zeros(len(rows), dtype=torch.long)
+    ids = torch.arange(len(rows))
+    head = Head("true", lambda x, rng: scores, exact=True)
+    door = CountedHead(head, head.forward, Counts.of(ids))
+    said = door.broken(scores, scores, y, Rng(0, ids), margin=margins(scores, y))
+    assert torch.equal(said, misclassified(scores, y))
 
 
 def test_a_copy_that_is_undecided_votes_for_no_class():

@@ -46,9 +46,11 @@ def certificate_lines(outcome: Certified) -> list[str]:
 
 def _claimed(total: CertificateSummary, eps: float, origin: str) -> list[str]:
     share = total.certified(eps) / total.samples
+    least = [f"least margin     {total.margin:7.4g}   of those claimed"] if math.isfinite(total.margin) else []
     return [
         f"claimed at {eps:<7.4g} {share:7.2%}   claimed by {printable(origin)}, not checked by us: no table or "
-        "bracket counts it"
+        "bracket counts it",
+        *least,
     ]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from gauntlet.certification.auto_lirpa import AutoLirpa
 from gauntlet.certification.claimed import Claimed
 from gauntlet.config.user_code import code_digest
 from gauntlet.data.dataset import Dataset, Split
@@ -101,7 +102,7 @@ def certification_manifest(setup: Setup, work: Certification) -> Manifest:
         heads="declared",
         card=setup.target.defense.card.as_dict(),
     )
-    if isinstance(certifier, Claimed):
+    if isinstance(certifier, Claimed | AutoLirpa):
         own["certificate"]["origin"] = certifier.origin
     return _manifest(setup, "certificate", name, setup.target.identity, answer, [STAGE], {}) | own
 

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from scipy.stats import beta
 
+from gauntlet.certification.auto_lirpa import AutoLirpa
 from gauntlet.certification.certifier import ABSTAIN
 from gauntlet.certification.claimed import Claimed
 from gauntlet.certification.linear_bounds import LinearBounds
@@ -58,7 +59,7 @@ def check_certificates(report: Report, run: RunFolder, job: CertificationSetup, 
     if present == wanted and not report.problems:
         report.problems += _total_problems(run, manifest)
     certifier = job.work.certifier[1]
-    if isinstance(certifier, Claimed):
+    if isinstance(certifier, Claimed | AutoLirpa):
         report.foreign = certifier.origin
     elif not isinstance(certifier, Smoothing | LinearBounds | Patches | Poisoning):
         report.notes.append(f"no rule is known by which radii of {type(certifier).__name__} could be computed anew")

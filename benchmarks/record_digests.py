@@ -56,7 +56,7 @@ CERTIFIERS = {
     "patches": ["defense=band_smoothing"],
     "mixing_bounds": ["defense=adaptive_smoothing", "threat.eps=0.05"],
     **{name: ["defense=trades", "threat.eps=0.05"] for name in ("ibp", "crown_ibp", "crown", "alpha_crown")},
-    "branch_and_bound": ["defense=trades", "threat.eps=0.1", "certifier.domains=100"],
+    "branch_and_bound": ["defense=trades", "threat.eps=0.1", "certifier.domains=100", "certifier.easy=50"],
 }
 EXTRA = [
     *(["attack=pgd", f"threat={norm}"] for norm in ("l2", "l1")),

@@ -1,13 +1,15 @@
 """Certificates for ReLU networks by branch and bound, and counterexamples where it meets some."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from gauntlet.certification.crown.branch_and_bound import Budget, Falls, problem_of, search
-from gauntlet.certification.crown.input_region import legal
-from gauntlet.certification.crown.margin_bounds import Effort, Network, comparisons, prove
+from gauntlet.certification.crown.branch_and_bound import Budget, Falls, SearchOutcome, problem_of, search
+from gauntlet.certification.crown.ibp import Ranges
+from gauntlet.certification.crown.input_region import Region, legal
+from gauntlet.certification.crown.margin_bounds import Effort, Network, comparisons, prove, tightened
 from gauntlet.certification.linear_bounds import Claim, LinearBounds, Margins, ProofTask
 from gauntlet.knobs import knob
 from gauntlet.threat_model.decision import decided
@@ -28,8 +30,11 @@ class BranchAndBound(LinearBounds):
     which image is proven depends on the machine: one that is not is open by `time`.
 
     Args:
-        method, steps, inner_steps, memory: as of `LinearBounds`, for what is tried before.
+        method, steps, memory: as of `LinearBounds`, for what is tried before.
         domains: parts of the ball that are bounded for one image at most, >= 1.
+        easy: of these, parts after which an image is hard: the bounds of its layers are tightened, and the search
+            begins anew, >= 1.
+        inner_steps: gradient steps for the slopes below each open ReLU of a hard image, >= 0; 0: none is.
         split_steps: gradient steps for the slopes and multipliers of each part, >= 0.
         candidates: ReLUs that are tried for each split, >= 1.
         together: parts that are split at once, >= 1; changes which are split.
@@ -40,8 +45,10 @@ class BranchAndBound(LinearBounds):
     """
 
     method: str = "alpha_crown"
+    inner_steps: int = 10
     domains: int = knob(4000, least=1)
-    split_steps: int = knob(10, least=0)
+    easy: int = knob(500, least=1)
+    split_steps: int = knob(5, least=0)
     candidates: int = knob(3, least=1)
     together: int = knob(16, least=1)
     seconds: float = knob(0.0, least=0)
@@ -52,26 +59,52 @@ class BranchAndBound(LinearBounds):
 
     def _margins(self, network: Network, claim: Claim, asked: ProofTask) -> Margins:
         """One image at a time, so that no rounding depends on the others."""
-        effort = Effort(self.method, self.steps, self.inner_steps, self.memory, claim.least)
-        budget = Budget(self.domains, self.split_steps, self.candidates, self.together, self.seconds)
         margins = torch.empty(len(asked.y), dtype=torch.float64, device=asked.y.device)
         stop: dict[int, str] = {}
         examples: dict[int, Tensor] = {}
         for i in range(len(asked.y)):
             one = asked.select(torch.tensor([i], device=asked.y.device))
             region = legal(one.threat, one.x)
-            proof = prove(network, region, one.y, effort)
+            proof = prove(network, region, one.y, Effort(self.method, self.steps, 0, self.memory, claim.least))
+            bounds = proof.margins[0]
             if len(proof.open):
-                (functions,) = (proof.margins[0] <= claim.least).nonzero(as_tuple=True)
-                rows = comparisons(one.y, network.exact.classes)[0, functions]
-                problem = problem_of(network, region, proof.ranges, rows)
-                found = search(problem, proof.margins[0, functions], claim.least, budget, fall(one))
-                proof.margins[0, functions] = found.bounds
-                stop[i] = found.why
+                found = self._searched(Opened(network, region, proof.ranges, one), bounds, claim.least)
+                bounds, stop[i] = found.bounds, found.why
                 if found.example is not None:
                     examples[i] = found.example
-            margins[i] = claim.margin(proof.margins)
+            margins[i] = claim.margin(bounds[None])
         return Margins(margins, stop, examples)
+
+    def _searched(self, opened: "Opened", bounds: Tensor, least: float) -> SearchOutcome:
+        """Return what becomes of an image whose functions have these proven bounds [K - 1]."""
+        network, region, ranges, task = opened.network, opened.region, opened.ranges, opened.task
+        rows, begun, done = comparisons(task.y, network.exact.classes)[0], time.process_time(), 0
+        while True:
+            hard = self.inner_steps > 0 and done >= self.easy
+            if hard:
+                ranges = tightened(network, region, ranges, self.inner_steps, self.memory)
+            (functions,) = (bounds <= least).nonzero(as_tuple=True)
+            last = hard or not self.inner_steps or self.easy >= self.domains
+            spent = time.process_time() - begun
+            budget = Budget(
+                (self.domains if last else self.easy) - done, self.split_steps, self.candidates, self.together,
+                max(self.seconds - spent, 1e-9) if self.seconds else 0.0,
+            )  # fmt: skip
+            problem = problem_of(network, region, ranges, rows[functions])
+            found = search(problem, bounds[functions], least, budget, fall(task))
+            bounds, done = bounds.index_copy(0, functions, found.bounds), done + found.domains
+            if last or found.why != "budget":
+                return replace(found, bounds=bounds, domains=done)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image that linear bounds leave open, and the bounds of its layers."""
+
+    network: Network
+    region: Region
+    ranges: Ranges
+    task: ProofTask
 
 
 def fall(ball: ProofTask) -> Falls:

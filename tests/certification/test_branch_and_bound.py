@@ -49,11 +49,21 @@ def test_it_proves_more_and_breaks_only_what_falls():
 
 def test_the_answer_depends_on_no_batch_mate_and_repeats():
     module, x, y, threat = case()
-    certifier = BranchAndBound(domains=40, split_steps=4)
+    certifier = BranchAndBound(domains=40, easy=16, inner_steps=3, split_steps=4)
     whole, part = certify(certifier, module, x, y, threat), torch.arange(5, 20)
     again = certify(certifier, module, x[part], y[part], threat.select(part))
     assert torch.equal(whole.margin[part], again.margin)
     assert [whole.stop[i] for i in part.tolist()] == list(again.stop)
+
+
+def test_a_hard_image_begins_anew_with_tighter_layers():
+    module, x, y, threat = case()
+    easy = certify(BranchAndBound(domains=4), module, x, y, threat)
+    hard = certify(BranchAndBound(domains=8, easy=4, inner_steps=8), module, x, y, threat)
+    assert (hard.margin >= easy.margin).all()
+    left = [i for i, word in enumerate(easy.stop) if word == "budget"]
+    assert (hard.margin[left] > easy.margin[left]).any()
+    assert all(hard.stop[i] == easy.stop[i] for i in range(24) if i not in left)
 
 
 def test_time_ends_a_search():

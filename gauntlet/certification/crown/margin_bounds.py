@@ -86,7 +86,7 @@ def prove(network: Network, region: Region, predicted: Tensor, effort: Effort) -
         part = region.select(still)
         inner = {"crown": 0, "alpha_crown": effort.inner_steps}.get(name, 0)
         if name == "crown" or inner:
-            ranges = intervals(graph, part, _by_crown(network, part, ranges, inner, effort.memory))
+            ranges = tightened(network, part, ranges, inner, effort.memory)
         ask = Asked(network, part, ranges, len(graph.nodes) - 1, effort.memory)
         steps = effort.steps if name == "alpha_crown" else 0
         margins[still] = _improved(ask, margins[still], rows[still], steps, name == "ibp", effort.least)
@@ -94,6 +94,11 @@ def prove(network: Network, region: Region, predicted: Tensor, effort: Effort) -
         stay = (margins[still] <= effort.least).any(1).nonzero().squeeze(1)
         still, ranges = still[stay], ranges.select(stay)
     return Proof(margins, method, still, ranges)
+
+
+def tightened(network: Network, region: Region, known: Ranges, steps: int, memory: float) -> Ranges:
+    """Return the bounds of all nodes, no looser than known, by CROWN and so many steps for the slopes of each."""
+    return intervals(network.exact, region, _by_crown(network, region, known, steps, memory))
 
 
 @dataclass(frozen=True)

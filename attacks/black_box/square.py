@@ -200,7 +200,9 @@ class Square(Knobs, key="attack"):
             if query:
                 tried = propose(z, x, threat, self.side(query - 1, *x.shape[2:]), words[:, query % BLOCK])
             logits = head.scores(tried, draw)
-            margin, broken = margins(logits, y).double(), head.broken(tried, logits, y, draw, plain=True)
+            margin = margins(logits, y)
+            broken = head.broken(tried, logits, y, draw, plain=True, margin=margin)
+            margin = margin.double()
             better = ((margin < best) | broken).nonzero().squeeze(1)
             if len(better):
                 z[better], best[better] = tried[better], margin[better]

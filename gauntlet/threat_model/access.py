@@ -57,7 +57,7 @@ class ScoreHead:
     __slots__ = ("_blunt", "_broken", "_scores")
 
     def __init__(
-        self, scores: Ask, broken: Callable[[Tensor, Tensor, Tensor, Rng], Tensor], blunt: DecisionHead
+        self, scores: Ask, broken: Callable[[Tensor, Tensor, Tensor, Rng, Tensor | None], Tensor], blunt: DecisionHead
     ) -> None:
         self._scores, self._broken, self._blunt = scores, broken, blunt
 
@@ -65,12 +65,15 @@ class ScoreHead:
         """Return scores [B, K], as `CountedHead.scores` gives them."""
         return self._scores(z, rng)
 
-    def broken(self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = True) -> Tensor:
+    def broken(
+        self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = True, margin: Tensor | None = None
+    ) -> Tensor:
         """Return which candidates fool the deployed forward, bool [B]; logits: what `scores` gave for them.
 
-        plain changes nothing, since the logits come from `scores` alone: the call reads the same at every head.
+        margin is as in `CountedHead.broken`; plain changes nothing, since the logits come from `scores` alone: the
+        call reads the same at every head.
         """
-        return self._broken(z, logits, y, rng)
+        return self._broken(z, logits, y, rng, margin)
 
     def blunted(self) -> DecisionHead:
         """Return the same defense for an attacker who learns decisions only."""
@@ -118,7 +121,7 @@ def _without_gradients(head: CountedHead) -> ScoreHead:
 
     return ScoreHead(
         lambda z, rng: head.scores(z.detach(), rng),
-        lambda z, logits, y, rng: head.broken(z.detach(), logits, y, rng, plain=True),
+        lambda z, logits, y, rng, margin: head.broken(z.detach(), logits, y, rng, True, margin),
         DecisionHead(decide, lambda z, y, rng: head.fooled(z.detach(), y, rng)),
     )
 

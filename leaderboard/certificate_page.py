@@ -88,7 +88,8 @@ def _table(verdicts: Sequence[CertificateVerdict]) -> dict[str, Any]:
 def _foreign(verdict: CertificateVerdict) -> str:
     """Return a line about what another verifier claims."""
     claims, total = verdict.claims, verdict.claims.total
-    share = f"{formatting.percent(total.certified(claims.eps), total.samples)} % at {claims.eps:.4g}"
+    whose = "samples that an attack left" if claims.survivors else "samples"
+    share = f"{total.certified(claims.eps)} of {total.samples} {whose} at {claims.eps:.4g}"
     fate = f"{verdict.samples} contradicted by {verdict.attacks} attack runs"
     odd = f" ({', '.join(claims.problems)})" if claims.problems else ""
     return f"{claims.data.name}, {claims.defense}: {share}, claimed by {claims.origin}, not checked by us; {fate}{odd}"

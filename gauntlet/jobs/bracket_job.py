@@ -27,7 +27,8 @@ from gauntlet.transfer.imported import ForeignExamples, import_set
 @dataclass(frozen=True)
 class Bracketed:
     """What both runs found. certified: None where nothing survived. bracket: None while the attack is not finished,
-    and where the certifier estimates. judged: a run of the adversarial examples that the certifier met; None: none."""
+    and where the certifier proves nothing itself. judged: a run of the adversarial examples that the certifier met;
+    None: none."""
 
     attacked: Outcome
     certified: Certified | None
@@ -74,8 +75,8 @@ def attack_and_certify(composed: DictConfig, choices: dict[str, str], words: Seq
     others = ("attack", "dataset.limit", "dataset.indices")
     kept = [word for word in words if not any(_sets(word, key) for key in others)]
     certified = certify(config, _but(choices, "attack"), _command([*kept, f"dataset.indices={listed}"]))
-    if certified.manifest["certificate"]["kind"] == "estimate":
-        return Bracketed(attacked, certified, None)  # nothing is proven
+    if certified.manifest["certificate"]["kind"] in ("estimate", "claimed"):
+        return Bracketed(attacked, certified, None)  # nothing is proven by us
     radius = certified.manifest["threat"]["radius"] or 0.0
     proven = int((certified.summary.radius >= radius).sum())
     name = certified.manifest["name"]["certifier"]

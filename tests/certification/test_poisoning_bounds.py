@@ -64,6 +64,24 @@ def test_no_change_that_an_attacker_has_breaks_a_certificate_of_partitions(rule,
         assert (certified == exact).all()
 
 
+@pytest.mark.parametrize("level", [0.2, 0.5, 0.8])
+def test_nor_one_of_a_run_off_in_which_a_class_is_the_second_choice_of_many(level):
+    """It wins against any other, and may yet not be in the run-off; or it is beaten there, and is hard to bring in."""
+    scores = ensembles(6, 3, 40, seed=int(10 * level))
+    scores[:, :, 1] = level
+    _, certified = runoff_certificate(Ballot(scores, one_each(6)))
+    exact = [true_robustness(scores[:, image], one_each(6), "runoff", int(certified[image]) + 1) for image in range(40)]
+    assert (certified <= exact).all()
+    assert (certified == exact).mean() >= 0.9
+
+
+def test_a_winner_is_lost_where_two_classes_keep_it_out_of_the_run_off():
+    """Two votes for each of three classes, and the winner is the second choice of all others: one change is enough."""
+    said = [[2, 1, 0], [2, 0, 1], [1, 2, 0], [1, 2, 0], [1, 0, 2], [1, 0, 2]]
+    own, certified = runoff_certificate(Ballot(np.array(said, float)[:, None], one_each(6)))
+    assert (own.tolist(), certified.tolist()) == ([0], [0])
+
+
 @pytest.mark.parametrize("rule", list(RULES))
 def test_nor_one_where_a_bucket_trains_several_networks(rule):
     reached = np.array([[0, 2], [1, 3], [2, 4], [3, 5], [4, 0], [5, 1]])

@@ -14,6 +14,7 @@ from gauntlet.config.shipped import CONF
 from gauntlet.data.digits import Digits
 from gauntlet.evidence.run_folder import RunFolder, find_runs
 from gauntlet.jobs.attack_job import evaluate
+from gauntlet.jobs.bracket_job import attack_and_certify
 from gauntlet.jobs.certification_job import certify
 from gauntlet.leaderboard.build import build
 from gauntlet.leaderboard.certificates import certified
@@ -23,12 +24,15 @@ from tests.certification.onnx_reader import evaluate as run_onnx
 COUNT = 12
 
 
+WORDS = [
+    "attack=pgd", "threat.eps=0.3", "defense=trades", f"dataset.limit={COUNT}", "runtime.progress=false",
+    "runtime.device=cpu",
+]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    words = [
-        "attack=pgd", "threat.eps=0.3", "defense=trades", f"dataset.limit={COUNT}", "runtime.progress=false",
-        "runtime.device=cpu", f"runs_dir={tmp_path_factory.mktemp('runs')}",
-    ]  # fmt: skip
+    words = [*WORDS, f"runs_dir={tmp_path_factory.mktemp('runs')}"]
     with initialize_config_dir(CONF, version_base=None):
         cfg = compose("run", words)
     return evaluate(cfg, {"attack": "pgd", "defense": "trades", "model": "small_cnn"}, "python run.py attack=pgd").run
@@ -129,6 +133,14 @@ def test_answers_become_claims_and_judged_counterexamples(run, questions, tmp_pa
     assert "claimed by nameless, not checked by us" in page
     assert "<table" not in page
     assert "proven" not in (site / "index.html").read_text().split("<main")[1]
+
+    both = [*WORDS, "certifier=claimed", f"certifier.path={claims.manifest()['config']['certifier']['path']}"]
+    with initialize_config_dir(CONF, version_base=None):
+        cfg = compose("run", [*both, f"runs_dir={run.path.parents[4]}"])
+    done = attack_and_certify(cfg, {"attack": "pgd", "defense": "trades", "certifier": "claimed"}, both)
+    assert done.certified is not None
+    assert done.certified.summary.correct > 0
+    assert done.bracket is None  # what others claim makes no bracket
 
     words = [f"certifier.path={claims.manifest()['config']['certifier']['path']}", "dataset.limit=5"]
     with initialize_config_dir(CONF, version_base=None):

@@ -128,9 +128,7 @@ def read_run(folder: RunFolder, root: Path) -> AttackRun | None:
 def _described(folder: RunFolder, place: str, manifest: Manifest) -> AttackRun:
     data, threat, name = manifest["dataset"], manifest["threat"], manifest["name"]
     radius = math.inf if threat["radius"] is None else float(threat["radius"])
-    key = ThreatKey(
-        threat["norm"], radius, float(threat.get("low", 0)), float(threat.get("high", 1)), threat.get("target", "")
-    )
+    key = ThreatKey(threat["norm"], radius, float(threat.get("low", 0)), float(threat.get("high", 1)), _aim(manifest))
     protocol = manifest.get("protocol")
     return AttackRun(
         folder=folder,
@@ -155,6 +153,13 @@ def _described(folder: RunFolder, place: str, manifest: Manifest) -> AttackRun:
         state="" if manifest["status"] != "running" else "running" if folder.at_work() else "interrupted",
         flags=tuple(EntryFlag(flag["name"], flag.get("detail", ""), place) for flag in manifest.get("flags", [])),
     )
+
+
+def _aim(manifest: Manifest) -> str:
+    """Return how the targets of a targeted attack were chosen; of a column of the data set with what tells it from
+    another."""
+    rule, digest = manifest["threat"].get("target", ""), manifest["dataset"].get("targets", "")
+    return f"{rule} {digest.removeprefix('sha256:')[:6]}".strip()
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

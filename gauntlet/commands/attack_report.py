@@ -1,13 +1,13 @@
 """Report of an attacked run: what the evidence says, in lines for the terminal."""
 
 from gauntlet.commands.network_report import network_lines
-from gauntlet.evidence.manifest import Manifest, ThreatFacts
+from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.next_steps import next_steps
 from gauntlet.jobs.attack_job import Outcome
 from gauntlet.metrics.anytime_interval import stop_words
 from gauntlet.metrics.attack_summary import AttackSummary, expected_words, robust_words
 from gauntlet.metrics.class_accuracy import worst_classes
-from gauntlet.metrics.display import span
+from gauntlet.metrics.display import span, threat_words
 from gauntlet.metrics.ensemble_bounds import bound_lines
 from gauntlet.metrics.fooling_ratio import fooling_lines, fooling_of
 from gauntlet.metrics.gradient_masking import head_lines
@@ -24,12 +24,6 @@ PROTOCOLS = {
     "vote": "vote: majority of {} fresh draws, on the worst candidate of each image",
     "fixed": "fixed: one frozen draw for each image, known to the attacker",
 }
-
-
-def threat_words(threat: ThreatFacts) -> str:
-    """Return what the attacker may change and wants, such as `linf 8/255 targeted (random)`."""
-    aim = f" targeted ({threat['target'].replace('_', ' ')})" if "target" in threat else ""
-    return f"{threat['norm']} {threat['eps']}{aim}"
 
 
 def lines(outcome: Outcome) -> list[str]:

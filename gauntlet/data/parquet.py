@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gauntlet.data.arrow_columns import features, label_names
 from gauntlet.data.encoded_images import EncodedImages
 from gauntlet.data.file_patterns import files_of
 from gauntlet.data.image_dataset import Part
-from gauntlet.data.parquet_file import open_file, reading
+from gauntlet.data.parquet_file import open_file, read_labels, reading
 from gauntlet.data.parquet_rows import ParquetRows
 from gauntlet.data.selection import hold_out
 
@@ -23,6 +24,8 @@ class Parquet(EncodedImages):
         paths. Without a validation part, a fixed tenth of the training images is held out.
     image, label: the names of the columns. The image column is the struct, or plain encoded bytes. The label column
         holds class numbers, or texts, of which `class_map` says the numbers.
+    target: name of a column with the class that a targeted attack must reach (`threat.target=column`); null: there is
+        none.
 
     Images come in the order of the files, and the sample id is the row, counted from 0 over all files of the part.
     They are turned as their EXIF orientation says, as the Hub's own library does.
@@ -34,6 +37,7 @@ class Parquet(EncodedImages):
     validation: str | None = None
     image: str = "image"
     label: str = "label"
+    target: str | None = None
     name: str = "parquet"
     classes: int = 10
     channels: int = 3
@@ -47,6 +51,20 @@ class Parquet(EncodedImages):
             return Part(source, np.arange(len(source.labels)))
         training, validation = hold_out(len(source.labels))
         return Part(source, training if part == "train" else validation, sliced=True)
+
+    def targets(self) -> NDArray[np.int64] | None:
+        """Return the class that each image of the test part is to become, int64 [n], by its id; None without a column.
+
+        Raises:
+            UserError: there is no such column, or one that holds no class numbers.
+        """
+        if self.target is None:
+            return None
+        found = []
+        for path in self._files("test"):
+            with reading(path), open_file(path) as file:
+                found.append(read_labels(file, self.target, path, self.mapped()))
+        return np.concatenate(found)
 
     def class_names(self) -> tuple[str, ...]:
         """Return the name of every class; see `ImageSet.class_names`."""

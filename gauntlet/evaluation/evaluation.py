@@ -47,6 +47,7 @@ class Evaluation:
         every: whether candidates that fooled nobody are handed out too, as adversarial examples to be stored.
         access: what the attacker is given: gradient, score or decision; the victim may give less.
         protocol: how the predictions of a randomized victim are counted; without effect on a deterministic one.
+        listed: the class that each sample is to become, int64 [n] by its id, where the data set says it.
         fitted: stage -> its attack after it has learned from training images; see `gauntlet.evaluation.universal_fit`.
 
     Raises:
@@ -67,11 +68,17 @@ class Evaluation:
     every: bool = False
     access: str = GRADIENT
     protocol: Protocol = field(default_factory=Protocol)
+    listed: Tensor | None = None
     fitted: dict[str, Attack] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         admit(*self.attack, self.access)
         admit(*self.attack, self.given, f"the defense declares access={self.victim.access}")
+        if self.threat.targeted and self.threat.target == "column" and self.listed is None:
+            raise UserError(
+                "threat.target=column needs a data set that says targets (dataset=parquet dataset.target=COLUMN); or "
+                "use threat.target=random"
+            )
         for stage in self.stages:
             if self.threat.targeted:
                 check_targeted(stage.name, stage.attack, self.victim)

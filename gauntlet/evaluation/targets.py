@@ -28,8 +28,17 @@ def targets_of(run: Evaluation, scores: Tensor, x: Tensor, ids: Tensor, y: Tenso
         y: labels int64 [B].
 
     Raises:
-        UserError: the nearest class is asked for, and the norm has no distance to a plane, or the defense no gradient.
+        UserError: a target of the data set is no other class; or the nearest class is asked for, and the norm has no
+            distance to a plane, or the defense no gradient.
     """
+    if run.listed is not None:
+        target = run.listed[ids.to(run.listed.device)].to(y)
+        if len(bad := ids[(target == y) | (target < 0) | (target >= run.classes)]):
+            raise UserError(
+                f"the target of sample {int(bad[0])} is its label, or none of {run.classes} classes; fix the column, "
+                "or leave the sample out by dataset.indices"
+            )
+        return target
     if run.threat.target != "nearest":
         return choose_targets(run.threat.target, scores, y, Rng(run.seed, ids, STREAM))
     if run.threat.norm not in DUAL:

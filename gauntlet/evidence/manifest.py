@@ -77,6 +77,7 @@ class DataFacts(TypedDict, total=False):
     classes: Annotated[int, Bounds(1, 2**31), "labels are below"]
     class_names: Annotated[list[Name], Length(100_000), "name of each class, where they have names"]
     train: Annotated[Name, "digest of the training images that a universal perturbation is fitted to"]
+    targets: Annotated[Name, "digest of the targets, where the data set says them"]
 
 
 class StopFacts(TypedDict, total=False):

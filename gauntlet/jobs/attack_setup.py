@@ -4,7 +4,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from gauntlet.config.runtime import Runtime
 from gauntlet.config.validate import build
@@ -172,5 +174,15 @@ def _evaluation(
         coverage=traits_of(attack).coverage or coverage,
         access=TRANSFER if transfer else cfg.access,
         protocol=protocol,
+        listed=_listed(setup),
     )
     return evaluation, crafters
+
+
+def _listed(setup: Setup) -> Tensor | None:
+    """Return the class that each sample is to become, int64 [n] by its id, where the data set is asked for it."""
+    threat = setup.request.threat
+    if not (threat.targeted and threat.target == "column"):
+        return None
+    found = getattr(setup.dataset, "targets", lambda: None)()  # few data sets say it, and a user's own need not
+    return None if found is None else torch.from_numpy(found)

@@ -1,5 +1,6 @@
 """What a run is: the hash of all that changes its answer, and the manifest that describes it."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -84,6 +85,8 @@ def attack_manifest(
         own |= Manifest(protocol=cast(ProtocolFacts, counted.to_record(evaluation.exact)), bare=target.identity)
     stages = [CLEAN_STAGE, *(stage.name for stage in evaluation.stages)]
     data = {} if train is None else {"train": train.digest()}
+    if evaluation.listed is not None:
+        data["targets"] = f"sha256:{hashlib.sha256(evaluation.listed.numpy().tobytes()).hexdigest()}"
     return _manifest(setup, "attack", name, digest_of(deployed), answer, stages, data) | own
 
 

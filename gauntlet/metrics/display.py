@@ -4,6 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from gauntlet.evidence.manifest import ThreatFacts
+
 DASH = "–"
 """In place of a number that there is not."""
 
@@ -28,6 +30,12 @@ def points(value: float | None, digits: int = 1) -> str:
     ('50.0', '–')
     """
     return DASH if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def threat_words(threat: ThreatFacts) -> str:
+    """Return what the attacker may change and wants, such as `linf 8/255` or `linf 8/255 targeted (random)`."""
+    aim = f" targeted ({threat['target'].replace('_', ' ')})" if "target" in threat else ""
+    return f"{threat['norm']} {threat['eps']}{aim}"
 
 
 def class_name(number: int, names: Sequence[str]) -> str:

@@ -23,9 +23,10 @@ UNBOUNDED = "unbounded"
 GOALS = ("untargeted", "targeted")
 """What counts as a success: any class but the label, or the target of each image."""
 
-TARGETS = ("random", "least_likely", "runner_up", "nearest")
+TARGETS = ("random", "least_likely", "runner_up", "nearest", "column")
 """How the target of an image is chosen: any other class, by the seed; by the clean scores the worst, or the best of the
-other classes; that whose boundary is nearest, as the gradients at the clean image see it (arXiv 2407.02240)."""
+other classes; that whose boundary is nearest, as the gradients at the clean image see it (arXiv 2407.02240);
+as the data set says."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Threat:
             only the box limits, and an evaluation measures how far the attacker must go.
         low, high: the pixel box.
         goal: untargeted, or targeted: an attack succeeds only where the target of an image is predicted.
-        target: random, least_likely, runner_up or nearest: how it is chosen, where the goal is targeted.
+        target: random, least_likely, runner_up, nearest or column (of the data set): how it is chosen, where the goal
+            is targeted.
         factors: per-sample multiples of eps, float [B]; None: all ones.
 
     Raises:

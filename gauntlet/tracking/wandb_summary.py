@@ -6,7 +6,7 @@ from typing import Any
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.published import published
 from gauntlet.metrics.attack_summary import AttackSummary
-from gauntlet.metrics.display import ratio
+from gauntlet.metrics.display import ratio, threat_words
 
 STAGE_COLUMNS = ("stage", "attacked", "survivors", "accuracy", "forwards", "backwards", "seconds")
 
@@ -61,4 +61,4 @@ def stages(total: AttackSummary) -> list[tuple[Any, ...]]:
 def title(manifest: Manifest) -> str:
     """Return the name of an evaluation for people."""
     name, threat = manifest["name"], manifest["threat"]
-    return f"{name['defense']} {name['attack']} {name['dataset']} {threat['norm']} {threat['eps']}"
+    return f"{name['defense']} {name['attack']} {name['dataset']} {threat_words(threat)}"

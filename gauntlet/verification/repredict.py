@@ -53,6 +53,9 @@ def other_targets(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor, target: ND
 
     Of scores that rounding may turn over either may have been chosen.
     """
+    if run.listed is not None:
+        listed: NDArray[np.bool_] = run.listed[ids].numpy() != target
+        return listed
     scores, label, rows = _scores(run, x, ids, "judge"), y.numpy(), np.arange(len(y))
     if run.threat.target == "random":
         away = Rng(run.seed, ids, "target").stream("target").integers((1,), scores.shape[1] - 1).squeeze(1).numpy()

@@ -1,23 +1,30 @@
 """Forged, truncated and moved runs are not verified, and an honest one is."""
 
 import errno
+import io
 import json
 import os
 import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from gauntlet.config.shipped import CONF
+from gauntlet.data.digits import Digits
 from gauntlet.errors import UserError
 from gauntlet.evidence import run_folder
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import rows
 from gauntlet.jobs.attack_job import evaluate
+from gauntlet.models import checkpoint
+from gauntlet.models.small_cnn import SmallCNN
 from gauntlet.verification import verify
 
 CHOICES = {"attack": "pgd", "defense": "none", "model": "small_cnn"}
@@ -134,6 +141,37 @@ def test_the_nearest_class_is_found_again(tmp_path):
         lambda table: table.assign(target=(table["target"] + 1 + (table["label"] == (table["target"] + 1) % 10)) % 10),
     )
     assert problems(run).count("which threat.target=nearest does not choose") == 16
+
+
+def test_targets_of_a_column_belong_to_the_run(tmp_path):
+    """The class that the data set says, in another column another run."""
+    images = [io.BytesIO() for _ in range(6)]
+    batch = Digits().split("test").read(slice(6))
+    for image, file in zip(batch.x, images, strict=True):
+        Image.fromarray((255 * image[0]).round().byte().numpy()).save(file, "PNG")
+    column = [{"bytes": file.getvalue(), "path": None} for file in images]
+    y = batch.y.numpy()
+    content = {"image": column, "label": y, "one": (y + 1) % 10, "two": (y + 2) % 10, "bad": y}
+    pq.write_table(pa.table(content), tmp_path / "test.parquet")
+    data = ["dataset=parquet", f"dataset.path={tmp_path}", "dataset.channels=1", "dataset.size=8", "dataset.limit=6",
+            f"checkpoint={tmp_path / 'w.safetensors'}", "threat.goal=targeted", "threat.target=column"]  # fmt: skip
+    checkpoint.save(SmallCNN(10, 1, 8), tmp_path / "w.safetensors", {})
+    one, two = (
+        made(tmp_path / "runs", "attack=pgd", "attack.steps=2", *data, f"dataset.target={name}")
+        for name in ("one", "two")
+    )
+    for run, step in ((one, 1), (two, 2)):
+        table = run.read_part(0).to_pandas()
+        assert (table["target"] == (table["label"] + step) % 10).all()
+        assert not verify.verify(run).problems
+    assert one.path != two.path
+    assert one.manifest()["dataset"]["targets"] != two.manifest()["dataset"]["targets"]
+    forge(one, 0, lambda table: table.assign(target=(table["label"] + 2) % 10))
+    assert "threat.target=column does not choose" in problems(one)
+    with pytest.raises(UserError, match="the target of sample 0 is its label"):
+        made(tmp_path / "runs", *data, "dataset.target=bad")
+    with pytest.raises(UserError, match=r"dataset\.target=COLUMN"):
+        made(tmp_path / "runs", *data)
 
 
 def test_broken_rows_cannot_be_called_robust(run, rebuilt):

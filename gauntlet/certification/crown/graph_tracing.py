@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from gauntlet.certification.crown.graph import Graph, Input, Node, Relu, Sum, pruned
 from gauntlet.certification.crown.layer_parsing import Call, Unsupported
+from gauntlet.certification.crown.max_pooling import MAX_POOL, max_pool
 from gauntlet.errors import UserError
 from gauntlet.system.dispatch_mode import DispatchMode
 
@@ -26,7 +27,8 @@ RELU = {"relu", "relu_"}
 SUM = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
 HINT = (
-    "bounds know convolution, linear, batch norm, ReLU, average pooling, sums, constants and reshaping; "
+    "bounds know convolution, linear, batch norm, ReLU, average and max pooling, sums, constants and "
+    "reshaping; "
     "certifier=smoothing takes any network"
 )
 
@@ -159,6 +161,10 @@ class _Watch(TorchFunctionMode):
             if before[0] != before[1] or call.get("alpha", 1) != 1:
                 raise Unsupported(f"{name} of unlike shapes or with alpha")
             self.keep(result, Node(Sum(), (sources[0], sources[1]), shape, label))
+        elif name in MAX_POOL and len(sources) == 1 and len(before[0]) == 4:
+            *inner, last = max_pool(call, sources[0], len(self.nodes), label)
+            self.nodes += inner
+            self.keep(result, last)
         elif len(sources) == 1:
             for op, form in call.read():
                 self.keep(result, Node(op, (sources[0],), form, label))

@@ -59,6 +59,7 @@ ARGUMENTS = {
     "avg_pool2d": ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     "adaptive_avg_pool2d": ("input", "output_size"),
     "mean": ("input", "dim", "keepdim"),
+    "max_pool2d": ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode"),
 }
 
 
@@ -78,10 +79,10 @@ def _conv2d(call: Call) -> Steps:
         weight=weight,
         bias=None if bias is None else exact(bias).reshape(-1, 1, 1),
         terms=weight[0].numel() + 2,
-        inside=_pair(call.before[2:]),
-        stride=_pair(call.get("stride", 1)),
-        padding=_pair(padding),
-        dilation=_pair(call.get("dilation", 1)),
+        inside=pair(call.before[2:]),
+        stride=pair(call.get("stride", 1)),
+        padding=pair(padding),
+        dilation=pair(call.get("dilation", 1)),
         groups=call.get("groups", 1),
     )
     return [(op, call.after)]
@@ -105,21 +106,21 @@ def _batch_norm(call: Call) -> Steps:
 
 
 def _avg_pool2d(call: Call) -> Steps:
-    kernel, padding = _pair(call.get("kernel_size")), _pair(call.get("padding", 0))
+    kernel, padding = pair(call.get("kernel_size")), pair(call.get("padding", 0))
     if (
         call.get("ceil_mode")
         or call.get("divisor_override")
         or (any(padding) and not call.get("count_include_pad", True))
     ):
         raise Unsupported("average pooling with ceil_mode, divisor_override or without count_include_pad")
-    return [(_window(call, kernel, _pair(call.get("stride") or kernel), padding), call.after)]
+    return [(_window(call, kernel, pair(call.get("stride") or kernel), padding), call.after)]
 
 
 def _adaptive(call: Call) -> Steps:
     size, parts = call.before[2:], call.after[1:]
     if any(s % p for s, p in zip(size, parts, strict=True)):
         raise Unsupported(f"adaptive average pooling of {size[0]}x{size[1]} to {parts[0]}x{parts[1]}")
-    kernel = _pair([s // p for s, p in zip(size, parts, strict=True)])
+    kernel = pair([s // p for s, p in zip(size, parts, strict=True)])
     return [(_window(call, kernel, kernel, (0, 0)), call.after)]
 
 
@@ -129,14 +130,14 @@ def _mean(call: Call) -> Steps:
     if len(call.before) != 4 or dims != {2, 3}:
         raise Unsupported("a mean over other dimensions than height and width")
     small = (call.before[1], 1, 1)
-    steps: Steps = [(_window(call, _pair(call.before[2:]), (1, 1), (0, 0)), small)]
+    steps: Steps = [(_window(call, pair(call.before[2:]), (1, 1), (0, 0)), small)]
     return steps if call.after == small else [*steps, *_between(small, call.after)]
 
 
 def _window(call: Call, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Pool:
     count = math.prod(kernel)
     weight = torch.full((1, 1, *kernel), 1 / count, dtype=torch.float64)
-    return Pool(weight=weight, terms=count + 2, inside=_pair(call.before[2:]), stride=stride, padding=padding)
+    return Pool(weight=weight, terms=count + 2, inside=pair(call.before[2:]), stride=stride, padding=padding)
 
 
 def _reshape(call: Call) -> Steps:
@@ -195,7 +196,8 @@ def _constant(call: Call) -> Tensor:
     return value
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
+    """Return height and width of what may be one number for both."""
     pair = (value, value) if isinstance(value, int) else tuple(value)
     return (int(pair[0]), int(pair[-1]))
 

@@ -26,6 +26,8 @@ AFFINE = {
     "average": lambda x: nn.functional.adaptive_avg_pool2d(nn.functional.avg_pool2d(x, 3, 1, 1), (4, 2)),
     "strided": lambda x: nn.functional.conv2d(x, torch.ones(3, 1, 3, 3)[:2], None, 2, 0, 1, 2),
     "dilated": lambda x: nn.functional.conv2d(x, torch.ones(5, 2, 2, 3), torch.arange(5.0), (1, 2), (1, 0), 2),
+    "max": lambda x: nn.functional.max_pool2d(nn.functional.max_pool2d(x, 3, stride=1), 2),
+    "adaptive max": lambda x: nn.functional.adaptive_max_pool2d(nn.functional.max_pool2d(x, 1, 1), (4, 2)),
     "whole mean": lambda x: x.mean((-1, -2), keepdim=True).expand(-1, -1, 1, 1),
 }
 
@@ -72,7 +74,7 @@ def test_a_shortcut_is_read_once():
 
 REFUSED = {
     "layer 1 (SiLU)": nn.Sequential(nn.Conv2d(2, 2, 3), nn.SiLU(), nn.Flatten()),
-    "layer 0 (MaxPool2d)": nn.Sequential(nn.MaxPool2d(2), nn.Flatten()),
+    "max pooling with padding": nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Flatten()),
     "layer 0 (Softmax)": nn.Sequential(nn.Softmax(1), nn.Flatten()),
     "batch norm in training mode": nn.Sequential(nn.BatchNorm2d(2), nn.Flatten()).train(),
     "dropout in training mode": nn.Sequential(nn.Dropout(), nn.Flatten()).train(),

@@ -13,8 +13,8 @@ MAX_POOL = {"max_pool2d", "adaptive_max_pool2d"}
 def max_pool(call: Call, source: int, first: int, label: str) -> list[Node]:
     """Return the nodes that a call of max pooling amounts to; the last is its result.
 
-    The largest of a window is found in rounds of pairs. Picking and comparing do not round, so that these layers have
-    no rounding of their own.
+    The largest of a window is found in rounds of pairs. Picking and comparing do not round in the deployed network; the
+    one rounding that each of these layers is given covers that of the bounds themselves.
 
     Args:
         call: of a function in `MAX_POOL`.
@@ -34,7 +34,7 @@ def max_pool(call: Call, source: int, first: int, label: str) -> list[Node]:
         return first + len(nodes) - 1
 
     def pick(weight: Tensor) -> int:
-        return add(Pool(weight=weight.reshape(1, 1, *kernel), inside=inside, stride=stride), source)
+        return add(Pool(weight=weight.reshape(1, 1, *kernel), inside=inside, stride=stride, terms=1), source)
 
     cells = list(torch.eye(kernel[0] * kernel[1], dtype=torch.float64))
     if len(cells) == 1:
@@ -46,7 +46,7 @@ def max_pool(call: Call, source: int, first: int, label: str) -> list[Node]:
     minus = torch.full((), -1.0, dtype=torch.float64)
     while len(best) > 1:
         a, b = best.pop(0), best.pop(0)
-        above = add(Relu(), add(Sum(), a, add(Scale(weight=minus), b)))
+        above = add(Relu(), add(Sum(), a, add(Scale(weight=minus, terms=1), b)))
         best.append(add(Sum(), above, b))
     return nodes
 

@@ -1,8 +1,10 @@
 """The page of certificates: a table and curves for each data set and norm."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 from jinja2 import Environment
@@ -52,7 +54,7 @@ def write(site: Site, env: Environment, verdicts: Sequence[CertificateVerdict]) 
 
 def _table(verdicts: Sequence[CertificateVerdict]) -> dict[str, Any]:
     first = verdicts[0].claims
-    ordered = sorted(verdicts, key=lambda each: (-each.claims.total.average, each.claims.place))
+    ordered = _told_apart(sorted(verdicts, key=lambda each: (-each.claims.total.average, each.claims.place)))
     proofs = {each.claims.eps for each in verdicts if not each.claims.total.graded}
     graded = [each.claims for each in verdicts if each.claims.total.graded]
     steps = grid(max((float(claims.radius.max(initial=0)) for claims in graded), default=0.0), first.norm)
@@ -83,6 +85,19 @@ def _table(verdicts: Sequence[CertificateVerdict]) -> dict[str, Any]:
         "chart": _chart([verdict.claims for verdict in ordered if verdict.claims.total.graded]),
         "votes": _histograms([verdict.claims for verdict in ordered]),
     }
+
+
+def _told_apart(verdicts: Sequence[CertificateVerdict]) -> list[CertificateVerdict]:
+    """Return the same with defenses that go by one name under one certifier marked by their folder."""
+    claims = [each.claims for each in verdicts]
+    counts = Counter((each.defense, each.certifier) for each in claims)
+    marked = [
+        replace(each, defense=f"{each.defense} {PurePath(each.place).name[-4:]}")
+        if counts[each.defense, each.certifier] > 1
+        else each
+        for each in claims
+    ]
+    return [replace(verdict, claims=each) for verdict, each in zip(verdicts, marked, strict=True)]
 
 
 def _foreign(verdict: CertificateVerdict) -> str:

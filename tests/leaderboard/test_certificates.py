@@ -177,6 +177,17 @@ def test_proofs_for_one_ball_have_no_curve_and_votes_of_bands_have_one_without_d
     assert ">2,200<" not in proofs
 
 
+def test_rows_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    runs, site = tmp_path / "runs", tmp_path / "site"
+    for victim in ("sha256:one", "sha256:two"):
+        certify(runs, [0.5] * 4, victim=victim)
+    certify(runs, [0.5] * 4, norm="l1")
+    build(runs, site)
+    page = (site / "certificates.html").read_text()
+    assert all(f">none {mark}<" in page for mark in (":one", ":two"))
+    assert '<th scope="row">none</th>' in page  # the only one of its table
+
+
 def test_the_distribution_of_votes_stands_beside_the_average_radius(tmp_path):
     """Wrong images have their own bin; the tenth of the images with the largest radii makes half of the average."""
     runs, site = tmp_path / "runs", tmp_path / "site"

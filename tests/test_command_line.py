@@ -5,12 +5,14 @@ import sys
 from fractions import Fraction
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 import gauntlet
 from gauntlet.__main__ import main as console
-from gauntlet.commands.command_line import arranged
+from gauntlet.commands.command_line import arranged, free_text
 from gauntlet.commands.run import main
 from gauntlet.commands.train import main as train
+from gauntlet.config.shipped import CONF
 from gauntlet.errors import UserError
 from gauntlet.threat_model.threat import Threat, parse_eps
 
@@ -30,6 +32,7 @@ SLIPS = [
     (["eps=8/255"], "unknown option eps; did you mean threat.eps?"),
     (["attack=PGD"], "there is no attack=PGD (did you mean pgd?)"),
     (["defense=trade"], "there is no defense=trade (did you mean trades?)"),
+    (["name=ours, with EMA", "paper=it's (new)", "attack=PGD"], "there is no attack=PGD (did you mean pgd?)"),
     (["attack.step_size=2/255"], "it takes a number (first step as a multiple of eps"),
 ]
 
@@ -100,3 +103,13 @@ def test_a_choice_with_its_ending_is_the_same_run(monkeypatch, tmp_path):
     for name in ("fgsm", "fgsm.yaml"):
         assert main([f"attack={name}", "dataset.limit=8", f"runs_dir={tmp_path}", "runtime.progress=false"]) == 0
     assert len(list(tmp_path.rglob("run.json"))) == 1
+
+
+def test_free_text_is_taken_as_it_stands():
+    given = ["name=ours, with EMA", "authors=A. B, C's", "paper=null", "link='quoted, once'", "attack=pgd,fgsm"]
+    found = free_text(given)
+    assert found == ["name='ours, with EMA'", "authors='A. B, C\\'s'", *given[2:]]
+    with initialize_config_dir(CONF, version_base=None):
+        cfg = compose("run", found[:4])
+    assert (cfg.name, cfg.authors, cfg.link) == ("ours, with EMA", "A. B, C's", "quoted, once")
+    assert free_text(["-m", *given]) == ["-m", *given]  # a sweep means the list

@@ -53,6 +53,23 @@ def by_file(words: Sequence[str]) -> list[str]:
     return _spelled_out(_spelled_out(words, "model"), "dataset")
 
 
+FREE_TEXT = ("name", "paper", "authors", "link", "extra_data")
+"""Options whose value is a text as it stands, commas and all."""
+
+
+def free_text(words: Sequence[str]) -> list[str]:
+    """Return the words with free text quoted for Hydra, which takes a comma for a list; sweeps mean one."""
+    if {"-m", "--multirun"} & set(words):
+        return list(words)
+    return [_as_text(word) for word in words]
+
+
+def _as_text(word: str) -> str:
+    key, given, value = word.partition("=")
+    plain = not given or key not in FREE_TEXT or value in ("", "null") or "${" in value
+    return word if plain or value[:1] in "'\"[" else f"{key}={_quoted(value)}"
+
+
 def _spelled_out(words: Sequence[str], group: str) -> list[str]:
     """Return the words with the files of one group spelled out."""
     typed = [word for word in words if re.match(rf"{group}=.*\.py(:|,|'|$)", word)]

@@ -16,7 +16,7 @@ import gauntlet
 from gauntlet.cluster import launchers
 from gauntlet.cluster.sweep_jobs import announced, job_of, verdict
 from gauntlet.cluster.sweep_overrides import prepared
-from gauntlet.commands.command_line import arranged, by_file
+from gauntlet.commands.command_line import arranged, by_file, free_text
 from gauntlet.commands.terminal import one_line, say, write
 from gauntlet.config.trust import guard
 from gauntlet.errors import UserError, described, printable
@@ -60,7 +60,7 @@ def _called(main: Callable[[], None], config_name: str) -> int:
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        sys.argv[1:] = prepared(launchers.checked(by_file(arranged(sys.argv[1:]))))
+        sys.argv[1:] = prepared(launchers.checked(by_file(free_text(arranged(sys.argv[1:])))))
     except UserError as cause:
         say(f"error: {printable(cause)}")
         return 1

@@ -82,6 +82,8 @@ class ArrayFiles(ImageSet):
 @cache
 def _load(path: Path, beside: Path, x: str, y: str, layout: str | None, channels: int, size: int) -> Arrays:
     pixels = read_images(path, layout, channels, size, x)
+    if path == beside and path.suffix == ".npy":
+        raise UserError(f"{path} holds one array, the images; give dataset.labels=FILE with their labels")
     labels = read_labels(beside, y)
     if len(pixels) != len(labels):
         raise UserError(f"{path} holds {len(pixels)} images and {beside} {len(labels)} labels; give one for each")

@@ -108,7 +108,8 @@ class ImageSet(Knobs, ABC, key="dataset"):
             return
         row, label = int(rows[wrong[0]]), int(labels[wrong[0]])
         fix = "set dataset.classes to the number of classes, or fix the labels"
-        if int(labels.min()) == 1 and int(labels.max()) == self.classes:
+        every = source.labels  # a few of them need not have the lowest
+        if int(every.min()) == 1 and int(every.max()) == self.classes:
             fix = f"the labels go from 1 to {self.classes}: subtract 1, they count from 0"
         elif label == -1:
             fix = "-1 stands for an image without a label: take a part that has labels, or leave it out"

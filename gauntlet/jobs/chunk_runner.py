@@ -18,6 +18,7 @@ from gauntlet.data.prefetch import batches
 from gauntlet.errors import UserError
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.jobs.model_description import described_anew
 from gauntlet.jobs.run_identity import refuse_another
 from gauntlet.system.lock import clear_folder, sole_owner
 from gauntlet.system.process import give_back
@@ -93,7 +94,7 @@ def held_shard(run: RunFolder, runtime: Runtime, mine: Callable[[], Manifest]) -
         first = mine()
         manifest = run.create(first)
         refuse_another(manifest, first, run.path)
-        yield manifest
+        yield described_anew(run, manifest, first)
 
 
 @dataclass(frozen=True)

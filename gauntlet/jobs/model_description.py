@@ -7,6 +7,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gauntlet.evidence.manifest import Manifest
+from gauntlet.evidence.manifest_update import amend
+from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.stable_names import first_name
 
 DESCRIPTION = ("name", "paper", "authors", "link", "extra_data")
@@ -20,6 +22,25 @@ def description(cfg: DictConfig) -> Manifest:
     """Return what the user says of the model, for the record; empty where nothing is said."""
     said = {key: cfg[key] for key in DESCRIPTION[1:] if cfg.get(key) is not None}
     return Manifest(description=said) if said else Manifest()  # type: ignore[typeddict-item]
+
+
+def described_anew(run: RunFolder, recorded: Manifest, mine: Manifest) -> Manifest:
+    """Return the manifest of a run that is there, with what this command says of the model in place of what it said.
+
+    Args:
+        recorded: as on disk.
+        mine: as this process would have begun the run.
+    """
+    said = {key: value for key in DESCRIPTION if (value := mine["config"].get(key)) is not None}
+    if all(recorded["config"].get(key) == value for key, value in said.items()):
+        return recorded
+
+    def change(manifest: Manifest) -> None:
+        manifest["name"]["model"] = mine["name"]["model"]
+        manifest["config"], manifest["command"] = mine["config"], mine["command"]  # one gives the other
+        manifest.update(Manifest(description=mine["description"]) if "description" in mine else Manifest())
+
+    return amend(run, change)
 
 
 def model_name(cfg: DictConfig, choices: Mapping[str, str]) -> str:

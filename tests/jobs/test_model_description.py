@@ -146,3 +146,14 @@ def test_images_for_the_check_are_spread_over_the_run():
     declared = clean_accuracy.DeclaredAccuracy([0.5], "it")
     clean_accuracy.check_clean_accuracy(declared, victim, Ordered(), 0, torch.device("cpu"), 500)
     assert (seen[0], seen[-1], len(seen)) == (0, 3 * clean_accuracy.CHECKED - 1, clean_accuracy.CHECKED)
+
+
+def test_a_run_that_is_done_takes_the_description_of_a_later_command(tmp_path):
+    first = run(tmp_path)
+    named = run(tmp_path, "name=ours", "paper=arXiv 0000.00000")
+    assert named.run.path == first.run.path
+    found = named.run.manifest()
+    assert (found["name"]["model"], found["description"]["paper"]) == ("ours", "arXiv 0000.00000")
+    assert found["config"]["name"] == "ours"
+    assert found["status"] == "done"
+    assert run(tmp_path).run.manifest() == found  # who says nothing changes nothing

@@ -151,6 +151,10 @@ class NetworkShare:
         """Return the share for `train` and `validation`, and the whole test part."""
         return self.dataset.split(part) if part == "test" else self.members
 
+    def release(self) -> None:
+        """Forget the images that were read; they are read again when they are asked for."""
+        self.members.held.clear()
+
 
 @dataclass(frozen=True)
 class _Members:
@@ -169,7 +173,7 @@ class _Members:
         return len(self.positions)
 
     def read(self, positions: Sequence[int] | slice, spread: Spread = map) -> Batch:
-        if not self.held:  # a share is small: it is read once
+        if not self.held:  # a share is small: it is read once, until it is released
             self.held.append(self.source.read(list(self.positions), spread))
         at = torch.arange(len(self))[positions] if isinstance(positions, slice) else torch.as_tensor(positions)
         _, x, y = self.held[0]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gauntlet.data import Dataset
-from gauntlet.data.partitions import HASHES, BucketedTrainingSet, Buckets
+from gauntlet.data.partitions import HASHES, BucketedTrainingSet, Buckets, NetworkShare
 from gauntlet.errors import UserError
 from gauntlet.models import checkpoint
 from gauntlet.models.voting_networks import VotingNetworks
@@ -60,7 +60,7 @@ class PartitionedNetworks(TrainedNetwork):
         """Return which buckets train which networks."""
         return Buckets(self.partitions, self.copies, self.hashed)
 
-    def members(self, dataset: Dataset) -> Iterator[tuple[str, TrainedNetwork, Dataset]]:
+    def members(self, dataset: Dataset) -> Iterator[tuple[str, TrainedNetwork, NetworkShare]]:
         """Yield each network: its name within the module, how it comes about, and what it is trained on."""
         cut = BucketedTrainingSet(dataset, self.buckets)
         for number in range(self.buckets.count):
@@ -92,7 +92,7 @@ class PartitionedNetworks(TrainedNetwork):
 
     def _train(
         self,
-        members: list[tuple[str, TrainedNetwork, Dataset]],
+        members: list[tuple[str, TrainedNetwork, NetworkShare]],
         cache: Path,
         device: torch.device | str,
         progress: bool,
@@ -112,5 +112,6 @@ class PartitionedNetworks(TrainedNetwork):
                     if not patient and holder(folder, "train") is not None:
                         continue
                     part.train(data, cache, device=device, progress=False)
+                    data.release()
                     waiting.remove((folder, part, data))
                     bar.update(1)

@@ -104,6 +104,20 @@ def test_what_a_network_reads_depends_on_content_alone(images):
         assert one.ids.tolist() == list(range(len(one)))
 
 
+def test_a_share_is_read_once_until_it_is_released(images):
+    given, asked = Given(*images), []
+    read = given.read
+    given.read = lambda positions, spread=map: asked.append(len(asked)) or read(positions)
+    share = BucketedTrainingSet(given, Buckets(4)).of_network(0)
+    asked.clear()
+    first = share.split("train").read([0, 1])
+    share.split("validation").read([0])
+    assert len(asked) == 1
+    share.release()
+    assert torch.equal(share.split("train").read([0, 1]).x, first.x)
+    assert len(asked) == 2
+
+
 def test_a_share_too_small_to_train_is_named(images):
     pixels, labels = images
     with pytest.raises(UserError, match=r"would be trained on [01] images; take fewer partitions"):

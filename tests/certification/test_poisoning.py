@@ -1,5 +1,7 @@
 """Poisoning, from trained networks to records: what is deployed is what is certified, and it survives real changes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from gauntlet.errors import UserError
 from gauntlet.jobs.certification_job import certify
 from gauntlet.models.voting_networks import VotingNetworks
 from gauntlet.training.loop import BEST
+from gauntlet.verification.certificate_evidence import _poisoning_problems
 from gauntlet.verification.verify import verify
 
 CHOICES = {"certifier": "poisoning", "defense": "partitioned", "model": "small_cnn"}
@@ -70,6 +73,24 @@ def test_records_hold_what_is_deployed_and_are_verified(done):
     report = verify(done.run)
     assert report.verified
     assert any("5 more networks" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "copies", "votes", "most"),
+    [("votes", 1, 5, 2), ("votes", 2, 5, 5), ("runoff", 1, 5, 3), ("runoff", 2, 5, 6)],
+)
+def test_a_record_of_more_changes_than_votes_allow_is_a_problem(rule, copies, votes, most):
+    """Six networks: a change turns at most one of them, or two; turning all that are for a class is always enough."""
+    networks = VotingNetworks([torch.nn.Identity() for _ in range(6)])
+    mechanism = PartitionVotes(networks, Buckets(6 // copies, copies), rule)
+
+    def problems(radius, trials=6):
+        return list(_poisoning_problems(SimpleNamespace(counts=[votes], trials=trials, radius=radius), mechanism))
+
+    assert not problems(most)
+    assert f"{votes} votes of 6 networks can certify {most} changes" in problems(most + 1)[0]
+    assert problems(0.5)
+    assert problems(0, trials=7)
 
 
 def test_a_trained_network_is_kept_and_the_rest_is_trained_again(done, root):

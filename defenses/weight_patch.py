@@ -9,7 +9,7 @@ from torch import nn
 from gauntlet.defenses.base import Card, Defense
 from gauntlet.errors import UserError
 from gauntlet.knobs import knob
-from gauntlet.models.weight_arithmetic import patched, signature
+from gauntlet.models.weight_arithmetic import module_named, patched, signature
 from gauntlet.threat_model.victim import Victim, plain
 
 
@@ -66,6 +66,9 @@ class WeightPatch(Defense):
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
         standard = models["standard"]
         first = self.parts["standard"].first_network() if self.projected else None
+        target = models.get("target", standard)
+        for name in self.modules or ():
+            module_named(target, name, "defense.modules")
         patch = signature(models["robust"], standard, first)
-        model = patched(models.get("target", standard), patch, self.share, self.modules, models["robust"])
+        model = patched(target, patch, self.share, self.modules, models["robust"])
         return Victim(plain(model), (model,), mechanism=model)

@@ -129,7 +129,8 @@ class Weigher:
         """Remember the batch that was weighted last, once the step is made."""
         if self._weighting and self._last is not None:
             self.memory = self._weighting.remembered(self._last, self.memory)
-            self._last = None
+        # Nothing of a step outlives it: these hold the graph of its losses.
+        self._own = self._rest = self._logits = self._right = self._last = None
 
     def columns(self) -> dict[str, float]:
         """Return the numbers of the weighting for the line of an epoch."""

@@ -69,6 +69,8 @@ def test_a_patch_goes_to_the_target_and_with_none_of_it_nothing_changes(means):
     parts = {"standard": PART, "robust": PART, "target": PART}
     (network,) = replace(PATCH, parts=parts, share=0.5).deploy(models).modules
     assert torch.allclose(network[1].weight, torch.zeros(10, 64), atol=1e-6)
+    with pytest.raises(UserError, match=r"defense\.modules names 'stem', which is no module"):
+        replace(PATCH, modules=["stem"]).deploy(models | {"target": _linear(means)})
     (network,) = replace(PATCH, share=0.0).deploy(models | {"target": _linear(means)}).modules
     assert torch.equal(network[1].weight, means)
 

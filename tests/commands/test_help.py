@@ -29,7 +29,8 @@ def test_a_yaml_begins_with_a_line_about_itself(file):
 
 
 @pytest.mark.parametrize(
-    ("program", "left_out"), [("run", set()), ("train", {"attack", "certifier", "defense", "protocol", "threat"})]
+    ("program", "left_out"),
+    [("run", set()), ("train", {"attack", "certifier", "defense", "protocol", "stop_when", "threat"})],
 )
 def test_every_choice_has_its_words(program, left_out):
     page = help_page(program, [])

@@ -147,6 +147,8 @@ class Announce(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Write that each job waits."""
         hydra = config.hydra
+        if config.get("estimate"):  # nothing is made of it
+            return
         fixed = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides([*fixed, *hydra.overrides.task])

@@ -32,6 +32,9 @@ def arranged(words: Sequence[str]) -> list[str]:
         if not word.startswith("-"):
             rest.append(_readable(word))
             continue
+        if word == "--estimate":
+            rest.append("estimate=true")
+            continue
         name, joined, _ = word.partition("=")
         matches = [name] if name in known else [key for key in known if name.startswith("--") and key.startswith(name)]
         if not matches:

@@ -1,8 +1,11 @@
 """How mistakes reach the user: one line that starts with `error:`, and a status that is not 0. No torch here."""
 
+import atexit
 import faulthandler
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 
@@ -60,7 +63,8 @@ def _called(main: Callable[[], None], config_name: str) -> int:
     full = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        sys.argv[1:] = prepared(launchers.checked(by_file(free_text(arranged(sys.argv[1:])))))
+        words = prepared(launchers.checked(by_file(free_text(arranged(sys.argv[1:])))))
+        sys.argv[1:] = [*words, *_elsewhere(words)]
     except UserError as cause:
         say(f"error: {printable(cause)}")
         return 1
@@ -94,7 +98,17 @@ def _called(main: Callable[[], None], config_name: str) -> int:
     return 0
 
 
-def attempt(work: Callable[[], bool], stopped: str) -> None:
+def _elsewhere(words: list[str]) -> list[str]:
+    """Return where Hydra is to write what it says of a sweep that is only estimated: beside all runs, and not for
+    long."""
+    if "estimate=true" not in words or not {"-m", "--multirun"} & set(words):
+        return []
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return [f"hydra.sweep.dir={folder}"]
+
+
+def attempt(work: Callable[[], bool], stopped: str, traceless: bool = False) -> None:
     """Do the work of one job, a single run or one of a sweep.
 
     A user's mistake, or evidence with errors, ends a single run with status 1, and Ctrl-C with status 130. In a sweep
@@ -104,9 +118,10 @@ def attempt(work: Callable[[], bool], stopped: str) -> None:
     Args:
         work: returns whether all went well.
         stopped: what to say after Ctrl-C.
+        traceless: whether a job of a sweep leaves no files either.
     """
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.RUN:
+    if traceless or hydra.mode == RunMode.RUN:
         if _attempt(work, stopped):
             sys.exit(1)
         return

@@ -20,6 +20,7 @@ def job(cfg: DictConfig) -> None:
     """Evaluate one job and report it; see `gauntlet.commands.entry.attempt` for what becomes of mistakes."""
     from gauntlet.commands.attack_report import lines, next_lines
     from gauntlet.commands.certification_report import certificate_lines
+    from gauntlet.commands.run_estimate import estimate_lines
     from gauntlet.jobs.attack_job import evaluate
     from gauntlet.jobs.bracket_job import attack_and_certify
     from gauntlet.jobs.certification_job import certify
@@ -33,6 +34,9 @@ def job(cfg: DictConfig) -> None:
 
     def work() -> bool:
         command = shlex.join(["python", "run.py", *typed_words(hydra)])
+        if cfg.get("estimate"):
+            write("\n".join(estimate_lines(cfg, choices, command)))
+            return True
         if cfg.get("certifier") is not None and cfg.get("attack") is not None:
             both = attack_and_certify(cfg, choices, typed_words(hydra))
             write("\n".join(lines(both.attacked)))
@@ -56,7 +60,7 @@ def job(cfg: DictConfig) -> None:
             outcome.tracker.evaluation(outcome.run, outcome.manifest, outcome.summary)
         return outcome.manifest["status"] != "failed"
 
-    attempt(work, "stopped; the same command goes on from here")
+    attempt(work, "stopped; the same command goes on from here", bool(cfg.get("estimate")))
 
 
 def typed_words(node: Any) -> list[str]:

@@ -44,7 +44,7 @@ CHECKOUT = _PACKAGE_FOLDER.parent if (_PACKAGE_FOLDER / "attacks").is_symlink() 
 
 ROOT: dict[str, Any] = {
     "seed": int, "heads": str, "access": str, "draws": int | None, "checkpoint": str | None, "runs_dir": str,
-    "trusted_packages": list[str], "expected_clean": float | None,
+    "trusted_packages": list[str], "expected_clean": float | None, "estimate": bool | None,
     **dict.fromkeys(("checkpoint_key", "name", "paper", "authors", "link", "extra_data"), str | None),
 }  # fmt: skip
 """Types of the values at the root."""

@@ -138,12 +138,13 @@ class DiskEstimate:
         """
         place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(place).free
-        text = f"up to {_size(self.total)} ({_size(self.examples)} of adversarial examples, runtime.keep={keep.text})"
+        text = f"up to {size(self.total)} ({size(self.examples)} of adversarial examples, runtime.keep={keep.text})"
         if self.total <= free:
-            return f"this run may write {text}; {_size(free)} are free" if self.total >= TOLD else None
+            return f"this run may write {text}; {size(free)} are free" if self.total >= TOLD else None
         fewer = "use runtime.keep='first N' or none, " if self.examples and self.records <= free else "free some, "
-        raise UserError(f"{folder} has {_size(free)} free, this run may write {text}; {fewer}or another runs_dir=DIR")
+        raise UserError(f"{folder} has {size(free)} free, this run may write {text}; {fewer}or another runs_dir=DIR")
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """Return bytes in words."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -29,11 +29,11 @@ from gauntlet.tracking import Tracker
 KEYS = (
     "dataset", "model", "threat", "defense", "attack", "certifier", "runtime", "logger",
     "protocol", "seed", "heads", "access", "draws", "checkpoint", "checkpoint_key", "surrogates",
-    "runs_dir", "trusted_packages", "expected_clean", "stop_when", *DESCRIPTION,
+    "runs_dir", "trusted_packages", "expected_clean", "stop_when", "estimate", *DESCRIPTION,
 )  # fmt: skip
 """Keys at the root of the configuration of a run."""
 
-LATER = ("checkpoint_key", "expected_clean", "stop_when", *DESCRIPTION)
+LATER = ("checkpoint_key", "expected_clean", "stop_when", "estimate", *DESCRIPTION)
 """Keys that runs of version 0.1.0 do not have; null means what it did."""
 
 

@@ -114,7 +114,7 @@ def rebuild(
     cfg = checked(recorded, KEYS)
     data = local.data or build(cfg.dataset)
     for place in ("defense", *(f"surrogates.{name}" for name in cfg.surrogates)):
-        order = _found(OmegaConf.select(cfg, place), data, Path(cfg.runs_dir) / "_trained", shown_command(manifest))
+        order = load_order(OmegaConf.select(cfg, place), data, Path(cfg.runs_dir) / "_trained", shown_command(manifest))
         if order:  # run.json is ordered by key: what a part uses may come after it
             node = OmegaConf.select(recorded, place)
             node.parts = {name: node.parts[name] for name in order}
@@ -193,7 +193,7 @@ def _component(manifest: Manifest, group: str) -> str:
     return place_of(str(manifest["config"][group]["_target_"]))
 
 
-def _found(node: DictConfig, dataset: Dataset, cache: Path, command: str) -> list[str]:
+def load_order(node: DictConfig, dataset: Dataset, cache: Path, command: str) -> list[str]:
     """The names of the parts of a defense in an order in which they can be loaded; each can, without any training."""
     defense = build(node)
     models: dict[str, nn.Module] = {}

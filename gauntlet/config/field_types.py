@@ -96,8 +96,8 @@ def _items(path: str, value: DictConfig | ListConfig, option: Any) -> None:
         hints = inner if fixed else [inner[0] if inner else Any] * len(value)
         places = [(number, f"{path}[{number}]", hint) for number, hint in enumerate(hints)]
     for key, place, hint in places:
-        new = typed(place, value[key], hint)
-        if not isinstance(new, DictConfig | ListConfig):  # containers are converted in place, and assigning copies them
+        given = value[key]
+        if (new := typed(place, given, hint)) is not given:  # containers are converted in place
             value[key] = new
 
 
@@ -106,12 +106,20 @@ def _primitive(path: str, value: Any, options: Sequence[Any]) -> Any:
         value = float(value)  # a union does not do this by itself
     if type(value) is bool and bool not in options and str in options:
         value = str(value).lower()  # on the command line a bare `true` is a boolean
-    hint: Any = functools.reduce(operator.or_, options)
-    schema = OmegaConf.structured(dataclasses.make_dataclass("Schema", [("value", hint)]))
+    if type(value) in options and not (isinstance(value, str) and ("${" in value or value == "???")):
+        return value  # what the schema would say too, at a hundredth of the price
     try:
-        return OmegaConf.merge(schema, {"value": value}).value
+        return OmegaConf.merge(_schema(functools.reduce(operator.or_, options)), {"value": value}).value
     except OmegaConfBaseException:
         raise UserError(f"{path}={value} {_complaint(value, options)}") from None
+
+
+@functools.cache
+def _schema(hint: Any) -> DictConfig:
+    """Return a configuration of one field `value` with that hint."""
+    made = OmegaConf.structured(dataclasses.make_dataclass("Schema", [("value", hint)]))
+    assert isinstance(made, DictConfig)
+    return made
 
 
 def _complaint(value: Any, options: Sequence[Any]) -> str:

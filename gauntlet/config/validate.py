@@ -121,7 +121,7 @@ def _check_root(cfg: DictConfig, known: Sequence[str]) -> None:
             continue
         if key in GROUPS and not (isinstance(value, DictConfig) and "_target_" in value):
             raise UserError(f"{key} must be a choice (see --help) or a node with a _target_")
-        if key in ROOT and not isinstance(new := typed(key, value, ROOT[key]), DictConfig | ListConfig):
+        if key in ROOT and (new := typed(key, value, ROOT[key])) is not value:
             cfg[key] = new
     if "certifier" in known and (cfg.attack is None) == (cfg.certifier is None):
         raise UserError("one record attacks or certifies: give attack=NAME, certifier=NAME, or both to run.py")
@@ -176,7 +176,9 @@ def _check_nodes(path: str, value: Any, trusted: Sequence[str], field: _Field) -
 
 def _check_node(path: str, node: DictConfig, trusted: Sequence[str], field: _Field) -> dict[str, Any]:
     """Check what a node names and what it gives to it; return the type hints of its fields."""
-    name = node["_target_"] = _place(path, str(node["_target_"]), trusted)
+    name = _place(path, str(node["_target_"]), trusted)
+    if name != node["_target_"]:
+        node["_target_"] = name
     package = name.split(".")[0]
     if any(piece.startswith("__") for piece in name.split(".")):
         raise UserError(f"{path}._target_={name} is an internal of Python; name a class or function")
@@ -200,7 +202,7 @@ def _check_node(path: str, node: DictConfig, trusted: Sequence[str], field: _Fie
             new = typed_field(f"{path}.{key}", given[key], hint, target)
             if key in knobs:
                 check_knob(f"{path}.{key}", knobs[key], new)
-            if not isinstance(new, DictConfig | ListConfig):  # those are converted in place, and assigning copies them
+            if new is not given[key]:  # containers are converted in place, and assigning copies them
                 node[key] = new
     return parameters
 

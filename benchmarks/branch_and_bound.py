@@ -1,6 +1,6 @@
 """What branch and bound decides of the images that alpha-CROWN and all attacks leave open on the public networks.
 
-    python -m benchmarks.branch_and_bound run [--model NAME ...] [--first 30] [--seconds 60] [--inner-steps 10]
+    python -m benchmarks.branch_and_bound run [--model NAME ...] [--first 30 | --sample N ...] [--seconds 60]
     python -m benchmarks.branch_and_bound table
 
 Open images are those that `python -m benchmarks.bounds run` did not prove and `python -m benchmarks.gauntlet run` did
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
             seconds=options.seconds,
         )  # fmt: skip
         done = pd.read_parquet(path) if path.exists() else pd.DataFrame({"sample": []})
-        for sample in left[: options.first]:
+        for sample in options.sample or left[: options.first]:
             if sample in set(done["sample"]):
                 continue
             rng, begun = Rng(0, torch.tensor([sample]), "certificate"), time.process_time()
@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="*")
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--first", type=int, default=100)
+    parser.add_argument("--sample", type=int, nargs="*")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--easy", type=int, default=500)

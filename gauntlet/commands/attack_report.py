@@ -87,6 +87,8 @@ def _accuracies(outcome: Outcome) -> list[str]:
         unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
         counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])
         numbers.append(f"protocol         {counted}{unsure}")
+    if "target" in manifest["threat"]:
+        numbers.append("goal             targeted: an attack succeeds only where it reaches the target class of an image")
     if "stop_when" in manifest:
         numbers.append(f"stopped          {stop_words(manifest['stop_when'])}")
     numbers += rejection_lines(Rejection.of_run(outcome.run))

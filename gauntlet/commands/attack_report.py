@@ -88,7 +88,7 @@ def _accuracies(outcome: Outcome) -> list[str]:
         counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])
         numbers.append(f"protocol         {counted}{unsure}")
     if "target" in manifest["threat"]:
-        numbers.append("goal             targeted: an attack succeeds only where it reaches the target class of an image")
+        numbers.append("goal             targeted: only the target class of an image is a success")
     if "stop_when" in manifest:
         numbers.append(f"stopped          {stop_words(manifest['stop_when'])}")
     numbers += rejection_lines(Rejection.of_run(outcome.run))

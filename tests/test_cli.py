@@ -114,18 +114,18 @@ def test_status_lists_the_run(finished):
 
 
 def test_kill_9_at_any_moment_loses_nothing(tmp_path):
-    """200 steps make a chunk of twelve take tenths of a second, so that no kill comes after the end of the run."""
-    slow = [*QUICK, "attack.steps=200", "runtime.chunk=32"]
+    """200 steps make a chunk of six take tenths of a second, so that no kill comes after the end of the run; many
+    kills in one process are in tests/jobs/test_kills.py.
+    """
+    slow = [*QUICK, "attack.steps=200", "runtime.chunk=32", "dataset.limit=192"]
     command = [sys.executable, "run.py", *slow, f"runs_dir={tmp_path}"]
     parts = lambda: len(list(tmp_path.rglob("part-*.parquet")))  # noqa: E731
-    for _ in range(2):
-        wanted = parts() + 2  # every kill hits a process that has added to the work of the one before
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and parts() < wanted:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        assert json.loads((only_run(tmp_path) / "run.json").read_text())["status"] != "done"
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and parts() < 2:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert json.loads((only_run(tmp_path) / "run.json").read_text())["status"] != "done"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     undisturbed = tmp_path / "undisturbed"
@@ -210,11 +210,10 @@ def complaint_of(*overrides):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("override", ["threat.eps=-0.1", "+attack.foo=1", "checkpoint=/nowhere/model.pt"])
-def test_a_mistake_ends_with_one_line_and_status_1(override, tmp_path):
-    done = call(*QUICK, f"runs_dir={tmp_path}", override)
+def test_a_mistake_ends_with_one_line_and_status_1(tmp_path):
+    done = call(*QUICK, f"runs_dir={tmp_path}", "checkpoint=/nowhere/model.pt")
     assert done.returncode == 1
-    refused(done, override.split("=")[0].strip("+").split(".")[-1])
+    refused(done, "checkpoint")
 
 
 @pytest.mark.parametrize("word", ["pgd", "5", "attack==pgd", "defense.members=[pgd_at,mart", "runtime.keep='first 5"])
@@ -336,7 +335,7 @@ def test_a_sweep_goes_on_after_a_bad_cell_and_ends_non_zero(tmp_path):
 def test_a_model_and_data_of_the_users_own(shared, tmp_path):
     done = call(
         *QUICK, "dataset=parquet", f"dataset.path={shared}/data/cifar10_jpeg", "dataset.name=cifar10_jpeg",
-        "dataset.limit=100", "model._target_=networks.load", "+model.name=at_resnet2b", "~model.classes",
+        "dataset.limit=20", "model._target_=networks.load", "+model.name=at_resnet2b", "~model.classes",
         "~model.channels", "~model.size", "~model.width", "checkpoint=included",
         "trusted_packages=[networks]", "threat.eps=2/255", f"runs_dir={tmp_path}", PYTHONPATH=f"{shared}/models",
     )  # fmt: skip
@@ -349,7 +348,7 @@ def test_a_model_and_data_of_the_users_own(shared, tmp_path):
 
 
 def test_a_mixture_is_attacked_through_every_head_and_verified(tmp_path):
-    small = ["attack=pma", "attack.steps=10", "dataset.limit=60", "runtime.progress=false", f"runs_dir={tmp_path}"]
+    small = ["attack=pma", "attack.steps=10", "dataset.limit=20", "runtime.progress=false", f"runs_dir={tmp_path}"]
     done = call("defense=adaptive_smoothing", *small)
     assert done.returncode == 0, done.stderr
     for head in ("true", "robust", "least_alpha", "accurate", "gamma"):

@@ -176,9 +176,7 @@ def _check_nodes(path: str, value: Any, trusted: Sequence[str], field: _Field) -
 
 def _check_node(path: str, node: DictConfig, trusted: Sequence[str], field: _Field) -> dict[str, Any]:
     """Check what a node names and what it gives to it; return the type hints of its fields."""
-    name = _place(path, str(node["_target_"]), trusted)
-    if name != node["_target_"]:
-        node["_target_"] = name
+    name = node["_target_"] = _place(path, str(node["_target_"]), trusted)
     package = name.split(".")[0]
     if any(piece.startswith("__") for piece in name.split(".")):
         raise UserError(f"{path}._target_={name} is an internal of Python; name a class or function")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from gauntlet.errors import UserError
 from gauntlet.models.normalize import Normalize
@@ -94,7 +94,7 @@ def logits_of(output: Any) -> Tensor:
     Raises:
         UserError: it holds none.
     """
-    if isinstance(output, Tensor):
+    if isinstance(output, Tensor | fx.Proxy):  # a symbol, where the graph of a network is read to fold its batch norms
         return output
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if isinstance(found, torch.Tensor):

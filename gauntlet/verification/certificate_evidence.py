@@ -278,9 +278,7 @@ def _difference(row: Any, again: Any) -> str:
     if not len(row.counts):
         if not math.isclose(row.radius, again.radius, rel_tol=1e-9, abs_tol=1e-12):
             return f"the radius is {again.radius:.6g}, the record says {row.radius:.6g}"
-        searched = bool(
-            again.stop
-        )  # a search may split otherwise where rounding does: what it proves is compared above
+        searched = bool(again.stop)  # it may split otherwise where rounding does; what it proves is compared above
         close = searched or math.isclose(row.margin, again.margin, rel_tol=1e-3, abs_tol=1e-4)
         if not (close or pd.isna(row.margin)):
             return f"the margin is {again.margin:.6g}, the record says {row.margin:.6g}"

@@ -1,7 +1,7 @@
 """Any network with its preprocessing inside: pixels in [0, 1] of the data set's size to logits."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -94,8 +94,10 @@ def logits_of(output: Any) -> Tensor:
     Raises:
         UserError: it holds none.
     """
-    if isinstance(output, Tensor | fx.Proxy):  # a symbol, where the graph of a network is read to fold its batch norms
+    if isinstance(output, Tensor):
         return output
+    if isinstance(output, fx.Proxy):  # a symbol, where the graph of a network is read to fold its batch norms
+        return cast(Tensor, output)
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if isinstance(found, torch.Tensor):
         return found

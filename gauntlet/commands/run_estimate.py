@@ -36,7 +36,7 @@ from gauntlet.system.progress import duration
 from gauntlet.threat_model.counted_head import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.transfer.surrogates import owned
-from gauntlet.verification.pass_plans import plan_of
+from gauntlet.verification.pass_plans import plan_of, queries_beside
 from gauntlet.verification.rebuild import load_order
 
 BUDGET = 3.0
@@ -133,9 +133,11 @@ def _attack(composed: DictConfig, choices: dict[str, str], command: str) -> Esti
             else None
         )
         top = seconds_of(size_of, 1.0, run.batch_size, len(made), step, high, high, each)
+        queries = queries_beside(stage.attack) if plan else 0  # few samples need them
         source = "plan" if plan else f"no plan: least and most of {some_images(count)} in a trial"
         source += "" if len(made) else "; its passes alone are timed"
-        costs.append(StageCost(stage.name, (low, high), (min(top, images * each * low), top), tried, source))
+        ends = min(top, images * each * low), top + images * forward * queries
+        costs.append(StageCost(stage.name, (low, high + queries), ends, tried, source))
     policy = StoragePolicy.of(job.runtime.keep)
     disk = DiskEstimate.of(policy, manifest, range(manifest["chunks"]), split.read(slice(0, 1)).x.numel())
     return _estimate(job.setup, manifest, "attack", costs, disk.total, count)

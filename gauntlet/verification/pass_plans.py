@@ -51,6 +51,11 @@ def plan_of(stage: Stage, run: Evaluation) -> PassPlan | None:
     return PassPlan(plan.column, plan.least * draws, plan.most * draws)
 
 
+def queries_beside(attack: Any) -> int:
+    """Return how many forward passes without a gradient a sample may cost beside a plan of backward passes."""
+    return attack.probe + attack.trial + attack.queries if isinstance(attack, Gauntlet) else 0
+
+
 def of_this_version(run: Evaluation, revisions: Mapping[str, int]) -> bool:
     """Return whether the attacks of this code are of the versions that a run was made by."""
     return dict(revisions) == revisions_of(run.attack[1], run.threat.norm)

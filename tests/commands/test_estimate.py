@@ -49,6 +49,9 @@ def test_a_suite_spreads_from_one_step_to_all_stages_in_full(told: Callable[...,
     assert stage(said, "apgd_t/true").startswith("0 to 909 ")
     assert stage(said, "square/true").startswith("0 to 5,000 ")
     assert not any("trial" in line for line in said)
+    said = told("attack=gauntlet", "attack.probe=20", "attack.trial=500", "attack.queries=5000", "defense=none")
+    most = int(stage(said, "gauntlet/true").split()[2].replace(",", ""))
+    assert most > 5520  # the queries that some samples need, and the passes with gradients
 
 
 def test_an_attack_without_a_plan_is_measured_or_called_unknown(told: Callable[..., list[str]], monkeypatch) -> None:

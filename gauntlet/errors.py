@@ -33,6 +33,10 @@ class UserError(Exception):
     """A mistake that the user can fix. The message is one line: what is wrong, then the fix."""
 
 
+class NotTrained(UserError):
+    """Weights that a training would make are not there yet."""
+
+
 class OtherKind(UserError):
     """A run that a program has nothing to say about; passed over where only a folder above it was named."""
 

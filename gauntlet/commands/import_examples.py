@@ -1,12 +1,15 @@
 """Judge adversarial examples from elsewhere, as a run of its own."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from gauntlet.errors import UserError, printable
+from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.stable_names import from_record
 from gauntlet.jobs.attack_job import Outcome, evaluate
@@ -41,6 +44,19 @@ def import_examples(
     Raises:
         UserError: the file does not fit, or the run cannot be rebuilt.
     """
+    with attack_job(run, local) as (job, _):
+        form = tuple(job.split.read(slice(0, 1)).x.shape[1:])
+        examples = ForeignExamples.read(file, ids, form)
+        return judged(job, examples, printable(origin or file.name), f"imported-{file.stem}", command), examples.remarks
+
+
+@contextmanager
+def attack_job(run: RunFolder, local: Local) -> Iterator[tuple[AttackSetup, Manifest]]:
+    """Give the job of an attack run, built anew, and its manifest; the caller's objects are at hand in the block.
+
+    Raises:
+        UserError: it is another kind of run, or cannot be rebuilt.
+    """
     manifest = run.manifest()
     if manifest["kind"] != "attack":
         raise UserError(f"{run.path} holds a run of the kind {manifest['kind']}; name an attack run of the same model")
@@ -48,9 +64,7 @@ def import_examples(
     with handed(given):
         job = rebuild(run, manifest, local)
         assert isinstance(job, AttackSetup)
-        form = tuple(job.split.read(slice(0, 1)).x.shape[1:])
-        examples = ForeignExamples.read(file, ids, form)
-        return judged(job, examples, printable(origin or file.name), f"imported-{file.stem}", command), examples.remarks
+        yield job, manifest
 
 
 def judged(job: AttackSetup, examples: ForeignExamples, origin: str, name: str, command: str) -> Outcome:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from gauntlet.certification.claimed import claims_file
 from gauntlet.certification.exchange.verdicts import Answer, question_key, read_results
-from gauntlet.commands.import_examples import file_name, judged
+from gauntlet.commands.import_examples import attack_job, file_name, judged
 from gauntlet.errors import UserError, printable, some
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.stable_names import from_record
@@ -20,10 +20,8 @@ from gauntlet.jobs.attack_job import Outcome
 from gauntlet.jobs.attack_setup import AttackSetup
 from gauntlet.jobs.certification_job import Certified, certify
 from gauntlet.system.atomic_file import write_atomically
-from gauntlet.system.handed_objects import handed
 from gauntlet.transfer.imported import ForeignExamples
-from gauntlet.verification.handed_in import objects
-from gauntlet.verification.rebuild import HERE, Local, rebuild
+from gauntlet.verification.rebuild import HERE, Local
 
 ROUNDED = 1e-5
 """How far outside of the threat a counterexample may lie by the rounding of its digits; it is put back."""
@@ -61,13 +59,7 @@ def import_verdicts(
     Raises:
         UserError: the file does not fit, or the run cannot be rebuilt.
     """
-    manifest = run.manifest()
-    if manifest["kind"] != "attack":
-        raise UserError(f"{run.path} holds a run of the kind {manifest['kind']}; name an attack run of the same model")
-    given, _ = objects(run, manifest, local.model)
-    with handed(given):
-        job = rebuild(run, manifest, local)
-        assert isinstance(job, AttackSetup)
+    with attack_job(run, local) as (job, manifest):
         form = tuple(job.split.read(slice(0, 1)).x.shape[1:])
         answers = read_results(file, question_key(manifest), int(np.prod(form)))
         stray = sorted({each.sample for each in answers} - {int(sample) for sample in job.split.ids})

@@ -20,7 +20,7 @@ from gauntlet.commands.estimate_report import Estimate, StageCost, lines, second
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Batch, Split
 from gauntlet.data.validation import data_set
-from gauntlet.errors import UserError
+from gauntlet.errors import NotTrained, UserError
 from gauntlet.evaluation.certification import STAGE
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation, Stage
@@ -84,10 +84,8 @@ def untrained(composed: DictConfig) -> str:
     cfg = checked(owned(composed), KEYS)
     try:
         load_order(cfg.defense, data_set(build(cfg.dataset)), Path(cfg.runs_dir) / "_trained", "this run")
-    except UserError as cause:
-        if "train them again" in str(cause):
-            return str(cause).partition(" (")[0]
-        raise
+    except NotTrained as cause:
+        return str(cause).partition(" (")[0]
     return ""
 
 

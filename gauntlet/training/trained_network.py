@@ -16,7 +16,7 @@ from torch import nn
 from gauntlet.config.environment import as_typed
 from gauntlet.config.validate import PACKAGE, build
 from gauntlet.data import Dataset
-from gauntlet.errors import UserError, some
+from gauntlet.errors import NotTrained, UserError, some
 from gauntlet.evidence.published import published_command
 from gauntlet.evidence.stable_names import first_name, to_record
 from gauntlet.models import checkpoint
@@ -122,7 +122,7 @@ class TrainedNetwork:
                 folder = self.folder(dataset, cache, self.key(dataset, given))
                 if not (folder / BEST).exists():
                     if not train:
-                        raise UserError(f"{folder / BEST} is not there; train it first")
+                        raise NotTrained(f"{folder / BEST} is not there; train it first")
                     self._refuse_own_weights(module)
                 folder = self.train(dataset, cache, given=given, device=device, progress=progress, tracker=tracker)
                 path = folder / BEST

@@ -17,7 +17,7 @@ from gauntlet.config.environment import refuse_foreign
 from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Dataset
-from gauntlet.errors import UserError
+from gauntlet.errors import NotTrained, UserError
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.recorded_command import shown_command
 from gauntlet.evidence.run_folder import RunFolder
@@ -206,10 +206,8 @@ def load_order(node: DictConfig, dataset: Dataset, cache: Path, command: str) ->
         try:
             given = {other: models[other] for other in part.uses}
             models[name] = part.load(dataset, cache, given=given, train=False).module
-        except UserError as cause:
-            if part.weights is not None:
-                raise
-            raise UserError(f"the weights of {name} are gone ({cause}); train them again with: {command}") from None
+        except NotTrained as cause:
+            raise NotTrained(f"the weights of {name} are gone ({cause}); train them again with: {command}") from None
     return list(models)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ class SetCrafter:
                     if not self._sound(part):  # another process may have made it meanwhile
                         advance(f"crafting {self.craft.stage}", 0)
                         begun = time.perf_counter()
-                        arrays = self._part(chunk_positions(len(self.split), size, part))
+                        arrays = self.craft_samples(chunk_positions(len(self.split), size, part))
                         self.to.write(part, arrays, time.perf_counter() - begun)
 
     def describe(self) -> None:
@@ -113,7 +113,12 @@ class SetCrafter:
             return False
         return True
 
-    def _part(self, positions: slice) -> Arrays:
+    def craft_samples(self, positions: slice | Sequence[int]) -> Arrays:
+        """Return the rows of these samples of the split, in the order of their ids. Writes nothing.
+
+        Raises:
+            UserError: the attack fails.
+        """
         batch = self.split.read(positions)
         order = batch.ids.argsort()
         ids, x, y = (t[order] for t in batch)

@@ -31,6 +31,7 @@ from gauntlet.system import provenance
 from gauntlet.threat_model.attack import compares
 from gauntlet.transfer.precomputed import PrecomputedTransfer
 from gauntlet.verification.attack_evidence import chunk_places, who
+from gauntlet.verification.crafted_sets import set_problems
 from gauntlet.verification.pass_plans import of_this_version
 from gauntlet.verification.report import Replayed, Report
 from gauntlet.verification.row_checks import Key, entries
@@ -78,6 +79,8 @@ def replay_attack(
             done.equal += sum(_same(row, found.get(key)) for key, row in wanted.items())
             hint = _elsewhere(manifest, job)
             report.problems += [f"{who(key)}: re-run, {line}{hint}" for key, line in _differing(wanted, found).items()]
+        anew = [sample for ids in chosen.values() for sample in ids]
+        report.problems += [line + _elsewhere(manifest, job) for line in set_problems(job, anew)]
         report.problems += _flag_problems(run, job, evaluation, manifest)
 
 
@@ -126,8 +129,8 @@ def _ready(
             f"run.json: draws is {manifest.get('draws')}, measured again {draws}" + _elsewhere(manifest, job)
         )
     evaluation = replace(job.evaluation, victim=settled(job.evaluation.victim, draws))
-    if isinstance(evaluation.attack[1], PrecomputedTransfer):
-        report.notes.append("candidates were taken from the adversarial sets; crafting them was not repeated")
+    if isinstance(evaluation.attack[1], PrecomputedTransfer) and not job.crafters:
+        report.notes.append("candidates were taken from sets made elsewhere; crafting them was not repeated")
     if job.train is None:
         yield evaluation
         return

@@ -1,5 +1,7 @@
 """Every kind of attack is re-run, or it is said why not; the stated probabilities are those of the draw."""
 
+import json
+import shutil
 from math import comb
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import yaml
 
 from gauntlet.config.shipped import CONF
 from gauntlet.evaluation.chunk import evaluate_chunk
+from gauntlet.evidence.adversarial_set import AdversarialSet
 from gauntlet.jobs.attack_job import evaluate
 from gauntlet.jobs.attack_setup import prepare
 from gauntlet.verification import pass_plans, verify
@@ -89,12 +92,33 @@ def test_candidates_of_a_transfer_run_come_from_its_set(tmp_path):
     report = verify.verify(run, amount=EVERYTHING)
     assert report.problems == []
     assert report.replayed.equal == report.replayed.rows
-    assert any("crafting them was not repeated" in note for note in report.notes)
     (folder,) = (tmp_path / "_sets").iterdir()
     folder.rename(tmp_path / "gone")
     report = verify.verify(run, amount=EVERYTHING)
     assert (report.problems, report.replayed, report.level) == ([], None, "examples")
     assert any(note.startswith("nothing was re-run: the adversarial set") for note in report.notes)
+
+
+def test_candidates_are_crafted_again_and_weak_ones_are_named(tmp_path):
+    """A set whose candidates were made weaker, and a run that scored it honestly."""
+    words = ["+defense@surrogates.plain=none", "attack.steps=3", "threat.eps=0.3"]
+    first = done(tmp_path, *words, attack="mi")
+    (folder,) = (tmp_path / "_sets").iterdir()
+    made = AdversarialSet(folder)
+    arrays = made.read(1)
+    arrays["z"][:8] = arrays["x"][:8]
+    arrays["pred"][:8] = arrays["clean_pred"][:8]
+    made.write(1, arrays, 1.0)
+    shutil.rmtree(first.path)
+    run = done(tmp_path, *words, attack="mi")
+    assert verify.verify(run).problems == []
+    report = verify.verify(run, amount=EVERYTHING)
+    named = [line for line in report.problems if "crafted again, the candidate is another one" in line]
+    clean = run.read_part(1).to_pandas().query("stage == 'clean'").head(8)
+    assert len(named) == len(report.problems) == (~clean["broken"]).sum() > 4
+    described = json.loads((folder / "set.json").read_text())
+    (folder / "set.json").write_text(json.dumps(described | {"attack": {"_target_": "gauntlet.attacks.pgd.PGD"}}))
+    assert "says another attack than the run" in "\n".join(verify.verify(run, amount=EVERYTHING).problems)
 
 
 def test_a_universal_perturbation_is_taken_from_its_file_or_fitted_anew(tmp_path):

@@ -2,7 +2,8 @@
 
 Its folder is named by the key of the training: the hash of model, recipe, seed and data. What lies there is held
 against that record: the key, the configuration, the epochs, and the validation accuracies that the recorded weights
-had, which are measured again. Whether the training gives these weights only training again would tell.
+had, which are measured again. Whether the training gives these weights only training again tells, which is done on
+request.
 """
 
 import math
@@ -25,13 +26,17 @@ from gauntlet.training import history, weights_cache
 from gauntlet.training.trained_network import PART, TrainedNetwork
 from gauntlet.training.weights_cache import canonical
 from gauntlet.verification.report import Report
+from gauntlet.verification.retraining import retrained
 
 SLACK = 2
 """Validation images that may fall to another side by rounding on another machine."""
 
 
-def check_networks(report: Report, job: AttackSetup | CertificationSetup) -> None:
-    """Hold every network of the defense, and of the surrogates, against the record of its training."""
+def check_networks(report: Report, job: AttackSetup | CertificationSetup, retrain: bool = False) -> None:
+    """Hold every network of the defense, and of the surrogates, against the record of its training.
+
+    retrain: whether trainings are repeated, and their weights compared.
+    """
     cache, dataset = job.setup.request.runs_dir / "_trained", job.setup.dataset
     crafters = job.crafters if isinstance(job, AttackSetup) else ()
     sources = {one.name: one.model.defense for crafter in crafters for one in crafter.craft.surrogates}
@@ -44,7 +49,7 @@ def check_networks(report: Report, job: AttackSetup | CertificationSetup) -> Non
             for inner, member, data in part.members(dataset):
                 module = models[name].get_submodule(inner)
                 called = f"{about}.{inner}" if inner else about
-                problems, note = check_training(called, member, data, cache, given, module)
+                problems, note = check_training(called, member, data, cache, given, module, retrain)
                 report.problems += problems
                 notes.append(note)
             many = f"; so are those of {len(notes) - 1} more networks of {about}"
@@ -52,7 +57,13 @@ def check_networks(report: Report, job: AttackSetup | CertificationSetup) -> Non
 
 
 def check_training(
-    name: str, part: TrainedNetwork, dataset: Dataset, cache: Path, given: Mapping[str, nn.Module], module: nn.Module
+    name: str,
+    part: TrainedNetwork,
+    dataset: Dataset,
+    cache: Path,
+    given: Mapping[str, nn.Module],
+    module: nn.Module,
+    retrain: bool = False,
 ) -> tuple[list[str], str]:
     """Return what is wrong with a network's record, one line each, and where its weights come from, in words.
 
@@ -61,6 +72,7 @@ def check_training(
         cache: folder of trained networks.
         given: loaded networks that its objective uses.
         module: the network with its weights, in eval mode.
+        retrain: whether the training is repeated.
     """
     digest = checkpoint.digest(module)
     if part.weights is not None:
@@ -69,7 +81,8 @@ def check_training(
     if (shipped := weights_cache.find(key)) is not None:
         return [], f"the weights of {name} come with gauntlet ({shipped.stem})"
     folder = part.folder(dataset, cache, key)
-    said = f"the weights of {name} are those of {folder.name}; training was not repeated"
+    repeated = "repeated" if retrain else "not repeated"
+    said = f"the weights of {name} are those of {folder.name}; training was {repeated}"
     try:
         record = read_json(folder / PART)
         past = history.read(folder)
@@ -80,6 +93,8 @@ def check_training(
         problems += _score_problems(past, part, dataset, given, module)
     except UserError as cause:
         said += f", and its validation accuracy was not measured again ({cause})"
+    if retrain and (odd := retrained(part, dataset, given, module)):
+        problems.append(odd)
     return [f"the weights of {name} are not those of {folder.name}: {line}" for line in problems], said
 
 

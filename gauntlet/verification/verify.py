@@ -39,13 +39,16 @@ from gauntlet.verification.stopped_run import early, stop_problems
 from gauntlet.verification.training_record import check_networks
 
 
-def verify(run: RunFolder, local: Local = HERE, amount: Amount | None = None, nonce: str = "") -> Report:
+def verify(
+    run: RunFolder, local: Local = HERE, amount: Amount | None = None, nonce: str = "", retrain: bool = False
+) -> Report:
     """Check one finished run.
 
     Args:
         local: what the one who verifies says of this machine.
         amount: of samples to re-run; None: none.
         nonce: hex digits that decide, with the digest of the records, which samples; empty: drawn now.
+        retrain: whether networks that were trained here are trained again.
 
     Raises:
         UserError: the run is not finished, a file is damaged, or its data or weights are gone.
@@ -53,11 +56,17 @@ def verify(run: RunFolder, local: Local = HERE, amount: Amount | None = None, no
     manifest = finished_manifest(run)
     given, remarks = objects(run, manifest, local.model, local.data)
     with handed(given):
-        return _verified(run, manifest, local, amount, nonce, remarks)
+        return _verified(run, manifest, local, amount, nonce, remarks, retrain)
 
 
 def _verified(
-    run: RunFolder, manifest: Manifest, local: Local, amount: Amount | None, nonce: str, remarks: list[str]
+    run: RunFolder,
+    manifest: Manifest,
+    local: Local,
+    amount: Amount | None,
+    nonce: str,
+    remarks: list[str],
+    retrain: bool,
 ) -> Report:
     job, stopped = early(rebuilt(run, manifest, local, amount is not None), manifest)
     report = Report(kind=manifest["kind"], keep=StoragePolicy.of_run(manifest))
@@ -69,7 +78,7 @@ def _verified(
     if local.data is not None:
         report.notes.append("the images are those of the pack; that they are the data set's was not checked")
     report.notes += filter(None, [command_note(manifest, local.trust, local.env)])
-    check_networks(report, job)
+    check_networks(report, job, retrain)
     nonce = nonce or fresh_nonce()
     if isinstance(job, AttackSetup):
         check_rows_and_examples(report, run, job, manifest)
@@ -117,7 +126,9 @@ def _whole(run: RunFolder, job: AttackSetup | CertificationSetup) -> bool:
         return False
 
 
-def checked_verdict(run: RunFolder, local: Local, amount: Amount | None, nonce: str = "") -> tuple[Report, Verdict]:
+def checked_verdict(
+    run: RunFolder, local: Local, amount: Amount | None, nonce: str = "", retrain: bool = False
+) -> tuple[Report, Verdict]:
     """Return what verifying a run found, and the verdict, bound to the files as they were before it."""
     try:
         digests = Verdict(
@@ -127,7 +138,7 @@ def checked_verdict(run: RunFolder, local: Local, amount: Amount | None, nonce: 
         )
     except OSError as cause:
         raise UserError(f"{run.path} cannot be read ({cause.strerror or cause}); check its files") from None
-    report = verify(run, local, amount, nonce)
+    report = verify(run, local, amount, nonce, retrain)
     done = report.replayed
     found = Verdict(
         verified=report.verified,
@@ -162,18 +173,18 @@ def main(arguments: list[str] | None = None) -> int:
     for item in (*runs, *packs):
         try:
             if isinstance(item, RunFolder):
-                failures += not _judged(item, local, amount, options.nonce)
+                failures += not _judged(item, local, amount, options.nonce, options.retrain)
             else:
-                failures += not _judged_pack(item, local, amount, options.nonce, options.signers)
+                failures += not _judged_pack(item, local, amount, options)
         except UserError as cause:
             sys.stderr.write(f"error: {printable(cause)}\n")
             failures += 1
     return 1 if failures else 0
 
 
-def _judged_pack(path: Path, local: Local, amount: Amount | None, nonce: str, signers: Path | None) -> bool:
+def _judged_pack(path: Path, local: Local, amount: Amount | None, options: argparse.Namespace) -> bool:
     """Verify a pack and print the verdict; it is stored nowhere, since a pack has no place on a board."""
-    who = "" if signers is None else f"signed by {signer(path, signers)}: "
+    who = "" if options.signers is None else f"signed by {signer(path, options.signers)}: "
     with opened_pack(path) as pack:
         places = {key: str(pack.folder / place) for key, place in pack.content["places"].items()}
         if odd := [key for key in places if not key.endswith((".weights", ".path")) or key.startswith("dataset")]:
@@ -181,7 +192,8 @@ def _judged_pack(path: Path, local: Local, amount: Amount | None, nonce: str, si
         own = any(key.startswith("dataset.") for key in local.places)
         data = None if own or "data" not in pack.content else PackedImages(pack)
         run = RunFolder(pack.run)
-        report = verify(run, replace(local, places=places | dict(local.places), data=data), amount, nonce)
+        there = replace(local, places=places | dict(local.places), data=data)
+        report = verify(run, there, amount, options.nonce, options.retrain)
         for line in "\n".join(lines(run, report)).split("\n"):
             sys.stdout.write(f"{printable(line.replace(str(run.path), f'{who}{path}'))}\n")
     return report.verified
@@ -194,6 +206,9 @@ def _parser() -> argparse.ArgumentParser:
         "--replay", nargs="?", const=DEFAULT, metavar="N", help=f"re-run N samples, or a share such as 5%% ({DEFAULT})"
     )
     parser.add_argument("--full", action="store_true", help="re-run all samples")
+    parser.add_argument(
+        "--retrain", action="store_true", help="train networks again and compare their weights: as long as it took"
+    )
     parser.add_argument("--nonce", default="", metavar="HEX", help="repeat an earlier choice of samples")
     parser.add_argument("--signers", type=Path, metavar="FILE", help="who may have signed a pack, for ssh-keygen")
     parser.add_argument(
@@ -214,9 +229,9 @@ def placed(word: str) -> tuple[str, str]:
     return key, value
 
 
-def _judged(run: RunFolder, local: Local, amount: Amount | None, nonce: str) -> bool:
+def _judged(run: RunFolder, local: Local, amount: Amount | None, nonce: str, retrain: bool) -> bool:
     """Verify a run, print the verdict, and leave it beside the run."""
-    report, content = checked_verdict(run, local, amount, nonce)
+    report, content = checked_verdict(run, local, amount, nonce, retrain)
     for line in "\n".join(lines(run, report)).split("\n"):
         sys.stdout.write(f"{printable(line)}\n")
     sys.stdout.flush()  # the verdict comes before what is said of its storage

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file, save_file
 from scipy.stats import beta, norm
 
 from gauntlet.config.shipped import CONF
@@ -230,6 +231,22 @@ def test_weights_of_another_training_are_found(trained, tmp_path):
     assert "key in part.json is that of another training" in problems(forged)
     (folder / "history.json").unlink()
     assert "have no record of their training" in problems(forged)
+
+
+def test_only_training_again_tells_weights_that_are_nearly_those_of_the_recipe(trained, tmp_path):
+    report = verify.verify(trained, retrain=True)
+    assert report.problems == []
+    assert any("training was repeated" in note for note in report.notes)
+    root = tmp_path / "runs"
+    shutil.copytree(trained.path.parents[4] / "_trained", root / "_trained")
+    (folder,) = (root / "_trained").iterdir()
+    weights = load_file(folder / BEST)
+    name = next(name for name, value in weights.items() if value.is_floating_point())
+    save_file(weights | {name: weights[name] * (1 + 1e-6)}, folder / BEST)
+    forged = attacked(root, *TRAINED)
+    assert verify.verify(forged).problems == []
+    (line,) = verify.verify(forged, retrain=True).problems
+    assert "training again gives sha256:" in line
 
 
 def test_invented_rows_are_unverified_on_the_board_and_refused_by_the_verifier(run):

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gauntlet.leaderboard.class_results import worst_of
+from gauntlet.leaderboard.distribution_shift import ShiftRow
 from gauntlet.leaderboard.entry import AttackColumn, Board, Entry
 from gauntlet.leaderboard.entry_card import CardLine
 from gauntlet.leaderboard.formatting import address
@@ -32,12 +33,16 @@ def as_json(
     damaged: Sequence[str],
     cards: Mapping[Entry, Sequence[CardLine]] = MappingProxyType({}),
     brackets: Brackets = MappingProxyType({}),
+    shift: Sequence[ShiftRow] = (),
 ) -> str:
-    """Return the same as text, each record with the card of its entry."""
+    """Return the same as text, each record with the card of its entry; `distribution_shift` where there are such
+    rows."""
     entries = records(boards, brackets)
     for record, entry in zip(entries, (entry for board in boards for entry in board.entries), strict=True):
         record["card"] = {line.key: list(line.values) for line in cards.get(entry, ())}
-    content = {"schema_version": SCHEMA_VERSION, "entries": entries, "damaged": list(damaged)}
+    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "entries": entries, "damaged": list(damaged)}
+    if shift:
+        content["distribution_shift"] = [row.to_record() for row in shift]
     return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -15,6 +15,7 @@ from gauntlet.leaderboard.certificates import CertificateVerdict
 from gauntlet.leaderboard.certified_bracket import bracket
 from gauntlet.leaderboard.class_results import worst_of
 from gauntlet.leaderboard.compare_page import compare_address, write_comparisons
+from gauntlet.leaderboard.distribution_shift import shift_rows
 from gauntlet.leaderboard.entry import Board
 from gauntlet.leaderboard.entry_card import card
 from gauntlet.leaderboard.entry_page import write_entry
@@ -78,6 +79,7 @@ def write(
     worst = {entry: worst_of(entry) for entry in every}
     classed = {board: any(worst[entry] for entry in board.entries) for board in boards}
     facets = _facets(boards)
+    shift = shift_rows(boards)
     page = env.get_template("index.html.j2").render(
         boards=boards,
         figures={
@@ -97,12 +99,13 @@ def write(
         damaged=damaged,
         other=other,
         certificates=certificates,
+        shift=shift,
         root="",
     )
     site.write("index.html", page)
     if boards:
         site.write("glossary.html", env.get_template("glossary.html.j2").render(glossary=GLOSSARY, root=""))
-    site.write("board.json", as_json(boards, damaged, cards, brackets))
+    site.write("board.json", as_json(boards, damaged, cards, brackets, shift))
     site.write("board.csv", as_csv(boards, brackets))
     static = Path(__file__).parent / "static"
     for name in ("board.css", "board.js", "compare.js", "gallery.js", "plots.js"):

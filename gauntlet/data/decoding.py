@@ -46,17 +46,19 @@ class Form:
     size: height and width in pixels.
     resize: None, and images must have that size as they are; or how they are resized and cut.
     upright: whether images are turned as their EXIF orientation says.
+    border: pixels that are cut off at every side before the resize.
     """
 
     channels: int
     size: int
     resize: Resize | None = None
     upright: bool = False
+    border: int = 0
 
     def reading(self) -> dict[str, str | int | None]:
         """Return the options as they count for a digest; whether an image is stored turned counts by itself."""
         resized = self.resize.reading() if self.resize else {"resize": None}
-        return {"channels": self.channels, "size": self.size, **resized}
+        return {"channels": self.channels, "size": self.size, **resized, "border": self.border or None}
 
 
 def decode(data: bytes, form: Form, where: str) -> Pixels:
@@ -83,6 +85,8 @@ def decode(data: bytes, form: Form, where: str) -> Pixels:
         plain = plain.transpose(turn)
     elif turn is not None:
         _say_turned()
+    if form.border:
+        plain = _without_border(plain, form.border, where)
     if form.resize is not None:
         try:
             plain = form.resize(plain, form.size)
@@ -92,6 +96,16 @@ def decode(data: bytes, form: Form, where: str) -> Pixels:
         width, height = plain.size
         raise UserError(f"{where}: the image is {width}x{height}, not {form.size}x{form.size}; check dataset.size")
     return np.asarray(plain).reshape(form.size, form.size, form.channels)
+
+
+def _without_border(image: Image.Image, border: int, where: str) -> Image.Image:
+    """Return the image without its outermost pixels. Raises UserError where nothing is left of it."""
+    width, height = image.size
+    if min(width, height) <= 2 * border:
+        raise UserError(
+            f"{where}: nothing is left of {width}x{height} pixels without a border of {border}; set dataset.border"
+        )
+    return image.crop((border, border, width - border, height - border))
 
 
 @cache

@@ -81,13 +81,21 @@ class Folder:
 
     @classmethod
     def scan(
-        cls, folder: Path, classes: int, form: Form, order: str = "text", mapped: ClassMap | None = None
+        cls,
+        folder: Path,
+        classes: int,
+        form: Form,
+        order: str = "text",
+        mapped: ClassMap | None = None,
+        *,
+        others: bool = False,
     ) -> "Folder":
         """Return the images of a folder of classes; say what was left out, and how numbers became classes.
 
         Args:
             order: of the classes, see `ImageFolder`.
             mapped: which class a folder is; None: each folder is one, and there are as many as classes.
+            others: whether folders that the map lacks are left out, not refused.
 
         Raises:
             UserError: the number of class folders is not `classes`, one is not in the map, or one cannot be read.
@@ -96,6 +104,8 @@ class Folder:
         skipped: Counter[str] = Counter()
         try:
             found = in_order([e.name for e in os.scandir(folder) if e.is_dir() and not _hidden(e.name)], order)
+            if mapped is not None and others:
+                found = _known(folder, found, mapped)
             if not found:
                 raise UserError(_no_classes(folder))
             if mapped is None and len(found) != classes:
@@ -175,6 +185,14 @@ def _no_classes(folder: Path) -> str:
             f"{folder} has {images} images but no class folders; put the images of each class into a folder of its own"
         )
     return f"{folder} is empty; check dataset.path, and that the images lie in one folder per class"
+
+
+def _known(folder: Path, found: list[str], mapped: ClassMap) -> list[str]:
+    """Return the folders that the map has; say how many others are left out."""
+    known = [name for name in found if name in mapped.numbers]
+    if left := len(found) - len(known):
+        log.warning("%s: left out %d folders that are not in %s", folder, left, mapped.origin)
+    return known
 
 
 def _numbers(folder: Path, found: list[str], mapped: ClassMap) -> list[int]:

@@ -9,6 +9,7 @@ from torch import nn
 from gauntlet.models.declared_normalization import Constants
 from gauntlet.models.inner_normalization import inner_normalization
 from gauntlet.models.normalize import PLAIN, Normalize
+from gauntlet.models.restricted import Restricted
 from gauntlet.models.voting_networks import VotingNetworks
 from gauntlet.models.wrapped import Wrapped
 
@@ -39,6 +40,8 @@ def architecture(module: nn.Module) -> str:
         if module.origin:
             return module.origin
         module = module.model
+    if isinstance(module, Restricted):
+        return f"{architecture(module.model)}, judged on {len(module.columns)} classes ({module.origin})"
     if isinstance(module, VotingNetworks):
         return f"{len(module.networks)} networks that vote, each {architecture(module.networks[0])}"
     kind = type(module)

@@ -21,9 +21,10 @@ def check_output(model: nn.Module, dataset: Dataset) -> None:
     with torch.no_grad():
         logits = _logits(model, dataset)
     if logits.shape[1] != dataset.classes:
+        some = ", or judge it on some of its classes with model=restricted" * (logits.shape[1] > dataset.classes)
         raise UserError(
             f"model gives {logits.shape[1]} classes, data set {dataset.name} has {dataset.classes}; "
-            f"set model.classes={dataset.classes}, or choose the data set of the model"
+            f"set model.classes={dataset.classes}, or choose the data set of the model{some}"
         )
     if not bool(logits.isfinite().all()):
         raise UserError("the model gives NaN or infinite logits for ordinary images; check its weights")

@@ -64,6 +64,7 @@ def test_every_data_set_has_a_yaml():
             "huggingface",
             "imagefolder",
             "imagenet",
+            "natural_images",
             "parquet",
         ),
         *("huggingface", "torch_items", "torchvision_datasets", "webdataset"),

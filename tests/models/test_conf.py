@@ -26,8 +26,8 @@ OWN = {
 PACKAGES = {"timm": "timm"}
 """Model -> the package that it needs beyond the usual installation."""
 
-FILES = ("huggingface", "onnx", "torchscript", "robustbench", "open_clip")
-"""Models that come from files, for which test_loaders.py builds them."""
+FILES = ("huggingface", "onnx", "torchscript", "robustbench", "open_clip", "restricted")
+"""Models that come from files, for which test_loaders.py builds them, or tests/data/test_natural_images.py."""
 
 
 def node(name):

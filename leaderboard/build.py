@@ -1,5 +1,6 @@
 """From a runs folder to a site: one group of runs in memory at a time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,15 +37,17 @@ def build(runs: Path, out: Path, fresh: Fresh = NO_VERDICTS, floor: str = "stand
         return _write(site, found, runs, fresh, floor)
 
 
-def scored(runs: Path, floor: str = "standard") -> tuple[list[Board], list[str]]:
+def scored(runs: Path, floor: str = "standard", folders: Sequence[Path] = ()) -> tuple[list[Board], list[str]]:
     """Return the tables of the runs below `runs`, and a line for every file that could not be read.
 
     floor: what must have been run against an entry before it is ranked, a name of `ranking_floor.FLOORS`.
 
+    folders: the runs of these alone, which lie below `runs`; empty: all.
+
     Raises:
         UserError: there is no such runs folder.
     """
-    return _boards(discover(runs), runs, floor)
+    return _boards(discover(runs, folders), runs, floor)
 
 
 def _boards(found: DiscoveredRuns, runs: Path, floor: str, fresh: Fresh = NO_VERDICTS) -> tuple[list[Board], list[str]]:

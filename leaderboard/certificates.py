@@ -105,11 +105,14 @@ class CertificateVerdict:
         return self.samples > self.allowed
 
 
-def certified(root: Path, fresh: Fresh = NO_VERDICTS) -> tuple[list[Claims], list[str]]:
-    """Return every certificate run below `root`, ordered by folder, and a line for each that cannot be read."""
+def certified(root: Path, fresh: Fresh = NO_VERDICTS, folders: Sequence[Path] = ()) -> tuple[list[Claims], list[str]]:
+    """Return every certificate run below `root`, ordered by folder, and a line for each that cannot be read.
+
+    folders: of these alone, which lie below `root`; empty: all.
+    """
     found: list[Claims] = []
     damaged: list[str] = []
-    for folder in find_runs(root):
+    for folder in find_runs(*(folders or [root])):
         place = folder.path.relative_to(root).as_posix()
         try:
             manifest: Any = folder.manifest()

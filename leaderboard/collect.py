@@ -1,7 +1,7 @@
 """Reads the evidence of one run, chunk by chunk: what is kept is one small array per column of the verdict."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,18 +76,21 @@ class DiscoveredRuns:
     damaged: tuple[str, ...]
 
 
-def discover(root: Path) -> DiscoveredRuns:
+def discover(root: Path, folders: Sequence[Path] = ()) -> DiscoveredRuns:
     """Return every run below `root`, finished or not, ordered by folder. Reads manifests only.
+
+    folders: of these alone, which lie below `root`; empty: all.
 
     Raises:
         UserError: there is no such folder.
     """
-    if not root.is_dir():
-        raise UserError(f"there is no runs folder {root}; make a run first, or name the folder with --runs DIR")
+    for folder in folders or [root]:
+        if not folder.is_dir():
+            raise UserError(f"there is no runs folder {folder}; make a run first, or name the folder with --runs DIR")
     runs, damaged, other = [], [], 0
-    for folder in find_runs(root):
+    for each in find_runs(*(folders or [root])):
         try:
-            run = read_run(folder, root)
+            run = read_run(each, root)
         except UserError as cause:
             damaged.append(relative(str(cause), root))
             continue

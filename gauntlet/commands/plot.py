@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gauntlet.commands.board_input import add_arguments, tables
+from gauntlet.commands.board_input import RunSelection, add_arguments
 from gauntlet.errors import UserError, printable
-from gauntlet.leaderboard.certificates import Claims, certified, verdicts
+from gauntlet.leaderboard.certificates import Claims
 from gauntlet.leaderboard.certified_bracket import bracket
-from gauntlet.leaderboard.collect import discover
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.plot_labels import positions, shortened
 from gauntlet.metrics.bracket import Bracket
@@ -50,7 +49,7 @@ class Drawing(NamedTuple):
     draw: Callable[[Any], None]
 
 
-def tradeoff(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+def tradeoff(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
     """Yield clean against worst-case robust accuracy of each table, with intervals and the Pareto front."""
     for board in boards:
         entries = [entry for entry in board.entries if entry.rank is not None]
@@ -93,7 +92,7 @@ def _points(axes: Any, entries: Sequence[Entry]) -> None:
     axes.set(xlabel="clean accuracy (%)", ylabel="robust accuracy (%)")
 
 
-def curve(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+def curve(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
     """Yield robust accuracy over eps of each model that was attacked without a bound."""
     for board in boards:
         found = [(entry, next((c for c in entry.curves if c.best), None)) for entry in board.entries]
@@ -109,7 +108,7 @@ def curve(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
             yield Drawing(f"{board.data.name} {board.threat.norm} {name}".strip(), draw)
 
 
-def queries(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+def queries(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
     """Yield success against queries of each entry that was attacked without gradients."""
     for board in boards:
         for entry in board.entries:
@@ -124,7 +123,7 @@ def queries(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
                 yield Drawing(f"{board.data.name} {entry.defense}", draw)
 
 
-def risk_coverage(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+def risk_coverage(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
     """Yield wrong answers against coverage on clean images of each defense that rejects, with a dot at its threshold.
 
     The entries of one data set together; a defense that stands in several tables once.
@@ -148,9 +147,9 @@ def risk_coverage(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
         yield Drawing(data, draw)
 
 
-def transfer(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+def transfer(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
     """Yield the matrix of transfer success rates of each data set and threat."""
-    for (data, _, _, threat), targets in collect([runs]).items():
+    for (data, _, _, threat), targets in collect(list(runs.folders)).items():
         sources = {identity: pair.stage for target in targets for identity, pair in target.pairs.items()}
         rows = sorted(sources, key=lambda identity: (sources[identity], identity))
 
@@ -171,10 +170,10 @@ def transfer(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
         yield Drawing(f"{data} {threat}", draw)
 
 
-def certificates(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+def certificates(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
     """Yield certified accuracy over the radius, the runs of one data set and norm together."""
     grouped: dict[tuple[Any, str], list[Claims]] = {}
-    for claims in certified(runs)[0]:
+    for claims in runs.claims()[0]:
         if claims.tabled and claims.total.graded:
             grouped.setdefault((claims.data, claims.norm), []).append(claims)
     for (data, norm), found in sorted(grouped.items()):
@@ -189,9 +188,9 @@ def certificates(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
         yield Drawing(f"{data.name} {norm}", draw)
 
 
-def brackets(boards: Sequence[Board], runs: Path) -> Iterator[Drawing]:
+def brackets(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
     """Yield what is proven, open and broken of each entry with a certificate, the entries of one table together."""
-    judged = verdicts(certified(runs)[0], discover(runs).runs)
+    judged, _ = runs.certificates()
     for board in boards:
         known = [(entry, bracket(entry, judged)) for entry in board.entries]
         found = [(entry.defense, each) for entry, each in known if each is not None]
@@ -224,7 +223,7 @@ def _plain(text: str) -> str:
     return printable(text).replace("$", "\\$")
 
 
-KINDS: dict[str, Callable[[Sequence[Board], Path], Iterator[Drawing]]] = {
+KINDS: dict[str, Callable[[Sequence[Board], RunSelection], Iterator[Drawing]]] = {
     "tradeoff": tradeoff,
     "curve": curve,
     "queries": queries,
@@ -269,7 +268,7 @@ def save(drawings: Sequence[Drawing], out: Path) -> list[Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write figures of the runs below a folder; 1 where they hold nothing of the kind."""
+    """Write figures of the runs below the given folders; 1 where they hold nothing of the kind."""
     parser = argparse.ArgumentParser(prog="gauntlet plot", description="Figures of the leaderboard for papers.")
     add_arguments(parser)
     parser.add_argument("--kind", choices=KINDS, default="tradeoff")
@@ -278,9 +277,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.out.suffix not in ENDINGS:
             raise UserError(f"{options.out} has no ending that can be drawn; end it in {', '.join(ENDINGS)}")
-        drawings = list(KINDS[options.kind](tables(options), options.runs))
+        runs = RunSelection.of(options)
+        drawings = list(KINDS[options.kind](runs.tables(), runs))
         if not drawings:
-            raise UserError(f"there is nothing below {options.runs} that a plot of the kind {options.kind} could show")
+            raise UserError(f"there is nothing below {runs} that a plot of the kind {options.kind} could show")
         written = save(drawings, options.out)
     except UserError as cause:
         sys.stderr.write(f"error: {cause}\n")

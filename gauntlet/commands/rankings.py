@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gauntlet.commands.board_input import add_arguments, tables
+from gauntlet.commands.board_input import RunSelection, add_arguments
 from gauntlet.errors import UserError, printable
 from gauntlet.leaderboard.overall_ranking import COVERAGE, OverallRanking, overall
 from gauntlet.metrics.display import DASH, csv_row, points
@@ -60,13 +60,13 @@ def as_csv(found: OverallRanking) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the overall rankings of the runs below a folder; 1 where two tables do not share two systems."""
+    """Print the overall rankings of the runs below the given folders; 1 where two tables do not share two systems."""
     parser = argparse.ArgumentParser(prog="gauntlet rankings", description="Rankings of systems across tables.")
     add_arguments(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write scores and places as data")
     options = parser.parse_args(arguments)
     try:
-        found = overall(tables(options))
+        found = overall(RunSelection.of(options).tables())
         if found is None:
             raise UserError(
                 "an overall ranking needs two tables (data set and threat) with the same two ranked entries in both; "

@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 
 from gauntlet import __version__
-from gauntlet.commands.board_input import add_arguments, tables
+from gauntlet.commands.board_input import RunSelection, add_arguments
 from gauntlet.errors import UserError, printable
 from gauntlet.leaderboard.audit_report import MET, Requirement, reports
-from gauntlet.leaderboard.certificates import certified, verdicts
-from gauntlet.leaderboard.collect import discover
 from gauntlet.leaderboard.render import environment
 from gauntlet.system.atomic_file import write_atomically
 
@@ -29,13 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         asked = [Requirement.parse(text) for text in options.require]
-        boards = tables(options)
-        claims, unread = certified(options.runs)
+        runs = RunSelection.of(options)
+        boards = runs.tables()
+        judged, unread = runs.certificates()
         for line in unread:
             sys.stderr.write(f"warning: {printable(line)}\n")
         if not boards:
-            raise UserError(f"there is no attack run below {options.runs}; run an attack first")
-        found = reports(boards, verdicts(claims, discover(options.runs).runs), asked)
+            raise UserError(f"there is no attack run below {runs}; run an attack first")
+        found = reports(boards, judged, asked)
         page = environment().get_template("report.html.j2").render(systems=found, version=__version__)
         write_atomically(options.out, page.encode())
     except UserError as cause:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gauntlet.commands.board_input import add_arguments, tables
+from gauntlet.commands.board_input import RunSelection, add_arguments
 from gauntlet.errors import UserError, printable
 from gauntlet.leaderboard.class_results import worst_of
 from gauntlet.leaderboard.entry import Board, Entry
@@ -169,16 +169,17 @@ def _written(boards: Sequence[Board], form: str) -> Iterator[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the tables of the runs below a folder; 1 where there is none."""
+    """Print the tables of the runs below the given folders; 1 where there is none."""
     parser = argparse.ArgumentParser(prog="gauntlet table", description="Tables of the leaderboard for papers.")
     add_arguments(parser)
     parser.add_argument("--format", choices=FORMATS, default="markdown")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
     options = parser.parse_args(arguments)
     try:
-        shown = [board for board in tables(options) if not board.threat.unbounded]
+        runs = RunSelection.of(options)
+        shown = [board for board in runs.tables() if not board.threat.unbounded]
         if not shown:
-            raise UserError(f"there is no attack run with an eps below {options.runs}")
+            raise UserError(f"there is no attack run with an eps below {runs}")
         text = ("" if options.format == "csv" else "\n").join(_written(shown, options.format))
         if options.out is not None:
             write_atomically(options.out, text.encode())

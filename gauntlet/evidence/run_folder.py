@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -195,15 +196,15 @@ class RunFolder:
         return both[0].with_suffix(end)
 
 
-def find_runs(root: Path) -> list[RunFolder]:
-    """Return every run folder below `root`, sorted by path, links to folders followed.
+def find_runs(*roots: Path) -> list[RunFolder]:
+    """Return every run folder below these folders, sorted by path, links to folders followed.
 
     Folders whose name starts with an underscore or a dot are left out, and so is a folder that was seen under another
     name of a link.
     """
     found: dict[str, Path] = {}
     seen = set()
-    for folder, below, files in os.walk(root, followlinks=True):
+    for folder, below, files in chain.from_iterable(os.walk(root, followlinks=True) for root in roots):
         real = os.path.realpath(folder)
         below[:] = sorted(name for name in below if not name.startswith(("_", ".")))
         if real in seen:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gauntlet.commands.table import MARKDOWN, TYPST, escaped, main
-from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.run_folder import RunFolder, find_runs
 
 Make = Callable[..., RunFolder]
 HOSTILE = r"a_b & 50% $x$ #1 {y} ~^\ <s> |"
@@ -66,6 +66,14 @@ def test_latex_compiles(runs: Path) -> None:
         ["pdflatex", "-interaction=nonstopmode", "main.tex"], cwd=runs, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stdout.decode()[-2000:]
+
+
+def test_the_runs_that_are_named_alone_are_tabled(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = [str(run.path) for run in find_runs(runs) if run.manifest()["name"]["defense"] in ("strong", "weak")]
+    assert len(named) > 1
+    assert main([*named, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert {row["Defense"] for row in rows} == {"strong", "weak"}
 
 
 def test_no_runs_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 
 import torch
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.seeds import add_options, work_through
 from benchmarks.training_effects import composed, effects, jobs, short, table
+from gauntlet.models.low_rank import low_rank
 from gauntlet.models.preact_resnet import PreActResNet
 from gauntlet.threat_model.rng import Rng
 from gauntlet.training.distributed import ALONE
@@ -60,6 +62,8 @@ PASSES = {
     "mart_awp": (0, 10, 4),
     "amp": (0, 0, 2),
     "sam": (0, 0, 2),
+    "condlr": (0, 0, 1),
+    "adasap": (0, 0, 2),
 }
 """Recipe -> passes of a batch: forward; forward and backward to the images; forward and backward to the weights."""
 
@@ -95,7 +99,9 @@ def cost(width: int, batch: int, repeats: int, only: list[str]) -> None:
         f"PreActResNet-18 of width {width}, 32x32, batch {batch}, one thread, {repeats} pairs, "
         f"torch {torch.__version__}\n"
     )
-    players = {name: _player(name, network) for name in PASSES}
+    # Constraints change the weights even at rate 0, so they have networks of their own.
+    networks = dict.fromkeys(PASSES, network) | {"condlr": low_rank(deepcopy(network)), "adasap": deepcopy(network)}
+    players = {name: _player(name, networks[name]) for name in PASSES}
 
     def step(name: str) -> float:
         return seconds(lambda: players[name](x, y, Rng(0, ids, "cost"), 0.0, (0.5, 0.5)))
@@ -105,7 +111,8 @@ def cost(width: int, batch: int, repeats: int, only: list[str]) -> None:
             continue
         base = name.removesuffix("_awp")
         step(name)
-        turns = [(_bare(network, x, passes), step(name), step(base) if base != name else 1.0) for _ in range(repeats)]
+        net = networks[name]
+        turns = [(_bare(net, x, passes), step(name), step(base) if base != name else 1.0) for _ in range(repeats)]
         ratios = [whole / least for least, whole, _ in turns]
         line = f"{name:<11} passes {passes!s:<11} bare {statistics.median(least for least, _, _ in turns):7.3f} s"
         line += f"  ratio median {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})"

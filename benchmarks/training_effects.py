@@ -33,6 +33,7 @@ from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Head, plain
 from gauntlet.training import history
 from gauntlet.training.loop import BEST, LAST
+from gauntlet.training.simple_corruptions import accuracy_under_corruptions
 from gauntlet.training.trained_network import TrainedNetwork
 
 out = sys.stdout.write
@@ -132,6 +133,7 @@ def _cifar(shared: Path, question: str, eps: str, images: int, epochs: int, arms
 
 def effects(shared: Path) -> dict[str, Effect]:
     gamma = "recipe.weight_perturbation.radius"
+    factors = ("model=low_rank", "recipe.weight_decay=0")
     few = ("recipe.objective.attack.steps=3", "recipe.objective.attack.step_size=0.5")
     return {
         "robust": _digits(
@@ -194,6 +196,24 @@ def effects(shared: Path) -> dict[str, Effect]:
              "DONE 5": ("recipe=done", "recipe.weighting.temperature=5")},
             also=(("worst class", "worst_class"), ("worst 30 % of classes", "tail")),
         ),
+        "condition": _digits(
+            "Do bounded condition numbers help low-rank networks against small perturbations?", "0.05", 1000, 30,
+            {
+                "standard": ("recipe=standard",),
+                "low rank": ("recipe=condlr", *factors, "recipe.constraint.tau=null"),
+                "CondLR 0.5": ("recipe=condlr", *factors),
+                "CondLR 0.1": ("recipe=condlr", *factors, "recipe.constraint.tau=0.1"),
+            },
+        ),
+        "pruning": _digits(
+            "Does sharpness by importance help a pruned network under corruptions?", "0.15", 1000, 30,
+            {
+                "pruned": ("recipe=adasap", "recipe.weight_perturbation=null"),
+                "AdaSAP": ("recipe=adasap",),
+                "dense": ("recipe=standard",),
+            },
+            also=(("corrupted", "corrupted"),),
+        ),
         "cifar_awp": _cifar(
             shared, "Does AWP close the gaps on photographs?", "8/255", 200, 30,
             {"PGD-AT": ("recipe=pgd_at", *few), "AWP 0.01": ("recipe=pgd_at_awp", *few)},
@@ -207,19 +227,20 @@ def effects(shared: Path) -> dict[str, Effect]:
 
 class Judged(NamedTuple):
     """Accuracies: clean, under the worse of two PGDs, under that on cross-entropy; of the worst class under both, and
-    the mean over the worst 30 % of the classes."""
+    the mean over the worst 30 % of the classes; under the corruptions of `gauntlet.training.simple_corruptions`."""
 
     clean: float
     robust: float
     ce: float
     worst_class: float
     tail: float
+    corrupted: float
 
 
 def worst(network: nn.Module, split: Split, effect: Effect) -> Judged:
     """Attack the network with both PGDs."""
     network.eval().requires_grad_(False)
-    labels, outcomes = [], []
+    labels, outcomes, corrupted = [], [], 0.0
     total = min(effect.judged, len(split))
     for begin in range(0, total, 250):
         batch = split.read(list(range(begin, min(begin + 250, total))))
@@ -233,12 +254,13 @@ def worst(network: nn.Module, split: Split, effect: Effect) -> Judged:
             z = PGD(steps=effect.steps, loss=loss)(head, x, y, threat=Threat("linf", effect.eps), rng=rng)
             stands[loss] = right & (network(z).argmax(1) == y)
         labels.append(y)
+        corrupted += accuracy_under_corruptions(network, x, y) * len(y) / total
         outcomes.append(torch.stack([right, stands["ce"] & stands["margin"], stands["ce"]]))
     y, found = torch.cat(labels), torch.cat(outcomes, 1).double()
     clean, robust, ce = found.mean(1).tolist()
     classes = sorted(float(found[1, y == label].mean()) for label in set(y.tolist()))
     few = classes[: max(1, round(0.3 * len(classes)))]
-    return Judged(clean, robust, ce, classes[0], sum(few) / len(few))
+    return Judged(clean, robust, ce, classes[0], sum(few) / len(few), corrupted)
 
 
 def measure(effect: Effect, arm: str, seed: int, cache: Path) -> dict[str, Any]:

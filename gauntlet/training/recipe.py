@@ -15,6 +15,7 @@ from gauntlet.training.model_selection import Selection
 from gauntlet.training.objectives.objective import Objective
 from gauntlet.training.sample_weighting import Weighting
 from gauntlet.training.weight_averaging import SWA
+from gauntlet.training.weight_constraint import WeightConstraint
 from gauntlet.training.weight_perturbation import WeightPerturbation
 
 SHAPES = ("cosine", "step", "linear", "constant")
@@ -64,6 +65,7 @@ class Recipe(Knobs, key="recipe"):
         weighting: how much each sample counts, or null: all alike.
         swa: a uniform average of the weights of the last epochs, or null; not with ema.
         alternation: players that move parts of the weights in turn, or null: one that moves them all.
+        constraint: a set that the weights stay in, such as factors of low rank, or null; not with ema or swa.
         precision: bfloat16 for the passes through the network, or null: that of the weights. Losses, weights and
             validation are never lowered.
         selection: which epoch is the best.
@@ -92,6 +94,7 @@ class Recipe(Knobs, key="recipe"):
     weighting: Weighting | None = None
     swa: SWA | None = None
     alternation: Alternation | None = None
+    constraint: WeightConstraint | None = None
     precision: str | None = choice(None, ("bfloat16",), optional=True)
     selection: Selection
 
@@ -101,6 +104,8 @@ class Recipe(Knobs, key="recipe"):
             raise UserError(f"recipe.milestones={self.milestones} must be shares between 0 and 1, such as [0.5,0.75]")
         if self.ema and self.swa:
             raise UserError("recipe.ema and recipe.swa are two averages of one network; set ema=0 or swa=null")
+        if self.constraint and (self.ema or self.swa):
+            raise UserError("recipe.constraint does not hold for an average of weights; set recipe.ema=0 and swa=null")
         for method in ("examples", "losses", "classifier"):
             if not callable(getattr(self.objective, method, None)):
                 raise UserError(f"recipe.objective has no {method}(); see `Your own objective` in docs/training.md")

@@ -1,4 +1,4 @@
-"""One move of one player: examples, weight perturbation, gradient, optimizer."""
+"""One move of one player: examples, weight perturbation, gradient, optimizer, constraint."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -77,7 +77,9 @@ class Player:
         self.processes.mean([weight.grad for weight in self.weights if weight.grad is not None])
         if self.recipe.clip:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip)
-        self.optimizer.step()
+        constraint = self.recipe.constraint
+        with constraint.around(self.model, done) if constraint else nullcontext():
+            self.optimizer.step()
         self.weigher.step()
         return found.detach()
 
@@ -104,7 +106,7 @@ class Player:
             _copy(self.model, before)
             return given
 
-        with perturbation.moved(perturbation.chosen(self.weights), gradients):
+        with perturbation.moved(perturbation.chosen(self.weights), gradients, progress.now):
             yield
         if perturbation.batch_norm == "clean":
             _copy(self.model, first)

@@ -50,6 +50,8 @@ class TrainingRun:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         if begin := getattr(recipe.objective, "begin", None):  # an objective of one's own may lack it
             begin(model)
+        if recipe.constraint:
+            recipe.constraint.begin(model)
         self.model = model.to(device)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -194,7 +196,7 @@ class TrainingRun:
         attack = self.recipe.selection.by == "pgd"
         scores = self._measure(self.kept, attack=attack)
         fgsm = self._single_step(self.kept) if attack else math.nan
-        if self._best is None or self.recipe.selection.better(scores, self._best[1]):
+        if self._best is None or self._better(scores, *self._best[:2]):
             weights = {name: value.detach().cpu().clone() for name, value in self.kept.state_dict().items()}
             self._best = (self.epoch + 1, scores, weights)
         seen, rate = self._batches * self._size, self.recipe.rate(self.step - 1, self.total)
@@ -208,6 +210,13 @@ class TrainingRun:
         self.batch = self._forwards = self._backwards = 0
         self._seconds = 0.0
         self._losses.zero_()
+
+    def _better(self, new: Scores, best: int, old: Scores) -> bool:
+        """Return whether the scores of this epoch beat those of the best, before which a constraint may not hold."""
+        constraint = self.recipe.constraint
+        if constraint and not constraint.reached((best * self._batches - 1) / self.total):
+            return True
+        return self.recipe.selection.better(new, old)
 
     def _estimate(self, module: nn.Module) -> None:
         """New batch-norm statistics for an average of weights."""
@@ -232,6 +241,10 @@ class TrainingRun:
         if callable(own):
             with evaluating(self.kept), torch.no_grad():
                 found = own(self._validation.read(slice(0, CHUNK)).x.to(self.device))
+        if self.recipe.constraint:
+            batch, classifier = self._validation.read(slice(0, CHUNK)), self._classifier(self.kept)
+            with evaluating(classifier), torch.no_grad():
+                found |= self.recipe.constraint.columns(classifier, batch.x.to(self.device), batch.y.to(self.device))
         for player in self._players:
             found |= player.weigher.columns()
         return (named if self.recipe.alternation else {}) | found

@@ -80,13 +80,17 @@ class WeightPerturbation(Knobs, key="recipe.weight_perturbation"):
         return [weight for weight in weights if weight.requires_grad and (self.include == "all" or weight.dim() > 1)]
 
     @contextmanager
-    def moved(self, weights: list[nn.Parameter], gradients: Gradients) -> Iterator[None]:
-        """Hold `weights` (as `chosen` gives them) at theta + v within the block; afterwards they are back."""
+    def moved(self, weights: list[nn.Parameter], gradients: Gradients, progress: float = 0.0) -> Iterator[None]:
+        """Hold `weights` (as `chosen` gives them) at theta + v within the block; afterwards they are back.
+
+        progress: share of the training that is done.
+        """
         origin = [weight.detach().clone() for weight in weights]
         moves = [torch.zeros_like(weight) for weight in origin]
+        radii = self._radii(origin, progress)
         try:
             for _ in range(self.steps):
-                moves = self._step(origin, moves, gradients(weights))
+                moves = self._step(origin, moves, radii, gradients(weights))
                 with torch.no_grad():
                     for weight, old, move in zip(weights, origin, moves, strict=True):
                         weight.copy_(old + move)
@@ -96,9 +100,16 @@ class WeightPerturbation(Knobs, key="recipe.weight_perturbation"):
                 for weight, old in zip(weights, origin, strict=True):
                     weight.copy_(old)
 
-    def _step(self, origin: list[Tensor], moves: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        radii = self._norms(origin) if self.relative else [torch.ones((), device=old.device) for old in origin]
-        radii = [self.radius * size for size in radii]
+    def _radii(self, origin: list[Tensor], progress: float) -> list[Tensor]:
+        """Return the radius of the block of each tensor, to be multiplied with it."""
+        return [self.radius * size for size in self._units(origin)]
+
+    def _units(self, origin: list[Tensor]) -> list[Tensor]:
+        return self._norms(origin) if self.relative else [torch.ones((), device=old.device) for old in origin]
+
+    def _step(
+        self, origin: list[Tensor], moves: list[Tensor], radii: list[Tensor], gradients: list[Tensor]
+    ) -> list[Tensor]:
         if self.shape == "ball":
             share = self._clipped(gradients)
             moves = [move + self.step_size * share * g for move, g in zip(moves, gradients, strict=True)]

@@ -25,6 +25,7 @@ MODELS = {
     "preact_resnet18": ["model.width=4"],
     "resnet18": ["model.width=4"],
     "wrn_34_10": ["model.depth=10", "model.width=1"],
+    "moe_resnet18": ["model.width=4"],
 }
 
 
@@ -77,6 +78,14 @@ def _composed(*overrides):
         return checked(compose("train", list(overrides)), KEYS)
 
 
+def _model(name, model):
+    """The overrides that make a small network, for CondLR one of factors."""
+    if not name.startswith("condlr"):
+        return [f"model={model}", *MODELS[model]]
+    inner = [setting.replace("model.", "model.network.") for setting in MODELS[model]]
+    return ["model=low_rank", f"model@model.network={model}", *inner]
+
+
 def _recipe(cfg):
     return TrainedNetwork(OmegaConf.to_container(cfg.model), OmegaConf.to_container(cfg.recipe)).built_recipe({})
 
@@ -84,7 +93,7 @@ def _recipe(cfg):
 @pytest.mark.parametrize("name", FULL)
 @pytest.mark.parametrize(("dataset", "model"), [("cifar10", "preact_resnet18"), ("cifar100", "wrn_34_10")])
 def test_a_published_recipe_makes_its_steps(name, dataset, model):
-    cfg = _composed(f"recipe={name}", f"dataset={dataset}", f"model={model}", *MODELS[model])
+    cfg = _composed(f"recipe={name}", f"dataset={dataset}", *_model(name, model))
     torch.manual_seed(0)
     run = TrainingRun(build(cfg.model), Noise(cfg.dataset.classes), _recipe(cfg), 0, torch.device("cpu"))
     before = [weight.detach().clone() for weight in run.model.parameters()]
@@ -101,8 +110,8 @@ def test_a_published_recipe_trains_on_photographs(name, shared):
     """An epoch of two batches, its end included: selection, alarms, and for AdvMoE the loads."""
     model = "moe_resnet18" if name.startswith("advmoe") else "preact_resnet18"
     cfg = _composed(
-        f"recipe={name}", "dataset=parquet", f"dataset.path={shared}/data/cifar10_jpeg", f"model={model}",
-        "model.width=4", "recipe.batch_size=6", "recipe.epochs=1",
+        f"recipe={name}", "dataset=parquet", f"dataset.path={shared}/data/cifar10_jpeg", *_model(name, model),
+        "recipe.batch_size=6", "recipe.epochs=1",
     )  # fmt: skip
     torch.manual_seed(0)
     run = TrainingRun(build(cfg.model), Photographs(build(cfg.dataset)), _recipe(cfg), 0, torch.device("cpu"))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gauntlet.leaderboard import certificate_page, render
+from gauntlet.leaderboard.attribution_pictures import attribution_gallery
 from gauntlet.leaderboard.certificates import CertificateVerdict, certified, verdicts
 from gauntlet.leaderboard.collect import DiscoveredRuns, collect, discover
 from gauntlet.leaderboard.entry import Board, Entry
@@ -66,6 +67,7 @@ def _write(site: Site, found: DiscoveredRuns, runs: Path, fresh: Fresh, floor: s
     claims, unread = certified(runs, fresh)
     damaged += unread
     judged = verdicts(claims, found.runs)
-    certificate_page.write(site, render.environment(), judged)
-    render.write(site, tables, damaged, found.other - len(claims), judged)
+    pictured = [(each, shown) for each in claims if (shown := attribution_gallery(site, each, damaged))]
+    certificate_page.write(site, render.environment(), judged, [shown for _, shown in pictured])
+    render.write(site, tables, damaged, found.other - len(claims), judged, pictured)
     return Built(tuple(tables), tuple(damaged), tuple(judged))

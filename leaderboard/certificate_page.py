@@ -11,6 +11,7 @@ from jinja2 import Environment
 
 from gauntlet.errors import printable
 from gauntlet.leaderboard import formatting
+from gauntlet.leaderboard.attribution_pictures import AttributionGallery
 from gauntlet.leaderboard.certificates import CertificateVerdict, Claims
 from gauntlet.leaderboard.chart import Axis, Chart, Line, dashed
 from gauntlet.leaderboard.site_writer import Site
@@ -31,11 +32,19 @@ ABOUT = (
     "the one who built this board; counts: radii were computed anew from the recorded votes."
 )
 
+ABOUT_ATTRIBUTIONS = (
+    "In percent at each radius of an l2 ball, with 95 % intervals: samples that are predicted right and whose "
+    "attribution keeps the cosine that was asked with that of every image in the ball. The other columns are those of "
+    "certificates for classes."
+)
+
 KINDS = {"sound_prob": "with confidence", "sound_det": "proof"}
 
 
-def write(site: Site, env: Environment, verdicts: Sequence[CertificateVerdict]) -> None:
-    """Write the page; nothing where there are no certificates."""
+def write(
+    site: Site, env: Environment, verdicts: Sequence[CertificateVerdict], galleries: Sequence[AttributionGallery] = ()
+) -> None:
+    """Write the page; nothing where there are no certificates. galleries: of attributions that were certified."""
     if not verdicts:
         return
     grouped: dict[tuple[Any, str], list[CertificateVerdict]] = defaultdict(list)
@@ -47,6 +56,7 @@ def write(site: Site, env: Environment, verdicts: Sequence[CertificateVerdict]) 
         tables=[_table(grouped[key]) for key in sorted(grouped)],
         left=[v.claims for v in verdicts if not v.claims.tabled and v.claims.kind != "claimed"],
         foreign=[_foreign(v) for v in verdicts if v.claims.kind == "claimed"],
+        galleries=galleries,
         root="",
     )
     site.write(PAGE, page)
@@ -75,11 +85,12 @@ def _table(verdicts: Sequence[CertificateVerdict]) -> dict[str, Any]:
         "Failure probability",
         "Verified",
     ]
+    about = ABOUT_ATTRIBUTIONS if first.norm == "attribution" else ABOUT
     identity = hashlib.sha256(repr((first.data, first.norm)).encode()).hexdigest()[:8]
     return {
         "id": f"certified-{identity}",
         "title": f"{first.data.name} {norm}",
-        "about": f"{formatting.samples(first.data, first.total.samples)}. {ABOUT}",
+        "about": f"{formatting.samples(first.data, first.total.samples)}. {about}",
         "heads": heads,
         "rows": [_row(verdict, radii) for verdict in ordered],
         "chart": _chart([verdict.claims for verdict in ordered if verdict.claims.total.graded]),

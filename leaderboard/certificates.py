@@ -34,12 +34,13 @@ class Claims:
     """The certificates of one run.
 
     Attributes:
-        place: its folder relative to the runs folder.
+        place, folder: its folder, relative to the runs folder and to be read.
         ids, radius: the samples that are predicted right, ordered, and their radii.
         problems: why the run does not count as whole.
     """
 
     place: str
+    folder: RunFolder
     data: DataKey
     norm: str
     box: tuple[float, float]
@@ -162,13 +163,14 @@ def _read(folder: RunFolder, place: str, manifest: Any, verification: Verificati
     right = total.radius >= 0
     return Claims(
         place=place,
+        folder=folder,
         data=DataKey(str(data["name"]), str(data["digest"]), str(data["selection"])),
         norm=str(threat["norm"]),
         box=(float(threat["low"]), float(threat["high"])),
         victim=str(manifest["victim"]),
         defense=str(name["defense"]),
         model=str(name.get("model") or ""),
-        certifier=str(name["certifier"]),
+        certifier=_certifier(manifest),
         kind=str(manifest["certificate"]["kind"]),
         eps=math.inf if threat["radius"] is None else float(threat["radius"]),
         total=total,
@@ -179,6 +181,12 @@ def _read(folder: RunFolder, place: str, manifest: Any, verification: Verificati
         survivors=of_survivors(manifest),
         verification=verification,
     )
+
+
+def _certifier(manifest: Any) -> str:
+    """Return the name of a certifier, of attributions with what is asked of them, since that is no part of a threat."""
+    name, node = str(manifest["name"]["certifier"]), manifest["config"].get("certifier", {})
+    return f"{name}, cosine {float(node['cosine']):g}" if manifest["threat"]["norm"] == "attribution" else name
 
 
 def verdicts(claims: Sequence[Claims], runs: Iterable[AttackRun]) -> list[CertificateVerdict]:

@@ -9,6 +9,7 @@ from gauntlet.evidence.next_steps import NextStep, next_steps, verify_step
 from gauntlet.evidence.published import published_command
 from gauntlet.evidence.recorded_command import command_of_all_shards
 from gauntlet.leaderboard import formatting
+from gauntlet.leaderboard.attribution_pictures import AttributionGallery
 from gauntlet.leaderboard.class_results import class_results
 from gauntlet.leaderboard.entry import Board, Entry, RunLine
 from gauntlet.leaderboard.entry_card import CardLine
@@ -34,10 +35,12 @@ def write_entry(
     damaged: list[str],
     card: Sequence[CardLine],
     compare: str = "",
+    attributions: Sequence[AttributionGallery] = (),
 ) -> None:
     """Write the page of an entry and its images. Examples that cannot be read are added to `damaged`.
 
     compare: the page that sets it beside others, from the root of the site; empty where there is none.
+    attributions: those of the same model that were certified.
     """
     address = formatting.address(entry)
     shown = gallery(entry, damaged)
@@ -50,6 +53,7 @@ def write_entry(
         entry=entry,
         card=card,
         compare=compare,
+        attributions=attributions,
         heads=heads(entry),
         bars={number: bars.get(number) for number in range(1, len(entry.runs) + 1)},
         history=_history(entry),

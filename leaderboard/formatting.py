@@ -7,7 +7,15 @@ from gauntlet.leaderboard.entry import AttackColumn, Board, Entry, RunLine
 from gauntlet.leaderboard.run_metadata import DataKey, ThreatKey
 from gauntlet.metrics.display import DASH, points, ratio
 
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "patch": "patches", "poisoning": "poisoning"}
+NORMS = {
+    "linf": "L∞",
+    "l2": "L2",
+    "l1": "L1",
+    "l0": "L0",
+    "patch": "patches",
+    "poisoning": "poisoning",
+    "attribution": "attributions, L2",
+}
 
 
 def address(entry: Entry) -> str:

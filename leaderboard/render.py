@@ -11,7 +11,8 @@ from markupsafe import Markup, escape
 from gauntlet.errors import printable
 from gauntlet.evidence.published import published
 from gauntlet.leaderboard import chart, formatting
-from gauntlet.leaderboard.certificates import CertificateVerdict
+from gauntlet.leaderboard.attribution_pictures import AttributionGallery
+from gauntlet.leaderboard.certificates import CertificateVerdict, Claims
 from gauntlet.leaderboard.certified_bracket import bracket
 from gauntlet.leaderboard.class_results import worst_of
 from gauntlet.leaderboard.compare_page import compare_address, write_comparisons
@@ -65,16 +66,27 @@ def _filtered(value: object) -> object:
 
 
 def write(
-    site: Site, boards: Sequence[Board], damaged: list[str], other: int, certificates: Sequence[CertificateVerdict] = ()
+    site: Site,
+    boards: Sequence[Board],
+    damaged: list[str],
+    other: int,
+    certificates: Sequence[CertificateVerdict] = (),
+    pictured: Sequence[tuple[Claims, AttributionGallery]] = (),
 ) -> None:
-    """Write all pages but that of certificates. Examples that cannot be read are added to `damaged` on the way."""
+    """Write all pages but that of certificates. Examples that cannot be read are added to `damaged` on the way.
+
+    pictured: attributions that were certified, which the pages of the same model show.
+    """
     env = environment()
     every = [entry for board in boards for entry in board.entries]
     cards = {entry: card(entry, every, certificates) for entry in every}
     brackets = {entry: bracket(entry, certificates) for entry in every}
     for board in boards:
         for entry in board.entries:
-            write_entry(site, env, board, entry, boards, damaged, cards[entry], compare_address(board))
+            mine = entry.victim, entry.data
+            attributions = [shown for claims, shown in pictured if (claims.victim, claims.data) == mine]
+            page = compare_address(board)
+            write_entry(site, env, board, entry, boards, damaged, cards[entry], page, attributions)
     write_comparisons(site, env, boards)
     worst = {entry: worst_of(entry) for entry in every}
     classed = {board: any(worst[entry] for entry in board.entries) for board in boards}

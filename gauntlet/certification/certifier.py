@@ -53,6 +53,8 @@ class Certificates:
         stop: why sampling ended, one word for each sample: budget, certified or futility; of branch and bound proven,
             broken, budget, time or exhausted; empty elsewhere.
         examples: position in the batch -> an image [C, H, W] inside the threat that the defense gives another class.
+        maps: attributions whose stability is certified, float32 [B, C, H, W]; None: it is that of classes.
+        columns: of the records beside those that all have.
     """
 
     predict: Tensor
@@ -65,6 +67,8 @@ class Certificates:
     lower: Tensor
     stop: Sequence[str]
     examples: Mapping[int, Tensor] = field(default_factory=dict)
+    maps: Tensor | None = None
+    columns: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @classmethod
     def proven(cls, predict: Tensor, radius: Tensor, margin: Tensor, forwards: Tensor) -> "Certificates":

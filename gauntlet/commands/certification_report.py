@@ -33,6 +33,7 @@ def certificate_lines(outcome: Certified) -> list[str]:
         else:
             out += [
                 *_numbers(total, threat["radius"], threat["norm"], _asked(manifest)),
+                *_of_maps(manifest),
                 KINDS[facts["kind"]].format(1 - total.confidence),
             ]
     out += [f"not counted: {count} samples with error: {text}" for text, count in total.errors.items()]
@@ -60,6 +61,16 @@ def _asked(manifest: Mapping[str, Any]) -> list[float]:
     return sorted(certifier.get("radii") or []) if certifier.get("rule") == "grid" else []
 
 
+def _of_maps(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is certified where that is an attribution."""
+    if manifest["threat"]["norm"] == "attribution":
+        node = manifest["config"]["certifier"]
+        yield (
+            f"what is certified: that the attribution ({node['method']}) of the class keeps a cosine of "
+            f"{node['cosine']:g}; overlap is of the {node['top']} most important pixels, both in an l2 ball"
+        )
+
+
 def _numbers(total: CertificateSummary, eps: float | None, norm: str, asked: list[float]) -> Iterator[str]:
     n = total.samples
     if total.graded:
@@ -70,6 +81,8 @@ def _numbers(total: CertificateSummary, eps: float | None, norm: str, asked: lis
         yield from _curve(total, asked or grid(float(total.radius.max(initial=0.0)), norm))
     elif math.isfinite(total.margin):
         yield f"least margin     {total.margin:7.4g}   of those certified"
+    if total.attribution is not None:
+        yield from (f"attributions     {line}" for line in total.attribution.lines())
     seconds = max(total.seconds, 1e-9)
     if total.bounded:
         yield f"cost             {seconds / n:.3g} s per image; one forward of the deployed network, the rest is bounds"

@@ -42,12 +42,17 @@ class Certification:
     device: torch.device
 
     def chunk(
-        self, batch: Batch, advance: Callable[[int, int], None], met: dict[int, Tensor] | None = None
+        self,
+        batch: Batch,
+        advance: Callable[[int, int], None],
+        met: dict[int, Tensor] | None = None,
+        maps: dict[int, Tensor] | None = None,
     ) -> pa.Table:
         """Return the rows of the samples of one chunk.
 
         Args:
             met: takes sample -> adversarial example [C, H, W], where the certifier met one; for a judge.
+            maps: takes sample -> attribution [C, H, W], where those are what is certified.
 
         Raises:
             UserError: pixels outside the box, labels outside the classes, or a defense that cannot predict.
@@ -57,11 +62,17 @@ class Certification:
         certifier = self.certifier[1]
         size = len(ids) if certifier.whole else self.batch_size
         pieces = [slice(at, at + size) for at in range(0, len(ids), size)]
-        return pa.concat_tables([self._some(ids[at], x[at], y[at], advance, met) for at in pieces])
+        found = [self._some(ids[at], x[at], y[at], advance) for at in pieces]
+        for at, (_, certificates) in zip(pieces, found, strict=True):
+            if met is not None:
+                met.update({int(ids[at][row]): z.cpu() for row, z in certificates.examples.items()})
+            if maps is not None and certificates.maps is not None:
+                maps.update(zip(ids[at].tolist(), certificates.maps, strict=True))
+        return pa.concat_tables([table for table, _ in found], promote_options="default")
 
     def _some(
-        self, ids: Tensor, x: Tensor, y: Tensor, advance: Callable[[int, int], None], met: dict[int, Tensor] | None
-    ) -> pa.Table:
+        self, ids: Tensor, x: Tensor, y: Tensor, advance: Callable[[int, int], None]
+    ) -> tuple[pa.Table, Certificates]:
         name, certifier = self.certifier
         here = ids.to(self.device, copy=True)
         try:
@@ -82,10 +93,9 @@ class Certification:
             GeneratorExit,
         ) as cause:  # a crash is a record: it certifies nothing and does not stop a sweep
             log.exception("%s failed on %d samples", name, len(ids))
-            return _rows(ids, y, _nothing(len(ids)), certifier, described(cause))
-        if met is not None:
-            met.update({int(ids[at]): z.cpu() for at, z in found.examples.items()})
-        return _rows(ids, y, found, certifier, None)
+            found = _nothing(len(ids))
+            return _rows(ids, y, found, certifier, described(cause)), found
+        return _rows(ids, y, found, certifier, None), found
 
 
 def _rows(ids: Tensor, y: Tensor, found: Certificates, certifier: Certifier, error: str | None) -> pa.Table:
@@ -107,6 +117,7 @@ def _rows(ids: Tensor, y: Tensor, found: Certificates, certifier: Certifier, err
             "lower": found.lower.tolist(),
             "stop": list(found.stop),
             "error": [error] * count,
+            **{name: list(column) for name, column in found.columns.items()},
         }
     )
 

@@ -4,7 +4,7 @@ A run folder holds
 
     run.json                            the manifest (see `Manifest`)
     records/part-00000.parquet          the rows of chunk 0, whole or absent
-    adversarial/part-00000.safetensors  adversarial examples of chunk 0, float32, as they were judged
+    adversarial/part-00000.safetensors  adversarial examples of chunk 0, float32, as they were judged; or attributions
     run-0-of-1.lock, .owner             held by the process that writes (see `gauntlet.system.lock`; not evidence)
 
 A part is written under a temporary name, synced and renamed, so that `kill -9` leaves a whole part or none. The
@@ -44,6 +44,9 @@ from gauntlet.system.lock import Owner, holder
 
 MOST_BYTES = 16 << 30
 """Bytes of a part, at most."""
+
+MAPS = "attribution"
+"""Stage under which attributions are stored, with their images: what a certificate is about, no adversarial example."""
 
 MOVE = "move the folder away and run again"
 REDO = "run the same command again to redo it"

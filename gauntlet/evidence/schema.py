@@ -66,7 +66,7 @@ def rows(columns: dict[str, Sequence[Any]]) -> pa.Table:
 def _schema(names: Iterable[str]) -> pa.Schema:
     there = set(names)
     if there.issuperset(CERTIFICATE_SCHEMA.names):
-        return CERTIFICATE_SCHEMA
+        return pa.schema([*CERTIFICATE_SCHEMA, *(extra for extra in ATTRIBUTION if extra.name in there)])
     schema = RANDOM_SCHEMA if there.issuperset(RANDOM_SCHEMA.names) else ATTACK_SCHEMA
     return pa.schema([*schema, *(extra for extra in (FOOLED, PHASE, ACCEPTANCE, TARGET) if extra.name in there)])
 
@@ -91,3 +91,12 @@ CERTIFICATE_SCHEMA = pa.schema(
     ]
 )
 """Version 1. Parts of a run of the kind "certificate"."""
+
+
+ATTRIBUTION = (
+    pa.field("cosine", pa.float64()),
+    pa.field("overlap", pa.float64()),
+)
+"""Of certificates for attributions, at the eps of the threat: the least cosine of the stored map with any other one, -1
+where nothing is certified, and the least share of its most important pixels that stay so; NaN: not asked. Null in rows
+with an error."""

@@ -18,7 +18,7 @@ from gauntlet.evaluation.start_checks import check_predictions
 from gauntlet.evidence.adversarial_set import Arrays
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.manifest_update import amend, reopen
-from gauntlet.evidence.run_folder import RunFolder
+from gauntlet.evidence.run_folder import MAPS, RunFolder
 from gauntlet.jobs.chunk_runner import ProgressUnits, ShardOfRun, Worker, held_shard, run_chunks
 from gauntlet.jobs.device_workers import at_work, shares
 from gauntlet.jobs.run_identity import certification_manifest, folder_of
@@ -154,14 +154,23 @@ def _worker(job: CertificationSetup) -> Worker:
 
         start = time.perf_counter()
         met: dict[int, Tensor] = {}
-        rows = job.work.chunk(batch, advance, met)
+        maps: dict[int, Tensor] = {}
+        rows = job.work.chunk(batch, advance, met, maps)
         if met:
-            arrays: Arrays = {"sample": np.array(list(met), np.int64), "stage": np.zeros(len(met), np.uint16)}
-            arrays["z"] = torch.stack(list(met.values())).float().numpy()
-            job.run.write_examples(chunk, arrays, [STAGE])
+            job.run.write_examples(chunk, _stored(met), [STAGE])
+        if maps:
+            images = dict(zip(batch.ids.tolist(), batch.x, strict=True))
+            clean = torch.stack([images[sample] for sample in maps]).float().numpy()
+            job.run.write_examples(chunk, _stored(maps) | {"x": clean}, [MAPS])
         job.run.write_part(chunk, rows, {STAGE: time.perf_counter() - start})
 
     return work
+
+
+def _stored(found: dict[int, Tensor]) -> Arrays:
+    """Return what a file holds of images [C, H, W] by sample."""
+    images = torch.stack(list(found.values())).float().numpy()
+    return {"sample": np.array(list(found), np.int64), "stage": np.zeros(len(found), np.uint16), "z": images}
 
 
 def _settle(run: RunFolder, total: CertificateSummary) -> Manifest:

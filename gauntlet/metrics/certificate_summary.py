@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gauntlet.metrics.attribution_summary import COLUMNS, AttributionSummary
 from gauntlet.metrics.confidence import most, wilson
 from gauntlet.metrics.vote_shares import VoteShares
 
@@ -34,6 +36,7 @@ class CertificateSummary:
         samples_used, forwards: summed over the samples.
         graded: whether a radius was sought for each sample, not yes or no for one ball.
         votes: shares of the draws for the class, of the samples that are right; None where nothing was drawn.
+        attribution: what is certified of attributions, where they are what does not change.
         errors: distinct error texts with their counts.
     """
 
@@ -49,6 +52,7 @@ class CertificateSummary:
     margin: float = math.inf
     graded: bool = False
     votes: VoteShares | None = None
+    attribution: AttributionSummary | None = None
     errors: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -94,6 +98,8 @@ def summary(run: "RunFolder") -> CertificateSummary:
     """Read the certificates of a run, one chunk at a time."""
     total = CertificateSummary(np.zeros(0, np.int64), np.zeros(0))
     ids, radii, votes = [total.ids], [total.radius], [np.zeros(0)]
+    extra: list[pa.Table] = []
+    voted = False
     for chunk in sorted(run.present()):
         table = run.read_part(chunk)
         fine = table["error"].is_null().to_numpy(zero_copy_only=False)
@@ -105,6 +111,8 @@ def summary(run: "RunFolder") -> CertificateSummary:
         total.abstained += int((table["predict"].to_numpy() < 0).sum())
         total.samples_used += int(table["samples_used"].to_numpy().sum())
         total.forwards += int(table["forwards"].to_numpy().sum())
+        voted |= bool(pc.max(pc.list_value_length(table["counts"])).as_py())
+        extra.append(table.select([name for name in ("correct", *COLUMNS) if name in table.column_names]))
         votes.append(_votes(table)[right & (table["trials"].to_numpy() > 0)])
         total.trials = max([total.trials, *table["trials"].to_pylist()])
         total.seconds += sum(run.read_seconds(chunk).values())
@@ -118,7 +126,8 @@ def summary(run: "RunFolder") -> CertificateSummary:
     every = np.concatenate(ids)
     order = np.argsort(every, kind="stable")
     total.ids, total.radius = every[order], np.concatenate(radii)[order]
-    if total.samples_used:
+    total.attribution = AttributionSummary.of(extra)
+    if total.samples_used and voted:
         total.votes = VoteShares(np.sort(np.concatenate(votes)), total.samples)
     return total
 

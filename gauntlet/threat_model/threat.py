@@ -35,7 +35,8 @@ class Threat:
 
     Args:
         norm: "linf", "l2", "l1" or "l0" (l0 counts pixels, not channels); or, for certifiers, as no attack knows
-            them, "patch", a square of pixels with that side, and "poisoning", so many changes of the training set.
+            them, "patch", a square of pixels with that side, "poisoning", so many changes of the training set, and
+            "attribution", an l2 ball in which not the class but what speaks for it shall stay.
         eps: the budget, > 0: a number, or text such as "8/255", which is kept as an exact fraction; or "unbounded":
             only the box limits, and an evaluation measures how far the attacker must go.
         low, high: the pixel box.
@@ -59,9 +60,10 @@ class Threat:
     NORMS: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
     PATCH: ClassVar[str] = "patch"
     POISONING: ClassVar[str] = "poisoning"
+    ATTRIBUTION: ClassVar[str] = "attribution"
 
     def __post_init__(self) -> None:
-        if self.norm not in (known := (*self.NORMS, self.PATCH, self.POISONING)):
+        if self.norm not in (known := (*self.NORMS, self.PATCH, self.POISONING, self.ATTRIBUTION)):
             raise UserError(f"threat.norm={self.norm!r} is unknown; choose one of {', '.join(known)}")
         for key, value, choices in (("goal", self.goal, GOALS), ("target", self.target, TARGETS)):
             if value not in choices:
@@ -128,7 +130,7 @@ class Threat:
         """Return eps per sample in the dtype of x, broadcastable against it: [1 or B, 1, 1, 1]; infinite if unbounded.
 
         Raises:
-            UserError: the norm is "patch" or "poisoning".
+            UserError: the norm is none that an attack knows.
         """
         if self.norm not in self.NORMS:
             raise UserError(f"no attack knows threat.norm={self.norm}; choose one of {', '.join(self.NORMS)}")

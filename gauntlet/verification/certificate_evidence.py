@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from scipy.stats import beta
 
+from gauntlet.certification.attribution import Attribution
 from gauntlet.certification.auto_lirpa import AutoLirpa
 from gauntlet.certification.certifier import ABSTAIN
 from gauntlet.certification.claimed import Claimed
@@ -31,6 +32,7 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs.certification_job import CertificationSetup
 from gauntlet.metrics.certificate_summary import summary
 from gauntlet.threat_model.rng import Rng
+from gauntlet.verification.attribution_evidence import attribution_difference, attribution_problems
 from gauntlet.verification.report import Replayed, Report
 from gauntlet.verification.row_checks import entries
 from gauntlet.verification.sampling import Amount, in_order
@@ -54,6 +56,7 @@ def check_certificates(report: Report, run: RunFolder, job: CertificationSetup, 
         try:
             table = _table(run, chunk)
             report.problems += _chunk_problems(report, table, chunk, job, manifest)
+            report.problems += attribution_problems(run, table, chunk, job)
         except UserError as cause:
             report.problems.append(f"chunk {chunk}: {cause}")
     if present == wanted and not report.problems:
@@ -61,9 +64,9 @@ def check_certificates(report: Report, run: RunFolder, job: CertificationSetup, 
     certifier = job.work.certifier[1]
     if isinstance(certifier, Claimed | AutoLirpa):
         report.foreign = certifier.origin
-    elif not isinstance(certifier, Smoothing | LinearBounds | Patches | Poisoning):
+    elif not isinstance(certifier, Smoothing | LinearBounds | Patches | Poisoning | Attribution):
         report.notes.append(f"no rule is known by which radii of {type(certifier).__name__} could be computed anew")
-    elif not isinstance(certifier, Smoothing):
+    elif not isinstance(certifier, Smoothing | Attribution):
         report.notes.append("bounds are as the run states them, where nothing was re-run")
 
 
@@ -105,7 +108,7 @@ def _chunk_problems(
     if table["error"].notna().any() and manifest["status"] == "done":
         yield f"chunk {chunk}: rows have an error, yet the run is called done"
     place = {sample: at for at, sample in enumerate(ids)}
-    bounded = isinstance(job.work.certifier[1], LinearBounds)
+    bounded = isinstance(job.work.certifier[1], LinearBounds | Attribution)
     scores = _scores(job, batch) if bounded else np.zeros((len(ids), 0))
     for row in entries(table):
         at = place[int(row.sample)]
@@ -145,6 +148,9 @@ def _row_problems(row: Any, label: int, scores: np.ndarray, x: Any, job: Certifi
         yield from _vote_problems(row, certifier, job)
     elif isinstance(certifier, LinearBounds):
         yield from _bound_problems(row, scores, label, job, x)
+    elif isinstance(certifier, Attribution):
+        if row.predict != (pred := int(scores.argmax())):
+            yield f"the defense predicts {pred}, the record says {row.predict}"
     elif isinstance(certifier, Patches):
         mechanism: Any = job.setup.target.victim.mechanism
         yield from _patch_problems(row, mechanism.bands)
@@ -275,6 +281,8 @@ def _difference(row: Any, again: Any) -> str:
     turned = np.abs(np.asarray(row.counts) - np.asarray(again.counts)).tolist()
     if row.trials != again.trials or max(turned, default=0) > max(1, VOTES * row.trials):
         return f"{list(again.counts)} votes of {again.trials}, the record says {list(row.counts)} of {row.trials}"
+    if not len(row.counts) and row.trials:
+        return attribution_difference(row, again)
     if not len(row.counts):
         if not math.isclose(row.radius, again.radius, rel_tol=1e-9, abs_tol=1e-12):
             return f"the radius is {again.radius:.6g}, the record says {row.radius:.6g}"

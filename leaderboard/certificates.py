@@ -23,6 +23,7 @@ from gauntlet.leaderboard.verification_state import NO_VERDICTS, Fresh, Verifica
 from gauntlet.metrics.bracket import of_survivors
 from gauntlet.metrics.certificate_summary import CertificateSummary, grid, summary
 from gauntlet.metrics.confidence import most, tail
+from gauntlet.metrics.display import kind_words
 from gauntlet.metrics.perturbation_size import reach
 
 DOUBT = 1e-3
@@ -165,7 +166,7 @@ def _read(folder: RunFolder, place: str, manifest: Any, verification: Verificati
         place=place,
         folder=folder,
         data=DataKey(str(data["name"]), str(data["digest"]), str(data["selection"])),
-        norm=str(threat["norm"]),
+        norm=kind_words(threat),
         box=(float(threat["low"]), float(threat["high"])),
         victim=str(manifest["victim"]),
         defense=str(name["defense"]),

@@ -34,7 +34,8 @@ def anchor(board: Board) -> str:
 
 
 def norm(threat: ThreatKey) -> str:
-    return NORMS.get(threat.norm, threat.norm)
+    kind, *shape = threat.norm.split(" ", 1)
+    return " ".join([NORMS.get(kind, kind), *shape])
 
 
 def samples(data: DataKey, n: int) -> str:

@@ -96,7 +96,11 @@ def columns(unbounded: bool, masked: bool, classes: bool = False) -> tuple[Colum
 
 
 TERMS = (
-    Column("threat", "Threat", "What the attacker may change: all images within distance ε in the given norm."),
+    Column(
+        "threat",
+        "Threat",
+        "What the attacker may change: all images within distance ε in the given norm; of patches ε is the width.",
+    ),
     Column(
         "proven",
         "Proven",

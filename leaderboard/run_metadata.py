@@ -10,6 +10,7 @@ from gauntlet.errors import UserError, printable
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import CLEAN_STAGE
+from gauntlet.metrics.display import kind_words
 from gauntlet.metrics.perturbation_size import reach
 
 DECLARED = "declared"
@@ -32,7 +33,7 @@ class DataKey:
 class ThreatKey:
     """A norm ball inside a pixel box; infinite: the box. Equal radii are equal threats, however eps was written."""
 
-    norm: str
+    norm: str  # or another kind of threat, with its shape
     radius: float
     low: float
     high: float
@@ -128,7 +129,8 @@ def read_run(folder: RunFolder, root: Path) -> AttackRun | None:
 def _described(folder: RunFolder, place: str, manifest: Manifest) -> AttackRun:
     data, threat, name = manifest["dataset"], manifest["threat"], manifest["name"]
     radius = math.inf if threat["radius"] is None else float(threat["radius"])
-    key = ThreatKey(threat["norm"], radius, float(threat.get("low", 0)), float(threat.get("high", 1)), _aim(manifest))
+    low, high = float(threat.get("low", 0)), float(threat.get("high", 1))
+    key = ThreatKey(kind_words(threat), radius, low, high, _aim(manifest))
     protocol = manifest.get("protocol")
     return AttackRun(
         folder=folder,

@@ -145,6 +145,7 @@ def add_threat(
             raise InputError(f"threat is a {type(threat).__name__}; give gauntlet.Threat('linf', '8/255')")
         asked.words.append(f"threat={threat.norm}")
         asked.nodes["threat"] = {key: getattr(threat, key) for key in ("eps", "low", "high", "goal", "target")}
+        asked.nodes["threat"] |= threat.shape
         return
     if required and (norm is None or eps is None):
         raise InputError("threat is missing; give threat=gauntlet.Threat('linf', '8/255'), or norm='linf', eps='8/255'")

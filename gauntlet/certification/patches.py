@@ -38,6 +38,10 @@ class Patches:
                 "this certifier needs a defense that votes on bands, such as defense=band_smoothing: it certifies what "
                 "is deployed"
             )
+        if threat.shape:
+            raise UserError(
+                "this certifier speaks of one square anywhere; leave threat.count, aspect, row and column out"
+            )
 
     def __call__(
         self, victim: Victim, x: Tensor, y: Tensor | None, *, threat: Threat, rng: Rng, work: Work

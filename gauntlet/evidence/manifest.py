@@ -59,12 +59,16 @@ class RunNames(TypedDict, total=False):
 class ThreatFacts(TypedDict, total=False):
     """The threat model."""
 
-    norm: Annotated[Name, NEEDED, "linf, l2, l1 or l0"]
+    norm: Annotated[Name, NEEDED, "linf, l2, l1 or l0; or patch"]
     eps: Annotated[Name, 'as it was given, such as "8/255"']
     radius: Annotated[float | None, NEEDED, Bounds(5e-324, 1e300), "eps as a number; null: unbounded"]
     low: Annotated[Number, "the least that a pixel may be"]
     high: Annotated[Number, "the most that a pixel may be"]
     target: Annotated[Name, "of a targeted attack: how the target of each image was chosen"]
+    count: Annotated[int, Bounds(1, 3), "of patches: how many, where it is not one"]
+    aspect: Annotated[Number, "of patches: height over width, where they are no squares"]
+    row: Annotated[Count, "of a patch whose place is given: of its upper left pixel"]
+    column: Annotated[Count, "of a patch whose place is given: of its upper left pixel"]
 
 
 class DataFacts(TypedDict, total=False):

@@ -14,7 +14,7 @@ from gauntlet.evaluation.certification import STAGE, Certification
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.randomized_protocol import Protocol
 from gauntlet.evidence.digest import digest_of
-from gauntlet.evidence.manifest import DataFacts, Manifest, NetworkFacts, ProtocolFacts, RunNames
+from gauntlet.evidence.manifest import DataFacts, Manifest, NetworkFacts, ProtocolFacts, RunNames, ThreatFacts
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import CLEAN_STAGE, SCHEMA_VERSION
 from gauntlet.jobs.model_description import description, model_name
@@ -179,6 +179,7 @@ def _manifest(
             "radius": None if threat.unbounded else threat.radius,
             "low": threat.low,
             "high": threat.high,
+            **cast(ThreatFacts, threat.shape),
             **({"target": threat.target} if threat.targeted else {}),
         },
         dataset=cast(DataFacts, {"name": dataset.name, **data, "samples": len(split), **_classes(dataset)}),

@@ -32,10 +32,23 @@ def points(value: float | None, digits: int = 1) -> str:
     return DASH if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
+def kind_words(threat: ThreatFacts) -> str:
+    """Return the norm, or the kind of a threat with its shape: runs of different words are never compared.
+
+    >>> kind_words({"norm": "linf"}), kind_words({"norm": "patch", "count": 2, "aspect": 0.5, "row": 0, "column": 3})
+    ('linf', 'patch x2 aspect 0.5 at 0,3')
+    """
+    words = [threat["norm"]]
+    words += [f"x{threat['count']}"] if "count" in threat else []
+    words += [f"aspect {threat['aspect']:g}"] if "aspect" in threat else []
+    words += [f"at {threat['row']},{threat['column']}"] if "row" in threat and "column" in threat else []
+    return " ".join(words)
+
+
 def threat_words(threat: ThreatFacts) -> str:
     """Return what the attacker may change and wants, such as `linf 8/255` or `linf 8/255 targeted (random)`."""
     aim = f" targeted ({threat['target'].replace('_', ' ')})" if "target" in threat else ""
-    return f"{threat['norm']} {threat['eps']}{aim}"
+    return f"{kind_words(threat)} {threat['eps']}{aim}"
 
 
 def class_name(number: int, names: Sequence[str]) -> str:

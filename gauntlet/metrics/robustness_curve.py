@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from gauntlet.metrics.display import distinct_names
+from gauntlet.metrics.display import distinct_names, kind_words
 from gauntlet.metrics.perturbation_size import Distances, Floats
 
 MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
@@ -22,7 +22,7 @@ def groups(answers: Sequence[Distances]) -> list[list[Distances]]:
     found: dict[tuple[object, ...], list[Distances]] = defaultdict(list)
     for answer in answers:
         m = answer.manifest
-        box = m["threat"]["norm"], m["threat"]["low"], m["threat"]["high"], m["threat"].get("target", "")
+        box = kind_words(m["threat"]), m["threat"]["low"], m["threat"]["high"], m["threat"].get("target", "")
         found[m["victim"], m["dataset"]["digest"], answer.ids.tobytes(), *box].append(answer)
     return list(found.values())
 

@@ -40,7 +40,7 @@ class LocalLinearity:
         self.target = scores.scatter(1, y[:, None], -torch.inf).argmax(1)
         self.head = CountedHead(replace(victim.heads[0], draws=1), victim.predict, Counts.of(rng.ids))
         self.threat = threat
-        if threat.norm == "l0" or threat.unbounded:  # neither says what is near
+        if threat.norm not in NEAR or threat.unbounded:  # neither l0 nor a patch nor the box says what is near
             self.threat = Threat("linf", 8 / 255 * (threat.high - threat.low), threat.low, threat.high)
         self.points = [self.threat.random(self.x, self.rng.stream(f"start{k}")) for k in range(2)]
 

@@ -8,6 +8,7 @@ from gauntlet.attacks.pgd import PGD
 from gauntlet.sanity_checks.flag import Flag
 from gauntlet.sanity_checks.probe import Probe
 from gauntlet.threat_model.attack import leaves, traits_of
+from gauntlet.threat_model.threat import Threat
 
 
 @runtime_checkable
@@ -19,9 +20,11 @@ class Targeted(Protocol):
 
 def unlimited(probe: Probe) -> Flag | None:
     """With a budget that covers the whole box, no accuracy above chance may remain."""
-    size = probe.x[0].numel()
-    whole = {"linf": 1.0, "l2": size**0.5, "l1": float(size), "l0": float(size)}[probe.run.threat.norm]
-    threat = replace(probe.run.threat, eps=whole * (probe.run.threat.high - probe.run.threat.low))
+    size, limit = probe.x[0].numel(), probe.run.threat
+    whole = {"linf": 1.0, "l2": size**0.5, "l1": float(size), "l0": float(size)}.get(limit.norm, 1.0)
+    if limit.norm not in Threat.NORMS:  # of another kind: every pixel is free under linf
+        limit = Threat("linf", 1.0, limit.low, limit.high, limit.goal, limit.target)
+    threat = replace(limit, eps=whole * (limit.high - limit.low))
     left = probe.accuracy(PGD(steps=50, step_size=0.1, loss="margin"), threat)
     if left > 1 / probe.run.classes:
         return Flag(
@@ -33,6 +36,8 @@ def unlimited(probe: Probe) -> Flag | None:
 def one_step(probe: Probe) -> Flag | None:
     """One step must not beat the attack that is being reported, where both have the same goal."""
     name, attack = probe.run.attack
+    if probe.run.threat.norm not in traits_of(FGSM()).norms:
+        return None
     if probe.run.threat.targeted or traits_of(attack).needs != "gradient" or isinstance(attack, FGSM):
         return None
     one = probe.accuracy(FGSM(), probe.run.threat)

@@ -28,7 +28,7 @@ class Traits:
 
     Args:
         needs: what it needs of the victim, one of `NEEDS`. It gets the narrowest head that serves this.
-        norms: the norms for which it is defined.
+        norms: the norms for which it is defined, or other kinds of threats.
         unbounded: whether it can do without a finite eps, because it measures distances.
         cross_sample: whether it compares samples. It is called once per chunk, with all survivors, and cuts its passes
             itself with `head.batches`; its records depend on the cut into chunks.
@@ -91,7 +91,7 @@ def traits_of(attack: Any) -> Traits:
     found = Traits(**{name: getattr(attack, name) for name in NAMES if hasattr(attack, name)})
     for name, good, wanted in (
         ("needs", found.needs in NEEDS, f"one of {', '.join(NEEDS)}"),
-        ("norms", _norms(found.norms), f"a tuple of some of {', '.join(Threat.NORMS)}"),
+        ("norms", _norms(found.norms), f"a tuple of some of {', '.join(Threat.KINDS)}"),
         ("coverage", found.coverage in (None, *get_args(Coverage)), f"one of {', '.join(get_args(Coverage))}"),
         *((name, isinstance(getattr(found, name), bool), "True or False") for name in _FLAGS),
         *((name, isinstance(getattr(found, name), int), "a whole number") for name in ("fewest_classes", "pool")),
@@ -156,7 +156,7 @@ _FLAGS = ("unbounded", "cross_sample", "mixture", "asks", "together", "targetabl
 
 
 def _norms(value: object) -> bool:
-    return isinstance(value, tuple | list) and bool(value) and all(norm in Threat.NORMS for norm in value)
+    return isinstance(value, tuple | list) and bool(value) and all(norm in Threat.KINDS for norm in value)
 
 
 @functools.cache

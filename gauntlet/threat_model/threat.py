@@ -34,9 +34,9 @@ class Threat:
     """The set {z in [low, high]^d : ||z - x||_norm <= eps}.
 
     Args:
-        norm: "linf", "l2", "l1" or "l0" (l0 counts pixels, not channels); or, for certifiers, as no attack knows
-            them, "patch", a square of pixels with that side, "poisoning", so many changes of the training set, and
-            "attribution", an l2 ball in which not the class but what speaks for it shall stay.
+        norm: "linf", "l2", "l1" or "l0" (l0 counts pixels, not channels); or, for certifiers, "patch", a square of
+            pixels with that side, of which attacks know `gauntlet.threat_model.patch`, "poisoning", so many changes of
+            the training set, and "attribution", an l2 ball in which not the class but what speaks for it shall stay.
         eps: the budget, > 0: a number, or text such as "8/255", which is kept as an exact fraction; or "unbounded":
             only the box limits, and an evaluation measures how far the attacker must go.
         low, high: the pixel box.
@@ -59,6 +59,7 @@ class Threat:
 
     NORMS: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
     PATCH: ClassVar[str] = "patch"
+    KINDS: ClassVar[tuple[str, ...]] = (*NORMS, PATCH)
     POISONING: ClassVar[str] = "poisoning"
     ATTRIBUTION: ClassVar[str] = "attribution"
 
@@ -96,6 +97,11 @@ class Threat:
         """Return the name for a folder, such as `linf-8_255`, `l2-unbounded` or `linf-8_255-targeted-random`."""
         aim = f"-targeted-{self.target}" if self.targeted else ""
         return f"{self.norm}-{UNBOUNDED if self.unbounded else str(parse_eps(self.eps)).replace('/', '_')}{aim}"
+
+    @property
+    def shape(self) -> dict[str, float]:
+        """Return what sets this set apart from others of its norm and eps; empty: nothing."""
+        return {}
 
     def check_reach(self, shape: tuple[int, ...]) -> None:
         """Refuse an eps beyond the distance of any two images of the box, which limits nothing; shape: (C, H, W).

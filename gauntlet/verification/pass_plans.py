@@ -15,6 +15,7 @@ from gauntlet.attacks.fab import FAB
 from gauntlet.attacks.fgsm import FGSM
 from gauntlet.attacks.gauntlet import Gauntlet
 from gauntlet.attacks.md import MD
+from gauntlet.attacks.patch_pgd import PatchPGD
 from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.pma import PMA
 from gauntlet.evaluation.evaluation import Evaluation, Stage
@@ -125,6 +126,9 @@ def _gauntlet(attack: Gauntlet, norm: str, classes: int) -> PassPlan:
 _PLANS: dict[type, Counter] = {
     FGSM: lambda attack, norm, classes: _backwards(1),
     PGD: _pgd,
+    PatchPGD: lambda attack, norm, classes: PassPlan(  # of small images, whose places may be fewer
+        "backwards", 1 + attack.steps * attack.restarts, 1 + attack.steps * attack.restarts * attack.locations
+    ),
     PMA: lambda attack, norm, classes: _backwards(_run(attack.steps, norm) * len(attack.runs())),
     MD: _md,
     APGD: _apgd,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gauntlet.evidence.manifest import ThreatFacts
 from gauntlet.evidence.schema import ACCEPTANCE, CLEAN_STAGE, TARGET
+from gauntlet.verification.patch_distance import patch_distance
 
 Key = tuple[int, str]
 """(sample, stage)"""
@@ -151,6 +152,7 @@ def distance_of(z: NDArray[Any], x: NDArray[Any], threat: ThreatFacts) -> tuple[
         "l2": lambda: np.sqrt((delta**2).sum()),
         "l1": lambda: delta.sum(),
         "l0": lambda: (delta > 0).any(axis=0).sum(),
+        "patch": lambda: patch_distance(z, x, threat),
     }
     distance = float(norms[threat["norm"]]())
     if distance > reach_of(threat):

@@ -1,6 +1,7 @@
 """Every YAML of conf/attack keeps the contract of an attack. A new attack is tested on arrival."""
 
 import dataclasses
+import functools
 import inspect
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gauntlet.threat_model.access import narrowed
 from gauntlet.threat_model.attack import compares, stages_of, traits_of
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.decision import misclassified
+from gauntlet.threat_model.patch import PatchThreat
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.targeted import check_targeted, choose_targets, hits, target_margins, targeting
 from gauntlet.threat_model.threat import Threat
@@ -24,6 +26,7 @@ FOLDER = Path(__file__).parents[2] / "conf" / "attack"
 ELSEWHERE = ("foreign", "stored", "pubdef")  # calls another library; looks up; a suite of attacks that are all here
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in ELSEWHERE)
 THREATS = [Threat("linf", 0.15), Threat("l2", 0.6), Threat("l1", 2.0), Threat("l0", 5.0)]
+OTHERS = [PatchThreat(eps=2)]  # kinds of which few attacks know
 SHRUNK = {"steps": 10, "restarts": 1, "targets": 2, "queries": 60, "draws": 10,
           "images": 24, "epochs": 3, "batch": 8, "inner": 4, "copies": 2, "neighbours": 2,
           "rounds": 4, "extra": 1}  # fmt: skip
@@ -31,9 +34,10 @@ SHRUNK = {"steps": 10, "restarts": 1, "targets": 2, "queries": 60, "draws": 10,
 
 def fit(attack):
     """The first of the threats for which the attack is defined."""
-    return next(threat for threat in THREATS if threat.norm in traits_of(attack).norms)
+    return next(threat for threat in THREATS + OTHERS if threat.norm in traits_of(attack).norms)
 
 
+@functools.cache
 def node(name):
     with initialize_config_dir(CONF, version_base=None):
         return compose(f"attack/{name}").attack
@@ -67,12 +71,15 @@ def test_it_is_a_frozen_dataclass_with_documented_fields(name):
     assert all(field.name in doc for field in dataclasses.fields(attack))
 
 
-@pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.norm)
+@pytest.mark.parametrize("threat", [*THREATS, None], ids=lambda t: t.norm if t else "others")
 @pytest.mark.parametrize("name", NAMES)
 def test_candidates_are_legal_deterministic_and_break_something(name, threat, case):
     attack, x, y = shrunk(name), case.x.clone(), case.y.clone()
-    if threat.norm not in traits_of(attack).norms or (threat.norm == "l0" and not hasattr(attack, "norms")):
-        pytest.skip(f"{name} is not defined for {threat.norm}")
+    defined = threats_of(attack)
+    if threat is None:
+        threat = next((each for each in OTHERS if each in defined), None)
+    if threat not in defined:
+        pytest.skip(f"{name} is not defined for {threat.norm if threat else 'another kind of threat'}")
     state = torch.get_rng_state()
     z, counts = case.attack(attack, threat)
     again, _ = case.attack(attack, threat)
@@ -146,7 +153,7 @@ def test_the_scale_of_the_logits_hides_nothing(name, scale, make_case):
 def threats_of(attack):
     """The threats for which the attack says that it is defined, and all but l0 where it does not say."""
     return [
-        threat for threat in THREATS
+        threat for threat in THREATS + OTHERS
         if threat.norm in traits_of(attack).norms and (threat.norm != "l0" or hasattr(attack, "norms"))
     ]  # fmt: skip
 

@@ -4,18 +4,23 @@ import pytest
 import torch
 from scipy import stats
 
+from gauntlet.attacks.patch_pgd import PatchPGD
 from gauntlet.attacks.pgd import PGD
+from gauntlet.certification.band_ablation import Bands
 from gauntlet.certification.certifiable import Smoothed
 from gauntlet.certification.certifier import Work
 from gauntlet.certification.noise import Gaussian
+from gauntlet.certification.patches import Patches
 from gauntlet.certification.sequential_test import Stopping
 from gauntlet.certification.smoothing import Smoothing
 from gauntlet.certification.vote_sampling import count
 from gauntlet.data.digits import Digits
+from gauntlet.defenses.band_smoothing import BandSmoothing
 from gauntlet.defenses.smoothing_heads import smoothed
 from gauntlet.models import checkpoint
 from gauntlet.models.small_cnn import SmallCNN
 from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.patch import PatchThreat
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.training.weights_cache import ZOO
@@ -68,3 +73,22 @@ def test_a_half_space_falls_just_beyond_its_distance(share, falls):
     z = attacked(victim, victim.heads[-1], x, y, ids, torch.tensor([0.3 * share]), steps=80)
     counts = votes(Smoothed(network, Gaussian(0.25)), z, ids, 20_000, 2)
     assert (counts[0].argmax() != 1) == falls
+
+
+def test_no_patch_of_a_certified_side_is_found_on_digits():
+    network = SmallCNN(10, 1, 8).eval().requires_grad_(False)
+    checkpoint.load(network, ZOO / "digits_small_cnn_bands.safetensors")
+    victim = BandSmoothing({"model": network}, Bands(2, 8, 0.3)).deploy({"model": network})
+    ids, x, y = Digits(name="digits", classes=10, channels=1, size=8, budgets={}).split("test").read(slice(0, 24))
+    order = ids.argsort()
+    ids, x, y = ids[order], x[order], y[order]
+    found = Patches()(victim, x, None, threat=PatchThreat(), rng=Rng(0, ids), work=WORK)
+    for side in (1, 2):
+        threat = PatchThreat(eps=side)
+        counted = CountedHead(victim.heads[2], victim.predict, Counts.of(ids))
+        z = PatchPGD("gradient", steps=6, locations=2)(counted, x, y, threat=threat, rng=Rng(5, ids, "attack"))
+        broken = threat.contains(z, x) & (victim.predict(z, Rng(0, ids)).argmax(1) != y)
+        right = found.predict == y
+        assert not (broken & right & (found.radius >= side)).any()
+        assert (right & (found.radius >= side)).sum() >= 3
+        assert (broken & right).sum() >= 2 * side

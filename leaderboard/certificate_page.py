@@ -25,11 +25,11 @@ COLUMNS = 6
 
 ABOUT = (
     "Certified accuracy in percent at each radius, with 95 % intervals. ACR: average certified radius, zero where "
-    "wrong; it depends on the draws of each bound, and images that no noise moves weigh most (arXiv 2410.06895): of it "
-    "from a tenth is what the tenth of the images with the largest radii adds. p_A: shares of the votes for the class, "
-    "of images that are right. Attack runs: those on the same model that were compared. Contradicted: samples that "
-    "they broke within a certified radius. Failure probability: of each certificate. Verified: what was checked by "
-    "the one who built this board; counts: radii were computed anew from the recorded votes."
+    "wrong; it depends on the draws of each bound, and images that no noise moves weigh most (arXiv 2410.06895): below "
+    "it the share that the tenth of the images with the largest radii adds. p_A: share of the votes for the class, of "
+    "images that are right: median, and quartiles. Draws: per image. Contradicted: samples that attack runs on the "
+    "same model broke within a certified radius. May fail: probability that a certificate is wrong. Verified: what "
+    "the one who built this board checked; counts: radii were computed anew from the recorded votes."
 )
 
 ABOUT_ATTRIBUTIONS = (
@@ -70,21 +70,8 @@ def _table(verdicts: Sequence[CertificateVerdict]) -> dict[str, Any]:
     steps = grid(max((float(claims.radius.max(initial=0)) for claims in graded), default=0.0), first.norm)
     radii = sorted({*steps[:: -(-len(steps) // COLUMNS)], *proofs})
     norm = formatting.NORMS.get(first.norm, first.norm)
-    heads = ["Defense", "Certifier", *(f"{radius:.4g}" for radius in radii)]
-    heads += [
-        "ACR",
-        "of it from a tenth",
-        "p_A: quarter, median, three quarters",
-        "Draws",
-        "Draws per image",
-        "Draws/s",
-        "Forwards/s",
-        "Abstained",
-        "Attack runs",
-        "Contradicted",
-        "Failure probability",
-        "Verified",
-    ]
+    heads = ["Defense and certifier", *(f"{radius:.4g}" for radius in radii)]
+    heads += ["ACR", "p_A", "Draws", "Abstained", "Contradicted", "May fail", "Verified"]
     about = ABOUT_ATTRIBUTIONS if first.norm == "attribution" else ABOUT
     identity = hashlib.sha256(repr((first.data, first.norm)).encode()).hexdigest()[:8]
     return {
@@ -121,33 +108,31 @@ def _foreign(verdict: CertificateVerdict) -> str:
     return f"{claims.data.name}, {claims.defense}: {share}, claimed by {claims.origin}, not checked by us; {fate}{odd}"
 
 
-def _row(verdict: CertificateVerdict, radii: Sequence[float]) -> list[str]:
+def _row(verdict: CertificateVerdict, radii: Sequence[float]) -> list[tuple[str, str]]:
+    """Return the cells of a row: what stands there, and what stands below it in small."""
     claims, total = verdict.claims, verdict.claims.total
-    n, drawn, votes = total.samples, total.samples_used > 0, total.votes
+    n, votes, doubt = total.samples, total.votes, 1 - total.confidence
 
-    def share(radius: float) -> str:
+    def share(radius: float) -> tuple[str, str]:
         if not total.graded and radius not in (0.0, claims.eps):
-            return "–"
+            return "–", ""
         low, high = total.interval(radius)
-        return f"{formatting.percent(total.certified(radius), n)} [{100 * low:.1f}, {100 * high:.1f}]"
+        return formatting.percent(total.certified(radius), n), f"{100 * low:.1f}–{100 * high:.1f}"
 
-    doubt = 1 - total.confidence
+    graded, drawn = total.graded, total.samples_used > 0
+    quartiles = [value for _, value in votes.quantiles()[1:4]] if votes else []
     return [
-        claims.defense,
-        f"{claims.certifier} ({KINDS[claims.kind]})",
+        (claims.defense, f"{claims.certifier}, {KINDS[claims.kind]}"),
         *(share(radius) for radius in radii),
-        f"{total.average:.3f}" if total.graded else "–",
-        f"{concentration(total.radius):.0%}" if total.graded else "–",
-        " / ".join(f"{value:.3f}" for _, value in votes.quantiles()[1:4]) if votes and len(votes.of_right) else "–",
-        f"{total.trials:,}" if drawn else "–",
-        f"{total.samples_used / n:,.0f}" if drawn else "–",
-        f"{total.samples_used / max(total.seconds, 1e-9):,.0f}" if drawn else "–",
-        "–" if total.bounded else f"{total.forwards / max(total.seconds, 1e-9):,.0f}",
-        formatting.percent(total.abstained, n),
-        str(verdict.attacks),
-        str(verdict.samples),
-        f"{doubt:.2g}" if doubt else "0, a proof",
-        claims.verification.words,
+        (f"{total.average:.3f}", f"tenth: {concentration(total.radius):.0%}") if graded else ("–", ""),
+        (f"{quartiles[1]:.3f}", f"{quartiles[0]:.3f}–{quartiles[2]:.3f}") if quartiles else ("–", ""),
+        (f"{total.samples_used / n:,.0f}", f"{total.trials:,} a bound")
+        if drawn
+        else ("–", "" if total.bounded else f"{total.forwards / n:,.0f} forwards"),
+        (formatting.percent(total.abstained, n), ""),
+        (str(verdict.samples), f"by {verdict.attacks} attack run{'s' * (verdict.attacks != 1)}"),
+        (f"{doubt:.2g}", "") if doubt else ("0", "a proof"),
+        (claims.verification.words, ""),
     ]
 
 

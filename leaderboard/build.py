@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gauntlet.errors import UserError
+from gauntlet.evidence.reported_table import ReportedTable, reported_tables
 from gauntlet.leaderboard import certificate_page, render
 from gauntlet.leaderboard.attribution_pictures import attribution_gallery
 from gauntlet.leaderboard.certificates import CertificateVerdict, certified, verdicts
-from gauntlet.leaderboard.collect import DiscoveredRuns, collect, discover
+from gauntlet.leaderboard.collect import DiscoveredRuns, collect, discover, relative
 from gauntlet.leaderboard.entry import Board, Entry
+from gauntlet.leaderboard.reported_page import write_reported
 from gauntlet.leaderboard.score import boards, pools, score
 from gauntlet.leaderboard.site_writer import Site
 from gauntlet.leaderboard.verification_state import NO_VERDICTS, Fresh
@@ -69,5 +72,15 @@ def _write(site: Site, found: DiscoveredRuns, runs: Path, fresh: Fresh, floor: s
     judged = verdicts(claims, found.runs)
     pictured = [(each, shown) for each in claims if (shown := attribution_gallery(site, each, damaged))]
     certificate_page.write(site, render.environment(), judged, [shown for _, shown in pictured])
-    render.write(site, tables, damaged, found.other - len(claims), judged, pictured)
+    reported = write_reported(site, render.environment(), _reported(runs, damaged))
+    render.write(site, tables, damaged, found.other - len(claims), judged, pictured, reported)
     return Built(tuple(tables), tuple(damaged), tuple(judged))
+
+
+def _reported(runs: Path, damaged: list[str]) -> list[ReportedTable]:
+    """Return what was imported from publications; a damaged file is a line of `damaged`."""
+    try:
+        return reported_tables(runs)
+    except UserError as cause:
+        damaged.append(relative(str(cause), runs))
+        return []

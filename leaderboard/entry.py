@@ -205,3 +205,8 @@ class Board:
     eps: str
     entries: tuple[Entry, ...]
     floor: str = ""  # what must have been run against an entry before it is ranked, in words; empty: anything
+
+    @property
+    def predicted_labels(self) -> bool:
+        """Return whether the data set has no labels but the predictions of each model."""
+        return "labels" in self.entries[0].runs[0].run.manifest["dataset"]

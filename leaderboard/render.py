@@ -72,8 +72,11 @@ def write(
     other: int,
     certificates: Sequence[CertificateVerdict] = (),
     pictured: Sequence[tuple[Claims, AttributionGallery]] = (),
+    reported: str = "",
 ) -> None:
-    """Write all pages but that of certificates. Examples that cannot be read are added to `damaged` on the way.
+    """Write all pages but that of certificates, and that of reported accuracies, which lies at `reported`.
+
+    Examples that cannot be read are added to `damaged` on the way.
 
     pictured: attributions that were certified, which the pages of the same model show.
     """
@@ -112,6 +115,7 @@ def write(
         other=other,
         certificates=certificates,
         shift=shift,
+        reported=reported,
         root="",
     )
     site.write("index.html", page)

@@ -87,6 +87,10 @@ def _accuracies(outcome: Outcome) -> list[str]:
         unsure = f"; abstains above p = {protocol['alpha']:g}" if protocol.get("alpha", 1) < 1 else ""
         counted = PROTOCOLS[protocol["rule"] if protocol["draws"] else "exact"].format(protocol["draws"])
         numbers.append(f"protocol         {counted}{unsure}")
+    if "labels" in manifest["dataset"]:
+        numbers.append(
+            "labels           predicted by the model itself: robust accuracy is the share of predictions that stay"
+        )
     if "target" in manifest["threat"]:
         numbers.append("goal             targeted: only the target class of an image is a success")
     if "stop_when" in manifest:

@@ -34,6 +34,12 @@ COMMANDS = {
     "calibrate ensemble": Command("gauntlet.commands.calibrate_ensemble", "find the probabilities of a mixture"),
     "calibrate mixednuts": Command("gauntlet.commands.calibrate_mixednuts", "find the parameters of MixedNUTS"),
     "study powerlaw": Command("gauntlet.commands.power_law", "fit the power law of small perturbations to runs"),
+    "study correlation": Command(
+        "gauntlet.commands.correlation", "print rank correlations of cheap and costly measures"
+    ),
+    "study longrange": Command(
+        "gauntlet.commands.long_range", "print robust accuracy to large eps, and what is spurious"
+    ),
     "ship": Command("gauntlet.commands.ship_weights", "add the weights of a training to the shipped ones"),
     "completion": Command("gauntlet.commands.completion", "print the completion of bash or zsh"),
 }

@@ -20,6 +20,8 @@ PIECES = 4
 def batches(split: Split, positions: Sequence[slice], workers: int) -> Iterator[Batch]:
     """The batches at these positions, in this order. One that is being read and the one handed out are in memory.
 
+    Labels that a network predicts (`split.labeled`) are predicted in the caller's thread, where the network is at work.
+
     An error in the background is raised where its batch would have come: whatever came before is not lost.
 
     Args:
@@ -28,6 +30,9 @@ def batches(split: Split, positions: Sequence[slice], workers: int) -> Iterator[
     Raises:
         UserError: an image cannot be read.
     """
+    if labeled := getattr(split, "labeled", None):
+        yield from map(labeled, batches(split.source, positions, workers))  # type: ignore[attr-defined]
+        return
     if not workers:
         yield from map(split.read, positions)
         return

@@ -82,6 +82,7 @@ class DataFacts(TypedDict, total=False):
     class_names: Annotated[list[Name], Length(100_000), "name of each class, where they have names"]
     train: Annotated[Name, "digest of the training images that a universal perturbation is fitted to"]
     targets: Annotated[Name, "digest of the targets, where the data set says them"]
+    labels: Annotated[Name, '"predicted": the data set has none, and they are the predictions of the defense']
 
 
 class StopFacts(TypedDict, total=False):

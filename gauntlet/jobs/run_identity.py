@@ -124,6 +124,11 @@ def _classes(dataset: Dataset) -> dict[str, Any]:
     return {"classes": dataset.classes, **({"class_names": names} if len(names) == dataset.classes else {})}
 
 
+def _labels(dataset: Dataset) -> dict[str, str]:
+    """Return where the labels come from, where that is not the data set."""
+    return {"labels": "predicted"} if getattr(dataset, "predicted_labels", False) else {}
+
+
 def refuse_another(recorded: Manifest, mine: Manifest, folder: Path) -> None:
     """Refuse a folder that holds another run."""
     for key in ("config_hash", "victim", "stages"):
@@ -182,7 +187,9 @@ def _manifest(
             **cast(ThreatFacts, threat.shape),
             **({"target": threat.target} if threat.targeted else {}),
         },
-        dataset=cast(DataFacts, {"name": dataset.name, **data, "samples": len(split), **_classes(dataset)}),
+        dataset=cast(
+            DataFacts, {"name": dataset.name, **data, "samples": len(split), **_classes(dataset), **_labels(dataset)}
+        ),
         weights=setup.target.weights,
         networks=cast(dict[str, NetworkFacts], setup.target.networks),
         **description(asked.cfg),

@@ -20,6 +20,7 @@ from gauntlet.data.dataset import Dataset, Split
 from gauntlet.data.validation import data_set
 from gauntlet.errors import UserError
 from gauntlet.evaluation.deployment import Deployed, deploy
+from gauntlet.evaluation.predicted_labels import PredictedLabels
 from gauntlet.evidence.stable_names import first_name, to_record
 from gauntlet.jobs.clean_accuracy import check_clean_accuracy, declared_accuracy
 from gauntlet.jobs.model_description import DESCRIPTION
@@ -170,6 +171,10 @@ def load(asked: Request, *, fold: bool, data: Dataset | None = None) -> Setup:
         tracker=asked.tracker,
     )
     target = loaded(asked.cfg.defense)
+    if getattr(dataset, "predicted_labels", False):
+        if asked.enough is not None:
+            raise UserError(f"{dataset.name} has no labels, and stop_when no use for predicted ones; leave it out")
+        split = PredictedLabels.of(split, target.victim, asked.seed, device, runtime.batch_size)
     declared = declared_accuracy(asked.cfg, target.victim, dataset.name)
     check_clean_accuracy(declared, target.victim, split, asked.seed, device, runtime.batch_size)
     return Setup(asked, device, dataset, split, loaded, target)

@@ -57,6 +57,7 @@ def test_every_data_set_has_a_yaml():
     for name in (
         *(
             "array_files",
+            "cc1m",
             "corrupted",
             "digits",
             "file_items",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.errors import UserError
-from gauntlet.threat_model.counted_head import resolved
+from gauntlet.threat_model.passes import resolved
 
 
 class Cotangent(Protocol):

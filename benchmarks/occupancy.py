@@ -1,15 +1,20 @@
 """How full the passes of an attack are: calls of the network, samples in each, and reads that a device would wait for.
 
-    python -m benchmarks.occupancy [--network NAME] [--attack NAME ...] [--samples 1000] [--batch 256]
+    python -m benchmarks.occupancy [--network NAME] [--attack NAME ...] [--samples 1000] [--batch 256] [--repeats 3]
 
 `occupancy`: samples passed, over calls times the batch size. `calls over least`: calls over those that full batches
-would need. `small`: calls of eight samples or fewer. `reads`: values that the host reads from tensors (`.item()`,
-`.nonzero()`, `if tensor:`), for each call: on an accelerator each of them waits for the device.
+would need. `longest chain`: the most forward passes of one sample, of which none can begin before the one before it
+has ended: no way to fill passes needs fewer calls. `small`: calls of eight samples or fewer. `reads`: values that the
+host reads from tensors (`.item()`, `.nonzero()`, `if tensor:`), for each call: on an accelerator each of them waits for
+the device.
 """
 
 import argparse
 import math
-import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,8 +22,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from benchmarks.attacks import say
 from benchmarks.public import NETWORKS, images_of, network_of
 from benchmarks.relatives import built
+from gauntlet.data.dataset import Batch
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.threat_model.victim import Victim, plain
@@ -46,6 +53,16 @@ class Reads(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.made = 0
+        self.twins: list[Reads] = []
+
+    def twin(self) -> "Reads":
+        """Return what counts those of another thread, a mode of torch being that of one."""
+        self.twins.append(Reads())
+        return self.twins[-1]
+
+    @property
+    def all(self) -> int:
+        return self.made + sum(twin.made for twin in self.twins)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.made += func.name().split(".")[0] in READS
@@ -54,38 +71,82 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def row(name: str, attack: str, samples: int, batch: int) -> str:
+@contextmanager
+def counted(attack: Any) -> Iterator[Reads]:
+    """Count the reads of this thread, and those of an attack in threads of its own."""
+    kind, here, reads = type(attack), threading.get_ident(), Reads()
+    plain_call = kind.__call__
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == here:
+            return plain_call(*args, **kwargs)
+        with reads.twin():
+            return plain_call(*args, **kwargs)
+
+    kind.__call__ = call
+    try:
+        with reads:
+            yield reads
+    finally:
+        kind.__call__ = plain_call
+
+
+def row(name: str, attack: str, options: argparse.Namespace, full: bool) -> str:
     """Return the row of the table for one attack; the clean prediction and the verdicts are among the calls."""
-    data, threat = NETWORKS[name]
-    network, images = Sizes(network_of(name)), images_of(data, 0, samples)
-    run = Evaluation(Victim(plain(network), (network,)), (attack, built(attack, [])), threat, 10, batch_size=batch)
-    with Reads() as reads:
+    run, images, seen = evaluation(name, attack, options, full)
+    with counted(run.attack[1]) as reads:
         rows = evaluate_chunk(run, images).rows.to_pandas()
     assert rows["error"].isna().all()
-    calls, passed = len(network.seen), sum(network.seen)
-    small = sum(size <= 8 for size in network.seen)
+    calls, passed = len(seen), sum(seen)
+    least, small, chain = math.ceil(passed / options.batch), sum(size <= 8 for size in seen), rows["forwards"].max()
     return (
-        f"| {attack} | {calls} | {passed} | {passed / (calls * batch):.2f} | {calls / math.ceil(passed / batch):.2f} "
-        f"| {small} | {reads.made / calls:.1f} |"
+        f"| {attack} | {'yes' if full else 'no'} | {calls} | {passed} | {passed / (calls * options.batch):.2f} | "
+        f"{calls / least:.2f} | {chain} | {small} | {reads.all / calls:.1f} |"
     )
 
 
+def evaluation(name: str, attack: str, options: argparse.Namespace, full: bool) -> tuple[Evaluation, Batch, list[int]]:
+    """Return an evaluation, its images, and the list of the sizes of its passes."""
+    data, threat = NETWORKS[name]
+    network, images = Sizes(network_of(name)), images_of(data, 0, options.samples)
+    victim, chosen = Victim(plain(network), (network,)), built(attack, [])
+    run = Evaluation(victim, (attack, chosen), threat, 10, batch_size=options.batch, full_passes=full)
+    return run, images, network.seen
+
+
+def seconds(name: str, attack: str, options: argparse.Namespace) -> str:
+    """Return the CPU seconds of both ways by turns, each the best of the repeats."""
+    best = {False: math.inf, True: math.inf}
+    for full in (False, True) * options.repeats:
+        run, images, _ = evaluation(name, attack, options, full)
+        begun = time.process_time()
+        evaluate_chunk(run, images)
+        best[full] = min(best[full], time.process_time() - begun)
+    return f"| {attack} | {best[False]:.2f} | {best[True]:.2f} | {best[True] / best[False]:.2f} |"
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--network", default="at_resnet2b", choices=NETWORKS)
     parser.add_argument("--attack", nargs="+", default=["pgd", "pma", "apgd", "gauntlet"])
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=0, help="of the second table, CPU seconds; 0: none")
+    parser.add_argument("--only-full", action="store_true", help="leave out the calls that run one after the other")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    sys.stdout.write(
-        "| attack | calls | samples passed | occupancy | calls over least | small | reads per call |\n"
-        "|---|---|---|---|---|---|---|\n"
+    say(
+        "| attack | full passes | calls | samples passed | occupancy | calls over least | longest chain | small "
+        "| reads per call |\n|---|---|---|---|---|---|---|---|---|"
     )
     for attack in options.attack:
-        sys.stdout.write(row(options.network, attack, options.samples, options.batch) + "\n")
-        sys.stdout.flush()
+        for full in (True,) if options.only_full else (False, True):
+            say(row(options.network, attack, options, full))
+    if options.repeats:
+        say("\n| attack | CPU seconds without | with | ratio |\n|---|---|---|---|")
+        for attack in options.attack:
+            say(seconds(options.network, attack, options))
 
 
 if __name__ == "__main__":

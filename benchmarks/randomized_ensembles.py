@@ -170,7 +170,8 @@ def attacked(victim: Victim, split: Any, which: Data) -> dict[str, Any]:
     everyone = torch.arange(len(batch.ids))
     for stage in run.stages:
         if not (victim.randomized and stage.head.name == "true"):
-            ledger.attack(stage, everyone)
+            for crafted in ledger.crafted(stage, [everyone]):
+                ledger.judged(stage, crafted)
     rows = ledger.close().rows.to_pandas()
     rows["share"] = rows["fresh_share"] if victim.randomized else rows["broken"].astype(float)
     shares = rows.pivot_table(index="sample", columns="stage", values="share")

@@ -6,8 +6,9 @@ and a fresh float32 prediction of the deployed pipeline, then a row.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ from gauntlet.data.dataset import Batch
 from gauntlet.data.validation import check_images, check_scores
 from gauntlet.errors import UserError, described, reason
 from gauntlet.evaluation.evaluation import Evaluation, Stage
+from gauntlet.evaluation.full_passes import CRASHES, FullPasses, stands_still
 from gauntlet.evaluation.judge import Judge, Judged
 from gauntlet.evaluation.targets import targets_of
 from gauntlet.evidence.schema import CLEAN_STAGE, rows
 from gauntlet.threat_model.access import level_of, narrowed
 from gauntlet.threat_model.attack import compares
 from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.passes import Passes
 from gauntlet.threat_model.rng import Rng
 
 log = logging.getLogger(__name__)
@@ -71,10 +74,25 @@ def evaluate_chunk(run: Evaluation, batch: Batch, advance: Advance = lambda stag
             due = chunk.due()
             advance(stage.name, 0, len(due))
             size = max(len(due), 1) if compares(stage.attack) else run.batch_size
-            for positions in due.split(size):  # type: ignore[no-untyped-call]
-                chunk.attack(stage, positions)
-                advance(stage.name, len(positions), len(due))
+            for crafted in chunk.crafted(stage, due.split(size)):  # type: ignore[no-untyped-call]
+                chunk.judged(stage, crafted)
+                advance(stage.name, len(crafted.positions), len(due))
     return chunk.close()
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """One call of an attack.
+
+    Attributes:
+        positions: of its samples in the chunk.
+        counts: its passes.
+        candidates: returns them, whether each is legal, and its distance; raises what the attack raised.
+    """
+
+    positions: Tensor
+    counts: Counts
+    candidates: Callable[[], tuple[Tensor, Tensor, Tensor]]
 
 
 class ChunkEvaluator:
@@ -117,20 +135,30 @@ class ChunkEvaluator:
         zeros = torch.zeros(len(self.ids))
         self._enter(CLEAN_STAGE, torch.arange(len(self.ids)), self.down, zeros, judged)
 
-    def attack(self, stage: Stage, positions: Tensor) -> None:
-        """Attack the samples at these positions and judge every candidate."""
-        counts = Counts.of(self.ids[positions].to(self.run.device))
-        ids = counts.ids.clone()  # of which the attack may make what it likes
+    def crafted(self, stage: Stage, pieces: Sequence[Tensor]) -> Iterator["Crafted"]:
+        """Attack the samples at the positions of each piece, one call for each; yield the calls in their order."""
+        counts = [Counts.of(self.ids[positions].to(self.run.device)) for positions in pieces]
+        if len(pieces) < 2 or not (self.run.full_passes and stands_still(stage.attack)):
+            for positions, own in zip(pieces, counts, strict=True):
+                yield Crafted(positions, own, partial(self._candidates, stage, positions, own))
+            return
+        passes = FullPasses(self.run.forwards, self.run.batch_size)
+        calls = [
+            partial(self._candidates, stage, positions, own, passes)
+            for positions, own in zip(pieces, counts, strict=True)
+        ]
+        for positions, own, task in zip(pieces, counts, passes.side_by_side(calls), strict=True):
+            yield Crafted(positions, own, task.result)
+
+    def judged(self, stage: Stage, crafted: "Crafted") -> None:
+        """Judge every candidate of a call."""
+        positions, counts = crafted.positions, crafted.counts
         try:
-            z, legal, distance = self._candidates(stage, positions, counts, ids)
+            z, legal, distance = crafted.candidates()
             judged = self.judge.verdict(z, self.ids[positions], self.y[positions], self._targets(positions))
         except UserError:
             raise
-        except (
-            Exception,
-            SystemExit,
-            GeneratorExit,
-        ) as cause:  # a crash is a record: it must neither pass as robust nor stop the sweep
+        except CRASHES as cause:  # a crash is a record: it must neither pass as robust nor stop the sweep
             log.exception("%s failed on %d samples", stage.name, len(positions))
             self._fail(stage.name, positions, described(cause))
             return
@@ -152,15 +180,17 @@ class ChunkEvaluator:
             index = [s.name for s in self.run.stages].index(stage.name)
             self.kept.append((positions[kept], index, z[kept]))
 
-    def _candidates(self, stage: Stage, positions: Tensor, counts: Counts, ids: Tensor) -> tuple[Tensor, ...]:
+    def _candidates(
+        self, stage: Stage, positions: Tensor, counts: Counts, passes: Passes | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the candidates on the host, whether each is legal, and its distance; the attack gets copies."""
         run, device = self.run, self.run.device
         x, y = self.x[positions].to(device), self.y[positions].to(device)
         labels = self.y[positions].to(device)
         target = self._targets(positions)
         target = None if target is None else target.to(device)
-        head = narrowed(run.counted_head(stage, counts, labels, target), level_of(stage.attack))
-        z = stage.attack(head, x, y, threat=run.threat, rng=Rng(run.seed, ids, stage.name))
+        head = narrowed(run.counted_head(stage, counts, labels, target, passes), level_of(stage.attack))
+        z = stage.attack(head, x, y, threat=run.threat, rng=Rng(run.seed, counts.ids.clone(), stage.name))
         z = z.detach().to("cpu", copy=True)  # what is judged is out of its reach
         return z, *self.judge.membership(z, self.x[positions])
 

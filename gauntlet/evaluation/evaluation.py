@@ -13,10 +13,11 @@ from gauntlet.threat_model.access import GRADIENT, TRANSFER, admit, level_of, we
 from gauntlet.threat_model.attack import Attack, Coverage, stages_of, traits_of
 from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
 from gauntlet.threat_model.mixture import MEMBERS, mixed, on_members
+from gauntlet.threat_model.passes import Passes
 from gauntlet.threat_model.rejection import rejecting
 from gauntlet.threat_model.targeted import check_targeted, targeting
 from gauntlet.threat_model.threat import Threat
-from gauntlet.threat_model.victim import Head, Victim
+from gauntlet.threat_model.victim import Forward, Head, Victim
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Evaluation:
         access: what the attacker is given: gradient, score or decision; the victim may give less.
         protocol: how the predictions of a randomized victim are counted; without effect on a deterministic one.
         listed: the class that each sample is to become, int64 [n] by its id, where the data set says it.
+        full_passes: whether calls of an attack run side by side, so that their images fill passes of a whole batch;
+            see `gauntlet.evaluation.full_passes`. Changes no record but by rounding, as the batch size does.
         fitted: stage -> its attack after it has learned from training images; see `gauntlet.evaluation.universal_fit`.
 
     Raises:
@@ -70,6 +73,7 @@ class Evaluation:
     protocol: Protocol = field(default_factory=Protocol)
     listed: Tensor | None = None
     fitted: dict[str, Attack] = field(default_factory=dict)
+    full_passes: bool = True
 
     def __post_init__(self) -> None:
         admit(*self.attack, self.access)
@@ -147,14 +151,26 @@ class Evaluation:
             stage = f"{name}/{head.name}"
             yield Stage(stage, self.fitted.get(stage, attack), head, fused_heads.get(head.name))
 
+    @property
+    def forwards(self) -> list[Forward]:
+        """Return every forward of the defense whose images may share a pass, whichever call hands them in."""
+        heads = [*self.victim.heads, *(self.fused.heads if self.fused else ())]
+        return [self.victim.predict, *(head.forward for head in heads)]
+
     def counted_head(
-        self, stage: Stage, counts: Counts, y: Tensor | None = None, target: Tensor | None = None
+        self,
+        stage: Stage,
+        counts: Counts,
+        y: Tensor | None = None,
+        target: Tensor | None = None,
+        passes: Passes | None = None,
     ) -> CountedHead:
         """Return the head of a stage as its attack sees it; passes are booked in `counts`.
 
         Args:
             y: labels int64 [B] of the samples of `counts`, which a rejecting defense and a targeted attack need.
             target: their targets, of a targeted attack.
+            passes: how images pass the networks; None: each call's by themselves.
         """
         fast = stage.fast.forward if stage.fast else None
         trials, members = TRIALS if self.rule else 1, self.victim.members
@@ -162,6 +178,7 @@ class Evaluation:
         head = CountedHead(
             stage.head, self.victim.predict, counts, fast, self.gradients,
             batch_size=self.batch_size, trials=trials, member_predictors=member_predictors,
+            passes=passes or Passes(),
         )  # fmt: skip
         if target is not None and y is not None:
             return targeting(head, y, target)

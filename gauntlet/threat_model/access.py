@@ -117,7 +117,7 @@ def _without_gradients(head: CountedHead) -> ScoreHead:
     @torch.no_grad()
     def decide(z: Tensor, rng: Rng) -> Tensor:
         head.counts.add(head.counts.forwards, rng.ids)
-        return head.predict(z.detach(), rng.stream("verdict")).argmax(1)
+        return head.passes.forward(head.predict, z.detach(), rng.stream("verdict")).argmax(1)
 
     return ScoreHead(
         lambda z, rng: head.scores(z.detach(), rng),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.threat_model.decision import misclassified
+from gauntlet.threat_model.passes import Passes, Pullback, resolved, weighed, with_graph
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward, Head
 
@@ -16,12 +17,6 @@ View = Callable[[Tensor], Tensor]
 
 TRIALS = 10
 """Draws in a row that must be wrong before an attack believes that a candidate fools a randomized defense."""
-
-
-def resolved(logits: Tensor) -> Tensor:
-    """Return the logits without their graph, in float32 at least."""
-    plain = logits.detach() if logits.requires_grad else logits
-    return plain if plain.dtype in (torch.float32, torch.float64) else plain.float()
 
 
 @dataclass
@@ -80,6 +75,7 @@ class CountedHead:
         trials: draws of the deployed forward that must all be wrong before a candidate counts as found: one lucky draw
             shows nothing. 1 for a deterministic defense, `TRIALS` for a randomized one.
         member_predictors: of a mixture, whose expectation is exact: a candidate counts as found when all are wrong.
+        passes: how images pass the network: by themselves, or gathered with those of other calls.
 
     Attributes:
         answers: whether `broken` can say yes. A surrogate's cannot: an attack need not pay for asking it.
@@ -95,6 +91,7 @@ class CountedHead:
     batch_size: int | None = None
     trials: int = 1
     member_predictors: tuple[Forward, ...] = ()
+    passes: Passes = field(default_factory=Passes)
 
     @property
     def looks(self) -> int:
@@ -121,20 +118,20 @@ class CountedHead:
     @torch.no_grad()
     def scores(self, z: Tensor, rng: Rng) -> Tensor:
         """Return the logits of the head without a gradient, the mean over `looks` draws, [B, K]."""
-        total = self.head.forward(z, rng.stream("draw0"))
+        total = self.passes.forward(self.head.forward, z, rng.stream("draw0"))
         for k in range(1, self.looks):
-            total = total + self.head.forward(z, rng.stream(f"draw{k}"))
+            total = total + self.passes.forward(self.head.forward, z, rng.stream(f"draw{k}"))
         self.counts.add(self.counts.forwards, rng.ids, self.looks)
         return total / self.looks if self.looks > 1 else total
 
-    def gradient(
-        self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: View | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def gradient(self, z: Tensor, cotangent: Pullback, rng: Rng, view: View | None = None) -> tuple[Tensor, Tensor]:
         """Return the logits [B, K], the mean over `looks` draws, and the pulled-back cotangent like z, over the head's
         draws.
 
         Entries that are not finite are returned as zero, and counted.
 
+        cotangent: a function of the logits, row by row. It may be asked more than once, at first with some rows that
+            are those of another sample, whose answers are not used.
         view: what the head is shown of z; the gradient flows through it.
         """
         logits, gradient = self._pull(z, cotangent, rng.stream("draw0"), view)
@@ -155,7 +152,7 @@ class CountedHead:
             mean = torch.stack(draws).mean(0) if len(draws) > 1 else draws[0]
 
         def pull(cotangent: Tensor) -> Tensor:
-            (gradient,) = torch.autograd.grad(_weighed(mean, cotangent), leaf, retain_graph=True)
+            (gradient,) = torch.autograd.grad(weighed(mean, cotangent), leaf, retain_graph=True)
             return self._pulled(gradient, rng)
 
         total = resolved(mean) * self.head.draws
@@ -189,14 +186,14 @@ class CountedHead:
         Costs one forward each until one is right.
         """
         first, *others = self.member_predictors or (self.predict,) * self.trials
-        wrong = misclassified(first(z, rng.stream("verdict")), y)
+        wrong = misclassified(self.passes.forward(first, z, rng.stream("verdict")), y)
         self.counts.add(self.counts.forwards, rng.ids)
         for k, forward in enumerate(others, 1):
             at = wrong.nonzero().squeeze(1)
             if not len(at):
                 break
             draw = rng.select(at)
-            wrong[at] = misclassified(forward(z[at], draw.stream(f"verdict{k}")), y[at])
+            wrong[at] = misclassified(self.passes.forward(forward, z[at], draw.stream(f"verdict{k}")), y[at])
             self.counts.add(self.counts.forwards, draw.ids)
         return wrong
 
@@ -206,28 +203,30 @@ class CountedHead:
             with torch.no_grad():
                 for k in range(self.head.draws, self.looks):
                     seen = z if view is None else view(z)
-                    total = total + (self.fast or self.head.forward)(seen, rng.stream(f"draw{k}"))
+                    total = total + self.passes.forward(self._proposes, seen, rng.stream(f"draw{k}"))
         self.counts.add(self.counts.forwards, rng.ids, self.looks)
         return total / self.looks if self.looks > 1 else total
 
-    def _pull(
-        self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: View | None
-    ) -> tuple[Tensor, Tensor]:
+    @property
+    def _proposes(self) -> Forward:
+        """Return the forward of the gradient passes."""
+        return self.fast or self.head.forward
+
+    def _pull(self, z: Tensor, cotangent: Pullback, rng: Rng, view: View | None) -> tuple[Tensor, Tensor]:
+        if view is None:
+            return self.passes.pull(self._proposes, z, cotangent, rng, self.dtype)
         leaf = z.detach().requires_grad_()
-        logits = self._seen(leaf, rng, view)
-        plain = logits.detach()
-        (gradient,) = torch.autograd.grad(_weighed(logits, cotangent(plain)), leaf)
-        return resolved(plain), gradient
+        with torch.enable_grad():
+            shown = view(leaf)
+        logits, gradient = self.passes.pull(self._proposes, shown, cotangent, rng, self.dtype)
+        (gradient,) = torch.autograd.grad(weighed(shown, gradient), leaf)
+        return logits, gradient
 
     def _seen(self, leaf: Tensor, rng: Rng, view: View | None) -> Tensor:
         """Return the logits with their graph, for one draw. The view is computed in the precision of the images."""
-        forward = self.fast or self.head.forward
         with torch.enable_grad():
             shown = leaf if view is None else view(leaf)
-            if self.dtype is None:
-                return forward(shown, rng)
-            with torch.autocast(leaf.device.type, self.dtype):
-                return forward(shown, rng)
+        return with_graph(self._proposes, shown, rng, self.dtype)
 
     def _pulled(self, gradient: Tensor, rng: Rng) -> Tensor:
         """Return the gradient with its backward passes booked and entries that are not finite set to zero."""
@@ -240,11 +239,3 @@ class CountedHead:
         self.counts.add(self.counts.zero_gradients, rng.ids, (peak == 0).long())
         self.counts.add(self.counts.bad_gradients, rng.ids, bad.long())
         return gradient.nan_to_num(0.0, 0.0, 0.0) if bad.any() else gradient
-
-
-def _weighed(logits: Tensor, cotangent: Tensor) -> Tensor:
-    """Return a number whose gradient is the pulled-back cotangent to the last bit: autograd, when it is handed a
-    cotangent, imports a library for symbols, which takes as long as the rest of a short run.
-    """
-    with torch.enable_grad():
-        return (logits * cotangent.to(logits.dtype)).sum()

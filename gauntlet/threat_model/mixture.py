@@ -45,7 +45,7 @@ def mixed(counted: CountedHead, members: tuple[Head, ...], fused_heads: dict[str
     return MixtureHead(
         counted.head, counted.predict, counted.counts, dtype=counted.dtype,
         batch_size=counted.batch_size, trials=counted.trials,
-        member_predictors=counted.member_predictors, together=together,
+        member_predictors=counted.member_predictors, passes=counted.passes, together=together,
     )  # fmt: skip
 
 

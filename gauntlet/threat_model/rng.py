@@ -35,25 +35,15 @@ class Rng:
         """Return the stream below this one with that name."""
         return Rng(self.seed, self.ids, f"{self.name}/{name}")
 
-    def select(self, index: Tensor) -> "Rng":
-        """Return the same stream for some of the samples; index: a mask bool [B] or positions int64 [b]."""
+    def select(self, index: Tensor | slice) -> "Rng":
+        """Return the same stream for some of the samples; index: a mask bool [B], positions int64 [b] or a slice."""
         return replace(self, ids=self.ids[index])
 
     def bits(self, shape: tuple[int, ...], draw: int | Tensor = 0) -> Tensor:
         """Return uniform integers in [0, 2**32), int64 [B, *shape]. draw: one number, or one for each sample, int64
         [B].
         """
-        count = math.prod(shape)
-        blocks = torch.arange((count + 3) // 4, device=self.ids.device)
-        key = _key(self.seed, self.name)
-        counter = (
-            (self.ids & _MASK)[:, None],
-            ((self.ids >> 32) & _MASK)[:, None],
-            (torch.as_tensor(draw, device=self.ids.device) & _MASK).reshape(-1, 1),
-            blocks[None, :],
-        )
-        words = torch.stack(philox(counter, key), dim=-1)
-        return words.flatten(1)[:, :count].reshape(len(self.ids), *shape)
+        return drawn(self.ids, key_of(self.seed, self.name), shape, draw)
 
     def uniform(
         self,
@@ -78,9 +68,25 @@ class Rng:
         return (self.bits(shape, draw) * high) >> 32
 
 
-def philox(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+Key = tuple[int, int] | tuple[Tensor, Tensor]
+"""Two words of 32 bits, for all samples or int64 [B, 1] for each."""
+
+
+def drawn(ids: Tensor, key: Key, shape: tuple[int, ...], draw: int | Tensor) -> Tensor:
+    """Return uniform integers in [0, 2**32) of these samples, int64 [B, *shape]; draw: as in `Rng.bits`."""
+    count = math.prod(shape)
+    blocks = torch.arange((count + 3) // 4, device=ids.device)
+    counter = (
+        (ids & _MASK)[:, None],
+        ((ids >> 32) & _MASK)[:, None],
+        (torch.as_tensor(draw, device=ids.device) & _MASK).reshape(-1, 1),
+        blocks[None, :],
+    )
+    words = torch.stack(philox(counter, key), dim=-1)
+    return words.flatten(1)[:, :count].reshape(len(ids), *shape)
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Key) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten rounds of Philox4x32 on 32-bit words held in int64 tensors that broadcast against each other."""
     a, b, c, d = torch.broadcast_tensors(*counter)  # type: ignore[no-untyped-call]
     low, high = key
@@ -97,6 +103,7 @@ def philox(
     return a, b, c, d
 
 
-def _key(seed: int, name: str) -> tuple[int, int]:
+def key_of(seed: int, name: str) -> tuple[int, int]:
+    """Return the key of a stream."""
     word = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     return int.from_bytes(word[:4], "little"), int.from_bytes(word[4:], "little")

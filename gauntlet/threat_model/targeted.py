@@ -128,8 +128,9 @@ def targeting(head: CountedHead, y: Tensor, target: Tensor) -> TargetedHead:
     """Return a head on which attacks are targeted; y, target: int64 [B] of the samples of `head.counts`."""
     deployed = TurnedForward(head.predict, head.counts.ids, y, target)
     return TargetedHead(
-        head.head, deployed, head.counts, head.fast, head.dtype, head.batch_size, labels=y, targets=target
-    )
+        head.head, deployed, head.counts, head.fast, head.dtype, head.batch_size, passes=head.passes,
+        labels=y, targets=target,
+    )  # fmt: skip
 
 
 def check_targeted(name: str, attack: object, victim: Victim) -> None:

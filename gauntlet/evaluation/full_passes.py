@@ -1,0 +1,256 @@
+"""Full passes of the network: calls of an attack that run side by side hand their images in, and each pass is filled.
+
+Samples fall while they are attacked, so the batch of one call empties. What becomes of a sample never depends on its
+batch-mates, so images of any calls, at any step, may share a pass. Each call of the attack stays what it is, on the
+samples that it would be given alone; it stands still where it asks for a pass (see `gauntlet.evaluation.tasks`). Its
+images wait in a queue with those of the same network and kind of pass, from which passes of a whole batch are cut, also
+through the middle of a call's images. Only when no queue holds a batch, and no call is left to begin, is one not full.
+The order is a function of the calls alone.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from gauntlet.attacks.foreign import Foreign
+from gauntlet.errors import UserError
+from gauntlet.evaluation.tasks import Task
+from gauntlet.threat_model.merged_rng import merged
+from gauntlet.threat_model.passes import Passes, Pullback
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Forward
+
+T = TypeVar("T")
+
+CRASHES = (Exception, SystemExit, GeneratorExit)
+"""What an attack or a network may raise without ending the run."""
+
+
+PATIENCE = 8
+"""Passes that others may go before images whose own kind does not fill one: a call that waits for long ends alone."""
+
+OWN = "gauntlet.attacks."
+"""Where the attacks are that are known to share nothing between two calls, such as a generator of random numbers."""
+
+
+def stands_still(attack: object) -> bool:
+    """Return whether calls of an attack may run side by side: of our own ones, which keep no state, and of no other
+    library behind them.
+    """
+    return type(attack).__module__.startswith(OWN) and not isinstance(attack, Foreign)
+
+
+@dataclass(eq=False)
+class PassRequest:
+    """Images of one call that wait for a pass.
+
+    Attributes:
+        since: how many passes had been made when they came.
+        taken: how many of them have been taken into passes.
+        plain: their logits so far, as the network gave them.
+        answers: for each pass that they took part in, their rows of what it returned.
+        alone: a pass that they took part in failed: the call is to make a pass of them alone.
+    """
+
+    task: "Task[Any]"
+    forward: Forward
+    x: Tensor
+    rng: Rng
+    since: int
+    cotangent: Pullback | None = None
+    dtype: torch.dtype | None = None
+    taken: int = 0
+    plain: list[Tensor] = field(default_factory=list)
+    answers: list[tuple[Tensor, ...]] = field(default_factory=list)
+    alone: bool = False
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Return what images must have in common to share a pass."""
+        x = self.x
+        return (
+            id(self.forward), self.cotangent is None, self.dtype, x.dtype, x.device, x.shape[1:], self.rng.seed,
+        )  # fmt: skip
+
+    def pulled(self, logits: Tensor, piece: "RequestRows") -> Tensor:
+        """Return the cotangents of a piece from its logits.
+
+        The cotangent is asked with as many rows as the call has images: for those that had no pass yet the first row
+        stands in, and what is answered for them is left out.
+        """
+        assert self.cotangent is not None
+        self.plain.append(logits)
+        missing = len(self.x) - piece.end
+        rows = [*self.plain, self.plain[0][:1].expand(missing, -1)] if missing else self.plain
+        return self.cotangent(rows[0] if len(rows) == 1 else torch.cat(rows))[piece.begin : piece.end]
+
+    def answer(self) -> tuple[Tensor, ...]:
+        """Return what the passes returned for all of the images."""
+        if len(self.answers) == 1:
+            return self.answers[0]
+        return tuple(torch.cat(rows) for rows in zip(*self.answers, strict=True))
+
+
+class RequestRows(NamedTuple):
+    """The images begin to end of a request."""
+
+    request: PassRequest
+    begin: int
+    end: int
+
+    @property
+    def whole(self) -> bool:
+        return self.end - self.begin == len(self.request.x)
+
+    @property
+    def x(self) -> Tensor:
+        return self.request.x if self.whole else self.request.x[self.begin : self.end]
+
+    @property
+    def rng(self) -> Rng:
+        return self.request.rng if self.whole else self.request.rng.select(slice(self.begin, self.end))
+
+
+class FullPasses(Passes):
+    """Gathers the images of calls that run side by side into passes of a whole batch.
+
+    Args:
+        forwards: those whose images may share a pass. Others, such as one that knows the labels of its own samples,
+            pass theirs at once.
+        batch_size: images of a pass, >= 1.
+    """
+
+    MOST_CALLS: ClassVar[int] = 16
+    """Calls that may have begun and not ended: each holds its images and its state on the device."""
+
+    def __init__(self, forwards: Iterable[Forward], batch_size: int) -> None:
+        self._forwards = tuple(forwards)  # kept alive: they are told apart by their identity
+        self._shared = {id(forward) for forward in self._forwards}
+        self._size = batch_size
+        self._queues: dict[tuple[object, ...], deque[PassRequest]] = {}
+        self._ready: deque[Task[Any]] = deque()
+        self._running: Task[Any] | None = None
+        self._made = 0
+
+    def forward(self, forward: Forward, x: Tensor, rng: Rng) -> Tensor:
+        found = self._asked(forward, x, rng)
+        return super().forward(forward, x, rng) if found is None else found[0]
+
+    def pull(
+        self, forward: Forward, x: Tensor, cotangent: Pullback, rng: Rng, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
+        found = self._asked(forward, x, rng, cotangent, dtype)
+        return super().pull(forward, x, cotangent, rng, dtype) if found is None else (found[0], found[1])
+
+    def side_by_side(self, calls: Sequence[Callable[[], T]]) -> Iterator[Task[T]]:
+        """Run calls side by side; yield them in their order, each when it and those before it have ended.
+
+        Raises:
+            UserError, KeyboardInterrupt: as soon as a call raises it; the others are unwound. Another exception is the
+                result of its call.
+        """
+        tasks = [Task(call) for call in calls]
+        coming, begun = deque(tasks), list[Task[T]]()
+        try:
+            for task in tasks:
+                while not task.ended:
+                    begun = [each for each in begun if not each.ended]
+                    if not self._ready and coming and len(begun) < self.MOST_CALLS:
+                        begun.append(coming.popleft())
+                        self._ready.append(begun[-1])
+                    self._step()
+                yield task
+        finally:
+            self._queues.clear()
+            self._ready.clear()
+            for each in begun:
+                each.stop()
+
+    def _step(self) -> None:
+        """Let a call go on that can, else make a pass."""
+        if not self._ready:
+            self._pass()
+            return
+        task = self._running = self._ready.popleft()
+        try:
+            task.resume()
+        finally:
+            self._running = None
+        if isinstance(task.error, UserError) or not isinstance(task.error, (*CRASHES, type(None))):
+            raise task.error
+
+    def _asked(
+        self,
+        forward: Forward,
+        x: Tensor,
+        rng: Rng,
+        cotangent: Pullback | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, ...] | None:
+        """Return what a pass says of images that a call hands in; None where it is to make a pass of its own."""
+        task = self._running
+        if task is None or id(forward) not in self._shared or not len(x):
+            return None
+        request = PassRequest(task, forward, x.detach(), rng, self._made, cotangent, dtype)
+        self._queues.setdefault(request.kind, deque()).append(request)
+        task.park()
+        return None if request.alone else request.answer()
+
+    def _pass(self) -> None:
+        """Make one pass: of the queue whose first images have waited too long, else of one that fills it, else of the
+        longest."""
+        waiting = {kind: sum(len(each.x) - each.taken for each in queue) for kind, queue in self._queues.items()}
+        oldest = min(waiting, key=lambda kind: self._queues[kind][0].since)
+        late = self._made - self._queues[oldest][0].since >= PATIENCE
+        kind = oldest if late else max(waiting, key=lambda kind: min(waiting[kind], self._size))
+        self._made += 1
+        queue, pieces, room = self._queues[kind], list[RequestRows](), self._size
+        while queue and room:
+            request = queue[0]
+            count = min(room, len(request.x) - request.taken)
+            pieces.append(RequestRows(request, request.taken, request.taken + count))
+            request.taken += count
+            room -= count
+            if request.taken == len(request.x):
+                queue.popleft()
+        if not queue:
+            del self._queues[kind]
+        try:
+            self._answer(pieces)
+        except CRASHES:
+            for piece in pieces:
+                self._leave(kind, piece.request)
+        self._ready.extend(
+            each.request.task for each in pieces if each.request.alone or each.end == len(each.request.x)
+        )
+
+    def _answer(self, pieces: list[RequestRows]) -> None:
+        """Pass the pieces together, and hand each request its rows."""
+        first, alone = pieces[0].request, len(pieces) == 1
+        x = pieces[0].x if alone else torch.cat([piece.x for piece in pieces])
+        rng = pieces[0].rng if alone else merged([piece.rng for piece in pieces])
+        sizes = [piece.end - piece.begin for piece in pieces]
+
+        def cotangents(logits: Tensor) -> Tensor:
+            parts = [piece.request.pulled(rows, piece) for rows, piece in zip(logits.split(sizes), pieces, strict=True)]  # type: ignore[no-untyped-call]
+            return parts[0] if alone else torch.cat(parts)
+
+        if first.cotangent is None:
+            found: tuple[Tensor, ...] = (super().forward(first.forward, x, rng),)
+        else:
+            found = super().pull(first.forward, x, cotangents, rng, first.dtype)
+        for piece, *rows in zip(pieces, *(each.split(sizes) for each in found), strict=True):  # type: ignore[no-untyped-call]
+            piece.request.answers.append(tuple(rows))
+
+    def _leave(self, kind: tuple[object, ...], request: PassRequest) -> None:
+        """Take a request out: a pass with it failed, and only its call can tell whether by its fault."""
+        request.alone = True
+        queue = self._queues.get(kind)
+        if queue and queue[0] is request:
+            queue.popleft()
+            if not queue:
+                del self._queues[kind]

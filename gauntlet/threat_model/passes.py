@@ -1,0 +1,60 @@
+"""How a head passes images through its network: at once and by themselves, or gathered with those of others.
+
+See `gauntlet.evaluation.full_passes` for the second.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Forward
+
+Pullback = Callable[[Tensor], Tensor]
+"""Logits [B, K] -> the cotangent [B, K] that is pulled back to the images: row by row, and without side effects."""
+
+
+def resolved(logits: Tensor) -> Tensor:
+    """Return the logits without their graph, in float32 at least."""
+    plain = logits.detach() if logits.requires_grad else logits
+    return plain if plain.dtype in (torch.float32, torch.float64) else plain.float()
+
+
+class Passes:
+    """Makes every pass at once, of the images that it is given and no others."""
+
+    @torch.no_grad()
+    def forward(self, forward: Forward, x: Tensor, rng: Rng) -> Tensor:
+        """Return the scores of images x [B, C, H, W] without a gradient, [B, K]."""
+        return forward(x, rng)
+
+    def pull(
+        self, forward: Forward, x: Tensor, cotangent: Pullback, rng: Rng, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits [B, K] of images x [B, C, H, W], and the pulled-back cotangent like x.
+
+        dtype: reduced precision of the pass; None: that of the images.
+        """
+        leaf = x.detach().requires_grad_()
+        logits = with_graph(forward, leaf, rng, dtype)
+        plain = logits.detach()
+        (gradient,) = torch.autograd.grad(weighed(logits, cotangent(plain)), leaf)
+        return resolved(plain), gradient
+
+
+def with_graph(forward: Forward, x: Tensor, rng: Rng, dtype: torch.dtype | None) -> Tensor:
+    """Return the logits [B, K] with their graph; dtype: reduced precision of the pass, or None."""
+    with torch.enable_grad():
+        if dtype is None:
+            return forward(x, rng)
+        with torch.autocast(x.device.type, dtype):
+            return forward(x, rng)
+
+
+def weighed(output: Tensor, cotangent: Tensor) -> Tensor:
+    """Return a number whose gradient is the pulled-back cotangent to the last bit: autograd, when it is handed a
+    cotangent, imports a library for symbols, which takes as long as the rest of a short run.
+    """
+    with torch.enable_grad():
+        return (output * cotangent.to(output.dtype)).sum()

@@ -64,6 +64,8 @@ PASSES = {
     "sam": (0, 0, 2),
     "condlr": (0, 0, 1),
     "adasap": (0, 0, 2),
+    "advprop": (0, 5, 2),
+    "conadv": (0, 1, 2),
 }
 """Recipe -> passes of a batch: forward; forward and backward to the images; forward and backward to the weights."""
 
@@ -159,7 +161,9 @@ def _step(
 def _player(name: str, network: nn.Module, *settings: str) -> Player:
     cfg = composed(f"recipe={name}", "recipe.objective.attack.eps=8/255" if PASSES[name][1] else "seed=0", *settings)
     model, recipe = (OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe))
-    return Player(network, TrainedNetwork(model, recipe).built_recipe({}), ALONE, None)  # type: ignore[arg-type]
+    built = TrainedNetwork(model, recipe).built_recipe({})  # type: ignore[arg-type]
+    built.objective.prepare(network, None, 0, torch.device("cpu"))  # type: ignore[arg-type]
+    return Player(network, built, ALONE, None)
 
 
 def _bare(network: nn.Module, x: Tensor, passes: tuple[int, int, int]) -> float:

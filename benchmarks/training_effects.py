@@ -134,6 +134,7 @@ def _cifar(shared: Path, question: str, eps: str, images: int, epochs: int, arms
 def effects(shared: Path) -> dict[str, Effect]:
     gamma = "recipe.weight_perturbation.radius"
     factors = ("model=low_rank", "recipe.weight_decay=0")
+    large = ("recipe.batch_size=250", "recipe.learning_rate=0.2", "recipe.warmup=0.1")
     few = ("recipe.objective.attack.steps=3", "recipe.objective.attack.step_size=0.5")
     return {
         "robust": _digits(
@@ -199,10 +200,10 @@ def effects(shared: Path) -> dict[str, Effect]:
         "condition": _digits(
             "Do bounded condition numbers help low-rank networks against small perturbations?", "0.05", 1000, 30,
             {
-                "standard": ("recipe=standard",),
                 "low rank": ("recipe=condlr", *factors, "recipe.constraint.tau=null"),
                 "CondLR 0.5": ("recipe=condlr", *factors),
                 "CondLR 0.1": ("recipe=condlr", *factors, "recipe.constraint.tau=0.1"),
+                "standard": ("recipe=standard",),
             },
         ),
         "pruning": _digits(
@@ -211,6 +212,22 @@ def effects(shared: Path) -> dict[str, Effect]:
                 "pruned": ("recipe=adasap", "recipe.weight_perturbation=null"),
                 "AdaSAP": ("recipe=adasap",),
                 "dense": ("recipe=standard",),
+            },
+            also=(("corrupted", "corrupted"),),
+        ),
+        "advprop": _digits(
+            "Do adversarial examples with batch norms of their own help on clean and corrupted images?", "0.15", 1000,
+            30,
+            {"standard": ("recipe=standard",), "AdvProp": ("recipe=advprop",)},
+            also=(("corrupted", "corrupted"),),
+        ),
+        "lag": _digits(
+            "Do they in large batches, and does it matter how old the attacked weights are?", "0.15", 1000, 30,
+            {
+                "standard": ("recipe=standard", *large),
+                "lag 0": ("recipe=conadv", *large, "recipe.objective.lag=0"),
+                "ConAdv, lag 1": ("recipe=conadv", *large),
+                "lag 4": ("recipe=conadv", *large, "recipe.objective.lag=4"),
             },
             also=(("corrupted", "corrupted"),),
         ),

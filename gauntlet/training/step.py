@@ -41,7 +41,10 @@ class Player:
         self, model: nn.Module, recipe: Recipe, processes: ProcessGroup, phase: tuple[Phase, list[nn.Parameter]] | None
     ) -> None:
         self.model, self.recipe, self.processes = model, recipe, processes
-        move, weights = phase or (Phase(group="", perturbed=True), list(model.parameters()))
+        auxiliary: nn.Module | None = getattr(recipe.objective, "auxiliary", None)
+        self._networks = [model, auxiliary] if auxiliary else [model]
+        own = [weight for network in self._networks for weight in network.parameters()]
+        move, weights = phase or (Phase(group="", perturbed=True), own)
         self.name = move.group
         self.objective = move.objective or recipe.objective
         self.weights = [weight for weight in weights if weight.requires_grad]
@@ -89,7 +92,7 @@ class Player:
         if perturbation is None or not perturbation.active(progress.epoch):
             yield
             return
-        before = [buffer.clone() for buffer in self.model.buffers()]
+        before = self._buffers()
         first: list[Tensor] = []
 
         def gradients(weights: list[nn.Parameter]) -> list[Tensor]:
@@ -102,14 +105,23 @@ class Player:
             found = torch.autograd.grad(self.weigher.mean(ascended, y, progress), weights, allow_unused=True)
             given = [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
             self.processes.mean(given)
-            first[:] = first or [buffer.clone() for buffer in self.model.buffers()]
-            _copy(self.model, before)
+            first[:] = first or self._buffers()
+            self._restore(before)
             return given
 
         with perturbation.moved(perturbation.chosen(self.weights), gradients, progress.now):
             yield
         if perturbation.batch_norm == "clean":
-            _copy(self.model, first)
+            self._restore(first)
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer.clone() for network in self._networks for buffer in network.buffers()]
+
+    @torch.no_grad()
+    def _restore(self, values: list[Tensor]) -> None:
+        buffers = [buffer for network in self._networks for buffer in network.buffers()]
+        for buffer, value in zip(buffers, values, strict=True):
+            buffer.copy_(value)
 
     def _check(self, losses: Tensor, x: Tensor, y: Tensor, z: Tensor, rng: Rng) -> None:
         if not self.processes.all(bool(losses.detach().isfinite().all())):
@@ -123,9 +135,3 @@ def _same_draws(device: torch.device) -> Iterator[None]:
     """Yield what draws inside from torch's global generator, such as dropout, is drawn again afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
-
-
-@torch.no_grad()
-def _copy(model: nn.Module, values: list[Tensor]) -> None:
-    for buffer, value in zip(model.buffers(), values, strict=True):
-        buffer.copy_(value)

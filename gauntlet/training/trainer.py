@@ -62,6 +62,9 @@ class TrainingRun:
         self._train, self._validation = dataset.split("train"), dataset.split("validation")
         if prepare := getattr(recipe.objective, "prepare", None):
             prepare(self.model, self._validation, seed, device)
+        self._auxiliary: nn.Module | None = getattr(recipe.objective, "auxiliary", None)
+        if compiled and self._auxiliary:
+            raise UserError("runtime.compile=true fixes the layers of the network, which this recipe exchanges")
         self._ids = torch.as_tensor(self._train.ids)
         if len(self._ids) < 2:
             raise UserError(f"{dataset.name} has {len(self._ids)} training image; batch norm needs at least two")
@@ -137,6 +140,7 @@ class TrainingRun:
             "position": [self.epoch, self.batch, self._forwards, self._backwards, self._seconds],
             "losses": self._losses,
             "model": self.model.state_dict(),
+            "auxiliary": self._auxiliary.state_dict() if self._auxiliary else None,
             "optimizers": [player.optimizer.state_dict() for player in self._players],
             "memories": [player.weigher.memory for player in self._players],
             "average": [self._average.updates, self._average.module.state_dict()] if self._average else None,
@@ -149,6 +153,8 @@ class TrainingRun:
         self.epoch, self.batch, self._forwards, self._backwards, self._seconds = state["position"]
         self._losses = state["losses"].to(self.device)
         self.model.load_state_dict(state["model"])
+        if self._auxiliary:
+            self._auxiliary.load_state_dict(state["auxiliary"])
         for player, optimizer in zip(self._players, state["optimizers"], strict=True):
             player.optimizer.load_state_dict(optimizer)
         # States from before weightings had a memory lack it.
@@ -176,6 +182,8 @@ class TrainingRun:
         with ExitStack() as around:
             around.enter_context(seeded(self.seed, layers, self.device))
             around.enter_context(synced(self.model, processes))
+            if self._auxiliary:
+                around.enter_context(synced(self._auxiliary, processes))
             if self._forward:
                 around.enter_context(forwarding(self.model, self._forward))
             around.enter_context(lowered(self.model, recipe.precision, self.device))
@@ -183,6 +191,8 @@ class TrainingRun:
             found = [player(x, y, rng, share, progress).double().sum() for player in self._players]
         if isinstance(self._average, Average):
             self._average.update(self.model)
+        if follow := getattr(recipe.objective, "follow", None):
+            follow(self.model)
         self._losses += processes.sum(torch.stack(found))
         self._forwards += passes.forwards * processes.size
         self._backwards += passes.backwards * processes.size
@@ -274,6 +284,8 @@ class TrainingRun:
     def _numbers(self) -> Iterator[tuple[str, Tensor]]:
         yield "the loss", self._losses
         yield from self.model.state_dict().items()
+        if self._auxiliary:
+            yield from self._auxiliary.state_dict(prefix="auxiliary ").items()
         if self._average:
             yield from self._average.module.state_dict(prefix="average of ").items()
         for player in self._players:

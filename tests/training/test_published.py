@@ -164,5 +164,6 @@ def test_budgets_and_steps_are_those_of_the_papers():
         "fgsm_rs_cifar": (full, round(10 / 255, 6)), "n_fgsm_cifar": (full, full), "barre_cifar": (full, step),
         "comp_sum_cifar": (full, step), "ldr_cifar": (full, step), "lrat_cifar": (full, step),
         "done_cifar": (full, step), "dafa_cifar": (0.031, 0.007), "gairat_cifar": (0.031, 0.007),
-        "mail_cifar": (0.031, 0.007),
+        "mail_cifar": (0.031, 0.007), "advprop_cifar": (round(1 / 255, 6),) * 2,
+        "conadv_cifar": (round(1 / 255, 6),) * 2,
     }  # fmt: skip

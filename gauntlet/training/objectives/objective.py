@@ -51,6 +51,14 @@ class Objective(Protocol):
         """Choose which weights take part, by `requires_grad`, before the first step. split: validation images."""
 
     @property
+    def auxiliary(self) -> nn.Module | None:
+        """Return what trains along with the network and is not deployed, after `prepare`; it is part of the state."""
+        return None
+
+    def follow(self, model: nn.Module) -> None:
+        """Take note of the weights after a step."""
+
+    @property
     def companions(self) -> tuple[nn.Module, ...]:
         """Frozen networks whose passes count as those of this training."""
         return ()

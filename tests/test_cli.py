@@ -1,7 +1,6 @@
 """run.py and its neighbors, as a user runs them."""
 
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -22,16 +21,10 @@ from gauntlet.commands.terminal import one_line
 from gauntlet.config.shipped import CONF
 from gauntlet.errors import UserError
 from gauntlet.jobs.attack_job import evaluate
+from tests.program_server import call
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["attack=pgd", "attack.steps=5", "runtime.progress=false"]
-
-
-def call(*arguments, script="run.py", **environment):
-    return subprocess.run(
-        [sys.executable, *(script.split() if script.startswith("-m") else [script]), *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ | environment, check=False,
-    )  # fmt: skip
 
 
 def only_run(folder):

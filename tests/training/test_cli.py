@@ -1,10 +1,6 @@
 """train.py as a user runs it."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -15,16 +11,13 @@ from gauntlet.config.shipped import CONF
 from gauntlet.errors import UserError
 from gauntlet.jobs.training_job import train
 from gauntlet.training.history import Epoch, History, Kept
+from tests.program_server import call
 
-ROOT = Path(__file__).parents[2]
 QUICK = ["recipe.epochs=1", "runtime.progress=false", "model.width=4"]
 
 
 def _call(*arguments):
-    return subprocess.run(
-        [sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    return call(*arguments, script="train.py", OMP_NUM_THREADS="1")
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Whether the rows of a chunk can be what an evaluation wrote: whole, each once, and of one story. Imports no torch."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,7 @@ def distance_of(z: NDArray[Any], x: NDArray[Any], threat: ThreatFacts) -> tuple[
     if z.min() < threat["low"] or z.max() > threat["high"]:
         return 0.0, f"pixels from {z.min():.6g} to {z.max():.6g}, outside the box"
     delta = np.abs(z.astype(np.float64) - x.astype(np.float64))
-    norms = {
+    norms: dict[str, Callable[[], Any]] = {
         "linf": lambda: delta.max(),
         "l2": lambda: np.sqrt((delta**2).sum()),
         "l1": lambda: delta.sum(),

@@ -116,7 +116,7 @@ class ChunkEvaluator:
 
     def clean(self) -> None:
         try:
-            judged = self.judge.verdict(self.x, self.ids, self.y)
+            judged = self.judge.verdict(self.x, self.ids, self.y, clean=True)
         except UserError:
             raise
         except Exception as cause:

@@ -83,6 +83,8 @@ class Evaluation:
                 "threat.target=column needs a data set that says targets (dataset=parquet dataset.target=COLUMN); or "
                 "use threat.target=random"
             )
+        if self.victim.accepts is not None and self.rule is not None and self.rule.rule == "vote":
+            raise UserError("protocol=vote is not defined where a randomized defense rejects; take protocol=expected")
         for stage in self.stages:
             if self.threat.targeted:
                 check_targeted(stage.name, stage.attack, self.victim)

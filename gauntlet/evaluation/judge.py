@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.evaluation.evaluation import Evaluation
-from gauntlet.evaluation.randomized_protocol import REPORT, SELECT, expectation
+from gauntlet.evaluation.randomized_protocol import REPORT, SELECT, DrawOutcome, Protocol, expectation
 from gauntlet.threat_model.decision import decided
 from gauntlet.threat_model.mixture import bits, probabilities, stacked
 from gauntlet.threat_model.rng import Rng
@@ -25,7 +25,8 @@ class Judged:
     choose the worst candidate, and `fresh` is the share of wrong verdicts [B] in the draws that are reported. Of a
     mixture both are the exact expectation, and `fooled` tells the members that are wrong, int64 [B] (see `bits`).
     `target` of a targeted attack, int64 [B]: only that class counts against the defense, and margins are those to it.
-    `acceptance` of a rejecting defense [B]: the answer is given where it is 0 or more.
+    `acceptance` of a rejecting defense [B]: the answer is given where it is 0 or more. Of a randomized one it is the
+    share of the draws that choose which accept, less one half.
     """
 
     scores: Tensor
@@ -82,9 +83,12 @@ class Judge:
         z, x = z.to(self.run.device), x.to(self.run.device)
         return self.run.threat.contains(z, x).cpu(), self.run.threat.distance(z, x).cpu()
 
-    def verdict(self, z: Tensor, ids: Tensor, y: Tensor, target: Tensor | None = None) -> Judged:
+    def verdict(
+        self, z: Tensor, ids: Tensor, y: Tensor, target: Tensor | None = None, *, clean: bool = False
+    ) -> Judged:
         """Return what the deployed pipeline says, with randomness of its own; z: one sample at least.
 
+        clean: whether these are clean images, of which a rejection counts against the defense.
         target: of a targeted attack, int64 [B]; the prediction wherever its score is the largest.
         """
         rule, draws = self.run.rule, Rng(self.run.seed, ids.to(self.run.device), SELECT)
@@ -98,18 +102,30 @@ class Judge:
             if target is not None and scores.shape[-1] == self.run.classes:
                 pred = torch.where(hits(scores, target), target, pred)
             return Judged(scores, pred, acceptance=acceptance, target=target)
-        verdicts, means = [], []
-        for stream in (draws, Rng(draws.seed, draws.ids, REPORT)):
-            votes, total = [], torch.zeros(())
-            for k in range(rule.draws):
-                scores = self._scores(z, stream.stream(k))
-                votes.append(self._classes(scores, y))
-                total = total + scores
-            means.append(total / rule.draws)
-            verdicts.append(rule.verdict(torch.stack(votes), y, scores.shape[1]))
-        (chosen, fresh), (mean, other) = verdicts, means
+        report = Rng(draws.seed, draws.ids, REPORT)
+        chosen, mean, acceptance = self._drawn(z, draws, y, rule, clean)
+        fresh, other, _ = self._drawn(z, report, y, rule, clean)
         mean = mean.masked_fill(~other.isfinite().all(1, keepdim=True), torch.nan)
-        return Judged(mean, chosen.pred, chosen.share, fresh.wrong)
+        return Judged(mean, chosen.pred, chosen.share, fresh.wrong, acceptance=acceptance)
+
+    def _drawn(
+        self, z: Tensor, stream: Rng, y: Tensor, rule: Protocol, clean: bool
+    ) -> tuple[DrawOutcome, Tensor, Tensor | None]:
+        """Return the outcome of the draws of one stream, their mean scores, and the share that accepts, less half."""
+        accepts, votes, given, total = self.run.victim.accepts, [], [], torch.zeros(())
+        for k in range(rule.draws):
+            draw = stream.stream(k)
+            scores = self._scores(z, draw)
+            votes.append(self._classes(scores, y))
+            total = total + scores
+            if accepts is not None:
+                given.append(self._scores(z, draw, accepts))
+        if not given:
+            return rule.verdict(torch.stack(votes), y, scores.shape[1]), total / rule.draws, None
+        accepted = torch.stack(given)
+        outcome = rule.selective(torch.stack(votes), accepted >= 0, y, scores.shape[1], clean)
+        share = (accepted >= 0).float().mean(0) - 0.5
+        return outcome, total / rule.draws, share.masked_fill(~accepted.isfinite().all(0), torch.nan)
 
     def _expected(self, z: Tensor, draws: Rng, y: Tensor) -> Judged:
         """Return the same of a mixture, whose expectation over its members is exact."""

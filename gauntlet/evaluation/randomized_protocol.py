@@ -99,6 +99,28 @@ class Protocol(Knobs, key="protocol"):
             lost, pred = lost | unsure, pred.masked_fill(unsure, ABSTAIN)
         return DrawOutcome(pred, share, lost.float() if self.rule == "vote" else share)
 
+    def selective(self, votes: Tensor, accepted: Tensor, y: Tensor, classes: int, clean: bool) -> DrawOutcome:
+        """Return the outcome of several draws of a defense that rejects.
+
+        Of a candidate, a draw counts against the defense where it is wrong and accepted, of a clean image where it is
+        wrong or rejected. The class is another than the label where most draws count and most accept, so that class
+        and majority of the acceptances say together whether the image counts.
+
+        Args:
+            votes: predicted classes int64 [draws, B].
+            accepted: whether each draw gives its answer, bool [draws, B].
+            y: labels int64 [B].
+            clean: whether these are clean images.
+        """
+        wrong = votes != y
+        against = wrong | ~accepted if clean else wrong & accepted
+        share = against.float().mean(0)
+        counts: Tensor = torch.nn.functional.one_hot(votes, classes).sum(0)
+        rival = counts.scatter(1, y[:, None], -1).argmax(1)
+        answered = accepted.float().mean(0) >= 0.5
+        lost = (share > 0.5) & answered | (wrong.float().mean(0) > 0.5) & ~answered
+        return DrawOutcome(torch.where(lost, rival, y), share, share)
+
 
 def expectation(votes: Tensor, weights: Tensor, y: Tensor, classes: int) -> DrawOutcome:
     """Return the exact outcome of a mixture. votes: classes of its members int64 [M, B]; weights: float64 [M]."""
@@ -115,5 +137,9 @@ def frozen(victim: Victim, seed: int) -> Victim:
     def still(forward: Forward) -> Forward:
         return lambda x, rng: forward(x, Rng(seed, rng.ids, "frozen"))
 
-    heads = tuple(replace(head, forward=still(head.forward), draws=1) for head in victim.surrogates)
-    return replace(victim, predict=still(victim.predict), surrogates=heads, randomized=False, draws=1)
+    heads = tuple(
+        replace(head, forward=still(head.forward), draws=1, accepts=head.accepts and still(head.accepts))
+        for head in victim.surrogates
+    )
+    accepts = victim.accepts and still(victim.accepts)
+    return replace(victim, predict=still(victim.predict), accepts=accepts, surrogates=heads, randomized=False, draws=1)

@@ -46,7 +46,8 @@ FOOLED = pa.field("fooled", pa.int64())  # of a mixture whose shares are exact: 
 
 ACCEPTANCE = pa.field("acceptance", pa.float32())
 """Of a defense that rejects: the image is accepted where this is 0 or more. A candidate is `broken` where its class is
-wrong and it is accepted, a clean image where it is wrong or rejected. Null in rows with an error."""
+wrong and it is accepted, a clean image where it is wrong or rejected. Of a randomized defense it is the share of the
+draws that accept, less one half. Null in rows with an error."""
 
 
 PHASE = pa.field("phase", pa.string())

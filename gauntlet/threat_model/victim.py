@@ -62,10 +62,11 @@ class Victim:
             such as `gauntlet.certification.certifiable.Smoothed` where it is more; None: nothing certifies this
             defense.
         accepts: of a defense that may reject an image instead of answering: an attack succeeds where the prediction is
-            wrong and accepted, and a clean image that is rejected counts as wrong. None: it answers always.
+            wrong and accepted, and a clean image that is rejected counts as wrong. None: it answers always. Of a
+            randomized defense it is given the same Rng as the prediction that it is about, so that both see one draw.
 
     Raises:
-        UserError: it rejects and is random, too: its verdicts would be neither shares nor answers.
+        UserError: a mixture rejects: its verdicts are exact sums over the members, which say nothing of rejection.
     """
 
     predict: Forward
@@ -78,8 +79,8 @@ class Victim:
     accepts: Acceptance | None = None
 
     def __post_init__(self) -> None:
-        if self.accepts is not None and self.randomized:
-            raise UserError("a defense that rejects must be deterministic; declare randomized=False, or drop accepts")
+        if self.accepts is not None and self.members:
+            raise UserError("a mixture cannot reject: leave out the weights of its heads, or drop accepts")
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -88,7 +89,8 @@ class Victim:
         true = Head("true", self.predict, exact=True, draws=self.draws)
         if self.accepts is None:
             return (true, *self.surrogates)
-        joint, ignorant = Head("joint", self.predict, aim="sum"), Head("classifier", self.predict, aim="ignored")
+        joint = Head("joint", self.predict, draws=self.draws, aim="sum")
+        ignorant = Head("classifier", self.predict, draws=self.draws, aim="ignored")
         return (true, *self.surrogates, joint, ignorant)
 
     @property

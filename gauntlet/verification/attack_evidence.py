@@ -165,7 +165,7 @@ def _check_clean(report: Report, table: pd.DataFrame, place: dict[int, int], job
     at = list(place.values())
     for start in range(0, len(at), BATCH):
         batch: Batch = job.split.read(at[start : start + BATCH])
-        again = repeated(job.evaluation, batch.x, batch.ids, batch.y)
+        again = repeated(job.evaluation, batch.x, batch.ids, batch.y, clean=True)
         for n, (sample, label, pred) in enumerate(zip(batch.ids.tolist(), batch.y.tolist(), again.pred, strict=True)):
             report.samples += 1
             row = rows.get(sample)

@@ -40,7 +40,8 @@ class Repeated(NamedTuple):
         if math.isfinite(margin) and not abs(margin - float(row.margin)) <= most:
             yield f"the margin is {margin:.6g}, the record says {row.margin:.6g}"
         if self.acceptance is not None:
-            yield from _acceptance_lines(self.acceptance[place], getattr(row, "acceptance", None))
+            edge = 1.5 / draws if self.shares else 0.0  # of shares of draws
+            yield from _acceptance_lines(self.acceptance[place], getattr(row, "acceptance", None), edge)
         slack = 1.5 / draws if self.slack is None else self.slack[place] + 1e-6
         for name, value in (self.shares[place] if self.shares else {}).items():
             found = getattr(row, name, None)
@@ -91,18 +92,28 @@ def _boundary_distances(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor) -> F
     return np.where(off, np.inf, away)
 
 
-def _acceptance_lines(found: float, recorded: float | None) -> Iterator[str]:
-    """Yield a line where the acceptance is not the recorded one, or falls on the other side of 0."""
-    if recorded is None or not abs(found - float(recorded)) <= ROUNDING * max(1.0, abs(found)):
+def _acceptance_lines(found: float, recorded: float | None, edge: float) -> Iterator[str]:
+    """Yield a line where the acceptance is not the recorded one, or falls on the other side of 0; edge: what a draw on
+    the edge may change."""
+    if recorded is None or not abs(found - float(recorded)) <= max(edge, ROUNDING * max(1.0, abs(found))):
         yield f"the acceptance is {found:.6g}, the record says {recorded}"
-    elif (found >= 0) != (recorded >= 0) and max(abs(found), abs(float(recorded))) > EDGE:
+    elif (found >= 0) != (recorded >= 0) and max(abs(found), abs(float(recorded))) > max(edge, EDGE):
         yield f"the defense {'accepts' if found >= 0 else 'rejects'} it, the record says acceptance {recorded:.6g}"
 
 
-def repeated(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor, target: NDArray[np.int64] | None = None) -> Repeated:
+def repeated(
+    run: Evaluation,
+    x: Tensor,
+    ids: Tensor,
+    y: Tensor,
+    target: NDArray[np.int64] | None = None,
+    *,
+    clean: bool = False,
+) -> Repeated:
     """What the deployed defense says of images x [B, C, H, W] with labels y [B].
 
     target: of candidates of a targeted attack, [B].
+    clean: whether these are clean images, of which a rejection counts against the defense.
     """
     rule = run.rule
     if rule is None and target is not None:
@@ -116,6 +127,8 @@ def repeated(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor, target: NDArray
         return said if run.victim.accepts is None else said._replace(acceptance=_acceptance(run, x, ids))
     if run.exact:
         return _expected(run, x, ids, y)
+    if run.victim.accepts is not None:
+        return _selective(run, x, ids, y, clean)
     label = y.numpy()
     drawn = [_scores(run, x, ids, f"judge/{k}") for k in range(rule.draws)]
     chosen = np.stack([_said(scores, label) for scores in drawn], axis=1)
@@ -131,6 +144,31 @@ def repeated(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor, target: NDArray
         pred = [int(own if share <= 0.5 else _most(row[row != own])) for row, own, share in rivals]
     shares = [{"wrong_share": float(a), "fresh_share": float(b)} for a, b in zip(wrong, late, strict=True)]
     return Repeated(pred, shares, *_margins(np.mean(drawn, axis=0), label))
+
+
+def _selective(run: Evaluation, x: Tensor, ids: Tensor, y: Tensor, clean: bool) -> Repeated:
+    """Of a randomized defense that rejects: shares of the draws that are wrong and accepted, or of clean images wrong
+    or rejected."""
+    label, draws, scores, shares = y.numpy(), run.protocol.draws, [], []
+    for stream in ("judge", "report"):
+        votes, given = [], []
+        for k in range(draws):
+            found = _scores(run, x, ids, f"{stream}/{k}")
+            votes.append(_said(found, label))
+            given.append(np.asarray(_acceptance(run, x, ids, f"{stream}/{k}")) >= 0)
+            if stream == "judge":
+                scores.append(found)
+        wrong, accepted = np.stack(votes, 1) != label[:, None], np.stack(given, 1)
+        shares.append((wrong | ~accepted if clean else wrong & accepted).mean(1))
+        if stream == "judge":
+            chosen, often, taken = np.stack(votes, 1), wrong.mean(1), accepted.mean(1)
+    lost = np.where(taken >= 0.5, shares[0] > 0.5, often > 0.5)
+    pred = []
+    for row, own, gone in zip(chosen, label, lost, strict=True):
+        others = row[row != own]
+        pred.append(int(own) if not gone else _most(others) if len(others) else int(own == 0))
+    said = [{"wrong_share": float(a), "fresh_share": float(b)} for a, b in zip(*shares, strict=True)]
+    return Repeated(pred, said, *_margins(np.mean(scores, axis=0), label), acceptance=(taken - 0.5).tolist())
 
 
 @torch.no_grad()
@@ -162,10 +200,10 @@ def _scores(run: Evaluation, x: Tensor, ids: Tensor, stream: str) -> Floats:
 
 
 @torch.no_grad()
-def _acceptance(run: Evaluation, x: Tensor, ids: Tensor) -> list[float]:
-    """Return how safely a rejecting defense accepts each image."""
+def _acceptance(run: Evaluation, x: Tensor, ids: Tensor, stream: str = "judge") -> list[float]:
+    """Return how safely a rejecting defense accepts each image, in one draw."""
     assert run.victim.accepts is not None
-    found = run.victim.accepts(x.to(run.device), Rng(run.seed, ids.to(run.device), "judge"))
+    found = run.victim.accepts(x.to(run.device), Rng(run.seed, ids.to(run.device), stream))
     values: list[float] = found.double().cpu().tolist()
     return values
 

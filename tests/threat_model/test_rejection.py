@@ -8,7 +8,7 @@ from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.decision import decided
 from gauntlet.threat_model.rejection import answered, rejecting, selective, summed
 from gauntlet.threat_model.rng import Rng
-from gauntlet.threat_model.victim import Head, Victim
+from gauntlet.threat_model.victim import Head
 
 IDS = torch.arange(400)
 RNG = Rng(0, IDS, "rejection")
@@ -86,8 +86,6 @@ def test_an_attacker_who_ignores_the_detector_stops_at_a_wrong_class():
     assert torch.equal(told, LOGITS.argmax(1) != Y)
 
 
-def test_without_labels_or_with_randomness_there_is_no_rejection():
+def test_without_labels_there_is_no_rejection():
     with pytest.raises(UserError, match="one perturbation for all images"):
         head("gradient", y=None)
-    with pytest.raises(UserError, match="must be deterministic"):
-        Victim(lambda x, rng: x, (), randomized=True, accepts=lambda x, rng: x)

@@ -61,6 +61,7 @@ def fit(
             written (the state that was there is kept), or its state is another's.
     """
     run = TrainingRun(model, dataset, recipe, seed, torch.device(device), processes, channels_last, compiled)
+    run.collect(folder if processes.rank == 0 else None, progress and processes.rank == 0)
     saved = resume_state.load(folder, identity)
     if saved is not None:
         run.restore(saved)

@@ -110,6 +110,10 @@ class Recipe(Knobs, key="recipe"):
             if not callable(getattr(self.objective, method, None)):
                 raise UserError(f"recipe.objective has no {method}(); see `Your own objective` in docs/training.md")
 
+    def reached(self, progress: float) -> bool:
+        """Return whether the constraint holds after a step that began at that share of the training."""
+        return self.constraint is None or self.constraint.reached(progress)
+
     def make_optimizer(self, weights: Iterable[nn.Parameter], phase: Phase | None = None) -> torch.optim.Optimizer:
         """Return the optimizer of the weights that take part, with the settings of the phase. UserError where none
         does.

@@ -13,6 +13,9 @@ from gauntlet.system.atomic_file import write_atomically
 from gauntlet.system.lock import clear_folder, holder
 
 STATE = "state.pt"
+EXAMPLES = "examples"
+"""What the names of files with examples of a training begin with; they go when it is done."""
+
 FORMAT = 2
 """Raised when the content of a state changes; an older one is then refused."""
 
@@ -50,13 +53,14 @@ def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 
 def clear(folder: Path) -> None:
     """Remove the state of a training that is done; one that cannot be removed harms nobody."""
-    with suppress(OSError):
-        (folder / STATE).unlink(missing_ok=True)
+    for path in (folder / STATE, *folder.glob(f"{EXAMPLES}-*.pt")):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def tidy(folder: Path) -> None:
     """Remove what a killed process left beside finished weights: its state and its temporary files."""
-    left = (folder / STATE).exists() or any(folder.glob(".*.tmp"))
+    left = any(next(folder.glob(each), None) for each in (STATE, f"{EXAMPLES}-*.pt", ".*.tmp"))
     if left and holder(folder, "train") is None:
         with suppress(OSError):  # a cache that only reads
             clear(folder)

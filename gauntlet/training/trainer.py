@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,6 +100,11 @@ class TrainingRun:
     def kept(self) -> nn.Module:
         """Return the network that is validated and kept: the average where there is one yet."""
         return self._average.module if self._average and self._average.updates else self.model
+
+    def collect(self, folder: Path | None = None, progress: bool = False) -> None:
+        """Have the objective make what it needs of the training images before the first step; folder: keeps it."""
+        if make := getattr(self.recipe.objective, "collect", None):
+            self._forwards, self._backwards = make(self._train, self.seed, self.device, folder, progress)
 
     def steps(self) -> Iterator[bool]:
         """Train to the end; yields after each step, True where that ended an epoch.
@@ -203,10 +209,12 @@ class TrainingRun:
             assert self._average is not None
             self._average.update(self.model)
             self._estimate(self._average.module)
-        attack = self.recipe.selection.by == "pgd"
+        recipe = self.recipe
+        attack = recipe.selection.by == "pgd"
         scores = self._measure(self.kept, attack=attack)
         fgsm = self._single_step(self.kept) if attack else math.nan
-        if self._best is None or self._better(scores, *self._best[:2]):
+        reached = self._best and recipe.reached((self._best[0] * self._batches - 1) / self.total)
+        if self._best is None or not reached or recipe.selection.better(scores, self._best[1]):
             weights = {name: value.detach().cpu().clone() for name, value in self.kept.state_dict().items()}
             self._best = (self.epoch + 1, scores, weights)
         seen, rate = self._batches * self._size, self.recipe.rate(self.step - 1, self.total)
@@ -220,13 +228,6 @@ class TrainingRun:
         self.batch = self._forwards = self._backwards = 0
         self._seconds = 0.0
         self._losses.zero_()
-
-    def _better(self, new: Scores, best: int, old: Scores) -> bool:
-        """Return whether the scores of this epoch beat those of the best, before which a constraint may not hold."""
-        constraint = self.recipe.constraint
-        if constraint and not constraint.reached((best * self._batches - 1) / self.total):
-            return True
-        return self.recipe.selection.better(new, old)
 
     def _estimate(self, module: nn.Module) -> None:
         """New batch-norm statistics for an average of weights."""
@@ -255,6 +256,8 @@ class TrainingRun:
             batch, classifier = self._validation.read(slice(0, CHUNK)), self._classifier(self.kept)
             with evaluating(classifier), torch.no_grad():
                 found |= self.recipe.constraint.columns(classifier, batch.x.to(self.device), batch.y.to(self.device))
+        if own := getattr(self.recipe.objective, "columns", None):
+            found |= own()
         for player in self._players:
             found |= player.weigher.columns()
         return (named if self.recipe.alternation else {}) | found

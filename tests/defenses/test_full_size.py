@@ -29,6 +29,7 @@ SHARED = Path(os.environ.get("GAUNTLET_SHARED", Path(__file__).parents[2].parent
 
 SMALL = {
     "crossmax_cifar": ["model=resnet18", "model.width=4"],
+    "pubdef_cifar": ["model=resnet18", "model.width=4"],
     "rift_cifar": ["defense.share=0.5", "model=resnet18", "model.width=4"],
     "mixednuts_cifar": [
         "defense.parts.accurate.model.depth=18", "defense.parts.accurate.model.width=4",
@@ -91,6 +92,7 @@ def test_a_preset_trains_deploys_and_is_attacked(name):
         given = {other: models[other] for other in part.uses}
         module = part.first_network()
         run = TrainingRun(module, few, part.built_recipe(given), 0, torch.device("cpu"))
+        run.collect()
         before = [weight.detach().clone() for weight in module.parameters()]
         given_before = {other: [tensor.clone() for tensor in net.state_dict().values()] for other, net in given.items()}
         run.epoch = max(1, run.recipe.epochs // 2)

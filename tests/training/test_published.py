@@ -19,7 +19,9 @@ from gauntlet.training.trainer import TrainingRun
 
 RECIPES = Path(CONF) / "recipe"
 FULL = sorted(
-    path.stem for path in RECIPES.glob("*_cifar.yaml") if not path.stem.startswith(("advmoe", "self_ensemble", "rift"))
+    path.stem
+    for path in RECIPES.glob("*_cifar.yaml")
+    if not path.stem.startswith(("advmoe", "self_ensemble", "rift", "pubdef"))
 )
 MODELS = {
     "preact_resnet18": ["model.width=4"],

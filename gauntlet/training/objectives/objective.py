@@ -1,6 +1,7 @@
 """What training minimizes, per sample: the loop reduces once, at the end, so that weights fit every objective."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -49,6 +50,20 @@ class Objective(Protocol):
 
     def prepare(self, model: nn.Module, split: Split, seed: int, device: torch.device) -> None:
         """Choose which weights take part, by `requires_grad`, before the first step. split: validation images."""
+
+    def collect(
+        self, split: Split, seed: int, device: torch.device, folder: Path | None, progress: bool
+    ) -> tuple[int, int]:
+        """Make what is needed of the training images, split, before the first step; files of it go to `folder`.
+
+        Returns:
+            Samples that went forwards and backwards through networks for it.
+        """
+        return 0, 0
+
+    def columns(self) -> dict[str, float]:
+        """Return numbers for the line of an epoch, by name."""
+        return {}
 
     @property
     def auxiliary(self) -> nn.Module | None:

@@ -213,13 +213,13 @@ def effects(shared: Path) -> dict[str, Effect]:
                 "AdaSAP": ("recipe=adasap",),
                 "dense": ("recipe=standard",),
             },
-            also=(("corrupted", "corrupted"),),
+            also=(("clean", "clean"), ("corrupted", "corrupted")),
         ),
         "advprop": _digits(
             "Do adversarial examples with batch norms of their own help on clean and corrupted images?", "0.15", 1000,
             30,
             {"standard": ("recipe=standard",), "AdvProp": ("recipe=advprop",)},
-            also=(("corrupted", "corrupted"),),
+            also=(("clean", "clean"), ("corrupted", "corrupted")),
         ),
         "lag": _digits(
             "Do they in large batches, and does it matter how old the attacked weights are?", "0.15", 1000, 30,
@@ -229,7 +229,7 @@ def effects(shared: Path) -> dict[str, Effect]:
                 "ConAdv, lag 1": ("recipe=conadv", *large),
                 "lag 4": ("recipe=conadv", *large, "recipe.objective.lag=4"),
             },
-            also=(("corrupted", "corrupted"),),
+            also=(("clean", "clean"), ("corrupted", "corrupted")),
         ),
         "cifar_awp": _cifar(
             shared, "Does AWP close the gaps on photographs?", "8/255", 200, 30,

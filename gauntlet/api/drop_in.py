@@ -94,7 +94,8 @@ class DropIn:
                     target = None if targets is None else targets[at]
                     head = narrowed(run.counted_head(stage, Counts.of(at), y[at].clone(), target), stage.attack.needs)
                     rng = Rng(self.seed, at.clone(), stage.name)
-                    z[at] = stage.attack(head, x[at].clone(), y[at].clone(), threat=self.threat, rng=rng).detach()
+                    found = stage.attack(head, x[at].clone(), y[at].clone(), threat=self.threat, rng=rng).detach()
+                    z[at] = self.threat.realized(found, x[at])
         return z
 
     @torch.no_grad()

@@ -67,6 +67,8 @@ def adversarial_set(job: AttackSetup, run: RunFolder, manifest: Manifest) -> dic
 
 def rounded(job: AttackSetup, found: dict[str, NDArray[Any]]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Return the images in 8 bits, [n, H, W, C], and which of the examples are still inside the threat and broken."""
+    if job.evaluation.threat.parametric:
+        raise UserError("8 bits would leave the set of a transformation; export to a file, such as examples.npz")
     eight = np.round(found["x_adv"] * 255).clip(0, 255).astype(np.uint8)
     z = eight.astype(np.float32) / np.float32(255)
     remain = np.zeros(len(z), bool)

@@ -23,7 +23,7 @@ from gauntlet.evaluation.evaluation import Evaluation, Stage
 from gauntlet.evaluation.full_passes import CRASHES, FullPasses, stands_still
 from gauntlet.evaluation.judge import Judge, Judged
 from gauntlet.evaluation.targets import targets_of
-from gauntlet.evidence.schema import CLEAN_STAGE, rows
+from gauntlet.evidence.schema import CLEAN_STAGE, PARAMETERS, rows
 from gauntlet.threat_model.access import level_of, narrowed
 from gauntlet.threat_model.attack import compares
 from gauntlet.threat_model.counted_head import Counts
@@ -154,7 +154,8 @@ class ChunkEvaluator:
         """Judge every candidate of a call."""
         positions, counts = crafted.positions, crafted.counts
         try:
-            z, legal, distance = crafted.candidates()
+            found, legal, distance = crafted.candidates()
+            z = self.run.threat.realized(found, self.x[positions])
             judged = self.judge.verdict(z, self.ids[positions], self.y[positions], self._targets(positions))
         except UserError:
             raise
@@ -170,11 +171,12 @@ class ChunkEvaluator:
             self._fail(stage.name, positions[legal & ~finite], "scores of the candidate are not finite")
         fit = legal & finite
         positions, z, distance, judged = positions[fit], z[fit], distance[fit], judged.select(fit)
+        parameters = found[fit] if self.run.threat.parametric else None
         if not len(positions):
             return
         broken = judged.broken(self.y[positions])
         self.down[positions] |= broken
-        self._enter(stage.name, positions, broken, distance, judged, counts)
+        self._enter(stage.name, positions, broken, distance, judged, counts, parameters=parameters)
         kept = torch.ones_like(broken) if self.run.every else broken
         if kept.any():
             index = [s.name for s in self.run.stages].index(stage.name)
@@ -183,7 +185,7 @@ class ChunkEvaluator:
     def _candidates(
         self, stage: Stage, positions: Tensor, counts: Counts, passes: Passes | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the candidates on the host, whether each is legal, and its distance; the attack gets copies."""
+        """Return what the attack found, on the host, whether it is legal, and its distance; the attack gets copies."""
         run, device = self.run, self.run.device
         x, y = self.x[positions].to(device), self.y[positions].to(device)
         labels = self.y[positions].to(device)
@@ -223,6 +225,7 @@ class ChunkEvaluator:
         judged: Judged | None,
         counts: Counts | None = None,
         error: str | None = None,
+        parameters: Tensor | None = None,
     ) -> None:
         label = self.y[at]
         zeros = np.zeros(len(at), np.int64)
@@ -261,6 +264,8 @@ class ChunkEvaluator:
             values["acceptance"] = [None] * len(at) if said is None else said.numpy()
         if self.target is not None:
             values["target"] = self.target[at].numpy()
+        if self.run.threat.parametric:
+            values[PARAMETERS.name] = [None] * len(at) if parameters is None else parameters.double().tolist()
         self.tables.append(rows(values))
 
 

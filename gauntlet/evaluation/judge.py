@@ -77,7 +77,7 @@ class Judge:
         """Return whether each candidate is within the threat, bool [B], and its distance, [B].
 
         Args:
-            z: candidates [B, C, H, W].
+            z: candidates, as the attack returned them: [B, C, H, W], or the parameters of a transformation [B, P].
             x: the images of the data set that they must lie around.
         """
         z, x = z.to(self.run.device), x.to(self.run.device)

@@ -59,7 +59,7 @@ class RunNames(TypedDict, total=False):
 class ThreatFacts(TypedDict, total=False):
     """The threat model."""
 
-    norm: Annotated[Name, NEEDED, "linf, l2, l1 or l0; or patch"]
+    norm: Annotated[Name, NEEDED, "linf, l2, l1 or l0; or patch, spatial or color"]
     eps: Annotated[Name, 'as it was given, such as "8/255"']
     radius: Annotated[float | None, NEEDED, Bounds(5e-324, 1e300), "eps as a number; null: unbounded"]
     low: Annotated[Number, "the least that a pixel may be"]
@@ -67,6 +67,10 @@ class ThreatFacts(TypedDict, total=False):
     target: Annotated[Name, "of a targeted attack: how the target of each image was chosen"]
     count: Annotated[int, Bounds(1, 3), "of patches: how many, where it is not one"]
     aspect: Annotated[Number, "of patches: height over width, where they are no squares"]
+    rotation: Annotated[Number, "of a spatial threat: its limit at eps 1, in degrees"]
+    translation: Annotated[Number, "of a spatial threat: its limit at eps 1, as a share of height and width"]
+    hue: Annotated[Number, "of a color threat: its limit at eps 1, in turns"]
+    saturation: Annotated[Number, "of a color threat: its limit at eps 1"]
     row: Annotated[Count, "of a patch whose place is given: of its upper left pixel"]
     column: Annotated[Count, "of a patch whose place is given: of its upper left pixel"]
 

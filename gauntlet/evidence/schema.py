@@ -59,6 +59,11 @@ TARGET = pa.field("target", pa.int32())
 prediction is that class, and its `margin` is the best other score minus that of the target; clean rows are as ever."""
 
 
+PARAMETERS = pa.field("parameters", pa.list_(pa.float64()))
+"""Of a threat with parameters, such as a rotation: those of the candidate, in units of their limits; `distance` is the
+largest of them. Null in clean rows and rows with an error."""
+
+
 def rows(columns: dict[str, Sequence[Any]]) -> pa.Table:
     """Return a table of the schema that has these columns, of equal length."""
     return pa.table(columns, schema=_schema(columns))
@@ -69,7 +74,8 @@ def _schema(names: Iterable[str]) -> pa.Schema:
     if there.issuperset(CERTIFICATE_SCHEMA.names):
         return pa.schema([*CERTIFICATE_SCHEMA, *(extra for extra in ATTRIBUTION if extra.name in there)])
     schema = RANDOM_SCHEMA if there.issuperset(RANDOM_SCHEMA.names) else ATTACK_SCHEMA
-    return pa.schema([*schema, *(extra for extra in (FOOLED, PHASE, ACCEPTANCE, TARGET) if extra.name in there)])
+    extras = (FOOLED, PHASE, ACCEPTANCE, TARGET, PARAMETERS)
+    return pa.schema([*schema, *(extra for extra in extras if extra.name in there)])
 
 
 CERTIFICATE_SCHEMA = pa.schema(

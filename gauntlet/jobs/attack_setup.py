@@ -26,6 +26,7 @@ from gauntlet.jobs.run_identity import attack_manifest, folder_of
 from gauntlet.jobs.setup import Request, Setup, load, request
 from gauntlet.threat_model.access import TRANSFER, admit, known
 from gauntlet.threat_model.attack import Coverage, traits_of
+from gauntlet.threat_model.threat import Threat
 from gauntlet.transfer.crafting import SetCrafter
 from gauntlet.transfer.plan import crafted, planned
 from gauntlet.transfer.precomputed import PrecomputedTransfer, stored_suite
@@ -136,6 +137,12 @@ def _check_attack(asked: Request, attack: Any) -> None:
     traits = traits_of(attack)
     if threat.norm not in traits.norms:
         raise UserError(f"this attack is not defined for threat={threat.norm}; it takes {', '.join(traits.norms)}")
+    if threat.norm not in Threat.NORMS and type(threat) is Threat:
+        raise UserError(f"this set is no norm ball; take threat={threat.norm} from conf/threat")
+    if threat.parametric and cfg.surrogates:
+        raise UserError(
+            f"threat={threat.norm} is judged by parameters, which no stored set holds; leave surrogates out"
+        )
     if threat.unbounded and not traits.unbounded:
         raise UserError(
             "this attack needs a finite threat.eps; give one, or measure distances with attack=fmn or search"

@@ -42,7 +42,8 @@ def kind_words(threat: ThreatFacts) -> str:
     words += [f"x{threat['count']}"] if "count" in threat else []
     words += [f"aspect {threat['aspect']:g}"] if "aspect" in threat else []
     words += [f"at {threat['row']},{threat['column']}"] if "row" in threat and "column" in threat else []
-    return " ".join(words)
+    limits = {key: threat.get(key) for key in ("rotation", "translation", "hue", "saturation")}
+    return " ".join(words + [f"{key} {value:g}" for key, value in limits.items() if value is not None])
 
 
 def threat_words(threat: ThreatFacts) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gauntlet.errors import UserError
-from gauntlet.threat_model.threat import Threat, parse_eps
+from gauntlet.threat_model.threat import Threat
 
 MOST = 3
 """Patches, of which a corner of what they cover belongs to one: so membership is decided exactly."""
@@ -65,13 +65,6 @@ class PatchThreat(Threat):
         said = {"count": self.count, "aspect": self.aspect, "row": self.row, "column": self.column}
         plain = {"count": 1, "aspect": 1.0, "row": None, "column": None}
         return {key: value for key, value in said.items() if value is not None and value != plain[key]}
-
-    @property
-    def label(self) -> str:
-        """Return the name for a folder, such as `patch-2` or `patch-2-count-3`."""
-        width = str(parse_eps(self.eps)).replace("/", "_") if not self.unbounded else str(self.eps)
-        aim = f"-targeted-{self.target}" if self.targeted else ""
-        return f"patch-{width}{''.join(f'-{key}-{value:g}' for key, value in self.shape.items())}{aim}"
 
     def size(self, x: Tensor) -> tuple[int, int]:
         """Return the height and width of a patch in pixels, at most those of the images x [..., H, W].

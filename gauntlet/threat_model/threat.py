@@ -24,9 +24,8 @@ GOALS = ("untargeted", "targeted")
 """What counts as a success: any class but the label, or the target of each image."""
 
 TARGETS = ("random", "least_likely", "runner_up", "nearest", "column")
-"""How the target of an image is chosen: any other class, by the seed; by the clean scores the worst, or the best of the
-other classes; that whose boundary is nearest, as the gradients at the clean image see it (arXiv 2407.02240);
-as the data set says."""
+"""How the target of an image is chosen: any other class, by the seed; by the clean scores, the worst or the best;
+that whose boundary is nearest, as the gradients at the clean image see it (arXiv 2407.02240); as the data set says."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class Threat:
     """The set {z in [low, high]^d : ||z - x||_norm <= eps}.
 
     Args:
-        norm: "linf", "l2", "l1" or "l0" (l0 counts pixels, not channels); or, for certifiers, "patch", a square of
-            pixels with that side, of which attacks know `gauntlet.threat_model.patch`, "poisoning", so many changes of
-            the training set, and "attribution", an l2 ball in which not the class but what speaks for it shall stay.
+        norm: "linf", "l2", "l1" or "l0" (l0 counts pixels, not channels); of a kind with a class of its own its name;
+            or, for certifiers, "patch", a square of that side, "poisoning", so many changes of the training set, and
+            "attribution", an l2 ball in which not the class but what speaks for it shall stay.
         eps: the budget, > 0: a number, or text such as "8/255", which is kept as an exact fraction; or "unbounded":
             only the box limits, and an evaluation measures how far the attacker must go.
         low, high: the pixel box.
@@ -59,12 +58,15 @@ class Threat:
 
     NORMS: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
     PATCH: ClassVar[str] = "patch"
-    KINDS: ClassVar[tuple[str, ...]] = (*NORMS, PATCH)
+    TRANSFORMATIONS: ClassVar[tuple[str, ...]] = ("spatial", "color")
+    KINDS: ClassVar[tuple[str, ...]] = (*NORMS, PATCH, *TRANSFORMATIONS)
     POISONING: ClassVar[str] = "poisoning"
     ATTRIBUTION: ClassVar[str] = "attribution"
 
+    parametric: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
-        if self.norm not in (known := (*self.NORMS, self.PATCH, self.POISONING, self.ATTRIBUTION)):
+        if self.norm not in (known := (*self.KINDS, self.POISONING, self.ATTRIBUTION)):
             raise UserError(f"threat.norm={self.norm!r} is unknown; choose one of {', '.join(known)}")
         for key, value, choices in (("goal", self.goal, GOALS), ("target", self.target, TARGETS)):
             if value not in choices:
@@ -96,7 +98,9 @@ class Threat:
     def label(self) -> str:
         """Return the name for a folder, such as `linf-8_255`, `l2-unbounded` or `linf-8_255-targeted-random`."""
         aim = f"-targeted-{self.target}" if self.targeted else ""
-        return f"{self.norm}-{UNBOUNDED if self.unbounded else str(parse_eps(self.eps)).replace('/', '_')}{aim}"
+        shape = "".join(f"-{key}-{value:g}" for key, value in self.shape.items())
+        size = UNBOUNDED if self.unbounded else str(parse_eps(self.eps)).replace("/", "_")
+        return f"{self.norm}-{size}{shape}{aim}"
 
     @property
     def shape(self) -> dict[str, float]:
@@ -122,9 +126,7 @@ class Threat:
         return replace(self, factors=factors if self.factors is None else self.factors * factors)
 
     def within(self, eps: Tensor) -> "Threat":
-        """Return this threat with a budget of its own for each sample; eps: finite, >= 0, in the units of the norm,
-        [B].
-        """
+        """Return this threat with a budget of its own for each sample; eps: finite, >= 0, as the norm counts, [B]."""
         unit = self.high - self.low  # an eps that every norm allows
         return replace(self, eps=unit, factors=eps / unit)
 
@@ -201,6 +203,10 @@ class Threat:
         chosen = _largest(gauss[:, 0].flatten(1), eps.flatten().floor().long()).reshape(len(x), 1, *x.shape[2:])
         return torch.where(chosen, self.low + (self.high - self.low) * unit, x)
 
+    def realized(self, found: Tensor, x: Tensor) -> Tensor:
+        """Return the images that are judged, of what an attack returned: the same, unless the set has parameters."""
+        return found
+
     def random(self, x: Tensor, rng: Rng) -> Tensor:
         """Return a random point of the set for each sample of the stream."""
         shape = tuple(x.shape[1:])
@@ -211,12 +217,11 @@ class Threat:
         """Return a random point on the boundary of the ball, then moved into the box: the start of Auto-PGD."""
         if self.unbounded:
             return self.random(x, rng)
-        shape, flat = tuple(x.shape[1:]), [1] * (x.dim() - 1)
-        if self.norm == "linf":
-            way = rng.uniform(shape, -1, 1, dtype=x.dtype)
-            return self.project(x + self.budget(x) * way / way.abs().flatten(1).amax(1).reshape(-1, *flat), x)
-        way = rng.normal(shape, dtype=x.dtype)
-        return self.project(x + self.budget(x) * way / _length(way).clamp_min(1e-30), x)
+        shape = tuple(x.shape[1:])
+        way = rng.uniform(shape, -1, 1, dtype=x.dtype) if self.norm == "linf" else rng.normal(shape, dtype=x.dtype)
+        flat = way.flatten(1)
+        far = flat.abs().amax(1) if self.norm == "linf" else torch.linalg.vector_norm(flat, dim=1).clamp_min(1e-30)
+        return self.project(x + self.budget(x) * way / far.reshape(-1, *[1] * (x.dim() - 1)), x)
 
     def steepest(self, gradient: Tensor, sparsity: float = 0.05) -> Tensor:
         """Return the direction of unit length in this norm along which the gradient promises most.

@@ -31,6 +31,7 @@ class Stored:
     """
 
     needs: ClassVar[str] = TRANSFER
+    norms: ClassVar[tuple[str, ...]] = (*Threat.NORMS, Threat.PATCH)
     coverage: ClassVar[str] = "correct"
 
     path: str | None = None
@@ -87,6 +88,7 @@ class PrecomputedTransfer:
     """The stages of a transfer run, `<attack>/<source>`, each with a set of its own. Made by the program."""
 
     needs: ClassVar[str] = TRANSFER
+    norms: ClassVar[tuple[str, ...]] = Stored.norms
     coverage: ClassVar[str] = "correct"
 
     stages: dict[str, Stored]

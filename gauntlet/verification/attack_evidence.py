@@ -16,7 +16,7 @@ from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
 from gauntlet.evidence.manifest import Manifest
 from gauntlet.evidence.run_folder import RunFolder
-from gauntlet.evidence.schema import CLEAN_STAGE, PHASE, TARGET
+from gauntlet.evidence.schema import CLEAN_STAGE, PARAMETERS, PHASE, TARGET
 from gauntlet.jobs.attack_setup import AttackSetup
 from gauntlet.metrics.attack_summary import AttackSummary, summarize
 from gauntlet.sanity_checks import decisions_beat_scores, from_evidence, noisy_gradients
@@ -35,6 +35,7 @@ from gauntlet.verification.row_checks import (
     row_problems,
     stored_keys,
 )
+from gauntlet.verification.transformed_examples import parameter_problems, transformed_distance
 
 BATCH = 37
 """Images per prediction; not a size that an attack is likely to have used."""
@@ -111,6 +112,12 @@ def _check_chunk(report: Report, run: RunFolder, chunk: int, job: AttackSetup, m
     if job.evaluation.threat.targeted != (TARGET.name in table):
         report.problems.append(f"chunk {chunk}: a run has targets where its attack is targeted, and only there")
         return
+    if job.evaluation.threat.parametric != (PARAMETERS.name in table):
+        report.problems.append(f"chunk {chunk}: a run has parameters where its threat has them, and only there")
+        return
+    if job.evaluation.threat.parametric:
+        wrong = ((key, line) for key, row in attempts(table).items() for line in parameter_problems(row))
+        report.problems += [f"{who(key)}: {line}" for key, line in wrong]
     _check_clean(report, table, place, job)
     mine = claims(table)
     known = attempts(table) if report.keep.every else mine
@@ -209,7 +216,10 @@ def _check_examples(
             lines.append("the image it starts from is not the data set's")
         if label != row.label:
             lines.append(f"the label is {label}, the record says {row.label}")
-        distance, why = distance_of(z[n], clean.x[n].numpy(), job.manifest["threat"])
+        if job.evaluation.threat.parametric:
+            distance, why = transformed_distance(row, z[n], clean.x[n], job.evaluation.threat)
+        else:
+            distance, why = distance_of(z[n], clean.x[n].numpy(), job.manifest["threat"])
         if why:
             lines.append(why)
         elif abs(distance - row.distance) > 1e-6 * max(1.0, distance):

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gauntlet.evaluation.chunk import evaluate_chunk
@@ -200,7 +201,13 @@ def _difference(row: Any, again: Any) -> str:
 
 def _same(row: Any, again: Any) -> bool:
     """Return whether all columns of two rows are equal to the last bit."""
-    return again is not None and row._asdict() == again._asdict()
+    return again is not None and _plain(row) == _plain(again)
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    """Return the columns of a row; parameters as a tuple, since arrays have no single answer to whether they are
+    equal."""
+    return {name: tuple(value) if isinstance(value, np.ndarray) else value for name, value in row._asdict().items()}
 
 
 def _elsewhere(manifest: Manifest, job: AttackSetup) -> str:

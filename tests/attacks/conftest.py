@@ -95,8 +95,13 @@ class Case:
     def read(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         return self.x[positions], self.y[positions]
 
-    def broken(self, z: Tensor) -> Tensor:
-        return self.network(z).argmax(1) != self.y
+    def scores(self, z: Tensor, threat: Threat | None = None) -> Tensor:
+        """Of what an attack under the threat returned for all the images."""
+        scores: Tensor = self.network(z if threat is None else threat.realized(z, self.x))
+        return scores
+
+    def broken(self, z: Tensor, threat: Threat | None = None) -> Tensor:
+        return self.scores(z, threat).argmax(1) != self.y
 
 
 @pytest.fixture

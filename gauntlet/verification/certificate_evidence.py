@@ -46,6 +46,9 @@ BATCH = 37
 VOTES = 0.002
 """Share of the votes of an image that rounding may turn where it is certified in another batch."""
 
+ROUNDED = 1e-2
+"""Share by which margins may differ: versions of the bounds charge their own rounding to them by more or less."""
+
 
 def check_certificates(report: Report, run: RunFolder, job: CertificationSetup, manifest: Manifest) -> None:
     """Enter into the report what is wrong with any certificate of a run."""
@@ -287,7 +290,7 @@ def _difference(row: Any, again: Any) -> str:
         if not math.isclose(row.radius, again.radius, rel_tol=1e-9, abs_tol=1e-12):
             return f"the radius is {again.radius:.6g}, the record says {row.radius:.6g}"
         searched = bool(again.stop)  # it may split otherwise where rounding does; what it proves is compared above
-        close = searched or math.isclose(row.margin, again.margin, rel_tol=1e-3, abs_tol=1e-4)
+        close = searched or math.isclose(row.margin, again.margin, rel_tol=ROUNDED, abs_tol=1e-4)
         if not (close or pd.isna(row.margin)):
             return f"the margin is {again.margin:.6g}, the record says {row.margin:.6g}"
     elif row.kind == "sound_det" and row.radius != again.radius:

@@ -16,6 +16,9 @@ TINY = 1e-30
 SLACK = 1.01
 """Covers the float64 rounding of the bounds themselves, whose terms are those of the float32 bound times 2^-29."""
 
+FEW = 4
+"""Input channels up to which a product and a sum of overlaps are faster than a transposed convolution."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Affine:
@@ -57,6 +60,10 @@ class Affine:
         gamma = self.terms * HALF_ULP / (1 - self.terms * HALF_ULP)
         return SLACK * gamma * (self.absolute().forward(reach) + own) + TINY
 
+    def back_terms(self) -> int:
+        """Return the number of roundings that one entry of `transpose` passes through, that of the weights included."""
+        return 2
+
     def absolute(self) -> Self:
         """Return the layer with |W|."""
         return replace(self, weight=self.weight.abs())
@@ -83,6 +90,9 @@ class Dense(Affine):
     def transpose(self, a: Tensor) -> Tensor:
         return a @ self.weight
 
+    def back_terms(self) -> int:
+        return self.weight.shape[0] + 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(Affine):
@@ -98,15 +108,37 @@ class Convolution(Affine):
         return functional.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def transpose(self, a: Tensor) -> Tensor:
+        return self.spread(a, self.inside, self.padding)
+
+    def spread(self, a: Tensor, inside: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+        """Return the transpose for another height and width of the input, and padding."""
+        kernel = self.weight.shape[2:]
+        if self.weight.shape[1] <= FEW and self.groups == 1:
+            columns = self.weight.flatten(1).T @ a.flatten(2)
+            return functional.fold(columns, inside, kernel, self.dilation, padding, self.stride)
         spare = tuple(
-            size - ((out - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1)
-            for size, out, stride, pad, dilation, kernel in zip(
-                self.inside, a.shape[2:], self.stride, self.padding, self.dilation, self.weight.shape[2:], strict=True
+            size - ((out - 1) * stride - 2 * pad + dilation * (wide - 1) + 1)
+            for size, out, stride, pad, dilation, wide in zip(
+                inside, a.shape[2:], self.stride, padding, self.dilation, kernel, strict=True
             )
         )  # input rows that no window reaches
         return functional.conv_transpose2d(
-            a, self.weight, None, self.stride, self.padding, spare, self.groups, self.dilation
+            a, self.weight, None, self.stride, padding, spare, self.groups, self.dilation
         )
+
+    def phases(self) -> Tensor:
+        """Return the kernel of a convolution of stride 1, padded by all but one of its sides, whose result is that of
+        `spread` without padding: entry [c s t + i t + j, h, w] is entry [c, s h + i, t w + j], for strides s and t."""
+        (down, right), (high, wide) = self.stride, self.weight.shape[2:]
+        weight = functional.pad(self.weight, (0, -wide % right, 0, -high % down))
+        outside, inside = weight.shape[:2]
+        parts = weight.reshape(outside, inside, weight.shape[2] // down, down, weight.shape[3] // right, right)
+        return parts.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous()
+
+    def back_terms(self) -> int:
+        steps = self.stride if self.dilation == (1, 1) else (1, 1)
+        reads = [-(-wide // step) for wide, step in zip(self.weight.shape[2:], steps, strict=True)]
+        return self.weight.shape[0] // self.groups * reads[0] * reads[1] + 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,3 +180,6 @@ class Reshape(Affine):
 
     def transpose(self, a: Tensor) -> Tensor:
         return a.reshape(len(a), *self.before)
+
+    def back_terms(self) -> int:
+        return 0

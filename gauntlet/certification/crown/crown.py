@@ -1,17 +1,16 @@
 """Linear bounds passed back from a node to the image (CROWN; Zhang et al. 2018, arXiv 1811.00866)."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gauntlet.certification.crown.affine_layers import Affine, Convolution, Scale
-from gauntlet.certification.crown.graph import Graph, Node, Relu
+from gauntlet.certification.crown.affine_layers import Affine
+from gauntlet.certification.crown.graph import Graph, Relu
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region
 from gauntlet.certification.crown.relaxation import Lines
-from gauntlet.certification.crown.windows import Extent, NodeWindow, extents, passes
 
 COPIES = 6
 """Tensors of the size of the widest node that are alive for each question at once."""
@@ -27,12 +26,12 @@ class Questions:
     Args:
         node: position in the graph.
         owner: image that each question is about, int64 [Q].
-        rows: the functions, [Q, *shape of the node], or windows of it.
+        rows: the functions, [Q, *shape of the node].
     """
 
     node: int
     owner: Tensor
-    rows: Tensor | NodeWindow
+    rows: Tensor
 
 
 def lower_bounds(
@@ -55,23 +54,12 @@ def lower_bounds(
         slopes: lower slopes for each question.
         boxed: stop at the first ReLU on each way and take the bounds of its output: the last layers of IBP as one.
     """
-    pending: dict[int, Tensor | NodeWindow] = {questions.node: questions.rows}
-    owner, sized = questions.owner, {}
-    if isinstance(questions.rows, NodeWindow):
-        sized = extents(graph, questions.node, region.radius is not None)
-    like = questions.rows.values if isinstance(questions.rows, NodeWindow) else questions.rows
-    total = torch.zeros(len(owner), dtype=like.dtype, device=like.device)
+    owner, pending = questions.owner, {questions.node: questions.rows}
+    total = torch.zeros(len(owner), dtype=questions.rows.dtype, device=owner.device)
     for at in range(questions.node, -1, -1):
         if at not in pending:
             continue
         a, node, slack = pending.pop(at), graph.nodes[at], ranges.slack[at]
-        if isinstance(a, NodeWindow):
-            if at in sized and passes(node):
-                added, window = _window(a, owner, region, ranges, at, node)
-                total = total + added
-                _hand_on(pending, node, window, graph)
-                continue
-            a = a.dense(node.shape)
         if slack is not None:
             total = total - _dot(a.abs(), slack[owner])
         if not node.inputs:
@@ -89,45 +77,9 @@ def lower_bounds(
             slope = None if slopes is None else slopes[at]
             a, constant = _relax(a, Lines.between(ranges.lower[source], ranges.upper[source]), owner, slope)
             total = total + constant
-        _hand_on(pending, node, a, graph)
+        for source in node.inputs:
+            pending[source] = pending[source] + a if source in pending else a
     return total
-
-
-def _hand_on(pending: dict[int, Tensor | NodeWindow], node: Node, a: Tensor | NodeWindow, graph: Graph) -> None:
-    """Add the coefficients of what the node reads to those that are there."""
-    for source in node.inputs:
-        there = pending.get(source)
-        if there is None:
-            pending[source] = a
-        elif isinstance(there, NodeWindow) and isinstance(a, NodeWindow):
-            pending[source] = there + a
-        else:
-            shape = graph.nodes[source].shape
-            first, second = (each.dense(shape) if isinstance(each, NodeWindow) else each for each in (there, a))
-            pending[source] = first + second
-
-
-def _window(
-    a: NodeWindow, owner: Tensor, region: Region, ranges: Ranges, at: int, node: Node
-) -> tuple[Tensor, NodeWindow]:
-    """Return what a node adds to the bounds of questions that see a window of it, and the window of what it reads."""
-    read, slack = a.reader(owner), ranges.slack[at]
-    total = torch.zeros(len(owner), dtype=a.values.dtype, device=a.values.device)
-    if slack is not None:
-        total = total - _dot(a.values.abs(), read(slack))
-    if not node.inputs:
-        values = a.values
-        return total + _dot(values, torch.where(values > 0, read(region.lower), read(region.upper))), a
-    if isinstance(node.op, Convolution | Scale):
-        return total + a.constant(node.op), a.before(node.op)
-    if isinstance(node.op, Relu):
-        source = node.inputs[0]
-        lines = Lines.between(ranges.lower[source], ranges.upper[source])
-        negative = a.values.clamp_max(0)
-        total = total + _dot(negative, read(lines.constant))
-        slope = torch.where(a.values > 0, read(lines.lower), read(lines.upper))
-        return total, replace(a, values=a.values * slope)
-    return total, a
 
 
 def _relax(a: Tensor, lines: Lines, owner: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -143,14 +95,8 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(tuple(range(1, a.dim())))
 
 
-def pieces(count: int, graph: Graph, memory: float, sized: Mapping[int, Extent] | None = None) -> Iterator[slice]:
-    """Slices of `count` questions that need at most `memory` MiB at a time; sized: windows of their nodes."""
-    widest = graph.widest
-    if sized:
-        entries = [torch.Size(node.shape).numel() for node in graph.nodes[: max(sized) + 1]]
-        for at, (height, width) in sized.items():
-            entries[at] = graph.nodes[at].shape[0] * height * width
-        widest = max(entries)
-    each = 8 * COPIES * widest
+def pieces(count: int, graph: Graph, memory: float) -> Iterator[slice]:
+    """Slices of `count` questions that need at most `memory` MiB at a time."""
+    each = 8 * COPIES * graph.widest
     step = max(1, int(memory * 2**20 / each))
     return (slice(first, first + step) for first in range(0, count, step))

@@ -55,6 +55,12 @@ class Graph:
         """Return the most entries of a node."""
         return max(torch.Size(node.shape).numel() for node in self.nodes)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return that of the weights."""
+        weights = (node.op.weight for node in self.nodes if isinstance(node.op, Affine))
+        return next((weight.dtype for weight in weights if weight.numel()), torch.float64)
+
     def rectified(self) -> tuple[int, ...]:
         """Return the nodes that a ReLU reads, in order."""
         return tuple(sorted({node.inputs[0] for node in self.nodes if isinstance(node.op, Relu)}))

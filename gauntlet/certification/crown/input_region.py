@@ -84,6 +84,32 @@ class Region:
         return value, (centre + chosen).reshape(shape)
 
 
+def fall_in_ball(a: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> Tensor:
+    """Return how far a . d can fall below zero at most, [Q], for |d| <= radius and d in [low, high] around zero.
+
+    The dual bound of `Region.lowest`, as a sum of terms >= 0, which float32 may round.
+
+    Args:
+        a, low, high: [Q, N]; low and high may be shared by all: [1, N].
+        radius: [Q or 1, 1].
+    """
+    t = radius / a.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    best = torch.full_like(t, torch.inf)
+    for _ in range(CLIPS):
+        free = -a * t
+        step = free.maximum(low).minimum(high)
+        fall = (step * (a + step / (2 * t))).sum(1, keepdim=True)
+        best = best.minimum(radius**2 / (2 * t) - fall)
+        held = (step != free).to(a.dtype)
+        if not held.any():
+            break
+        left = radius**2 - (step.square() * held).sum(1, keepdim=True)
+        rest = (a.square() * (1 - held)).sum(1, keepdim=True)
+        more = (left.clamp_min(0) / rest.clamp_min(1e-30)).sqrt()
+        t = torch.where((left > 0) & (rest > 0), more, t * 4)
+    return best.squeeze(1)
+
+
 def legal(threat: Threat, x: Tensor) -> Region:
     """Return all that the threat calls legal around the images, float64: `Threat.contains` with its tolerances.
 

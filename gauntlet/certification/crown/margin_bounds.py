@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from gauntlet.certification.crown.alpha_crown import optimized
+from gauntlet.certification.crown.centred import trusted
 from gauntlet.certification.crown.crown import Questions, lower_bounds, pieces
+from gauntlet.certification.crown.entry_bounds import EntryBounds
 from gauntlet.certification.crown.graph import Graph
 from gauntlet.certification.crown.ibp import Ranges, Tighten, intervals
 from gauntlet.certification.crown.input_region import Region
-from gauntlet.certification.crown.windows import extents, of_entries
 
 METHODS = ("ibp", "crown_ibp", "crown", "alpha_crown")
 """From the cheapest to the tightest."""
@@ -111,19 +112,6 @@ class Asked:
     node: int
     memory: float
 
-    def answer_entries(self, owner: Tensor, entry: Tensor, value: float) -> Tensor:
-        """Return the lower bounds float64 [Q] of `value` times entries of the node, by the windows that they see.
-
-        entry: positions in the flattened node, int64 [Q].
-        """
-        graph, shape = self.network.exact, self.network.exact.nodes[self.node].shape
-        found = torch.empty(len(owner), dtype=torch.float64, device=owner.device)
-        sized = extents(graph, self.node, self.region.radius is not None)
-        for piece in pieces(len(owner), graph, self.memory, sized):
-            asked = Questions(self.node, owner[piece], of_entries(shape, entry[piece], value))
-            found[piece] = lower_bounds(graph, self.region, self.ranges, asked)
-        return found
-
     def answer(self, owner: Tensor, rows: Callable[[slice], Tensor], steps: int = 0, boxed: bool = False) -> Tensor:
         """Return the lower bounds float64 [Q] of functions of the images owner [Q]; rows gives those of a slice of
         them."""
@@ -155,20 +143,24 @@ def _by_crown(network: Network, region: Region, known: Ranges, steps: int, memor
 
     The first affine layers are left alone: there interval bounds are as good.
     """
-    behind = network.exact.behind_relu()
+    behind, exact = network.exact.behind_relu(), network.exact
+    graph = network.quick if trusted(region.centre.device) == torch.float32 else exact
+    entries = EntryBounds(exact, graph, region, memory)
 
     def tighten(ranges: Ranges, node: int) -> tuple[Tensor, Tensor]:
         lower, upper = ranges.lower[node].maximum(known.lower[node]), ranges.upper[node].minimum(known.upper[node])
+        if not behind[node]:
+            return lower, upper.maximum(lower)
+        if not steps:
+            lower, upper = entries.tightened(ranges, node, lower, upper)
+            return lower, upper.maximum(lower)
         shape = lower.shape[1:]
         lower, upper = lower.flatten(1), upper.flatten(1)
         owner, entry = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
-        if behind[node] and len(owner):
+        if len(owner):
             ask = Asked(network, region, ranges, node, memory)
-            if len(shape) == 3 and not steps:
-                least, most = (value * ask.answer_entries(owner, entry, value) for value in (1.0, -1.0))
-            else:
-                least = ask.answer(owner, lambda piece: _one_hot(entry[piece], shape, 1.0), steps)
-                most = -ask.answer(owner, lambda piece: _one_hot(entry[piece], shape, -1.0), steps)
+            least = ask.answer(owner, lambda piece: _one_hot(entry[piece], shape, 1.0), steps)
+            most = -ask.answer(owner, lambda piece: _one_hot(entry[piece], shape, -1.0), steps)
             lower[owner, entry] = lower[owner, entry].maximum(least)
             upper[owner, entry] = upper[owner, entry].minimum(most)
         return lower.reshape(-1, *shape), upper.maximum(lower).reshape(-1, *shape)

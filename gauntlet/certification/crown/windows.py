@@ -4,7 +4,6 @@ A window moves with its question: coefficients [Q, C, h, w] of one size, and whe
 node for each question, also outside of it. Outside the node coefficients are zero.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,18 +50,6 @@ class NodeWindow:
         out = self.values.new_zeros(count, channels, shape[1] * shape[2])
         return out.scatter_add_(2, index, self.values.flatten(2)).reshape(count, *shape)
 
-    def reader(self, owner: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return what picks the window of each question from a field of its image, [B, C, H, W] -> [Q, C, h, w]."""
-        known: dict[Extent, Tensor] = {}
-
-        def read(field: Tensor) -> Tensor:
-            height, width = field.shape[2:]
-            if (height, width) not in known:
-                known[height, width] = owner[:, None, None] * (height * width) + self.places(height, width)[0]
-            return field.permute(0, 2, 3, 1).flatten(0, 2)[known[height, width]].permute(0, 3, 1, 2)
-
-        return read
-
     def __add__(self, other: "NodeWindow") -> "NodeWindow":
         """Return the sum, in the smallest window that holds both; they lie alike for all questions."""
         if not len(self.top):
@@ -82,13 +69,11 @@ class NodeWindow:
         if self.values.shape[2:] == (1, 1):  # nothing overlaps: one product for all questions
             values = (self.values.flatten(1) @ op.weight.flatten(1)).reshape(-1, *op.weight.shape[1:])
         else:
-            values = functional.conv_transpose2d(self.values, op.weight, None, op.stride)
+            size = zip(self.values.shape[2:], op.stride, op.weight.shape[2:], strict=True)
+            high, wide = ((count - 1) * step + kernel for count, step, kernel in size)
+            values = op.spread(self.values, (high, wide), (0, 0))
         moved = NodeWindow(values, self.top * op.stride[0] - op.padding[0], self.left * op.stride[1] - op.padding[1])
         return moved.cut(*op.inside)
-
-    def constant(self, op: Convolution | Scale) -> Tensor | float:
-        """Return what the bias of the layer adds, [Q]."""
-        return 0.0 if op.bias is None else self.values.sum((2, 3)) @ op.bias.reshape(-1).expand(self.values.shape[1])
 
 
 def _placed(values: Tensor, down: int, right: int, height: int, width: int) -> Tensor:
@@ -96,26 +81,55 @@ def _placed(values: Tensor, down: int, right: int, height: int, width: int) -> T
     return functional.pad(values, (right, behind, down, below))
 
 
-def of_entries(shape: tuple[int, ...], entry: Tensor, value: float) -> NodeWindow:
+class Reader:
+    """Picks what questions see from fields of the nodes of their images.
+
+    Args:
+        owner: image of each question, int64 [Q], in order.
+        place: where the windows of each lie, int64 [Q]; those of equal place and owner that are neighbors share them.
+    """
+
+    def __init__(self, owner: Tensor, place: Tensor) -> None:
+        alone = bool(owner[0] == owner[-1])
+        self.images = slice(int(owner[0]), int(owner[0]) + 1) if alone else slice(None)
+        self.owner = torch.zeros_like(owner) if alone else owner
+        fresh = torch.ones_like(owner, dtype=torch.bool)
+        fresh[1:] = (owner[1:] != owner[:-1]) | (place[1:] != place[:-1])
+        self.heads, self.group = fresh.nonzero().squeeze(1), fresh.cumsum(0) - 1
+        self.alone = alone
+
+    def __call__(self, field: Tensor, a: Tensor | NodeWindow | None, cut: bool = False) -> Tensor:
+        """Return the values of a field [B, *shape] under coefficients: [Q, *shape], or [1, *shape] where all share
+        them, or [Q, C, h, w] for windows, with zeros outside of the node where they are cut."""
+        field = field[self.images]
+        if not isinstance(a, NodeWindow):
+            return field if self.alone else field[self.owner]
+        height, width = field.shape[2:]
+        some = NodeWindow(a.values[:0], a.top[self.heads], a.left[self.heads])
+        place, inside = some.places(height, width)
+        index = self.owner[self.heads, None, None] * (height * width) + place
+        seen = field.permute(0, 2, 3, 1).flatten(0, 2)[index].permute(0, 3, 1, 2).contiguous()
+        return (seen * inside[:, None] if cut else seen)[self.group]
+
+
+def of_entries(shape: tuple[int, ...], entry: Tensor, value: float, dtype: torch.dtype = torch.float64) -> NodeWindow:
     """Return `value` times single entries of a node; entry: their positions in the flattened node, int64 [Q]."""
     area = shape[1] * shape[2]
     place = entry % area
-    values = torch.zeros(len(entry), shape[0], 1, 1, dtype=torch.float64, device=entry.device)
+    values = torch.zeros(len(entry), shape[0], 1, 1, dtype=dtype, device=entry.device)
     values.view(len(entry), -1).scatter_(1, (entry // area)[:, None], value)
     return NodeWindow(values, place // shape[2], place % shape[2])
 
 
-def extents(graph: Graph, node: int, ball: bool) -> dict[int, Extent]:
+def extents(graph: Graph, node: int) -> dict[int, Extent]:
     """Return the size of the window of each node that an entry of `node` depends on; those where no window is worth
     while, or known, are left out.
-
-    ball: the image lies in an l2 ball, of which all pixels are wanted together.
     """
     seen: dict[int, tuple[int, int, int, int]] = {node: (0, 0, 1, 1)}  # top, left, height, width, in whole strides
     kept: dict[int, Extent] = {}
     for at in range(node, -1, -1):
         here = graph.nodes[at]
-        if at not in seen or len(here.shape) != 3 or (ball and not here.inputs):
+        if at not in seen or len(here.shape) != 3:
             continue
         top, left, height, width = seen[at]
         if height * width > SHARE * here.shape[1] * here.shape[2]:

@@ -109,8 +109,9 @@ def evaluation(name: str, attack: str, options: argparse.Namespace, full: bool) 
     """Return an evaluation, its images, and the list of the sizes of its passes."""
     data, threat = NETWORKS[name]
     network, images = Sizes(network_of(name)), images_of(data, 0, options.samples)
-    victim, chosen = Victim(plain(network), (network,)), built(attack, [])
-    run = Evaluation(victim, (attack, chosen), threat, 10, batch_size=options.batch, full_passes=full)
+    victim, copy = Victim(plain(network), (network,)), Victim(plain(network), (network,)) if options.copy else None
+    chosen = built(attack, [])
+    run = Evaluation(victim, (attack, chosen), threat, 10, fused=copy, batch_size=options.batch, full_passes=full)
     return run, images, network.seen
 
 
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=0, help="of the second table, CPU seconds; 0: none")
+    parser.add_argument("--copy", action="store_true", help="gradients from a copy, as under runtime.fold=true")
     parser.add_argument("--only-full", action="store_true", help="leave out the calls that run one after the other")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -22,7 +22,8 @@ class Runtime(Knobs, key="runtime"):
             ["cuda:0", "cuda:1"]; null: `device` alone.
         threads: of a process, 1 to 1024. More than one thread on busy cores costs more than it gives.
         batch_size: samples per forward pass.
-        chunk: samples per evidence file: the unit of resuming and of sharding. The run's first process fixes it.
+        chunk: samples per evidence file: the unit of resuming and of sharding. The run's first process fixes it. Where
+            it holds several batches, the calls of an attack share passes, which stay full as samples fall.
         shards, shard: this process takes the chunks whose index is `shard` modulo `shards`.
         gradients: "float32", or "bfloat16" for the gradient passes; verdicts are always float32.
         fold: differentiate through copies with batch norm folded into the convolutions, channels last, which is faster

@@ -32,6 +32,9 @@ from gauntlet.threat_model.rng import Rng
 
 log = logging.getLogger(__name__)
 
+MOST_BYTES = 2**30
+"""Images of the calls of an attack that run side by side; what they hold on the device is a few times as much."""
+
 
 @dataclass
 class Chunk:
@@ -142,7 +145,8 @@ class ChunkEvaluator:
             for positions, own in zip(pieces, counts, strict=True):
                 yield Crafted(positions, own, partial(self._candidates, stage, positions, own))
             return
-        passes = FullPasses(self.run.forwards, self.run.batch_size)
+        size = self.run.batch_size
+        passes = FullPasses(self.run.forwards, size, max(4, MOST_BYTES // (size * self.x[0].nbytes)))
         calls = [
             partial(self._candidates, stage, positions, own, passes)
             for positions, own in zip(pieces, counts, strict=True)

@@ -4,8 +4,9 @@ Samples fall while they are attacked, so the batch of one call empties. What bec
 batch-mates, so images of any calls, at any step, may share a pass. Each call of the attack stays what it is, on the
 samples that it would be given alone; it stands still where it asks for a pass (see `gauntlet.evaluation.tasks`). Its
 images wait in a queue with those of the same network and kind of pass, from which passes of a whole batch are cut, also
-through the middle of a call's images. Only when no queue holds a batch, and no call is left to begin, is one not full.
-The order is a function of the calls alone.
+through the middle of a call's images. The queue whose first images came first is next, so that calls keep pace with
+each other: whichever falls behind would end alone, in passes that nothing fills. The order is a function of the calls
+alone.
 """
 
 from collections import deque
@@ -30,8 +31,8 @@ CRASHES = (Exception, SystemExit, GeneratorExit)
 """What an attack or a network may raise without ending the run."""
 
 
-PATIENCE = 8
-"""Passes that others may go before images whose own kind does not fill one: a call that waits for long ends alone."""
+SLACK = 16
+"""A pass may lack one row in so many where it saves a cut: the losses of a call that is cut are asked twice."""
 
 OWN = "gauntlet.attacks."
 """Where the attacks are that are known to share nothing between two calls, such as a generator of random numbers."""
@@ -67,6 +68,11 @@ class PassRequest:
     plain: list[Tensor] = field(default_factory=list)
     answers: list[tuple[Tensor, ...]] = field(default_factory=list)
     alone: bool = False
+
+    @property
+    def left(self) -> int:
+        """Return how many images wait for a pass."""
+        return len(self.x) - self.taken
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -122,15 +128,17 @@ class FullPasses(Passes):
         forwards: those whose images may share a pass. Others, such as one that knows the labels of its own samples,
             pass theirs at once.
         batch_size: images of a pass, >= 1.
+        most_calls: that may have begun and not ended, >= 1: each holds its images and its state on the device.
     """
 
-    MOST_CALLS: ClassVar[int] = 16
-    """Calls that may have begun and not ended: each holds its images and its state on the device."""
+    AT_ONCE: ClassVar[int] = 16
+    """Calls that begin together, so that they end together: what is left of the last one fills no pass. Further ones
+    begin where there is no full pass without them."""
 
-    def __init__(self, forwards: Iterable[Forward], batch_size: int) -> None:
+    def __init__(self, forwards: Iterable[Forward], batch_size: int, most_calls: int = AT_ONCE) -> None:
         self._forwards = tuple(forwards)  # kept alive: they are told apart by their identity
         self._shared = {id(forward) for forward in self._forwards}
-        self._size = batch_size
+        self._size, self._most_calls = batch_size, most_calls
         self._queues: dict[tuple[object, ...], deque[PassRequest]] = {}
         self._ready: deque[Task[Any]] = deque()
         self._running: Task[Any] | None = None
@@ -159,7 +167,7 @@ class FullPasses(Passes):
             for task in tasks:
                 while not task.ended:
                     begun = [each for each in begun if not each.ended]
-                    if not self._ready and coming and len(begun) < self.MOST_CALLS:
+                    if coming and self._admits(len(begun)):
                         begun.append(coming.popleft())
                         self._ready.append(begun[-1])
                     self._step()
@@ -169,6 +177,12 @@ class FullPasses(Passes):
             self._ready.clear()
             for each in begun:
                 each.stop()
+
+    def _admits(self, begun: int) -> bool:
+        """Return whether one more call is to begin beside so many."""
+        if self._ready or begun >= self._most_calls:
+            return False
+        return begun < self.AT_ONCE or max(map(_waiting, self._queues.values())) < self._size
 
     def _step(self) -> None:
         """Let a call go on that can, else make a pass."""
@@ -201,23 +215,14 @@ class FullPasses(Passes):
         return None if request.alone else request.answer()
 
     def _pass(self) -> None:
-        """Make one pass: of the queue whose first images have waited too long, else of one that fills it, else of the
-        longest."""
-        waiting = {kind: sum(len(each.x) - each.taken for each in queue) for kind, queue in self._queues.items()}
-        oldest = min(waiting, key=lambda kind: self._queues[kind][0].since)
-        late = self._made - self._queues[oldest][0].since >= PATIENCE
-        kind = oldest if late else max(waiting, key=lambda kind: min(waiting[kind], self._size))
+        """Make one pass, of the queue whose first images came first.
+
+        A fuller queue would make a fuller pass now, and leave calls behind that go on alone at the end.
+        """
+        kind = min(self._queues, key=lambda kind: self._queues[kind][0].since)
         self._made += 1
-        queue, pieces, room = self._queues[kind], list[RequestRows](), self._size
-        while queue and room:
-            request = queue[0]
-            count = min(room, len(request.x) - request.taken)
-            pieces.append(RequestRows(request, request.taken, request.taken + count))
-            request.taken += count
-            room -= count
-            if request.taken == len(request.x):
-                queue.popleft()
-        if not queue:
+        pieces = self._filled(self._queues[kind])
+        if not self._queues[kind]:
             del self._queues[kind]
         try:
             self._answer(pieces)
@@ -227,6 +232,25 @@ class FullPasses(Passes):
         self._ready.extend(
             each.request.task for each in pieces if each.request.alone or each.end == len(each.request.x)
         )
+
+    def _filled(self, queue: deque[PassRequest]) -> list[RequestRows]:
+        """Take the images of one pass out of a queue: whole requests where they nearly fill it, else a part of one."""
+        pieces, room, slack = list[RequestRows](), self._size, self._size // SLACK
+        while queue and room:
+            request = queue[0]
+            if pieces and request.left > room:
+                whole = max((each for each in queue if each.left <= room), key=lambda each: each.left, default=None)
+                if whole is not None and room - whole.left <= slack:
+                    request = whole
+                elif room <= slack:
+                    break
+            count = min(room, request.left)
+            pieces.append(RequestRows(request, request.taken, request.taken + count))
+            request.taken += count
+            room -= count
+            if not request.left:
+                queue.remove(request)
+        return pieces
 
     def _answer(self, pieces: list[RequestRows]) -> None:
         """Pass the pieces together, and hand each request its rows."""
@@ -254,3 +278,8 @@ class FullPasses(Passes):
             queue.popleft()
             if not queue:
                 del self._queues[kind]
+
+
+def _waiting(queue: Iterable[PassRequest]) -> int:
+    """Return how many images wait in a queue."""
+    return sum(each.left for each in queue)

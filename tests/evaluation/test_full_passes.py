@@ -161,7 +161,8 @@ def test_calls_of_a_users_attack_run_one_after_the_other():
 
 
 def test_few_calls_at_a_time_are_enough(monkeypatch):
-    monkeypatch.setattr(FullPasses, "MOST_CALLS", 2)
+    monkeypatch.setattr("gauntlet.evaluation.chunk.MOST_BYTES", 0)
+    monkeypatch.setattr(FullPasses, "AT_ONCE", 1)
     assert_same(*both(attack=("gauntlet", Gauntlet(steps=4, rounds=2, trial=0)), batch_size=9))
 
 

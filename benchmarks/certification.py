@@ -1,7 +1,7 @@
 """Certification: how fast votes are counted, and how many draws the sequential rules save.
 
     python -m benchmarks.certification speed [--images 2 --draws 512]
-    python -m benchmarks.certification draws LOG:SIGMA:R,R,R ...   # public certification logs
+    python -m benchmarks.certification draws LOG:SIGMA:R,R,R+R ...   # public certification logs; R+R: a grid of both
     python -m benchmarks.certification runs FOLDER                 # runs of run.py, with rule=fixed and others
 
 `speed` counts votes of a ResNet-18 at 32x32 by the engine, by a plain loop over images, and compares both with the
@@ -24,6 +24,7 @@ from gauntlet.certification.certifiable import Smoothed
 from gauntlet.certification.certifier import Work
 from gauntlet.certification.noise import Gaussian
 from gauntlet.certification.sequential_test import Stopping, floored, looks
+from gauntlet.certification.smoothing import Smoothing
 from gauntlet.certification.vote_sampling import count
 from gauntlet.commands.certification_log import read
 from gauntlet.evidence.run_folder import RunFolder, find_runs
@@ -33,6 +34,7 @@ from gauntlet.threat_model.rng import Rng
 
 BATCH = 256
 ALPHA, SELECTION, SAMPLES = 0.001, 100, 100_000
+RATIO = Smoothing.ratio
 REPEATS = 8
 
 
@@ -95,7 +97,9 @@ def speed(images: int, draws: int, times: int) -> list[str]:
 def emulated(shares: np.ndarray, sigma: float, looked: tuple[int, ...], radii: tuple[float, ...], seed: int) -> tuple:
     """Radii, and draws used, of images whose class has these shares of the votes."""
     rng, n = np.random.default_rng(seed), len(shares)
-    plan = Stopping(lambda s: Gaussian(sigma).radius(s[..., 0]), ALPHA, n, 1, SELECTION, looked, radii)
+    plan = Stopping(
+        lambda s: Gaussian(sigma).radius(s[..., 0]), ALPHA, n, 1, SELECTION, looked, radii, Smoothing.futility
+    )
     every = np.arange(n)
 
     def votes(hits: np.ndarray, total: int) -> np.ndarray:
@@ -115,9 +119,17 @@ def emulated(shares: np.ndarray, sigma: float, looked: tuple[int, ...], radii: t
     return floored(plan.best), used
 
 
+def fewest(shares: np.ndarray, share: float, images: int, alpha: float = ALPHA) -> float:
+    """Return Wald's bound: mean draws of so many images that any rule needs which fails with probability alpha at most
+    and says of those with these shares that they are above `share`; the other images for nothing."""
+    apart = special.rel_entr(shares, share) + special.rel_entr(1 - shares, 1 - share)
+    return float(np.minimum(-np.log(alpha) / np.maximum(apart, 1e-12), SAMPLES).sum()) / images
+
+
 def draws(specs: Sequence[str]) -> list[str]:
     """One line for each log and radius."""
-    lines = ["| log | r | all draws | `decide` | lost | draws per image | fewer |", "|---|---|---|---|---|---|---|"]
+    heads = "| log | r | all draws | `decide` | lost | draws per image | fewer | at most |"
+    lines = [heads, "|---|---|---|---|---|---|---|---|"]
     for spec in specs:
         name, width, asked = spec.rsplit(":", 2)
         log, sigma = read(Path(name)), float(width)
@@ -126,12 +138,17 @@ def draws(specs: Sequence[str]) -> list[str]:
         nothing = log.predict < 0  # how often the best class of these was hit is not in the log
         shares[nothing] = np.random.default_rng(1).uniform(0.3, 0.5, int(nothing.sum()))
         shares, right = np.tile(shares, REPEATS), np.tile(log.correct, REPEATS)
-        fixed, spent = emulated(shares, sigma, (SAMPLES,), (), 0)
-        for radius in (float(text) for text in asked.split(",")):
-            found, used = emulated(shares, sigma, looks(SAMPLES, 100, 1.5), (radius,), 2)
-            full, some = (100 * float((right & (each >= radius)).mean()) for each in (fixed, found))
-            told = [Path(name).stem, f"{radius:g}", *(f"{share:.2f}" for share in (full, some, full - some))]
-            told += [f"{used.mean():,.0f}", f"{spent.mean() / used.mean():.1f} x"]
+        (fixed, spent), n = emulated(shares, sigma, (SAMPLES,), (), 0), len(shares)
+        for text in asked.split(","):
+            radii = tuple(float(each) for each in text.split("+"))  # more than one: a grid
+            found, used = emulated(shares, sigma, looks(SAMPLES, 100, RATIO), radii, 2)
+            full, some = (
+                np.array([100 * (right & (each >= radius)).mean() for radius in radii]) for each in (fixed, found)
+            )
+            worst, cost = int((full - some).argmax()), spent.mean() / used.mean()
+            bounds = [fewest(shares[fixed >= radius], float(special.ndtr(radius / sigma)), n) for radius in radii]
+            told = [Path(name).stem, text, *(f"{share[worst]:.2f}" for share in (full, some, full - some))]
+            told += [f"{used.mean():,.0f}", f"{cost:.1f} x", f"{spent.mean() / max(bounds):.1f} x"]
             lines.append(f"| {' | '.join(told)} |")
     return lines
 
@@ -158,18 +175,16 @@ def compared(root: Path) -> list[str]:
 
 
 def least(run: RunFolder, radius: float, alpha: float) -> str:
-    """Wald's bound, for one network with Gaussian noise: mean draws that any rule needs which fails with probability
-    alpha at most and certifies at that radius what all draws certify, at their shares; the other images for nothing."""
-    p0, total, images = special.ndtr(radius / run.manifest()["config"]["defense"]["sigma"]), 0.0, 0
+    """Return `fewest` in words, of one network with Gaussian noise: for what all draws certify at that radius."""
+    p0, known, images = float(special.ndtr(radius / run.manifest()["config"]["defense"]["sigma"])), [], 0
     for table in run.read_parts():
         rows = table.to_pandas()
         if len(rows["counts"][0]) > 1:
             return "–"
         sure = rows[(rows["radius"] >= radius) & (rows["predict"] >= 0)]
-        p = np.array([counts[0] / trials for counts, trials in zip(sure["counts"], sure["trials"], strict=True)])
-        apart = special.rel_entr(p, p0) + special.rel_entr(1 - p, 1 - p0)
-        total, images = total + float(np.minimum(-np.log(alpha) / apart, SAMPLES).sum()), images + len(rows)
-    return f"{total / images:,.0f}"
+        known += [counts[0] / trials for counts, trials in zip(sure["counts"], sure["trials"], strict=True)]
+        images += len(rows)
+    return f"{fewest(np.array(known), p0, images, alpha):,.0f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class Certificates:
     stop: Sequence[str]
     examples: Mapping[int, Tensor] = field(default_factory=dict)
     maps: Tensor | None = None
-    columns: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @classmethod
     def proven(cls, predict: Tensor, radius: Tensor, margin: Tensor, forwards: Tensor) -> "Certificates":

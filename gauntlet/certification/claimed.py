@@ -19,6 +19,9 @@ from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim
 
+CLAIMS = "_claims"
+"""Folder of all claims below the runs folder."""
+
 
 @dataclass(frozen=True)
 class Claimed:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gauntlet.certification.certifiable import Dual, Mechanism, Smoothed
 from gauntlet.certification.certifier import Certificates, Kind, Work
-from gauntlet.certification.sequential_test import Radius, Stopping, floored, looks
+from gauntlet.certification.sequential_test import BOUNDS, Radius, Stopping, floored, looks
 from gauntlet.certification.vote_sampling import VoteCounts, count
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, choice, knob
@@ -18,6 +18,9 @@ from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim
 
 RULES = ("fixed", "single_phase", "decide", "grid")
+
+UNION = BOUNDS[1]
+"""The bound of runs before 0.2.0, which has no part in their identity."""
 
 MOST = 1 << 31
 """Draws for which there are numbers."""
@@ -34,8 +37,8 @@ class Smoothing(Knobs, key="certifier"):
     "fixed" draws `samples` for every image and is what the literature reports. "single_phase" lets the same draws
     choose and bound the class, at half of alpha; for one network that votes. "decide" asks whether an image is
     certified at one radius and "grid" the same for several; they look at the votes after `first` draws and each `ratio`
-    times as many, pay for the looks with alpha, and stop as soon as they know. Radii between those asked are sound, but
-    smaller than they might be.
+    times as many, by bounds that hold at all looks together, and stop as soon as they know. Radii between those asked
+    are sound, but smaller than they might be.
 
     Args:
         alpha: probability with which the certificate of an image may fail, in (0, 1).
@@ -44,7 +47,10 @@ class Smoothing(Knobs, key="certifier"):
         rule: fixed, single_phase, decide or grid.
         radii: what decide (one) and grid ask; null: eps of the threat, and its quarters up to twice eps, with 0.
         first, ratio: looks of decide and grid.
-        futility: confidence with which an image that will not be certified is given up early, in (0, 1).
+        futility: chance of a certificate that is worth all draws of the budget, and half of it half of them, in (0, 1);
+            an image with less is given up. Of bound union: confidence with which it is.
+        bound: of decide and grid: sequence, whose prior is what the selection saw of the image; union, of looks, as
+            before 0.2.0 (`gauntlet.certification.sequential_test.Stopping`).
 
     Raises:
         UserError: a value outside its range, or so few samples that nothing can be certified.
@@ -62,8 +68,9 @@ class Smoothing(Knobs, key="certifier"):
     rule: str = choice("fixed", RULES)
     radii: list[float] | None = None
     first: int = knob(100, least=1, below=MOST)
-    ratio: float = knob(1.5, above=1)
-    futility: float = knob(0.001, above=0, below=1, hint="such as 0.001")
+    ratio: float = knob(1.15, above=1)
+    futility: float = knob(0.01, above=0, below=1, hint="such as 0.01")
+    bound: str = choice(BOUNDS[0], BOUNDS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,6 +99,8 @@ class Smoothing(Knobs, key="certifier"):
             raise UserError(f"the noise of this defense certifies {mechanism.norm}; take threat={mechanism.norm}")
         plan = self._plan(mechanism, 1, threat)
         votes = np.zeros((1, mechanism.voters, 1), np.int64)
+        if plan.selection:  # with all votes of the selection, too
+            plan.hopeful(np.zeros(1, np.int64), votes + plan.selection)
         for look, drawn in enumerate(plan.looks):
             plan.ended(np.zeros(1, np.int64), look, votes + drawn)
         most, asked = float(floored(plan.best)[0]), min((r for r in plan.radii if r > 0), default=0.0)
@@ -124,8 +133,9 @@ class Smoothing(Knobs, key="certifier"):
             margin=torch.full((len(sure),), torch.nan, dtype=torch.float64),
             trials=torch.from_numpy(plan.trials),
             counts=torch.from_numpy(plan.hits),
-            lower=torch.from_numpy(plan.bound),
+            lower=torch.from_numpy(plan.lower),
             stop=[str(word) for word in plan.why],
+            columns={"pilot": plan.pilot.tolist()} if plan.sequence else {},
         )
 
     def _mechanism(self, victim: Victim) -> Any:
@@ -152,6 +162,7 @@ class Smoothing(Knobs, key="certifier"):
             looks=looks(self.samples, self.first, self.ratio) if self._asks else (self.samples,),
             radii=self._radii(threat) if self._asks else (),
             futility=self.futility,
+            bound=self.bound,
         )
 
     def _radii(self, threat: Threat) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from gauntlet.certification.claimed import claims_file
+from gauntlet.certification.claimed import CLAIMS, claims_file
 from gauntlet.certification.exchange.verdicts import Answer, question_key, read_results
 from gauntlet.commands.import_examples import attack_job, file_name, judged
 from gauntlet.errors import UserError, printable, some
@@ -92,7 +92,7 @@ def _claimed(job: AttackSetup, manifest: Any, proven: Sequence[int], origin: str
     """Write the run that holds the claims."""
     asked = job.setup.request
     claims = {"origin": origin, "question": question_key(manifest), "proven": sorted(proven)}
-    path, content = claims_file(asked.runs_dir / "_claims", claims)
+    path, content = claims_file(asked.runs_dir / CLAIMS, claims)
     write_atomically(path, content)
     cfg: Any = OmegaConf.create(from_record(asked.recorded))
     cfg.attack, cfg.surrogates, cfg.heads, cfg.access, cfg.draws = None, {}, "declared", "gradient", None

@@ -72,7 +72,7 @@ def rows(columns: dict[str, Sequence[Any]]) -> pa.Table:
 def _schema(names: Iterable[str]) -> pa.Schema:
     there = set(names)
     if there.issuperset(CERTIFICATE_SCHEMA.names):
-        return pa.schema([*CERTIFICATE_SCHEMA, *(extra for extra in ATTRIBUTION if extra.name in there)])
+        return pa.schema([*CERTIFICATE_SCHEMA, *(extra for extra in (*ATTRIBUTION, PILOT) if extra.name in there)])
     schema = RANDOM_SCHEMA if there.issuperset(RANDOM_SCHEMA.names) else ATTACK_SCHEMA
     extras = (FOOLED, PHASE, ACCEPTANCE, TARGET, PARAMETERS)
     return pa.schema([*schema, *(extra for extra in extras if extra.name in there)])
@@ -107,3 +107,7 @@ ATTRIBUTION = (
 """Of certificates for attributions, at the eps of the threat: the least cosine of the stored map with any other one, -1
 where nothing is certified, and the least share of its most important pixels that stay so; NaN: not asked. Null in rows
 with an error."""
+
+
+PILOT = pa.field("pilot", pa.list_(pa.int64()))
+"""Of certificates by a confidence sequence: votes for the class in the selection, which its prior has, per network."""

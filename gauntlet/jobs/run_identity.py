@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from gauntlet.certification.auto_lirpa import AutoLirpa
 from gauntlet.certification.claimed import Claimed
+from gauntlet.certification.smoothing import UNION
 from gauntlet.config.user_code import code_digest
 from gauntlet.data.dataset import Dataset, Split
 from gauntlet.errors import UserError, printable
@@ -93,7 +94,10 @@ def attack_manifest(
 def certification_manifest(setup: Setup, work: Certification) -> Manifest:
     """Return the manifest of a certification run, with its hash."""
     name, certifier = work.certifier
-    answer = {"certifier": [name, setup.request.config["certifier"]]}
+    node = setup.request.config["certifier"]
+    if node.get("bound") == UNION:  # runs before 0.2.0 keep their hash
+        node = {key: value for key, value in node.items() if key != "bound"}
+    answer = {"certifier": [name, node]}
     if isinstance(certifier, Claimed):  # the content of claims counts, not their place
         answer = {"certifier": [name, certifier.identity]}
     own = Manifest(

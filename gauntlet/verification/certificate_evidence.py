@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import beta
 
 from gauntlet.certification.attribution import Attribution
 from gauntlet.certification.auto_lirpa import AutoLirpa
@@ -36,6 +35,7 @@ from gauntlet.verification.attribution_evidence import attribution_difference, a
 from gauntlet.verification.report import Replayed, Report
 from gauntlet.verification.row_checks import entries
 from gauntlet.verification.sampling import Amount, in_order
+from gauntlet.verification.vote_bounds import look_bounds
 
 CLOSE = 1e-9
 """Relative error of a bound on a share that two routines may have."""
@@ -173,7 +173,11 @@ def _vote_problems(row: Any, certifier: Smoothing, job: CertificationSetup) -> I
     least, most = plan.selection + row.trials, plan.selection + plan.looks[-1]
     if not least <= row.samples_used <= most or row.forwards != row.samples_used * plan.voters:
         yield f"{row.samples_used} draws and {row.forwards} forwards are not those of {row.trials} draws for a bound"
-    bounds = share_bounds(hits, int(row.trials), plan.share(look))
+    pilot = np.asarray(getattr(row, "pilot", None) if plan.sequence else [], float).reshape(-1)
+    if plan.sequence and not (pilot.shape == hits.shape and ((pilot >= 0) & (pilot <= plan.selection)).all()):
+        yield f"{pilot.tolist()} votes of {plan.selection} draws of the selection are not those of this certifier"
+        return
+    bounds = look_bounds(plan, look, hits, pilot)
     if not np.allclose(bounds, np.asarray(row.lower), rtol=CLOSE, atol=CLOSE):
         yield f"{hits.tolist()} votes of {row.trials} give the bounds {bounds.tolist()}, the record says {row.lower}"
     radius = float(floored(plan.radius(bounds[None]))[0])
@@ -183,21 +187,10 @@ def _vote_problems(row: Any, certifier: Smoothing, job: CertificationSetup) -> I
         yield f"the largest radius that {plan.looks[-1]} draws can give is {best:.6f}, the record says {row.radius:.6f}"
 
 
-def share_bounds(hits: Any, trials: int, alpha: float) -> Any:
-    """Return the one-sided Clopper-Pearson bounds of shares, by quantiles of the beta distribution.
-
-    >>> float(share_bounds(np.array([99_300]), 100_000, 0.001)[0].round(6))
-    0.992147
-    """
-    k = np.asarray(hits, float)
-    return np.where(k == 0, 0.0, beta.ppf(alpha, np.maximum(k, 1), trials - k + 1))
-
-
 def largest_radius(plan: Stopping) -> float:
     """Return the radius where every vote is for the class, the largest over all looks."""
-    every = (
-        share_bounds(np.full(plan.voters, drawn), drawn, plan.share(look)) for look, drawn in enumerate(plan.looks)
-    )
+    sure = np.full(plan.voters, plan.selection)
+    every = (look_bounds(plan, look, np.full(plan.voters, n), sure) for look, n in enumerate(plan.looks))
     return max(float(floored(plan.radius(bounds[None]))[0]) for bounds in every)
 
 

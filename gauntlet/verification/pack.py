@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from gauntlet.certification.claimed import CLAIMS, Claimed
 from gauntlet.data.given import FOLDER, GivenArrays, file_of
 from gauntlet.data.shuffled import in_order
 from gauntlet.errors import UserError, printable
@@ -86,6 +87,9 @@ def _made_for(job: AttackSetup | CertificationSetup, manifest: Manifest, weights
         name = Path(str(fit.get("file", ""))).name
         if name and (above / "_universal" / name).is_file():
             yield f"_universal/{name}", above / "_universal" / name
+    certifier = job.work.certifier[1] if isinstance(job, CertificationSetup) else None
+    if isinstance(certifier, Claimed):
+        yield f"{CLAIMS}/{Path(str(certifier.path)).name}", Path(str(certifier.path))
     for crafter in job.crafters if isinstance(job, AttackSetup) else ():
         for path in _set_files(crafter.to.path):
             yield f"_sets/{crafter.to.path.name}/{path.name}", path

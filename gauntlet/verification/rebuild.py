@@ -13,6 +13,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from gauntlet.certification.claimed import CLAIMS, Claimed
+from gauntlet.certification.smoothing import UNION
 from gauntlet.config.environment import refuse_foreign
 from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
@@ -38,6 +40,7 @@ MISSING: dict[str, Any] = {
     "protocol": {"_target_": "gauntlet.evaluation.randomized_protocol.Protocol"},
 }  # fmt: skip
 """What a configuration that does not say so means."""
+CLAIMED = f"{Claimed.__module__}.{Claimed.__name__}"
 STORED = "gauntlet.transfer.precomputed.Stored"
 TEXTS = ("summary", "source", "claim", "differs")
 """Keys of the card that may be worded anew without another result."""
@@ -94,6 +97,10 @@ def rebuild(
     if isinstance(attack, dict) and attack.get("_target_") == STORED:  # a set goes with its runs folder
         beside = Path(config["runs_dir"], "_sets", Path(str(attack.get("path"))).name)
         config["attack"] = attack | {"path": str(beside)} if beside.is_dir() else attack
+    certifier = config.get("certifier")
+    if isinstance(certifier, dict) and certifier.get("_target_") == CLAIMED:  # and so do claims
+        file = Path(config["runs_dir"], CLAIMS, Path(str(certifier.get("path"))).name)
+        config["certifier"] = certifier | {"path": str(file)} if file.is_file() else certifier
     config["logger"] = {"_target_": "gauntlet.tracking.NoTracker"}
     refuse_foreign(config, local.env)
     recorded: Any = OmegaConf.create(config)
@@ -101,6 +108,8 @@ def rebuild(
         recorded.setdefault(key, default)
     for key in LATER:
         recorded.setdefault(key, None)
+    if recorded.certifier and "ratio" in recorded.certifier:  # before 0.2.0 there was one bound
+        recorded.certifier.setdefault("bound", UNION)
     lacking = [key for key in KEYS if key not in recorded]
     if lacking:
         raise UserError(f"its config lacks {lacking[0]}; run again")

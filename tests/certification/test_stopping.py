@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from scipy import signal, stats
 
 from gauntlet.certification.certifiable import Dual
+from gauntlet.certification.confidence_sequence import hopeful_hits
 from gauntlet.certification.noise import Gaussian
 from gauntlet.certification.sequential_test import Stopping, floored, looks
 from gauntlet.metrics.confidence import even, lower, most, tail, upper
+from gauntlet.verification.vote_bounds import look_bounds
 
 ALPHA = 0.01
 
@@ -18,26 +20,28 @@ def radius(shares):
     return Gaussian(1.0).radius(shares[..., 0])
 
 
-def plan(images, looked, selection=100, radii=(), alpha=ALPHA):
-    return Stopping(radius, alpha, images, 1, selection, looked, radii)
+def plan(images, looked, selection=100, radii=(), alpha=ALPHA, bound="sequence", pilot=100):
+    rule = Stopping(radius, alpha, images, 1, selection, looked, radii, bound=bound)
+    rule.pilot[:] = min(pilot, selection)
+    return rule
 
 
-def claimed(number, looked, share, selection=100):
+def claimed(number, looked, share, bound, pilot):
     """For every number of hits at a look: whether more than `share` is claimed there, of class 1."""
     drawn = looked[number]
-    rule = plan(drawn + 1, looked, selection)
+    rule = plan(drawn + 1, looked, bound=bound, pilot=pilot)
     hits = np.arange(drawn + 1)
     rule.chosen[:] = 1
     rule.ended(hits, number, np.stack([drawn - hits, hits], 1)[:, None])
     return (rule.chosen == 1) & (rule.best > radius(np.array([share])))
 
 
-def crossing(looked, share):
+def crossing(looked, share, bound="sequence", pilot=100):
     """P[the rule ever claims more than `share`] when that is the share: dynamic programming over hits at the looks."""
     alive, failed, before = np.ones(1), 0.0, 0
     for number, drawn in enumerate(looked):
         alive = np.convolve(alive, stats.binom.pmf(np.arange(drawn - before + 1), drawn - before, share))
-        wrong = claimed(number, looked, share)
+        wrong = claimed(number, looked, share, bound, pilot)
         failed, alive, before = failed + alive[wrong].sum(), np.where(wrong, 0, alive), drawn
     return failed
 
@@ -45,7 +49,43 @@ def crossing(looked, share):
 @pytest.mark.parametrize("share", [0.5, 0.6, 0.8413, 0.9, 0.97725, 0.99, 0.9987])
 @pytest.mark.parametrize("looked", [(1000,), looks(1000, 100, 1.5), looks(700, 20, 1.2)])
 def test_no_rule_claims_too_much_more_often_than_alpha(share, looked):
-    assert crossing(looked, share) <= ALPHA
+    assert crossing(looked, share, "union") <= ALPHA
+    assert max(crossing(looked, share, pilot=pilot) for pilot in (51, 84, 99, 100)) <= ALPHA
+
+
+@pytest.mark.parametrize("share", [0.6, 0.9, 0.95])
+def test_a_confidence_sequence_fails_no_more_often_than_alpha_at_all_numbers_of_draws(share):
+    """Looked at after each draw, where bounds at single looks fail many times as often."""
+    each = tuple(range(1, 201))
+    found = [crossing(each, share, pilot=pilot) for pilot in (60, 98, 100)]
+    assert 0 < max(found) <= ALPHA
+    alive, fixed = np.ones(1), 0.0
+    for drawn in each:
+        alive = np.convolve(alive, [1 - share, share])
+        wrong = lower(np.arange(drawn + 1), drawn, ALPHA) > share
+        fixed, alive = fixed + alive[wrong].sum(), np.where(wrong, 0, alive)
+    assert fixed > 1.5 * ALPHA
+
+
+def test_the_verifier_finds_the_same_bounds_by_other_routines():
+    rng = np.random.default_rng(0)
+    for drawn in (1, 7, 100, 5000, 100_000):
+        hits = rng.binomial(drawn, [0.2, 0.6, 0.99, 0.9999, 1.0])
+        for pilot in (51, 99, 100):
+            rule = Stopping(radius, 0.001, 1, 5, 100, (drawn, 200_000))
+            rule.pilot[:] = pilot
+            mine = rule.bounds(np.zeros(1, np.int64), hits[None], 0)[0]
+            assert look_bounds(rule, 0, hits, [pilot] * 5) == pytest.approx(mine, rel=1e-9)
+
+
+def test_hits_to_be_hoped_for_are_exceeded_as_often_as_said():
+    """Shares from the posterior, and hits from these."""
+    rng, prior = np.random.default_rng(1), (np.full(1, 97.0), np.full(1, 100.0))
+    share = rng.beta(0.5 + 97 + 290, 0.5 + 13, 40_000)
+    later = 290 + rng.binomial(700, share)
+    for doubt in (0.3, 0.05, 0.01):
+        hoped = hopeful_hits(np.full(1, 290.0), 300, 1000, prior, np.array([doubt]))
+        assert (later > hoped).mean() == pytest.approx(doubt, rel=0.5)
 
 
 @pytest.mark.parametrize(
@@ -59,16 +99,20 @@ def test_decide_and_grid_certify_what_is_not_there_no_more_often_than_alpha(radi
     chosen = stats.binom.pmf(np.arange(selection + 1), selection, share)
     rule = plan(selection + 1, looked, selection, radii)
     going = rule.hopeful(np.arange(selection + 1), two_classes(np.arange(selection + 1), selection))
-    alive, failed, before = np.array([(chosen * going)[rule.chosen == 1].sum()]), 0.0, 0
-    for number, drawn in enumerate(looked):
-        alive = np.convolve(alive, stats.binom.pmf(np.arange(drawn - before + 1), drawn - before, share))
-        hits = np.arange(drawn + 1)
-        rule = plan(drawn + 1, looked, selection, radii)
-        rule.chosen[:] = 1
-        stops = rule.ended(hits, number, two_classes(hits, drawn))
-        wrong = (floored(rule.best) >= min(fails)) & (rule.best > 0)
-        failed, alive, before = failed + alive[wrong].sum(), np.where(wrong | stops, 0, alive), drawn
-    assert 0 < failed <= ALPHA
+    total = 0.0
+    for pilot in np.flatnonzero(going & (rule.chosen == 1) & (chosen > 1e-6)):  # the prior is another for each
+        alive, failed, before = np.ones(1), 0.0, 0
+        for number, drawn in enumerate(looked):
+            alive = np.convolve(alive, stats.binom.pmf(np.arange(drawn - before + 1), drawn - before, share))
+            hits = np.arange(drawn + 1)
+            rule = plan(drawn + 1, looked, selection, radii, pilot=pilot)
+            rule.chosen[:] = 1
+            stops = rule.ended(hits, number, two_classes(hits, drawn))
+            wrong = (floored(rule.best) >= min(fails)) & (rule.best > 0)
+            failed, alive, before = failed + alive[wrong].sum(), np.where(wrong | stops, 0, alive), drawn
+        assert failed <= ALPHA
+        total += chosen[pilot] * failed
+    assert total > 0
 
 
 def two_classes(hits, drawn):
@@ -88,7 +132,7 @@ def test_two_halves_claim_too_much_no_more_often_than_alpha(p, q, looked):
         alive = signal.convolve2d(alive, np.outer(*steps))
         hits = np.stack(np.meshgrid(np.arange(drawn + 1), np.arange(drawn + 1), indexing="ij"), 2).reshape(-1, 2)
         rule = Stopping(both.radius, ALPHA, len(hits), 2, 100, looked)
-        rule.chosen[:] = 1
+        rule.chosen[:], rule.pilot[:] = 1, np.round(100 * np.array([p, q]))
         rule.ended(np.arange(len(hits)), number, np.stack([drawn - hits, hits], 2))
         wrong = (rule.best > true).reshape(alive.shape)
         failed, alive, before = failed + alive[wrong].sum(), np.where(wrong, 0, alive), drawn
@@ -135,24 +179,26 @@ def test_looks_end_with_the_budget():
 
 def test_the_shares_of_all_looks_make_up_alpha():
     for looked, selection in (((500,), 100), (looks(1000, 100, 1.5), 100), ((500,), 0)):
-        rule = plan(1, looked, selection)
+        assert plan(1, (100, 500)).share(0) + plan(1, (100, 500)).share(-1) == pytest.approx(ALPHA)
+        rule = plan(1, looked, selection, bound="union")
         spent = sum(rule.share(look) for look in range(len(looked)))
         assert spent == pytest.approx(ALPHA if selection else ALPHA / 2)
         assert rule.share(-1) == rule.share(len(looked) - 1)
 
 
 def test_thresholds_do_not_fall_as_draws_rise():
-    rule = plan(1, looks(5000, 100, 1.5))
-    for share in (0.5, 0.9, 0.99):
-        least = [
-            int((lower(np.arange(n + 1), n, rule.share(look)) <= share).sum()) for look, n in enumerate(rule.looks)
-        ]
-        assert least == sorted(least)
+    for bound in ("sequence", "union"):
+        rule = plan(1, looks(5000, 100, 1.5), bound=bound)
+        for share in (0.5, 0.9, 0.99):
+            every = [rule.bounds(np.zeros(n + 1, int), np.arange(n + 1)[:, None], j) for j, n in enumerate(rule.looks)]
+            least = [int((found <= share).sum()) for found in every[:-1]]
+            assert least == sorted(least)
 
 
 def test_an_image_is_given_up_only_where_it_could_not_have_been_certified():
     looked = looks(1000, 100, 1.5)
-    rule = plan(101, looked, radii=(1.0,))
+    rule = plan(101, looked, radii=(1.0,), pilot=84)
+    rule.pilot[100] = 100
     rule.chosen[:] = 1
     hits = np.arange(101)
     ended = rule.ended(hits, 0, np.stack([100 - hits, hits], 1)[:, None])

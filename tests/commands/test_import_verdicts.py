@@ -7,6 +7,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from gauntlet.certification.claimed import CLAIMS
 from gauntlet.certification.exchange.vnnlib import Property
 from gauntlet.commands.export_examples import main as export
 from gauntlet.commands.import_results import main as import_main
@@ -18,6 +19,8 @@ from gauntlet.jobs.bracket_job import attack_and_certify
 from gauntlet.jobs.certification_job import certify
 from gauntlet.leaderboard.build import build
 from gauntlet.leaderboard.certificates import certified
+from gauntlet.verification.pack import main as pack
+from gauntlet.verification.verify import main as verify_main
 from gauntlet.verification.verify import verify
 from tests.certification.onnx_reader import evaluate as run_onnx
 
@@ -121,6 +124,17 @@ def test_answers_become_claims_and_judged_counterexamples(run, questions, tmp_pa
     report = verify(claims)
     assert not report.verified
     assert "claimed by nameless" in report.lack
+
+    packed = tmp_path / "claims.zip"
+    assert pack([str(claims.path), "--out", str(packed)]) == 0
+    here, away = run.path.parents[4] / CLAIMS, tmp_path / "away"
+    here.rename(away)  # as elsewhere: the pack has the claims
+    status = verify_main([str(packed)])
+    said = "".join(capsys.readouterr())
+    away.rename(here)
+    assert status == verify_main([str(claims.path)])
+    assert "claimed by nameless" in said
+    assert "there is no file" not in said
 
     site = tmp_path / "site"
     built = build(run.path.parents[4], site)

@@ -29,7 +29,8 @@ class FAB(Knobs, key="attack"):
     Args:
         steps: per target, >= 1.
         targets: the best other classes of the clean image to walk to, each in turn; 0: in each step to the nearest
-            boundary of all classes, at the price of a backward pass for each.
+            boundary of all classes, at the price of a backward pass for each; under a targeted goal, to that of the
+            target, at the price of one.
         restarts: walks to each target, >= 1; those after the first begin at a random point half as far as eps allows,
             and there are none where the threat is unbounded.
         overshoot: eta, how far beyond the plane, > 0.
@@ -44,7 +45,6 @@ class FAB(Knobs, key="attack"):
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     unbounded: ClassVar[bool] = True
     asks: ClassVar[bool] = True  # keeps what fools the victim, and nothing else
-    targetable: ClassVar[bool] = False  # the planes of single classes are not the boundary of a target
 
     steps: int = knob(100, least=1)
     targets: int = knob(9, least=0)

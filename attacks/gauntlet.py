@@ -10,6 +10,7 @@ from torch import Tensor
 from gauntlet.attacks.apgd_l1 import sparse_ascent, sparse_start
 from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.losses import Cotangent, along, ce, margin, margins, pm, ranking, temperature_scaled
+from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
 from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.access import level_of, narrowed
@@ -38,6 +39,10 @@ class Gauntlet(Knobs, key="attack"):
     screen has twice as many steps, the bound on the gap is twice as large, and `truth`, cross-entropy from a sparse
     point on the boundary of the ball, stands in place of `margin` and of one `turn`.
 
+    Under l0 three runs of sigma-zero (`sparse`; arXiv 2402.01879) follow on all survivors, each with 50 times the steps
+    of the screen: with shorter steps, with a smoother count of pixels, and as it is by default. The queries below know
+    no l0.
+
     Gradients may lie. For each survivor, local linearity is checked: the gradient at its best point is compared with
     the change of the margin on the way back to the image, and a few random queries are made (`probe`; Square, arXiv
     1912.00049). Where local linearity fails, or the queries took much beside what gradients took and what is left, more
@@ -45,7 +50,7 @@ class Gauntlet(Knobs, key="attack"):
     (`square`).
 
     Everything is decided from the sample itself, so neither batch-mates nor chunks matter. Records name the phase that
-    broke a sample: screen, the kind of attempt, probe, trial or square.
+    broke a sample: screen, the kind of attempt, sparse, probe, trial or square.
 
     Args:
         steps: of the screen, >= 1.
@@ -64,12 +69,16 @@ class Gauntlet(Knobs, key="attack"):
     """
 
     needs: ClassVar[str] = "gradient"
-    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
     revisions: ClassVar[dict[str, int]] = {"l1": 2}  # version 1 moved 5 % of the entries
     KINDS: ClassVar[tuple[str, ...]] = ("probability", "turn", "margin", "turn", "rival")
     L1_KINDS: ClassVar[tuple[str, ...]] = ("truth", "probability", "truth", "turn", "rival")
     L1_EFFORT: ClassVar[int] = 2
     """Sparse steps need so many times the screen, and restarts break samples of so many times the gap."""
+    SPARSE: ClassVar[tuple[dict[str, float], ...]] = ({"step_size": 0.3}, {"sigma": 0.01}, {})
+    """How the runs of sigma-zero under l0 differ from its defaults."""
+    SPARSE_EFFORT: ClassVar[int] = 50
+    """Steps of each of them, in units of those of the screen."""
     TRIAL_GAIN_SHARE: ClassVar[float] = 0.2
     """Share of what gradients took from a margin that the queries of a probe must take for a trial."""
     TRIAL_MARGIN_SHARE: ClassVar[float] = 0.5
@@ -101,7 +110,11 @@ class Gauntlet(Knobs, key="attack"):
             state.run("screen", state.survivors(), _plan(TRUE, PROBABILITY, steps))
             for number in range(self.rounds):
                 self._attempt(state, number)
-            self._black_box_fallback(state)
+            if threat.norm == "l0":
+                for number, knobs in enumerate(self.SPARSE):
+                    state.sparse(SigmaZero(steps=self.SPARSE_EFFORT * self.steps, **knobs), number)
+            else:
+                self._black_box_fallback(state)
         return state.best.z
 
     def _attempt(self, state: "GauntletState", number: int) -> None:
@@ -202,6 +215,20 @@ class GauntletState:
             self.head, self.x[index], self.y[index], start, plan, self.best, index,
             threat=around, rng=draw, target=target,
         )  # fmt: skip
+
+    def sparse(self, attack: SigmaZero, number: int) -> None:
+        """Run sigma-zero on the survivors."""
+        index = self.survivors()
+        if not len(index):
+            return
+        x, y, draw = self.x[index], self.y[index], self.rng.select(index).stream("sparse").stream(number)
+        self.head.counts.enter("sparse", draw.ids)
+        z = attack(self.head, x, y, threat=self.threat.select(index), rng=draw)
+        moved = (z != x).flatten(1).any(1).nonzero().squeeze(1)  # the others are the images: nothing was found
+        if len(moved):
+            z, y, end = z[moved], y[moved], draw.select(moved).stream("end")
+            logits = self.head.scores(z, end)
+            self.best.note(index[moved], z, margins(logits, y), self.head.broken(z, logits, y, end, plain=True))
 
     def query(self, phase: str, index: Tensor, queries: int) -> Tensor:
         """Square attack; return what it took from the margins of all samples, [B], zero of those not asked."""

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.losses import margin, margin_hidden_by_rounding, ranking
+from gauntlet.attacks.losses import margin, margin_hidden_by_rounding, ranking, runner_up
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.targeted import TargetedHead
 
 DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
 
@@ -31,8 +32,14 @@ def linearize_boundary(head: CountedHead, point: Tensor, y: Tensor, target: Tens
 
 
 def nearest_boundary(head: CountedHead, point: Tensor, y: Tensor, norm: str, rng: Rng) -> LinearizedBoundary:
-    """Return the boundary that is nearest in the norm, for one forward pass and a backward pass for each other
-    class."""
+    """Return the boundary that is nearest in the norm, for one forward pass and a backward pass for each other class.
+
+    Of a targeted head it is that between the target and the best other class at the point, for one backward pass: to
+    become the target an image must be ahead of all, and the best is the last that it passes.
+    """
+    if isinstance(head, TargetedHead):
+        logits, gradient = head.gradient(point, lambda z: margin(z, y), rng)
+        return LinearizedBoundary(_gap(logits, y, runner_up(logits, y), point), gradient)
     logits, pull = head.linearize(point, rng)
     best, least = None, torch.full((len(point),), math.inf, dtype=point.dtype, device=point.device)
     for number in range(1, logits.shape[1]):

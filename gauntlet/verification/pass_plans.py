@@ -43,7 +43,9 @@ def plan_of(stage: Stage, run: Evaluation) -> PassPlan | None:
     if run.rule is not None or run.victim.members or stage.head.name == MEMBERS:
         return None
     count = _PLANS.get(type(stage.attack))
-    plan = count(stage.attack, run.threat.norm, run.classes) if count else None
+    # Under a targeted goal FAB walks to one boundary, whatever the classes.
+    classes = 2 if run.threat.targeted and isinstance(stage.attack, FAB) else run.classes
+    plan = count(stage.attack, run.threat.norm, classes) if count else None
     if plan is None or plan.column == "forwards" or run.threat.unbounded:
         return plan if plan is not None and stage.head.draws == 1 and not run.threat.unbounded else None
     draws = stage.head.draws
@@ -76,7 +78,7 @@ def pass_problems(row: Any, plan: PassPlan | None) -> Iterator[str]:
 def phases_of(attack: Any) -> tuple[str, ...]:
     """Return the phases that an attack names in its rows; empty: it names none."""
     if isinstance(attack, Gauntlet):
-        return ("screen", *dict.fromkeys((*attack.KINDS, *attack.L1_KINDS)), "probe", "trial", "square")
+        return ("screen", *dict.fromkeys((*attack.KINDS, *attack.L1_KINDS)), "sparse", "probe", "trial", "square")
     return ()
 
 
@@ -120,7 +122,8 @@ def _gauntlet(attack: Gauntlet, norm: str, classes: int) -> PassPlan:
         cycle, place = divmod(number, len(kinds))
         diversify = attack.turns if kinds[place] == "turn" else 0
         lengths.append(_run(attack.round_steps * (1 + cycle), norm) + diversify)
-    return PassPlan("backwards", screen + sum(lengths[:1]) + 1, screen + sum(lengths) + 1)
+    last = len(attack.SPARSE) * attack.SPARSE_EFFORT * attack.steps if norm == "l0" else 1
+    return PassPlan("backwards", screen + sum(lengths[:1]) + last, screen + sum(lengths) + last)
 
 
 _PLANS: dict[type, Counter] = {

@@ -7,8 +7,11 @@ from scipy.optimize import LinearConstraint, minimize
 from gauntlet.attacks.fab import FAB, reach
 from gauntlet.attacks.losses import margin_hidden_by_rounding, margins
 from gauntlet.errors import UserError
+from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.targeted import target_margins, targeting
 from gauntlet.threat_model.threat import Threat
+from gauntlet.threat_model.victim import Head
 
 DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
 D = 6
@@ -90,3 +93,33 @@ def test_the_cost_of_a_survivor(case):
     _, counts = case.attack(FAB(steps=100, targets=9), Threat("linf", 1e-6))
     assert counts.forwards.tolist() == [4 * 200 + 1] * len(case.ids)  # there are four other classes
     assert counts.backwards.tolist() == [400] * len(case.ids)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_targeted_walk_on_a_linear_model_ends_at_the_boundary_of_the_target(norm):
+    """Far from the walls of the box, the distance to {z_t >= z_j for all j} of two other classes has a closed form."""
+    ids = torch.arange(30)
+    weight = Rng(0, torch.arange(1), "w").normal((3, D), dtype=torch.float64)[0]
+    x = 0.5 + 0.01 * Rng(1, ids, "x").normal((1, 1, D), dtype=torch.float64)
+
+    def forward(z, rng):
+        return (z.flatten(1) - 0.5) @ weight.T
+
+    y = forward(x, None).argmax(1)
+    target = (y + 1) % 3
+    head = CountedHead(Head("true", forward, exact=True), forward, Counts.of(ids))
+    aimed, threat = targeting(head, y, target), Threat(norm, "unbounded")
+    z = FAB(targets=0, steps=30)(aimed, x, y, threat=threat, rng=Rng(0, ids, "fab"))
+    scores, rows = forward(x, None), torch.arange(30)
+    apart = [
+        (scores[rows, other] - scores[rows, target])
+        / torch.linalg.vector_norm(weight[target] - weight[other], DUAL[norm], dim=1)
+        for other in (y, (y + 2) % 3)
+    ]
+    least = apart[0].maximum(apart[1])  # of two half spaces, met by one plane alone wherever its foot lies in the other
+    found = threat.distance(z, x)
+    there = target_margins(forward(z, None), target) < 1e-12
+    assert there.sum() >= 28  # where the two planes meet at a sharp angle the walk goes to and fro
+    assert (found >= least * (1 - 1e-9))[there].all()
+    assert (found <= least * 1.01).float().mean() > 0.5
+    assert torch.equal(aimed.counts.backwards, torch.full((30,), 30))

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.seeds import add_options, work_through
 from benchmarks.training_effects import composed, effects, jobs, short, table
+from gauntlet.data.dataset import Batch
 from gauntlet.models.low_rank import low_rank
 from gauntlet.models.preact_resnet import PreActResNet
 from gauntlet.threat_model.rng import Rng
@@ -66,8 +67,19 @@ PASSES = {
     "adasap": (0, 0, 2),
     "advprop": (0, 5, 2),
     "conadv": (0, 1, 2),
+    "pubdef": (0, 0, 2),
 }
 """Recipe -> passes of a batch: forward; forward and backward to the images; forward and backward to the weights."""
+
+
+class Images:
+    """A random batch, as a part of a data set."""
+
+    def __init__(self, count: int) -> None:
+        self.x, self.y, self.ids = torch.rand(count, 3, 32, 32), torch.randint(10, (count,)), list(range(count))
+
+    def read(self, rows: list[int]) -> Batch:
+        return Batch(torch.tensor(rows), self.x[rows], self.y[rows])
 
 
 def bare(network: nn.Module, x: Tensor, passes: tuple[int, int, int]) -> None:
@@ -96,14 +108,16 @@ def seconds(call: Callable[[], object]) -> float:
 def cost(width: int, batch: int, repeats: int, only: list[str]) -> None:
     torch.manual_seed(0)
     network = PreActResNet(classes=10, width=width).train()
-    x, y, ids = torch.rand(batch, 3, 32, 32), torch.randint(10, (batch,)), torch.arange(batch)
+    images = Images(batch)
+    ids, x, y = images.read(images.ids)
     out(
         f"PreActResNet-18 of width {width}, 32x32, batch {batch}, one thread, {repeats} pairs, "
         f"torch {torch.__version__}\n"
     )
     # Constraints change the weights even at rate 0, so they have networks of their own.
     networks = dict.fromkeys(PASSES, network) | {"condlr": low_rank(deepcopy(network)), "adasap": deepcopy(network)}
-    players = {name: _player(name, networks[name]) for name in PASSES}
+    wanted = {*only, *(name.removesuffix("_awp") for name in only)} or {*PASSES}
+    players = {name: _player(name, networks[name], images) for name in PASSES if name in wanted}
 
     def step(name: str) -> float:
         return seconds(lambda: players[name](x, y, Rng(0, ids, "cost"), 0.0, (0.5, 0.5)))
@@ -132,7 +146,7 @@ def ways(width: int, batch: int, repeats: int) -> None:
         form = torch.channels_last if name in ("channels_last", "both") else torch.contiguous_format
         network = PreActResNet(classes=10, width=width).train().to(memory_format=form)  # type: ignore[call-overload]
         forward = torch.compile(network.forward) if name == "compiled" else network.forward
-        player = _player("pgd_at", network, "recipe.objective.attack.steps=3")
+        player = _player("pgd_at", network, Images(2), "recipe.objective.attack.steps=3")
         x = torch.rand(batch, 3, 32, 32).contiguous(memory_format=form)
         steps[name] = partial(_step, network, forward, player, "bfloat16" if name in ("bfloat16", "both") else None, x)
         steps[name](y, ids)
@@ -158,11 +172,17 @@ def _step(
         player(x, y, Rng(0, ids, "ways"), 0.0, (0.5, 0.5))
 
 
-def _player(name: str, network: nn.Module, *settings: str) -> Player:
+def _player(name: str, network: nn.Module, images: Images, *settings: str) -> Player:
     cfg = composed(f"recipe={name}", "recipe.objective.attack.eps=8/255" if PASSES[name][1] else "seed=0", *settings)
     model, recipe = (OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe))
-    built = TrainedNetwork(model, recipe).built_recipe({})  # type: ignore[arg-type]
-    built.objective.prepare(network, None, 0, torch.device("cpu"))  # type: ignore[arg-type]
+    given = {"normal": deepcopy(network).eval()} if name == "pubdef" else {}
+    built = TrainedNetwork(model, recipe, uses=list(given)).built_recipe(given)  # type: ignore[arg-type]
+    objective, device = built.objective, torch.device("cpu")
+    if given:
+        nn.init.normal_(given["normal"].head.weight)  # a source with the weights of the network is refused
+        objective.begin(network)
+    objective.prepare(network, images, 0, device)  # type: ignore[arg-type]
+    objective.collect(images, 0, device, None, False)  # type: ignore[arg-type]
     return Player(network, built, ALONE, None)
 
 

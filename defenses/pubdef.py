@@ -36,7 +36,8 @@ class PubDef(Defense):
         super().__post_init__()
         given = set(self.parts)
         if "model" not in given or given - {"model", *GROUPS}:
-            raise UserError(f"defense.parts must be model, and at will {', '.join(GROUPS)}; not {', '.join(given)}")
+            named = ", ".join(sorted(given)) or "none"
+            raise UserError(f"defense.parts must be model, and at will {', '.join(GROUPS)}; not {named}")
 
     def deploy(self, models: Mapping[str, nn.Module]) -> Victim:
         model = models["model"]

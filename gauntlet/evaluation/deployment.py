@@ -82,7 +82,7 @@ def deploy(
     networks: dict[str, dict[str, Any]] = {}
     for name, part in defense.parts.items():
         part.check_source()
-        given = {other: models[other] for other in part.uses}
+        given = {other: models[other] for other in part.uses if other in models}  # `load` names one that is missing
         trained = part.load(dataset, cache, given=given, device=str(device), progress=runtime.progress, tracker=tracker)
         models[name], weights[name] = trained.module.to(device), trained.digest
         lines = [*trained.lines, *resizing_lines(trained.module, dataset)]

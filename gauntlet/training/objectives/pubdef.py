@@ -39,8 +39,8 @@ class PubDefObjective(Knobs, Objective, key="recipe.objective"):
         copies: examples of each image and source, >= 1. All are held in memory: n images of 3x32x32 pixels with four
             sources take 4 n copies x 12 kB.
         weights: how sources are drawn: uniform; or equilibrium: by the mixture of sources that is best for the trainer
-            in the game in which an attacker chooses a source i, the trainer a source j, and the trainer is paid the
-            share of the validation images whose examples for i fool j too: what i and j have in common.
+            in the game in which an attacker chooses a source i, the trainer a source j, and the trainer is paid what
+            they have in common: the share of the validation images whose examples for i fool j, and for j fool i.
         limit: validation images for that game, >= 1; null: all.
         crop, flip: augmentation, as for the recipe, where they must be off: an image and its example move alike.
 
@@ -88,11 +88,13 @@ class PubDefObjective(Knobs, Objective, key="recipe.objective"):
         if self.weights == "uniform":
             self._mixture[:] = [1 / len(self.sources)] * len(self.sources)
             return
-        fooled = [
-            [float((_answers(other, z).argmax(1) != y).double().mean()) for other in self.sources.values()]
-            for z in (self.attack(source, x, y, rng.stream(name)) for name, source in self.sources.items())
-        ]
-        self._mixture[:] = equilibrium(np.array(fooled).T).tolist()
+        rows = []
+        for name, source in self.sources.items():
+            z = self.attack(source, x, y, rng.stream(name))
+            rows.append(torch.stack([_answers(other, z).argmax(1) != y for other in self.sources.values()]))
+        fooled = torch.stack(rows)  # whether examples for the first fool the second, [sources, sources, images]
+        common = (fooled & fooled.transpose(0, 1)).double().mean(2)
+        self._mixture[:] = equilibrium(common.cpu().numpy()).tolist()
 
     def collect(
         self, split: Split, seed: int, device: torch.device, folder: Path | None, progress: bool

@@ -120,16 +120,19 @@ def _row(verdict: CertificateVerdict, radii: Sequence[float]) -> list[tuple[str,
         return formatting.percent(total.certified(radius), n), f"{100 * low:.1f}–{100 * high:.1f}"
 
     graded, drawn = total.graded, total.samples_used > 0
+    (low, high), (least, most) = total.average_interval, total.abstained_interval
     quartiles = [value for _, value in votes.quantiles()[1:4]] if votes else []
     return [
         (claims.defense, f"{claims.certifier}, {KINDS[claims.kind]}"),
         *(share(radius) for radius in radii),
-        (f"{total.average:.3f}", f"tenth: {concentration(total.radius):.0%}") if graded else ("–", ""),
+        (f"{total.average:.3f}", f"{low:.3f}–{high:.3f}, tenth: {concentration(total.radius):.0%}")
+        if graded
+        else ("–", ""),
         (f"{quartiles[1]:.3f}", f"{quartiles[0]:.3f}–{quartiles[2]:.3f}") if quartiles else ("–", ""),
         (f"{total.samples_used / n:,.0f}", f"{total.trials:,} a bound")
         if drawn
         else ("–", "" if total.bounded else f"{total.forwards / n:,.0f} forwards"),
-        (formatting.percent(total.abstained, n), ""),
+        (formatting.percent(total.abstained, n), f"{100 * least:.1f}–{100 * most:.1f}"),
         (str(verdict.samples), f"by {verdict.attacks} attack run{'s' * (verdict.attacks != 1)}"),
         (f"{doubt:.2g}", "") if doubt else ("0", "a proof"),
         (claims.verification.words, ""),

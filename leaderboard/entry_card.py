@@ -252,9 +252,12 @@ def _claims(entry: Entry, bare: str, certificates: Sequence[CertificateVerdict])
 def _share(claims: Claims, threat: ThreatKey) -> str:
     """Return what is certified against this threat; on average where it has no eps and radii were sought."""
     if claims.total.graded and threat.unbounded:
-        return f"average radius {claims.total.average:.4g}"
+        low, high = claims.total.average_interval
+        return f"average radius {claims.total.average:.4g} [{low:.4g}, {high:.4g}]"
     radius = threat.radius if claims.total.graded else min(threat.radius, claims.eps)
-    return f"{percent(claims.total.certified(radius), claims.total.samples)} % certified at {radius:.4g}"
+    low, high = claims.total.interval(radius)
+    share = f"{percent(claims.total.certified(radius), claims.total.samples)} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{share} % certified at {radius:.4g}"
 
 
 def _declared(described: Mapping[str, Any]) -> str:

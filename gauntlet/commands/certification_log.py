@@ -25,7 +25,7 @@ from scipy import special
 
 from gauntlet.errors import UserError
 from gauntlet.evidence.run_folder import RunFolder
-from gauntlet.metrics.confidence import lower
+from gauntlet.metrics.confidence import lower, mean_interval, wilson
 from gauntlet.system.atomic_file import write_atomically
 from gauntlet.system.file_reader import check_regular
 
@@ -264,9 +264,18 @@ def _written(folders: Sequence[Path], path: Path) -> int:
 
 
 def _lines(path: Path, log: CertificationLog, audited: Audit, radii: Sequence[float]) -> Iterator[str]:
-    yield f"{path}: {len(log.sample)} images, ACR {log.average:.3f}, abstained {log.abstained:.3f}"
-    yield "  " + "".join(f"{radius:>8.3g}" for radius in radii)
-    yield "  " + "".join(f"{log.certified(radius):>8.3f}" for radius in radii)
+    n = len(log.sample)
+    low, high = mean_interval(np.where(log.correct, log.radius, 0.0))
+    least, most = wilson(round(n * log.abstained), n)
+    yield (
+        f"{path}: {n} images, ACR {log.average:.3f} [{max(low, 0):.3f}, {high:.3f}], "
+        f"abstained {log.abstained:.3f} [{least:.3f}, {most:.3f}]; 95 % intervals over images"
+    )
+    shares = [log.certified(radius) for radius in radii]
+    yield "  radius  " + "".join(f"{radius:>8.3g}" for radius in radii)
+    yield "  share   " + "".join(f"{share:>8.3f}" for share in shares)
+    for end, word in enumerate(("from", "to")):
+        yield f"  {word:<8}" + "".join(f"{wilson(round(n * share), n)[end]:>8.3f}" for share in shares)
     if audited.alpha is not None:
         yield f"  made with alpha = {audited.alpha:g} and N = {audited.draws:,}" + (
             f" x {audited.scale}" if audited.scale > 1 else ""

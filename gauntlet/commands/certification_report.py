@@ -74,7 +74,12 @@ def _of_maps(manifest: Mapping[str, Any]) -> Iterator[str]:
 def _numbers(total: CertificateSummary, eps: float | None, norm: str, asked: list[float]) -> Iterator[str]:
     n = total.samples
     if total.graded:
-        yield f"accuracy         {total.correct / n:7.2%}   ({total.correct} of {n}; abstained on {total.abstained})"
+        counts = (
+            ("accuracy", total.correct, total.interval(0.0)),
+            ("abstained", total.abstained, total.abstained_interval),
+        )
+        for word, count, (low, high) in counts:
+            yield f"{word:<16} {count / n:7.2%}   95 % interval {low:.2%} to {high:.2%} ({count} of {n})"
     if eps is not None:
         yield _certified(total, eps)
     if total.graded:
@@ -107,8 +112,12 @@ def _curve(total: CertificateSummary, radii: list[float]) -> Iterator[str]:
     width = max(8, *(len(head) + 2 for head in heads))
     yield "radius          " + "".join(f"{head:>{width}}" for head in heads)
     yield "certified       " + "".join(f"{total.certified(radius) / total.samples:>{width}.2%}" for radius in radii)
+    ends = [total.interval(radius) for radius in radii]
+    for end, word in enumerate(("95 % from", "95 % to")):
+        yield f"{word:<16}" + "".join(f"{each[end]:>{width}.2%}" for each in ends)
     drawn = f"; at most {total.trials:,} draws per bound" if total.samples_used else ""
-    yield f"average radius   {total.average:7.4g}   (zero where wrong{drawn})"
+    low, high = total.average_interval
+    yield f"average radius   {total.average:7.4g}   95 % interval {low:.4g} to {high:.4g} (zero where wrong{drawn})"
     if total.votes is not None and total.correct:
         share = f"a tenth of the images makes {concentration(total.radius):.0%} of the average radius"
         bins = total.votes.histogram()

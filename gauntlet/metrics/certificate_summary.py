@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gauntlet.metrics.attribution_summary import COLUMNS, AttributionSummary
-from gauntlet.metrics.confidence import most, wilson
+from gauntlet.metrics.confidence import mean_interval, most, wilson
 from gauntlet.metrics.vote_shares import VoteShares
 
 if TYPE_CHECKING:
@@ -83,6 +83,17 @@ class CertificateSummary:
     def average(self) -> float:
         """Average certified radius, zero where the prediction is wrong (Zhai et al. 2020, arXiv 2001.02378)."""
         return float(np.maximum(self.radius, 0).mean()) if self.samples else 0.0
+
+    @property
+    def average_interval(self) -> tuple[float, float]:
+        """Return Student's 95 % interval of the average radius, over images; not below zero."""
+        low, high = mean_interval(np.maximum(self.radius, 0))
+        return max(low, 0.0), high
+
+    @property
+    def abstained_interval(self) -> tuple[float, float]:
+        """Return the 95 % Wilson interval of the share without a prediction."""
+        return wilson(self.abstained, self.samples)
 
     def surely(self, radius: float, doubt: float = 1e-3) -> float:
         """Return what the certified accuracy on these images is at least, with probability 1 - doubt over all draws.

@@ -199,7 +199,7 @@ def test_the_distribution_of_votes_stands_beside_the_average_radius(tmp_path):
     build(runs, site)
     page = (site / "certificates.html").read_text()
     assert '0.850<span class="under">0.550–0.850<' in page
-    assert ">tenth: 50%<" in page
+    assert ", tenth: 50%<" in page
     assert page.count("<figure") == 2
     proof = certify(tmp_path / "proof", [1.0] * 4, kind="sound_det", confidence=1.0, drawn=0)
     assert summary(proof).votes is None
@@ -207,7 +207,10 @@ def test_the_distribution_of_votes_stands_beside_the_average_radius(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "margin", "said"),
-    [("sound_prob", NAN, "average radius 0.75, confidence"), ("sound_det", 0.5, "75.0 % certified at 1, a proof")],
+    [
+        ("sound_prob", NAN, "average radius 0.75 [0.5421, 0.9579], confidence"),
+        ("sound_det", 0.5, "75.0 [53.1, 88.8] % certified at 1, a proof"),
+    ],
 )
 def test_beside_distances_the_card_tells_the_average_radius_or_the_proven_ball(tmp_path, kind, margin, said):
     runs, site = tmp_path / "runs", tmp_path / "site"

@@ -6,7 +6,8 @@ and a fresh float32 prediction of the deployed pipeline, then a row.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -77,9 +78,10 @@ def evaluate_chunk(run: Evaluation, batch: Batch, advance: Advance = lambda stag
             due = chunk.due()
             advance(stage.name, 0, len(due))
             size = max(len(due), 1) if compares(stage.attack) else run.batch_size
-            for crafted in chunk.crafted(stage, due.split(size)):  # type: ignore[no-untyped-call]
-                chunk.judged(stage, crafted)
-                advance(stage.name, len(crafted.positions), len(due))
+            with closing(chunk.crafted(stage, due.split(size))) as calls:  # type: ignore[no-untyped-call]
+                for crafted in calls:
+                    chunk.judged(stage, crafted)
+                    advance(stage.name, len(crafted.positions), len(due))
     return chunk.close()
 
 
@@ -138,8 +140,11 @@ class ChunkEvaluator:
         zeros = torch.zeros(len(self.ids))
         self._enter(CLEAN_STAGE, torch.arange(len(self.ids)), self.down, zeros, judged)
 
-    def crafted(self, stage: Stage, pieces: Sequence[Tensor]) -> Iterator["Crafted"]:
-        """Attack the samples at the positions of each piece, one call for each; yield the calls in their order."""
+    def crafted(self, stage: Stage, pieces: Sequence[Tensor]) -> Generator["Crafted", None, None]:
+        """Attack the samples at the positions of each piece, one call for each; yield the calls in their order.
+
+        To be closed where it is left early: calls that stand still would wait forever.
+        """
         counts = [Counts.of(self.ids[positions].to(self.run.device)) for positions in pieces]
         if len(pieces) < 2 or not (self.run.full_passes and stands_still(stage.attack)):
             for positions, own in zip(pieces, counts, strict=True):
@@ -151,8 +156,9 @@ class ChunkEvaluator:
             partial(self._candidates, stage, positions, own, passes)
             for positions, own in zip(pieces, counts, strict=True)
         ]
-        for positions, own, task in zip(pieces, counts, passes.side_by_side(calls), strict=True):
-            yield Crafted(positions, own, task.result)
+        with closing(passes.side_by_side(calls)) as tasks:
+            for positions, own, task in zip(pieces, counts, tasks, strict=True):
+                yield Crafted(positions, own, task.result)
 
     def judged(self, stage: Stage, crafted: "Crafted") -> None:
         """Judge every candidate of a call."""

@@ -10,7 +10,7 @@ alone.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -154,7 +154,7 @@ class FullPasses(Passes):
         found = self._asked(forward, x, rng, cotangent, dtype)
         return super().pull(forward, x, cotangent, rng, dtype) if found is None else (found[0], found[1])
 
-    def side_by_side(self, calls: Sequence[Callable[[], T]]) -> Iterator[Task[T]]:
+    def side_by_side(self, calls: Sequence[Callable[[], T]]) -> Generator[Task[T], None, None]:
         """Run calls side by side; yield them in their order, each when it and those before it have ended.
 
         Raises:

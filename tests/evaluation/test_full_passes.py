@@ -122,7 +122,7 @@ def test_a_pass_that_fails_is_an_error_of_its_own_samples_alone():
 
 
 @pytest.mark.parametrize("cause", [UserError("stop"), KeyboardInterrupt()], ids=lambda cause: type(cause).__name__)
-@pytest.mark.parametrize("where", ["pass", "call"])
+@pytest.mark.parametrize("where", ["pass", "call", "between"])
 def test_what_ends_a_run_leaves_no_thread(cause, where, monkeypatch):
     passes = []
 
@@ -134,10 +134,16 @@ def test_what_ends_a_run_leaves_no_thread(cause, where, monkeypatch):
     if where == "call":
         monkeypatch.setattr("gauntlet.attacks.projected_ascent.margins", lambda *a: fails() or torch.ones(len(a[1])))
     victim = Victim(lambda x, rng: (where == "pass" and fails()) or NET(x), (NET,))
+
+    def advance(stage, count, due):
+        if where == "between" and stage != "clean" and count:
+            raise cause
+
     before = threading.active_count()
-    with pytest.raises(type(cause)):
-        evaluate_chunk(evaluation(victim=victim, batch_size=7), images())
+    with pytest.raises(type(cause)) as held:
+        evaluate_chunk(evaluation(victim=victim, batch_size=7), images(), advance)
     assert threading.active_count() == before
+    assert held.value is cause  # with its traceback, and the frames in it
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The targets of a targeted attack: which class each image is to become."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,41 @@ CANDIDATES = 100
 """Classes of largest score among which the nearest is sought."""
 
 
+BLIND = ("random", "column")
+"""Rules that ask the defense nothing, so that an attacker who crafts elsewhere knows the targets."""
+
+
+@dataclass(frozen=True)
+class BlindTargets:
+    """The targets of a run, for those who may not ask its defense.
+
+    Args:
+        seed, classes: of the run.
+        listed: what the data set says, int64 [n] by the id; None: they are random.
+    """
+
+    seed: int
+    classes: int
+    listed: Tensor | None = None
+
+    def of(self, ids: Tensor, y: Tensor) -> Tensor:
+        """Return the target of each image, int64 [B], where y is. Raises UserError as `targets_of` does."""
+        if self.listed is not None:
+            return listed_targets(self.listed, ids, y, self.classes)
+        return choose_targets("random", torch.empty(len(ids), self.classes), y, Rng(self.seed, ids, STREAM))
+
+
+def listed_targets(listed: Tensor, ids: Tensor, y: Tensor, classes: int) -> Tensor:
+    """Return the targets that the data set says, int64 [B]. Raises UserError where one is no other class."""
+    target = listed[ids.to(listed.device)].to(y)
+    if len(bad := ids[(target == y) | (target < 0) | (target >= classes)]):
+        raise UserError(
+            f"the target of sample {int(bad[0])} is its label, or none of {classes} classes; fix the column, "
+            "or leave the sample out by dataset.indices"
+        )
+    return target
+
+
 def targets_of(run: Evaluation, scores: Tensor, x: Tensor, ids: Tensor, y: Tensor) -> Tensor:
     """Return the target of each image by the rule of the threat, int64 [B], where y is. What that costs is booked
     nowhere: the passes of an attack begin later.
@@ -32,13 +69,7 @@ def targets_of(run: Evaluation, scores: Tensor, x: Tensor, ids: Tensor, y: Tenso
             distance to a plane, or the defense no gradient.
     """
     if run.listed is not None:
-        target = run.listed[ids.to(run.listed.device)].to(y)
-        if len(bad := ids[(target == y) | (target < 0) | (target >= run.classes)]):
-            raise UserError(
-                f"the target of sample {int(bad[0])} is its label, or none of {run.classes} classes; fix the column, "
-                "or leave the sample out by dataset.indices"
-            )
-        return target
+        return listed_targets(run.listed, ids, y, run.classes)
     if run.threat.target != "nearest":
         return choose_targets(run.threat.target, scores, y, Rng(run.seed, ids, STREAM))
     if run.threat.norm not in DUAL:

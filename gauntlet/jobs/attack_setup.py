@@ -160,7 +160,8 @@ def _evaluation(
     """Return the evaluation, and what crafts its adversarial sets where the attack is a transfer attack."""
     asked, target, classes = setup.request, setup.target, setup.dataset.classes
     cfg, threat, runtime, name = asked.cfg, asked.threat, asked.runtime, asked.choice("attack")
-    crafters = planned(cfg, name, attack, setup.deploy, setup.split, threat, classes, runtime, sets)
+    listed = _listed(setup)
+    crafters = planned(cfg, name, attack, setup.deploy, setup.split, threat, classes, runtime, sets, listed)
     transfer: Any = crafted(crafters) or stored_suite(name, attack, threat, setup.split)
     attack = transfer or attack
     if cfg.draws is not None:
@@ -181,7 +182,7 @@ def _evaluation(
         coverage=traits_of(attack).coverage or coverage,
         access=TRANSFER if transfer else cfg.access,
         protocol=protocol,
-        listed=_listed(setup),
+        listed=listed,
     )
     return evaluation, crafters
 

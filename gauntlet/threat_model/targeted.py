@@ -145,7 +145,7 @@ def check_targeted(name: str, attack: object, victim: Victim) -> None:
             "threat.goal=targeted is judged on deterministic defenses that always answer; use threat.goal=untargeted"
         )
     traits = traits_of(attack)
-    if not traits.targetable or traits.mixture or traits.together or traits.needs in ("transfer", "training-set"):
+    if not traits.targetable or traits.mixture or traits.together or traits.needs == "training-set":
         raise UserError(
             f"{name} has no targeted form; use attack=pgd, apgd, pma, md, gauntlet, square or fmn with "
             "threat.goal=targeted"

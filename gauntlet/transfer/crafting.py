@@ -15,6 +15,7 @@ from gauntlet.data.chunks import chunk_positions
 from gauntlet.data.dataset import Split
 from gauntlet.data.validation import check_images
 from gauntlet.errors import UserError, described
+from gauntlet.evaluation.targets import BlindTargets
 from gauntlet.evidence.adversarial_set import AdversarialSet, Arrays
 from gauntlet.system import provenance
 from gauntlet.system.lock import clear_folder, sole_owner
@@ -49,6 +50,7 @@ class SetCrafter:
         classes: that labels must lie below.
         chunk: samples per part, where the set is new.
         gradients: reduced precision of the gradient passes.
+        targets: of a targeted attack; None: it is none.
     """
 
     to: AdversarialSet
@@ -62,6 +64,7 @@ class SetCrafter:
     batch_size: int
     gradients: torch.dtype | None
     device: torch.device
+    targets: BlindTargets | None = None
 
     def tidy(self) -> None:
         """Remove what killed processes left in the folder of the set."""
@@ -131,7 +134,8 @@ class SetCrafter:
         craft, device = self.craft, self.device
         counts = Counts.of(ids.to(device, copy=True))
         there, labels = x.to(device, copy=True), y.to(device, copy=True)
-        head = head_of(craft.surrogates, counts, self.gradients, self.batch_size)
+        aims = None if self.targets is None else (labels.clone(), self.targets.of(counts.ids, labels))
+        head = head_of(craft.surrogates, counts, self.gradients, self.batch_size, aims)
         rng = Rng(self.seed, counts.ids.clone(), craft.stage)
         try:
             z = craft.attack(head, there, labels, threat=self.threat, rng=rng).detach()

@@ -1,22 +1,25 @@
 """Which sets a transfer run needs: each attack of a suite on each surrogate, or on all of them together."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from gauntlet.config.runtime import Runtime
 from gauntlet.data.dataset import Split
 from gauntlet.errors import UserError, reason
 from gauntlet.evaluation.deployment import Deployed
+from gauntlet.evaluation.targets import BLIND, BlindTargets
 from gauntlet.evidence.adversarial_set import SET_VERSION, AdversarialSet
 from gauntlet.evidence.digest import digest_of
 from gauntlet.evidence.stable_names import to_record
 from gauntlet.threat_model.access import GRADIENT, TRANSFER
 from gauntlet.threat_model.attack import compares, revisions_of, stages_of, traits_of
 from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.targeted import check_targeted
 from gauntlet.threat_model.threat import Threat
 from gauntlet.transfer.crafting import Craft, SetCrafter
 from gauntlet.transfer.precomputed import PrecomputedTransfer, Stored, threat_key
@@ -33,6 +36,7 @@ def planned(
     classes: int,
     runtime: Runtime,
     sets: Collection[str] = (),
+    listed: Tensor | None = None,
 ) -> tuple[SetCrafter, ...]:
     """Return a set crafter for each stage of the transfer run that a configuration describes; none where it has no
     surrogates.
@@ -43,6 +47,7 @@ def planned(
         deploy: from the node of a defense to the deployed defense.
         classes: of the data.
         sets: those of a run that is checked: its attacks may have been of the first version.
+        listed: the class that each sample is to become, int64 [n] by its id, where the data set says it.
 
     Raises:
         UserError: a surrogate is unfit, or the rest of the configuration does not go with surrogates.
@@ -53,10 +58,23 @@ def planned(
     surrogates = tuple(_surrogate(name, node, deploy, split, classes, runtime) for name, node in cfg.surrogates.items())
     config: Any = OmegaConf.to_container(cfg.attack)
     folder = Path(cfg.runs_dir) / "_sets"
-    return tuple(
-        _workshop(craft, folder, split, threat, classes, cfg.seed, runtime, sets)
-        for craft in crafts(name, attack, config, surrogates)
-    )
+    made = list(crafts(name, attack, config, surrogates))
+    if threat.targeted:
+        _check_aims(threat, made)
+    targets = BlindTargets(cfg.seed, classes, listed) if threat.targeted else None
+    return tuple(_workshop(craft, folder, split, threat, classes, cfg.seed, runtime, sets, targets) for craft in made)
+
+
+def _check_aims(threat: Threat, made: Sequence[Craft]) -> None:
+    """Refuse targets that depend on what the target network says, and attacks that cannot be aimed on surrogates."""
+    if threat.target not in BLIND:
+        raise UserError(
+            f"threat.target={threat.target} asks the defense, which answers nothing to who crafts on surrogates; use "
+            f"threat.target={' or '.join(BLIND)}"
+        )
+    for craft in made:
+        for one in craft.surrogates:
+            check_targeted(craft.stage, craft.attack, one.model.victim)
 
 
 def _check_kind(cfg: DictConfig, attack: Any) -> None:
@@ -130,6 +148,7 @@ def _workshop(
     seed: int,
     runtime: Runtime,
     sets: Collection[str],
+    targets: BlindTargets | None,
 ) -> SetCrafter:
     sources = {one.name: one.model for one in craft.surrogates}
     key: dict[str, Any] = {
@@ -144,6 +163,8 @@ def _workshop(
         key["gradients"] = runtime.gradients
     if compares(craft.attack):
         key["cut"] = runtime.chunk
+    if targets is not None and targets.listed is not None:
+        key["targets"] = digest_of(targets.listed.tolist())
     models = {"sources": {name: model.identity for name, model in sources.items()}}
     revisions = revisions_of(craft.attack, threat.norm)
     if revisions and digest_of(key | models) not in sets:
@@ -161,6 +182,7 @@ def _workshop(
         to=AdversarialSet(folder / identity), craft=craft, key=key, split=split, threat=threat, classes=classes,
         seed=seed, chunk=runtime.chunk, batch_size=runtime.batch_size,
         gradients=Runtime.GRADIENTS[runtime.gradients], device=runtime.torch_device(),
+        targets=targets,
     )  # fmt: skip
 
 

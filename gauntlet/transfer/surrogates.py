@@ -17,6 +17,7 @@ from gauntlet.errors import UserError
 from gauntlet.evaluation.deployment import Deployed
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.targeted import TargetedHead
 from gauntlet.threat_model.victim import Head
 
 OWN = ("model", "checkpoint", "checkpoint_key")
@@ -45,6 +46,11 @@ class SurrogateHead(CountedHead):
     ) -> Tensor:
         """Return nothing, bool [B]: what fools a surrogate need not fool the target. Costs no pass."""
         return torch.zeros(len(z), dtype=torch.bool, device=z.device)
+
+
+@dataclass(frozen=True)
+class TargetedSurrogateHead(SurrogateHead, TargetedHead):
+    """A surrogate of which an attack asks for the target of each sample."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,11 @@ class EnsembleHead(SurrogateHead):
 
 
 def head_of(
-    surrogates: Sequence[Surrogate], counts: Counts, dtype: torch.dtype | None = None, batch_size: int | None = None
+    surrogates: Sequence[Surrogate],
+    counts: Counts,
+    dtype: torch.dtype | None = None,
+    batch_size: int | None = None,
+    aims: tuple[Tensor, Tensor] | None = None,
 ) -> SurrogateHead:
     """Return the head for an attack on these surrogates.
 
@@ -88,12 +98,18 @@ def head_of(
         counts: where passes are booked, those of every surrogate.
         dtype: reduced precision of the gradient passes.
         batch_size: the most samples of a pass.
+        aims: labels and targets int64 [B] of the samples of `counts`, of a targeted attack on one surrogate.
     """
     heads = []
     for surrogate in surrogates:
         victim, fused = surrogate.model.victim, surrogate.model.fused
         view = Head(surrogate.name, victim.predict, exact=True, draws=victim.draws)
         fast = fused.predict if fused else None
+        if aims is not None:
+            y, target = aims
+            return TargetedSurrogateHead(
+                view, victim.predict, counts, fast, dtype, batch_size, labels=y, targets=target
+            )
         heads.append(SurrogateHead(view, victim.predict, counts, fast, dtype, batch_size))
     if len(heads) == 1:
         return heads[0]

@@ -226,6 +226,24 @@ def test_targeted_attacks_are_crafted_too(tmp_path):
     assert len({outcome.manifest["sets"]["mi/plain"]["set"] for outcome in (three, one, none)}) == 3
 
 
+def test_a_targeted_run_crafts_towards_its_targets(tmp_path):
+    aim = ["threat.goal=targeted", "attack.loss=margin", "dataset.limit=16", "threat.eps=0.5", "attack.step_size=0.3"]
+    outcome = run(tmp_path, PLAIN, *aim, defense="none")  # its own surrogate
+    rows = table(outcome)
+    rows = rows[rows["stage"] == "pgd/plain"].set_index("sample")
+    made = AdversarialSet(tmp_path / "_sets" / outcome.manifest["sets"]["pgd/plain"]["set"]).read(0)
+    said = dict(zip(made["sample"].tolist(), made["pred"][:, 0].tolist(), strict=True))
+    hit = [sample for sample, row in rows.iterrows() if said[sample] == row.target]
+    assert len(hit) >= 4
+    assert hit == [sample for sample, row in rows.iterrows() if row.broken]
+    plain = run(tmp_path, PLAIN, *aim[1:], defense="none")
+    assert plain.manifest["sets"] != outcome.manifest["sets"]
+    assert verify.verify(outcome.run).verified
+    for more, words in ((["threat.target=runner_up"], "asks the defense"), (["attack.targets=2"], "targets to 0")):
+        with pytest.raises(UserError, match=words):
+            run(tmp_path, PLAIN, *aim, *more, defense="none")
+
+
 def test_a_set_from_elsewhere_is_scored_by_its_content(swept, tmp_path):
     folder, outcomes = swept
     told = outcomes["trades"].manifest["sets"]["pgd/plain"]

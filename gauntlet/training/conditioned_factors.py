@@ -1,5 +1,6 @@
 """Low-rank layers that stay well conditioned: orthonormal factors, and a core with singular values of one size."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from gauntlet.knobs import Knobs, knob
 from gauntlet.models.low_rank import LowRank, factored
 from gauntlet.training.sample_weighting import Progress
 from gauntlet.training.weight_constraint import WeightConstraint
+
+NEAR = 0.1
+"""How far from one the squared length of a row may be for the decomposition by its Gram matrix."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,10 @@ class ConditionedFactors(Knobs, WeightConstraint, key="recipe.constraint"):
     @torch.no_grad()
     def _retract(self, layer: LowRank) -> None:
         u, s, v = (part.weight for part in (layer.left, layer.core, layer.right))
+        u.copy_(_orthonormal(u.flatten(1).T).T.reshape(u.shape))
+        v.copy_(_orthonormal(v.flatten(1)).reshape(v.shape))
         # What is not finite has no decomposition; the end of the epoch reports it.
-        if not all(bool(weight.isfinite().all()) for weight in (u, s, v)):
-            return
-        u.copy_(_orthonormal(u.flatten(1)).reshape(u.shape))
-        v.copy_(_orthonormal(v.flatten(1).T).T.reshape(v.shape))
-        if self.tau is not None:
+        if self.tau is not None and bool(s.isfinite().all()):
             left, values, right = torch.linalg.svd(s.flatten(1))
             middle, far = values.mean(), self.tau / (2 + self.tau)
             values = values.clamp(middle * (1 - far), middle * (1 + far))
@@ -80,11 +82,23 @@ def condition(layer: LowRank) -> float:
     return float(values[0] / values[-1].clamp_min(torch.finfo(values.dtype).tiny))
 
 
-def _orthonormal(matrix: Tensor) -> Tensor:
-    """Return Q of the QR decomposition [n, r] whose R has a positive diagonal: the one that is next to the matrix."""
-    q, r = torch.linalg.qr(matrix)
+def _orthonormal(rows: Tensor) -> Tensor:
+    """Return the transposed factor Q, [r, n], of the QR decomposition of rows^T whose R has a positive diagonal.
+
+    That is L^-1 rows with L L^T = rows rows^T, which is exact where rows are nearly orthonormal, as they are after a
+    step; else R has its signs set. Rows that are not finite stay.
+    """
+    gram = rows @ rows.T
+    far = float((gram.diagonal() - 1).abs().max())
+    if not math.isfinite(far):
+        return rows
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if far < NEAR and not bool(failed):
+        near: Tensor = torch.linalg.solve_triangular(factor, rows, upper=False)
+        return near
+    q, r = torch.linalg.qr(rows.T)
     sign = r.diagonal().sign()
-    orthonormal: Tensor = q * torch.where(sign == 0, 1.0, sign)
+    orthonormal: Tensor = (q * torch.where(sign == 0, 1.0, sign)).T
     return orthonormal
 
 
@@ -94,14 +108,14 @@ def _to_tangent_space(layer: LowRank) -> None:
     u, s, v = (part.weight.flatten(1) for part in (layer.left, layer.core, layer.right))
     if (gradient := layer.left.weight.grad) is not None:
         g = gradient.flatten(1)
-        gradient.copy_(_solved(s @ s.T, (g - u @ (u.T @ g)).T).T.reshape(gradient.shape))
+        gradient.copy_((torch.addmm(g, u, u.T @ g, alpha=-1) @ _inverse(s @ s.T)).reshape(gradient.shape))
     if (gradient := layer.right.weight.grad) is not None:
         g = gradient.flatten(1)
-        gradient.copy_(_solved(s.T @ s, g - g @ v.T @ v).reshape(gradient.shape))
+        gradient.copy_((_inverse(s.T @ s) @ torch.addmm(g, g @ v.T, v, alpha=-1)).reshape(gradient.shape))
 
 
-def _solved(square: Tensor, right: Tensor) -> Tensor:
-    """Return square^-1 right; a trace of the identity keeps a core that has lost a direction from being singular."""
+def _inverse(square: Tensor) -> Tensor:
+    """Return the inverse; a trace of the identity keeps a core that has lost a direction from being singular."""
     ridge = 1e-6 * square.diagonal().mean().clamp_min(torch.finfo(square.dtype).tiny)
-    solution: Tensor = torch.linalg.solve(square + ridge * torch.eye(len(square), device=square.device), right)
-    return solution
+    inverse: Tensor = torch.linalg.inv_ex(square + ridge * torch.eye(len(square), device=square.device))[0]
+    return inverse

@@ -8,7 +8,7 @@ from torch import nn
 
 from gauntlet.errors import UserError
 from gauntlet.models.low_rank import LowRank, factored, low_rank
-from gauntlet.training.conditioned_factors import ConditionedFactors, _to_tangent_space, condition
+from gauntlet.training.conditioned_factors import ConditionedFactors, _orthonormal, _to_tangent_space, condition
 from gauntlet.training.filter_pruning import FilterPruning, prunable, sparsity, zero_filters
 from gauntlet.training.importance_perturbation import ImportancePerturbation
 from gauntlet.training.sample_weighting import Progress
@@ -149,3 +149,14 @@ def test_what_does_not_fit_is_refused_in_one_line(few, make_net, make_recipe):
         with pytest.raises(UserError, match=words) as caught:
             make()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [1e-3, 3.0])
+def test_near_and_far_rows_have_the_q_of_the_decomposition(size):
+    """By the Gram matrix for rows that are nearly orthonormal, and by QR for the others."""
+    q, _ = torch.linalg.qr(torch.randn(9, 4, dtype=torch.float64))
+    matrix = q + size * torch.randn(9, 4, dtype=torch.float64)
+    expected, r = torch.linalg.qr(matrix)
+    assert torch.allclose(_orthonormal(matrix.T).T, expected * r.diagonal().sign(), atol=1e-9)
+    broken = torch.full((2, 3), float("nan"))
+    assert _orthonormal(broken) is broken

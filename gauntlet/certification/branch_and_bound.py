@@ -7,12 +7,16 @@ import torch
 from torch import Tensor
 
 from gauntlet.certification.crown.branch_and_bound import Budget, Falls, SearchOutcome, problem_of, search
+from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region, legal
 from gauntlet.certification.crown.margin_bounds import Effort, Network, comparisons, prove, tightened
 from gauntlet.certification.linear_bounds import Claim, LinearBounds, Margins, ProofTask
+from gauntlet.errors import UserError
 from gauntlet.knobs import knob
 from gauntlet.threat_model.decision import decided
+from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.victim import Victim
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,16 @@ class BranchAndBound(LinearBounds):
     @property
     def name(self) -> str:
         return "branch_and_bound"
+
+    def _claim(self, victim: Victim, x: Tensor, rng: Rng) -> Claim:
+        claim = super()._claim(victim, x, rng)
+        for node in claim.graph.nodes:
+            if isinstance(node.op, Curve):
+                raise UserError(
+                    f"certifier={self.name} splits by the signs of ReLUs, and layer {node.name} is a {node.op.name}; "
+                    "take certifier=crown"
+                )
+        return claim
 
     def _margins(self, network: Network, claim: Claim, asked: ProofTask) -> Margins:
         """One image at a time, so that no rounding depends on the others."""

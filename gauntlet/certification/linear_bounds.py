@@ -26,7 +26,7 @@ IMAGES = 32
 
 @dataclass(frozen=True)
 class LinearBounds(Knobs, key="certifier"):
-    """Proves that no legal image changes the class of a network of affine layers, ReLUs and sums.
+    """Proves that no legal image changes the class of a network of affine layers, ReLUs, sigmoids, tanh and sums.
 
     Lower bounds of score[true] - score[other] over the ball, cut with the pixel box; a proof if all are positive. An
     image gets the methods one after the other, up to the one named, until one proves it:

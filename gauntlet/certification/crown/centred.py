@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from gauntlet.certification.crown.affine_layers import HALF_ULP, SLACK, TINY, Affine
+from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.graph import Graph, Relu, Sum
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region
+from gauntlet.certification.crown.relaxation import Lines
 
 LEAST = 2.0**-126
 """What one float32 operation can lose to underflow."""
@@ -21,7 +23,8 @@ LEAST = 2.0**-126
 
 @dataclass(frozen=True)
 class Bend:
-    """max(z, 0) - max(z0, 0) lies between lower d - below and upper d + above; d = z - z0, and z0 is at the centre.
+    """What a ReLU or a curve f does: f(z) - f(z0) lies between lower d - below and upper d + above; d = z - z0, and z0
+    is at the centre.
 
     Attributes:
         lower, upper: slopes, [B, *shape].
@@ -43,7 +46,7 @@ class Centred:
         error: how far an output may lie from the exact result of its operation, that of sums and of coefficients
             included, float64; None: zero.
         charge: the same in the dtype; None also where it is part of what the only reader of the node has.
-        bends: of ReLU nodes.
+        bends: of ReLU nodes and of curves.
         unit: the unit roundoff that is charged: that of float32 in float64 too, for the same margins on every device.
         lost: what underflow takes from a bound at most, float64 [B].
         ground: the node at which bounds end: it reads one pixel an entry, and all others read it.
@@ -89,7 +92,10 @@ class Centred:
             self.lost += 2 * (terms + 1) * LEAST * reach.flatten(1).sum(1)
         elif isinstance(node.op, Relu):
             value = sources[0].clamp_min(0)
-            self.bends[at] = self._bend(node.inputs[0], ranges)
+            self.bends[at] = self._bend(node.op, node.inputs[0], value, ranges)
+        elif isinstance(node.op, Curve):
+            value = node.op.at(sources[0])
+            self.bends[at] = self._bend(node.op, node.inputs[0], value, ranges)
         else:
             value = sources[0] + sources[1]
             for source in node.inputs:
@@ -104,19 +110,20 @@ class Centred:
     def _handed(self, at: int) -> bool:
         """Return whether the error of a node is part of what its only reader has."""
         after = self.readers[at]
-        return len(after) == 1 and isinstance(self.exact.nodes[after[0]].op, Relu | Sum)
+        return len(after) == 1 and isinstance(self.exact.nodes[after[0]].op, Relu | Curve | Sum)
 
-    def _bend(self, source: int, ranges: Ranges) -> Bend:
+    def _bend(self, op: Relu | Curve, source: int, output: Tensor, ranges: Ranges) -> Bend:
         low, high, value = ranges.lower[source], ranges.upper[source], self.values[source]
-        unsure, output = (low < 0) & (high > 0), value.clamp_min(0)
-        on = (low >= 0).double()
-        lower = torch.where(unsure, (high > -low).double(), on)
-        upper = torch.where(unsure, high / (high - low).clamp_min(1e-30), on).to(self.dtype).double()
-        top = torch.where(unsure, (-upper * low).maximum(high - upper * high), 0.0)
-        below, above = output - lower * value, (upper * value + top - output).clamp_min(0)
+        lines, reach, size = Lines.of(op, low, high), _reach(self.values, ranges, source), low.abs().maximum(high.abs())
+        lower, upper = (slope.to(self.dtype).double() for slope in (lines.lower, lines.upper))
+        under, over = ((new - old).abs() * size for new, old in ((lower, lines.lower), (upper, lines.upper)))
+        floor = 0.0 if lines.floor is None else lines.floor
+        below, above = output - lower * value - floor + under, upper * value + lines.constant + over - output
+        below, above = (  # products with slopes round, unless these are 0 or 1
+            gap.clamp_min(0) + self.unit * slope * reach * ((slope != 0) & (slope != 1))
+            for gap, slope in ((below, lower), (above, upper))
+        )
         error = self.error[source]
-        reach = _reach(self.values, ranges, source)
-        above = above + self.unit * upper * reach * unsure  # the products with slopes, which else are 0 or 1
         if error is not None and self._handed(source):
             below, above = below + lower * error, above + upper * error
         self.lost += LEAST * reach.flatten(1).sum(1)

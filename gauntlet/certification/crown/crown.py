@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.certification.crown.affine_layers import Affine
+from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.graph import Graph, Relu
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region
@@ -69,13 +70,13 @@ def lower_bounds(
             if node.op.bias is not None:
                 total = total + (a * node.op.bias).flatten(1).sum(1)
             a = node.op.transpose(a)
-        elif isinstance(node.op, Relu):
+        elif isinstance(node.op, Relu | Curve):
             if boxed:
                 total = total + _dot(a, torch.where(a > 0, ranges.lower[at][owner], ranges.upper[at][owner]))
                 continue
             source = node.inputs[0]
-            slope = None if slopes is None else slopes[at]
-            a, constant = _relax(a, Lines.between(ranges.lower[source], ranges.upper[source]), owner, slope)
+            slope = None if slopes is None else slopes.get(at)
+            a, constant = _relax(a, Lines.of(node.op, ranges.lower[source], ranges.upper[source]), owner, slope)
             total = total + constant
         for source in node.inputs:
             pending[source] = pending[source] + a if source in pending else a
@@ -88,7 +89,8 @@ def _relax(a: Tensor, lines: Lines, owner: Tensor, slope: Tensor | None) -> tupl
     if slope is not None:
         lower = torch.where(lines.unsure[owner], slope, lower)
     below = a * torch.where(a > 0, lower, lines.upper[owner])
-    return below, _dot(a.clamp_max(0), lines.constant[owner])
+    constant = _dot(a.clamp_max(0), lines.constant[owner])
+    return below, constant if lines.floor is None else constant + _dot(a.clamp_min(0), lines.floor[owner])
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from gauntlet.certification.crown.affine_layers import FEW, Affine, Convolution, Dense, Scale
 from gauntlet.certification.crown.centred import Centred, gamma
 from gauntlet.certification.crown.crown import COPIES
+from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.graph import Graph, Node, Relu
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region, fall_in_ball
@@ -52,12 +53,13 @@ class EntryBounds:
         """Return bounds [B, *shape] of the node, the last of the ranges, no looser than those given.
 
         Asked are entries without a sign: first from above, and from below where that does not show that the ReLU is
-        zero.
+        zero. Curves are asked for all, both ways.
         """
         self.centred.extend(ranges)
         lower, upper, value = lower.clone(), upper.clone(), self.centred.values[node]
+        curved = node in self.centred.exact.curved()
         for side in (-1.0, 1.0):
-            place = _ordered((lower < 0) & (upper > 0))
+            place = _ordered(upper > lower if curved else (lower < 0) & (upper > 0))
             if len(place[0]):
                 entry = _flat(place[1:], value.shape[1:])
                 least = side * value[place] - self.falls(node, place[0], entry, side)
@@ -118,7 +120,7 @@ class EntryBounds:
                 total = total + self._cost(_values(a).abs(), read(charge, a))
             if self.first is not None and at == self.first.at:
                 return total + self._phased(self.first, a, read)
-            if isinstance(step.op, Relu):
+            if isinstance(step.op, Relu | Curve):
                 bend = centred.bends[at]
                 up, down = _parts(_values(a))
                 costs = (up * read(bend.below, a)).addcmul_(down, read(bend.above, a), value=-1)

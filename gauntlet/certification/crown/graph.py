@@ -1,4 +1,4 @@
-"""A network as a short list of affine layers, ReLUs and sums."""
+"""A network as a short list of affine layers, ReLUs, curves and sums."""
 
 from dataclasses import dataclass, replace
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.certification.crown.affine_layers import Affine
+from gauntlet.certification.crown.curves import Curve
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Node:
         name: of the layer, for messages.
     """
 
-    op: Input | Relu | Sum | Affine
+    op: Input | Relu | Curve | Sum | Affine
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
     name: str
@@ -65,11 +66,15 @@ class Graph:
         """Return the nodes that a ReLU reads, in order."""
         return tuple(sorted({node.inputs[0] for node in self.nodes if isinstance(node.op, Relu)}))
 
+    def curved(self) -> tuple[int, ...]:
+        """Return the nodes that a curve reads, in order."""
+        return tuple(sorted({node.inputs[0] for node in self.nodes if isinstance(node.op, Curve)}))
+
     def behind_relu(self) -> tuple[bool, ...]:
-        """For each node, whether there is a ReLU between it and the image, or it is one."""
+        """For each node, whether there is a ReLU or a curve between it and the image, or it is one."""
         behind: list[bool] = []
         for node in self.nodes:
-            behind.append(isinstance(node.op, Relu) or any(behind[i] for i in node.inputs))
+            behind.append(isinstance(node.op, Relu | Curve) or any(behind[i] for i in node.inputs))
         return tuple(behind)
 
     def to(self, dtype: torch.dtype) -> "Graph":
@@ -85,6 +90,8 @@ class Graph:
                 values.append(node.op.forward(given[0]) + node.op.offset())
             elif isinstance(node.op, Relu):
                 values.append(given[0].clamp_min(0))
+            elif isinstance(node.op, Curve):
+                values.append(node.op.at(given[0]))
             else:
                 values.append(given[0] + given[1] if given else x)
         return values[-1]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from gauntlet.certification.crown.curves import CURVES
 from gauntlet.certification.crown.graph import Graph, Input, Node, Relu, Sum, pruned
 from gauntlet.certification.crown.layer_parsing import Call, Unsupported
 from gauntlet.certification.crown.max_pooling import MAX_POOL, max_pool
@@ -27,8 +28,8 @@ RELU = {"relu", "relu_"}
 SUM = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
 HINT = (
-    "bounds know convolution, linear, batch norm, ReLU, average and max pooling, sums, constants and "
-    "reshaping; "
+    "bounds know convolution, linear, batch norm, ReLU, sigmoid, tanh, average and max pooling, sums, "
+    "constants and reshaping; "
     "certifier=smoothing takes any network"
 )
 
@@ -157,6 +158,8 @@ class _Watch(TorchFunctionMode):
             self.put(result, sources[0])
         elif name in RELU:
             self.keep(result, Node(Relu(), (sources[0],), shape, label))
+        elif name.rstrip("_") in CURVES:
+            self.keep(result, Node(CURVES[name.rstrip("_")], (sources[0],), shape, label))
         elif name in SUM and len(sources) == 2:
             if before[0] != before[1] or call.get("alpha", 1) != 1:
                 raise Unsupported(f"{name} of unlike shapes or with alpha")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.certification.crown.affine_layers import HALF_ULP, SLACK, TINY, Affine
+from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.graph import Graph, Node, Relu
 from gauntlet.certification.crown.input_region import Region
 
@@ -52,9 +53,9 @@ def intervals(graph: Graph, region: Region, tighten: Tighten | None = None) -> R
 
     Args:
         graph, region: in the same dtype.
-        tighten: called for each node that a ReLU reads, before anything after it is bounded.
+        tighten: called for each node that a ReLU or a curve reads, before anything after it is bounded.
     """
-    ranges, rectified = Ranges([], [], []), graph.rectified()
+    ranges, bent = Ranges([], [], []), {*graph.rectified(), *graph.curved()}
     balls: list[Ball | None] = []
     for at, node in enumerate(graph.nodes):
         if not node.inputs:
@@ -68,7 +69,7 @@ def intervals(graph: Graph, region: Region, tighten: Tighten | None = None) -> R
         ranges.upper.append(upper)
         ranges.slack.append(slack)
         balls.append(ball)
-        if tighten is not None and at in rectified:
+        if tighten is not None and at in bent:
             ranges.lower[at], ranges.upper[at] = tighten(ranges, at)
     return ranges
 
@@ -78,6 +79,10 @@ def _through(node: Node, ranges: Ranges) -> tuple[Tensor, Tensor, Tensor | None]
     lower, upper = ranges.lower[node.inputs[0]], ranges.upper[node.inputs[0]]
     if isinstance(node.op, Relu):
         return lower.clamp_min(0), upper.clamp_min(0), None
+    if isinstance(node.op, Curve):
+        lower, upper = node.op.at(lower), node.op.at(upper)
+        most = node.op.rounding(lower.abs().maximum(upper.abs()))
+        return lower - most, upper + most, most
     if isinstance(node.op, Affine):
         centre, radius = (lower + upper) / 2, (upper - lower) / 2
         middle = node.op.forward(centre) + node.op.offset()

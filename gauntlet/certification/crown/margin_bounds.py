@@ -154,23 +154,28 @@ def _by_crown(network: Network, region: Region, known: Ranges, steps: int, memor
         if not steps:
             lower, upper = entries.tightened(ranges, node, lower, upper)
             return lower, upper.maximum(lower)
-        shape = lower.shape[1:]
+        shape, curved = lower.shape[1:], node in exact.curved()
         lower, upper = lower.flatten(1), upper.flatten(1)
-        owner, entry = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
-        if len(owner):
-            ask = Asked(network, region, ranges, node, memory)
-            least = ask.answer(owner, lambda piece: _one_hot(entry[piece], shape, 1.0), steps)
-            most = -ask.answer(owner, lambda piece: _one_hot(entry[piece], shape, -1.0), steps)
-            lower[owner, entry] = lower[owner, entry].maximum(least)
-            upper[owner, entry] = upper[owner, entry].minimum(most)
-        return lower.reshape(-1, *shape), upper.maximum(lower).reshape(-1, *shape)
+        ask = Asked(network, region, ranges, node, memory)
+        for side in (-1.0, 1.0):  # from above first: where the ReLU is zero nothing else matters
+            owner, entry = (upper > lower if curved else (lower < 0) & (upper > 0)).nonzero(as_tuple=True)
+            if len(owner):
+                least = side * ask.answer(owner, _one_hot(entry, shape, side), steps)
+                bound, tighter = (upper, torch.minimum) if side < 0 else (lower, torch.maximum)
+                bound[owner, entry] = tighter(bound[owner, entry], least)
+        return lower.reshape(-1, *shape), upper.reshape(-1, *shape).maximum(lower.reshape(-1, *shape))
 
     return tighten
 
 
-def _one_hot(entry: Tensor, shape: torch.Size, value: float) -> Tensor:
-    rows = torch.zeros(len(entry), shape.numel(), dtype=torch.float64, device=entry.device)
-    return rows.scatter_(1, entry[:, None], value).reshape(-1, *shape)
+def _one_hot(entry: Tensor, shape: torch.Size, value: float) -> Callable[[slice], Tensor]:
+    """Return what gives `value` times some of these entries of a node."""
+
+    def rows(at: slice) -> Tensor:
+        found = torch.zeros(len(entry[at]), shape.numel(), dtype=torch.float64, device=entry.device)
+        return found.scatter_(1, entry[at, None], value).reshape(-1, *shape)
+
+    return rows
 
 
 def comparisons(predicted: Tensor, classes: int) -> Tensor:

@@ -7,20 +7,32 @@ import torch
 from torch import Tensor
 
 from gauntlet.certification.crown.affine_layers import Affine
+from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.graph import Graph, Relu
 
 
 @dataclass(frozen=True)
 class Lines:
-    """max(z, 0) lies between lower z and upper z + constant for every entry z of a node, all [Q, *shape].
+    """max(z, 0), or a curve, lies between lower z + floor and upper z + constant for every entry z of a node, all
+    [Q, *shape].
 
     unsure: whether z has both signs.
+    floor: None: zero.
     """
 
     lower: Tensor
     upper: Tensor
     constant: Tensor
     unsure: Tensor
+    floor: Tensor | None = None
+
+    @classmethod
+    def of(cls, op: Relu | Curve, low: Tensor, high: Tensor) -> "Lines":
+        """Return the lines of a node for bounds of what it reads."""
+        if isinstance(op, Relu):
+            return cls.between(low, high)
+        (lower, floor), (upper, constant) = op.below(low, high), op.above(low, high)
+        return cls(lower, upper, constant, torch.zeros_like(low, dtype=torch.bool), floor)
 
     @classmethod
     def between(cls, low: Tensor, high: Tensor) -> "Lines":

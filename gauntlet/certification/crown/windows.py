@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gauntlet.certification.crown.affine_layers import Convolution, Scale
+from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.graph import Graph, Node, Relu
 
 SHARE = 0.6
@@ -158,4 +159,4 @@ def passes(node: Node) -> bool:
         return all(each.numel() in (1, node.shape[0]) and each.dim() in (0, 3) for each in sizes) and all(
             each.numel() == 1 or each.shape[0] == each.numel() for each in sizes
         )
-    return isinstance(node.op, Relu) or len(node.inputs) != 1
+    return isinstance(node.op, Relu | Curve) or len(node.inputs) != 1

@@ -21,7 +21,13 @@ PHASED = seeded(
         nn.Linear(20, 6), nn.ReLU(), nn.Linear(6, 3),
     )
 )  # fmt: skip
-EVERY = {**NETWORKS, "phases": PHASED}
+CURVED = seeded(
+    nn.Sequential(
+        Pixels(), nn.Conv2d(2, 4, 3, 2, 1), nn.Tanh(), nn.Conv2d(4, 5, 3, 2, 1), nn.Sigmoid(), nn.Flatten(),
+        nn.Linear(45, 6), nn.ReLU(), nn.Linear(6, 3),
+    )
+)  # fmt: skip
+EVERY = {**NETWORKS, "phases": PHASED, "curves": CURVED}
 
 
 def both(network, threat, dtype):
@@ -35,7 +41,7 @@ def both(network, threat, dtype):
         if dtype == torch.float64:
             asked.centred.unit = 2.0**-53
         asked.centred.extend(ranges)
-        for node in made.exact.rectified():
+        for node in sorted({*made.exact.rectified(), *made.exact.curved()}):
             shape = torch.Size(made.exact.nodes[node].shape)
             if not made.exact.behind_relu()[node]:
                 continue
@@ -110,8 +116,10 @@ def test_rounded_lines_hold_at_both_ends():
         source = made.exact.nodes[at].inputs[0]
         z0 = centred.values[source]
         lower, upper, below, above = (v.double() for v in (bend.lower, bend.upper, bend.below, bend.above))
-        error, unsure = centred.error[source], (ranges.lower[source] < 0) & (ranges.upper[source] > 0)
-        spent = error + centred.unit * centred.reach[source].double() * unsure  # by z, and by products with slopes
+        error = centred.error[source]
+        spent = error + centred.unit * centred.reach[source].double() * (
+            upper != 1
+        )  # by z, and by products with slopes
         below, above = ((1 + 1.1 * centred.unit) * v for v in (below, above))  # sums make up for their rounding
         for z in (ranges.lower[source], ranges.upper[source], 0.0 * z0):
             held = (z >= ranges.lower[source]) & (z <= ranges.upper[source])

@@ -9,6 +9,7 @@ from gauntlet.evidence.reported_table import ReportedTable, reported_tables
 from gauntlet.leaderboard import certificate_page, render
 from gauntlet.leaderboard.attribution_pictures import attribution_gallery
 from gauntlet.leaderboard.certificates import CertificateVerdict, certified, verdicts
+from gauntlet.leaderboard.certified_bracket import bracket_curves
 from gauntlet.leaderboard.collect import DiscoveredRuns, collect, discover, relative
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.reported_page import write_reported
@@ -71,7 +72,9 @@ def _write(site: Site, found: DiscoveredRuns, runs: Path, fresh: Fresh, floor: s
     damaged += unread
     judged = verdicts(claims, found.runs)
     pictured = [(each, shown) for each in claims if (shown := attribution_gallery(site, each, damaged))]
-    certificate_page.write(site, render.environment(), judged, [shown for _, shown in pictured])
+    certificate_page.write(
+        site, render.environment(), judged, [shown for _, shown in pictured], bracket_curves(tables, judged)
+    )
     reported = write_reported(site, render.environment(), _reported(runs, damaged))
     render.write(site, tables, damaged, found.other - len(claims), judged, pictured, reported)
     return Built(tuple(tables), tuple(damaged), tuple(judged))

@@ -13,6 +13,7 @@ from gauntlet.errors import printable
 from gauntlet.leaderboard import formatting
 from gauntlet.leaderboard.attribution_pictures import AttributionGallery
 from gauntlet.leaderboard.certificates import CertificateVerdict, Claims
+from gauntlet.leaderboard.certified_bracket import BracketCurve
 from gauntlet.leaderboard.chart import Axis, Chart, Line, dashed
 from gauntlet.leaderboard.site_writer import Site
 from gauntlet.metrics.certificate_summary import grid
@@ -42,9 +43,16 @@ KINDS = {"sound_prob": "with confidence", "sound_det": "proof"}
 
 
 def write(
-    site: Site, env: Environment, verdicts: Sequence[CertificateVerdict], galleries: Sequence[AttributionGallery] = ()
+    site: Site,
+    env: Environment,
+    verdicts: Sequence[CertificateVerdict],
+    galleries: Sequence[AttributionGallery] = (),
+    brackets: Sequence[BracketCurve] = (),
 ) -> None:
-    """Write the page; nothing where there are no certificates. galleries: of attributions that were certified."""
+    """Write the page; nothing where there are no certificates.
+
+    galleries: of attributions that were certified; brackets: of models that were attacked and certified at several eps.
+    """
     if not verdicts:
         return
     grouped: dict[tuple[Any, str], list[CertificateVerdict]] = defaultdict(list)
@@ -57,6 +65,7 @@ def write(
         left=[v.claims for v in verdicts if not v.claims.tabled and v.claims.kind != "claimed"],
         foreign=[_foreign(v) for v in verdicts if v.claims.kind == "claimed"],
         galleries=galleries,
+        brackets=[(f"bracket-{number}", curve, _bracket_chart(curve)) for number, curve in enumerate(brackets)],
         root="",
     )
     site.write(PAGE, page)
@@ -156,6 +165,25 @@ def _chart(claims: Sequence[Claims]) -> Chart | None:
         "Certified accuracy against the radius",
         Axis("radius", 0.0, 1.02 * end or 1.0),
         Axis("certified accuracy", -2, 102, " %"),
+        dashed(lines),
+    )
+
+
+def _bracket_chart(curve: BracketCurve) -> Chart:
+    """Draw what is proven and what nothing broke over eps; the bars are 95 % intervals of each by itself."""
+    lines = [
+        Line(
+            name,
+            [(eps, round(share, 3)) for eps, share, _, _ in points],
+            intervals=[(round(low, 3), round(high, 3)) for _, _, low, high in points],
+        )
+        for name, points in curve.sides().items()
+    ]
+    end = curve.points[-1][0]
+    return Chart(
+        "Robust accuracy from both sides against eps",
+        Axis("ε", 0.0, 1.02 * end),
+        Axis("samples", -2, 102, " %"),
         dashed(lines),
     )
 

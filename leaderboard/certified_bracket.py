@@ -1,12 +1,17 @@
 """What certificates prove of an entry, beside what attacks broke: the two sides of its robust accuracy."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from gauntlet.leaderboard.certificates import CertificateVerdict, Claims
-from gauntlet.leaderboard.entry import Entry
+from gauntlet.leaderboard.entry import Board, Entry
+from gauntlet.leaderboard.run_metadata import DataKey
 from gauntlet.metrics.bracket import Bracket
+from gauntlet.metrics.confidence import wilson
 
 
 def bracket(entry: Entry, certificates: Sequence[CertificateVerdict]) -> Bracket | None:
@@ -43,6 +48,47 @@ def bracket(entry: Entry, certificates: Sequence[CertificateVerdict]) -> Bracket
         by=", ".join(sorted({claims.certifier for claims in chosen})),
         contradicted=len(proven & broken),
     )
+
+
+@dataclass(frozen=True)
+class BracketCurve:
+    """Robust accuracy from both sides over eps, of one model. points: eps, and the bracket there, by rising eps."""
+
+    defense: str
+    data: DataKey
+    norm: str
+    points: tuple[tuple[float, Bracket], ...]
+
+    def sides(self) -> dict[str, list[tuple[float, float, float, float]]]:
+        """Return eps, percent, and the ends of its 95 % interval of what nothing broke and of what is proven.
+
+        Robust accuracy falls with eps, so that between two eps what is broken at the lower one and what is proven at
+        the higher one still count: these are steps, whose corners have no interval of their own.
+        """
+        found: dict[str, list[tuple[float, float, float, float]]] = {"not broken": [], "proven": []}
+        for number, (eps, each) in enumerate(self.points):
+            counts = {"not broken": each.samples - each.broken, "proven": each.proven}
+            for name, count in counts.items():
+                low, high = (100 * end for end in wilson(count, each.samples))
+                value = 100 * count / each.samples
+                if number:
+                    before = self.points[number - 1][0], value
+                    at, level = before if name == "proven" else (eps, found[name][-1][1])
+                    found[name].append((at, level, level, level))
+                found[name].append((eps, value, low, high))
+        return found
+
+
+def bracket_curves(boards: Sequence[Board], certificates: Sequence[CertificateVerdict]) -> list[BracketCurve]:
+    """Return a curve for each model that has a bracket at several eps of one norm."""
+    found: dict[tuple[Any, ...], dict[float, Bracket]] = defaultdict(dict)
+    for board in boards:
+        for entry in board.entries:
+            if (each := bracket(entry, certificates)) is not None:
+                key = entry.data, entry.threat.norm, entry.threat.low, entry.threat.high, entry.defense, entry.victim
+                found[key][entry.threat.radius] = each
+    curves = ((key, tuple(sorted(points.items()))) for key, points in sorted(found.items()) if len(points) > 1)
+    return [BracketCurve(key[4], key[0], key[1], points) for key, points in curves]
 
 
 def _asked(claims: Claims, radius: float) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gauntlet.commands.board_input import RunSelection, add_arguments
 from gauntlet.errors import UserError, printable
 from gauntlet.leaderboard.certificates import Claims
-from gauntlet.leaderboard.certified_bracket import bracket
+from gauntlet.leaderboard.certified_bracket import BracketCurve, bracket, bracket_curves
 from gauntlet.leaderboard.entry import Board, Entry
 from gauntlet.leaderboard.plot_labels import positions, shortened
 from gauntlet.metrics.bracket import Bracket
@@ -196,6 +196,14 @@ def brackets(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
         found = [(entry.defense, each) for entry, each in known if each is not None]
         if found:
             yield Drawing(f"{board.data.name} {board.threat.norm} {board.eps}", partial(_bars, found=found))
+    for curve in bracket_curves(boards, judged):
+        yield Drawing(f"{curve.data.name} {curve.norm} {curve.defense}", partial(_sides, curve=curve))
+
+
+def _sides(axes: Any, curve: BracketCurve) -> None:
+    for number, (name, points) in enumerate(curve.sides().items()):
+        _line(axes, number, [each[0] for each in points], [each[1] for each in points], name, "default")
+    axes.set(xlabel=r"$\epsilon$", ylabel="samples (%)", ylim=(-2, 102))
 
 
 def _bars(axes: Any, found: Sequence[tuple[str, Bracket]]) -> None:

@@ -10,7 +10,11 @@ from gauntlet.evidence.schema import rows
 from gauntlet.leaderboard.__main__ import main
 from gauntlet.leaderboard.build import build
 from gauntlet.leaderboard.certificates import certified
+from gauntlet.leaderboard.certified_bracket import BracketCurve
+from gauntlet.leaderboard.run_metadata import DataKey
+from gauntlet.metrics.bracket import Bracket
 from gauntlet.metrics.certificate_summary import grid, summary
+from gauntlet.metrics.confidence import wilson
 from gauntlet.metrics.vote_shares import concentration
 from tests.leaderboard.conftest import make_run
 
@@ -220,3 +224,24 @@ def test_beside_distances_the_card_tells_the_average_radius_or_the_proven_ball(t
     (record,) = json.loads((site / "board.json").read_text())["entries"]
     (line,) = record["card"]["certificate"]
     assert line.startswith(f"smoothing: {said}")
+
+
+def test_both_sides_over_eps_are_steps_that_hold_what_is_known_between():
+    """Broken at the lower of two eps is broken at all above, proven at the higher one proven at all below."""
+    points = ((0.1, Bracket(10, 6, 2, "crown")), (0.2, Bracket(10, 3, 5, "crown")))
+    curve = BracketCurve("none", DataKey("digits", "sha256:data", "all"), "linf", points)
+    sides = {name: [point[:2] for point in side] for name, side in curve.sides().items()}
+    assert sides == {
+        "not broken": [(0.1, 80.0), (0.2, 80.0), (0.2, 50.0)],
+        "proven": [(0.1, 60.0), (0.1, 30.0), (0.2, 30.0)],
+    }
+    assert curve.sides()["proven"][0][2:] == pytest.approx([100 * end for end in wilson(6, 10)])
+
+
+def test_models_that_were_bracketed_at_several_eps_get_a_curve(tmp_path):
+    runs, site = tmp_path / "runs", tmp_path / "site"
+    certify(runs, [1.0] * 12 + [0.0] * 8, kind="sound_det", confidence=1.0, margin=0.5, drawn=0)
+    for eps in ("1/2", "1"):
+        make_run(runs, norm="l2", eps=eps, broken=[19], distance=0.4)
+    build(runs, site)
+    assert "none, digits, l2: from both sides" in (site / "certificates.html").read_text()

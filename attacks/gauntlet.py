@@ -108,6 +108,7 @@ class Gauntlet(Knobs, key="attack"):
         if len(x):
             steps = self.steps * (self.L1_EFFORT if threat.norm == "l1" else 1)
             state.run("screen", state.survivors(), _plan(TRUE, PROBABILITY, steps))
+            self._search_near(state)
             for number in range(self.rounds):
                 self._attempt(state, number)
             if threat.norm == "l0":
@@ -116,6 +117,9 @@ class Gauntlet(Knobs, key="attack"):
             else:
                 self._black_box_fallback(state)
         return state.best.z
+
+    def _search_near(self, state: "GauntletState") -> None:
+        """Do what a version of this attack does between the screen and the attempts; here nothing."""
 
     def _attempt(self, state: "GauntletState", number: int) -> None:
         """Make one more attempt on the samples that are close."""

@@ -14,6 +14,7 @@ from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.fab import FAB
 from gauntlet.attacks.fgsm import FGSM
 from gauntlet.attacks.gauntlet import Gauntlet
+from gauntlet.attacks.gauntlet_relaxed import GauntletRelaxed
 from gauntlet.attacks.md import MD
 from gauntlet.attacks.patch_pgd import PatchPGD
 from gauntlet.attacks.pgd import PGD
@@ -78,7 +79,9 @@ def pass_problems(row: Any, plan: PassPlan | None) -> Iterator[str]:
 def phases_of(attack: Any) -> tuple[str, ...]:
     """Return the phases that an attack names in its rows; empty: it names none."""
     if isinstance(attack, Gauntlet):
-        return ("screen", *dict.fromkeys((*attack.KINDS, *attack.L1_KINDS)), "sparse", "probe", "trial", "square")
+        more = ("relaxed", "restart") if isinstance(attack, GauntletRelaxed) else ()
+        kinds = dict.fromkeys((*attack.KINDS, *attack.L1_KINDS))
+        return ("screen", *more, *kinds, "sparse", "probe", "trial", "square")
     return ()
 
 
@@ -126,6 +129,11 @@ def _gauntlet(attack: Gauntlet, norm: str, classes: int) -> PassPlan:
     return PassPlan("backwards", screen + sum(lengths[:1]) + last, screen + sum(lengths) + last)
 
 
+def _gauntlet_relaxed(attack: GauntletRelaxed, norm: str, classes: int) -> PassPlan:
+    relaxed = attack.RELAXED.most_gradients * _ranks(attack.rivals, classes)
+    return PassPlan("backwards", attack.steps + 1, _gauntlet(attack, norm, classes).most + relaxed)
+
+
 _PLANS: dict[type, Counter] = {
     FGSM: lambda attack, norm, classes: _backwards(1),
     PGD: _pgd,
@@ -137,5 +145,6 @@ _PLANS: dict[type, Counter] = {
     APGD: _apgd,
     FAB: _fab,
     Gauntlet: _gauntlet,
+    GauntletRelaxed: _gauntlet_relaxed,
     Square: lambda attack, norm, classes: PassPlan("forwards", attack.queries, attack.queries),
 }

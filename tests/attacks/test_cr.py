@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from gauntlet.attacks.cr import CR, RelaxedRun
+from gauntlet.attacks.cr import CR
 from gauntlet.attacks.projected_ascent import BestCandidates
+from gauntlet.attacks.relaxed_ball import RelaxedRun, RelaxedSearch
 from gauntlet.errors import UserError
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
@@ -13,8 +14,8 @@ from tests.attacks.test_oracle import attacked, drop
 
 
 def test_the_scale_is_halved_down_to_a_floor():
-    assert CR(cycles=6).scales() == [0.5, 0.25, 0.125, 0.0625, 0.05, 0.05]
-    assert CR(cycles=2).scales() == [0.5, 0.25]
+    assert RelaxedSearch(cycles=6).scales() == [0.5, 0.25, 0.125, 0.0625, 0.05, 0.05]
+    assert RelaxedSearch(cycles=2).scales() == [0.5, 0.25]
 
 
 def test_the_best_point_of_a_linear_network_is_the_corner_of_the_ball():

@@ -36,6 +36,10 @@ DEPLOYED = "deployed"
 """The value of `heads` with which attacks run on the deployed forward alone; version 0.1.0 called it `true`."""
 
 
+OTHERS = {"patch": "patch_pgd", "spatial": "parameter_search", "color": "parameter_search"}
+"""Kind of a threat that is no ball -> an attack that knows it."""
+
+
 @dataclass(frozen=True)
 class AttackSetup:
     """Everything that an attack job needs, built.
@@ -136,7 +140,9 @@ def _check_attack(asked: Request, attack: Any) -> None:
     threat, cfg = asked.threat, asked.cfg
     traits = traits_of(attack)
     if threat.norm not in traits.norms:
-        raise UserError(f"this attack is not defined for threat={threat.norm}; it takes {', '.join(traits.norms)}")
+        other = f"; take attack={OTHERS[threat.norm]}" if threat.norm in OTHERS else ""
+        takes = ", ".join(traits.norms)
+        raise UserError(f"this attack is not defined for threat={threat.norm}; it takes {takes}{other}")
     if threat.norm not in Threat.NORMS and type(threat) is Threat:
         raise UserError(f"this set is no norm ball; take threat={threat.norm} from conf/threat")
     if threat.parametric and cfg.surrogates:

@@ -57,6 +57,8 @@ def plan_of(stage: Stage, run: Evaluation) -> PassPlan | None:
 
 def queries_beside(attack: Any) -> int:
     """Return how many forward passes without a gradient a sample may cost beside a plan of backward passes."""
+    if isinstance(attack, PatchPGD):
+        return attack.queries if attack.search == "score" else 0
     return attack.probe + attack.trial + attack.queries if isinstance(attack, Gauntlet) else 0
 
 

@@ -29,6 +29,10 @@ OWN = ("dataset", "threat", "defense", "attack", "certifier", "protocol", "surro
 """Nodes of the configuration whose code changes the answer, where it is the user's; the model is in the defense."""
 
 
+UNUSED_LOOKS = {"ratio": 1.5, "futility": 0.001}
+"""What version 0.1.0 recorded of looks where a rule takes none."""
+
+
 def attack_manifest(
     setup: Setup,
     evaluation: Evaluation,
@@ -94,10 +98,7 @@ def attack_manifest(
 def certification_manifest(setup: Setup, work: Certification) -> Manifest:
     """Return the manifest of a certification run, with its hash."""
     name, certifier = work.certifier
-    node = setup.request.config["certifier"]
-    if node.get("bound") == UNION:  # runs before 0.2.0 keep their hash
-        node = {key: value for key, value in node.items() if key != "bound"}
-    answer = {"certifier": [name, node]}
+    answer = {"certifier": [name, _told_apart(setup.request.config["certifier"])]}
     if isinstance(certifier, Claimed):  # the content of claims counts, not their place
         answer = {"certifier": [name, certifier.identity]}
     own = Manifest(
@@ -119,6 +120,18 @@ def folder_of(manifest: Manifest, runs_dir: Path) -> RunFolder:
     name = manifest["name"]
     method = name["certifier" if manifest["kind"] == "certificate" else "attack"]
     return RunFolder(Path(runs_dir, name["dataset"], name["threat"], name["defense"], method, manifest["config_hash"]))
+
+
+def _told_apart(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a certifier's configuration tells its runs apart, so that those of version 0.1.0 keep their hash:
+    it had no `bound`, and a rule without looks uses none of what is about looks.
+    """
+    if "bound" not in node:
+        return dict(node)
+    kept = {key: value for key, value in node.items() if key != "bound" or value != UNION}
+    if node["rule"] not in ("decide", "grid"):
+        kept = {key: value for key, value in kept.items() if key != "bound"} | UNUSED_LOOKS
+    return kept
 
 
 def _classes(dataset: Dataset) -> dict[str, Any]:

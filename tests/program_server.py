@@ -49,6 +49,7 @@ def _become(words: list[str], environment: dict[str, str], out: str, err: str) -
         os.close(file)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[1:1] = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place not in sys.path]
     if words[0] == "-m":
         sys.path[:] = [*sys.path[1:], str(ROOT)]  # what gauntlet/__init__.py makes of it there
         sys.argv = words[1:]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from gauntlet.models.small_cnn import SmallCNN  # noqa: F401  (what model=file makes here)
@@ -53,7 +53,7 @@ def test_it_builds(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_fields_are_those_of_the_constructor(name):
     cfg = node(name).model
-    signature = inspect.signature(get_class(cfg["_target_"])).parameters
+    signature = inspect.signature(get_object(cfg["_target_"])).parameters
     assert list(cfg)[1:] == list(signature) or set(cfg) - {"_target_"} == set(signature)
     if "defaults" in OmegaConf.load(CONF / "model" / f"{name}.yaml"):
         return

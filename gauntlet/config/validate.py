@@ -9,10 +9,8 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
-import inspect
 import logging
 import math
-import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +25,7 @@ from gauntlet.config.code_files import check_code_file
 from gauntlet.config.components import choices, declared
 from gauntlet.config.environment import unresolved
 from gauntlet.config.field_types import typed, typed_field
+from gauntlet.config.target_lookup import locate, parameters_of
 from gauntlet.errors import UserError, printable, reason
 from gauntlet.evidence.stable_names import ROOTS as OLD_PACKAGES
 from gauntlet.evidence.stable_names import place_of
@@ -180,7 +179,7 @@ def _check_node(path: str, node: DictConfig, trusted: Sequence[str], field: _Fie
     package = name.split(".")[0]
     if any(piece.startswith("__") for piece in name.split(".")):
         raise UserError(f"{path}._target_={name} is an internal of Python; name a class or function")
-    target = _locate(name, path)
+    target = locate(name, path)
     home = str(getattr(target, "__module__", None) or "nothing").split(".")[0]
     if not callable(target) or home not in trusted:
         raise UserError(
@@ -189,11 +188,11 @@ def _check_node(path: str, node: DictConfig, trusted: Sequence[str], field: _Fie
     if package == PACKAGE:
         _check_declared(path, name, target, field)
         check_code_file(path, node, trusted)
-    parameters, open_ended = _parameters(target)
+    parameters, open_ended = parameters_of(target)
     given = {str(key): node[key] for key in node if key not in _RESERVED}
     for key in given:
         if key in ("_args_", "_partial_") or (key not in parameters and not open_ended):
-            raise UserError(f"unknown option {path}.{key}{_near(key, parameters)}")
+            raise UserError(f"unknown option {path}.{key}{_near(key, parameters)}{_own(path, name)}")
     knobs = {each.name: each for each in dataclasses.fields(target)} if dataclasses.is_dataclass(target) else {}
     for key, hint in parameters.items():
         if key in given:
@@ -253,48 +252,14 @@ def _warn_of_old_name(name: str, place: str) -> None:
     log.warning("%s is an old name of %s; it goes on working", printable(name), place)
 
 
-def _locate(name: str, path: str) -> Any:
-    """Return the object at a dotted name."""
-    pieces = name.split(".")
-    for cut in range(len(pieces) - 1, 0, -1):
-        module = ".".join(pieces[:cut])
-        try:
-            found: Any = importlib.import_module(module)
-        except ModuleNotFoundError as cause:
-            if cause.name and (module == cause.name or module.startswith(f"{cause.name}.")):
-                continue
-            raise UserError(f"{path}._target_={name} cannot be imported: {cause}; install what it needs") from None
-        except (SyntaxError, ImportError) as cause:
-            raise UserError(f"{path}._target_={name} cannot be imported: {reason(cause)}; fix {module}") from cause
-        try:
-            for piece in pieces[cut:]:
-                found = getattr(found, piece)
-        except AttributeError:
-            break
-        return found
-    raise UserError(f"{path}._target_={name} does not exist; check the name and that its folder is on PYTHONPATH")
-
-
-def _parameters(target: Any) -> tuple[dict[str, Any], bool]:
-    """Return the names and type hints of what a target takes, and whether it takes anything else."""
-    function = target.__init__ if inspect.isclass(target) and not dataclasses.is_dataclass(target) else target
-    try:
-        hints = typing.get_type_hints(target if dataclasses.is_dataclass(target) else function)
-    except (NameError, TypeError):
-        hints = {}
-    if dataclasses.is_dataclass(target):
-        return {
-            f.name: hints.get(f.name, Any)
-            for f in dataclasses.fields(target)
-            if f.init and not f.metadata.get("internal")
-        }, False
-    signature = inspect.signature(function).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
-    names = [n for n, p in signature.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n != "self"]
-    return {name: hints.get(name, Any) for name in names}, open_ended
-
-
 def _near(key: str, names: Sequence[str] | dict[str, Any]) -> str:
     if close := difflib.get_close_matches(key, list(names), 1):
         return f"; did you mean {close[0]}?"
     return f"; there are {', '.join(names)}" if names else ""
+
+
+def _own(path: str, name: str) -> str:
+    """Return how a network of the user's is named; `model._target_` alone leaves the options of the shipped model."""
+    if path != "model" or name.split(".")[0] == PACKAGE:
+        return ""
+    return f"; for a network of yours write model=wrapped model.network._target_={name}, or model=FILE.py:FUNCTION"

@@ -25,7 +25,7 @@ from gauntlet.verification.verify import main as verify
 OLD = Path(__file__).parent.parent / "data_0_1_0"
 
 GADGETS = [
-    {"_target_": "gauntlet.config.validate._locate", "name": "runs.evil.payload.f", "path": ""},
+    {"_target_": "gauntlet.config.target_lookup.locate", "name": "runs.evil.payload.f", "path": ""},
     {"_target_": "harness.compose._locate", "name": "runs.evil.payload.f", "path": ""},
     {"_target_": "gauntlet.commands.certification_log.main", "arguments": ["x", "--out", "CANARY"]},
     {"_target_": "harness.certification_logs.main", "arguments": ["x", "--out", "CANARY"]},

@@ -132,6 +132,12 @@ def test_each_value_is_checked_before_anything_is_built(override, words):
     assert "\n" not in str(caught.value)
 
 
+def test_a_network_of_the_users_that_replaces_a_shipped_one_is_told_where_it_goes():
+    words = r"unknown option model\.\w+.*write model=wrapped model\.network\._target_=statistics\.NormalDist"
+    with pytest.raises(UserError, match=words):
+        composed("model._target_=statistics.NormalDist", "trusted_packages=[statistics]")
+
+
 def test_taps_are_lists_of_lists():
     for taps in ("abc", "[abc]", "[[3, [a]]]"):
         with pytest.raises(UserError, match=r"defense\.taps"):

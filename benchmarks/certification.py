@@ -2,11 +2,13 @@
 
     python -m benchmarks.certification speed [--images 2 --draws 512]
     python -m benchmarks.certification draws LOG:SIGMA:R,R,R+R ...   # public certification logs; R+R: a grid of both
+    python -m benchmarks.certification randomized LOG:SIGMA ...    # Clopper-Pearson beside bounds drawn for each image
     python -m benchmarks.certification runs FOLDER                 # runs of run.py, with rule=fixed and others
 
 `speed` counts votes of a ResNet-18 at 32x32 by the engine, by a plain loop over images, and compares both with the
 forward pass on ready-made batches. `draws` takes the shares of votes of published certificates as true, draws votes
-with these shares, and compares `decide` with all of 100,000 draws. `runs` compares the rules on networks that were run.
+with these shares, and compares `decide` with all of 100,000 draws. `randomized` compares bounds of the same votes.
+`runs` compares the rules on networks that were run.
 """
 
 import argparse
@@ -23,8 +25,8 @@ from scipy import special
 from gauntlet.certification.certifiable import Smoothed
 from gauntlet.certification.certifier import Work
 from gauntlet.certification.noise import Gaussian
-from gauntlet.certification.sequential_test import Stopping, floored, looks
-from gauntlet.certification.smoothing import Smoothing
+from gauntlet.certification.sequential_test import BOUNDS, Stopping, floored, looks
+from gauntlet.certification.smoothing import RANDOMIZED, Smoothing
 from gauntlet.certification.vote_sampling import count
 from gauntlet.commands.certification_log import read
 from gauntlet.evidence.run_folder import RunFolder, find_runs
@@ -36,6 +38,8 @@ BATCH = 256
 ALPHA, SELECTION, SAMPLES = 0.001, 100, 100_000
 RATIO = Smoothing.ratio
 REPEATS = 8
+LOST = 0.001
+"""Part of the images that a rule may lose."""
 
 
 def best(work: Callable[[], object], times: int) -> float:
@@ -94,12 +98,17 @@ def speed(images: int, draws: int, times: int) -> list[str]:
     return lines + [f"| {name} | {rate:.1f} | {rate / top:.3f} |" for name, rate in rates.items()]
 
 
-def emulated(shares: np.ndarray, sigma: float, looked: tuple[int, ...], radii: tuple[float, ...], seed: int) -> tuple:
+def emulated(
+    shares: np.ndarray, sigma: float, looked: tuple[int, ...], radii: tuple[float, ...], seed: int,
+    bound: str = Smoothing.bound,
+) -> tuple:  # fmt: skip
     """Radii, and draws used, of images whose class has these shares of the votes."""
     rng, n = np.random.default_rng(seed), len(shares)
     plan = Stopping(
-        lambda s: Gaussian(sigma).radius(s[..., 0]), ALPHA, n, 1, SELECTION, looked, radii, Smoothing.futility
+        lambda s: Gaussian(sigma).radius(s[..., 0]), ALPHA, n, 1, SELECTION, looked, radii, Smoothing.futility, bound
     )
+    if bound == RANDOMIZED:
+        plan.uniform = np.random.default_rng([seed, 1]).random((n, 1))
     every = np.arange(n)
 
     def votes(hits: np.ndarray, total: int) -> np.ndarray:
@@ -119,36 +128,83 @@ def emulated(shares: np.ndarray, sigma: float, looked: tuple[int, ...], radii: t
     return floored(plan.best), used
 
 
-def fewest(shares: np.ndarray, share: float, images: int, alpha: float = ALPHA) -> float:
+def fewest(
+    shares: np.ndarray, asked: float | np.ndarray, images: int, alpha: float = ALPHA, lost: float = 0.0
+) -> float:
     """Return Wald's bound: mean draws of so many images that any rule needs which fails with probability alpha at most
-    and says of those with these shares that they are above `share`; the other images for nothing."""
-    apart = special.rel_entr(shares, share) + special.rel_entr(1 - shares, 1 - share)
-    return float(np.minimum(-np.log(alpha) / np.maximum(apart, 1e-12), SAMPLES).sum()) / images
+    and says of those with these shares that they are above the one asked; the other images for nothing.
+
+    asked: one share, or one for each image.
+    lost: of the images, the part of which the rule may not say so: of each with a probability b that costs least, where
+        it needs ((1 - b) log((1 - b) / alpha) + b log(b / (1 - alpha))) / KL draws.
+    """
+    apart = np.maximum(special.rel_entr(shares, asked) + special.rel_entr(1 - shares, 1 - asked), 1e-12)
+    apart = np.maximum(apart, -np.log(alpha) / SAMPLES)  # all draws decide: no more are needed
+    low, high, missed = 0.0, 1e12, np.zeros_like(apart)
+    for _ in range(200 if lost else 0):  # the price of a miss at which as many are missed as may be
+        price = np.sqrt(max(low, 1e-12) * high)
+        odds = special.expit(special.logit(alpha) + np.minimum(price * apart, 700))  # that it says so
+        missed = 1 - np.maximum(odds, alpha)
+        low, high = (price, high) if missed.sum() > lost * images else (low, price)
+    needed = special.rel_entr(1 - missed, alpha) + special.rel_entr(missed, 1 - alpha)
+    return float((needed / apart).sum()) / images
 
 
-def draws(specs: Sequence[str]) -> list[str]:
+def logged(name: str, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shares of votes behind a log, and which predictions were right, `REPEATS` times over."""
+    log = read(Path(name))
+    shares = special.ndtr(log.radius / sigma)
+    shares[log.radius >= log.radius.max() - 1e-9] = 1.0
+    nothing = log.predict < 0  # how often the best class of these was hit is not in the log
+    shares[nothing] = np.random.default_rng(1).uniform(0.3, 0.5, int(nothing.sum()))
+    return np.tile(shares, REPEATS), np.tile(log.correct, REPEATS)
+
+
+def randomized(specs: Sequence[str]) -> list[str]:
+    """One line for each log and number of draws: certified radii by both bounds, of the same votes."""
+    lines = [
+        "| log | draws | average radius | randomized | gained | points at sigma | most points | at r |",
+        "|---" * 8 + "|",
+    ]
+    for spec in specs:
+        name, width = spec.rsplit(":", 1)
+        sigma = float(width)
+        shares, right = logged(name, sigma)
+        for total in (100, 1000, 10_000, SAMPLES):
+            each = [
+                right * emulated(shares, sigma, (total,), (), 0, bound)[0] for bound in (Smoothing.bound, RANDOMIZED)
+            ]
+            radii = np.linspace(0, 4 * sigma, 161)[1:]
+            curves = [np.array([100 * (found >= radius).mean() for radius in radii]) for found in each]
+            most = int((curves[1] - curves[0]).argmax())
+            told = [Path(name).stem, f"{total:,}", *(f"{found.mean():.4f}" for found in each)]
+            told.append(f"{each[1].mean() / each[0].mean() - 1:.1%}")
+            told += [f"{(curves[1] - curves[0])[at]:.2f}" for at in (39, most)] + [f"{radii[most]:.3g}"]
+            lines.append(f"| {' | '.join(told)} |")
+    return lines
+
+
+def draws(specs: Sequence[str], bound: str) -> list[str]:
     """One line for each log and radius."""
-    heads = "| log | r | all draws | `decide` | lost | draws per image | fewer | at most |"
-    lines = [heads, "|---|---|---|---|---|---|---|---|"]
+    heads = "| log | r | all draws | `decide` | lost | draws per image | fewer | at most | with 0.1 lost |"
+    lines = [heads, "|---" * 9 + "|"]
     for spec in specs:
         name, width, asked = spec.rsplit(":", 2)
-        log, sigma = read(Path(name)), float(width)
-        shares = special.ndtr(log.radius / sigma)
-        shares[log.radius >= log.radius.max() - 1e-9] = 1.0
-        nothing = log.predict < 0  # how often the best class of these was hit is not in the log
-        shares[nothing] = np.random.default_rng(1).uniform(0.3, 0.5, int(nothing.sum()))
-        shares, right = np.tile(shares, REPEATS), np.tile(log.correct, REPEATS)
+        sigma = float(width)
+        shares, right = logged(name, sigma)
         (fixed, spent), n = emulated(shares, sigma, (SAMPLES,), (), 0), len(shares)
         for text in asked.split(","):
             radii = tuple(float(each) for each in text.split("+"))  # more than one: a grid
-            found, used = emulated(shares, sigma, looks(SAMPLES, 100, RATIO), radii, 2)
+            found, used = emulated(shares, sigma, looks(SAMPLES, 100, RATIO), radii, 2, bound)
             full, some = (
                 np.array([100 * (right & (each >= radius)).mean() for radius in radii]) for each in (fixed, found)
             )
             worst, cost = int((full - some).argmax()), spent.mean() / used.mean()
-            bounds = [fewest(shares[fixed >= radius], float(special.ndtr(radius / sigma)), n) for radius in radii]
+            reached = (fixed[:, None] >= np.array(radii)).sum(1)
+            sure, last = shares[reached > 0], np.array(radii)[reached[reached > 0] - 1]
+            bounds = [fewest(sure, special.ndtr(last / sigma), n, lost=lost) for lost in (0, LOST)]
             told = [Path(name).stem, text, *(f"{share[worst]:.2f}" for share in (full, some, full - some))]
-            told += [f"{used.mean():,.0f}", f"{cost:.1f} x", f"{spent.mean() / max(bounds):.1f} x"]
+            told += [f"{used.mean():,.0f}", f"{cost:.1f} x", *(f"{spent.mean() / each:.1f} x" for each in bounds)]
             lines.append(f"| {' | '.join(told)} |")
     return lines
 
@@ -190,16 +246,18 @@ def least(run: RunFolder, radius: float, alpha: float) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.certification")
-    parser.add_argument("what", choices=("speed", "draws", "runs"))
+    parser.add_argument("what", choices=("speed", "draws", "randomized", "runs"))
     parser.add_argument("logs", nargs="*")
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--draws", type=int, default=512)
     parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--bound", default=Smoothing.bound, choices=BOUNDS)
     given = parser.parse_args(arguments)
     if given.what == "speed":
         table = speed(given.images, given.draws, given.times)
     else:
-        table = draws(given.logs) if given.what == "draws" else compared(Path(given.logs[0]))
+        tables = {"draws": lambda: draws(given.logs, given.bound), "randomized": lambda: randomized(given.logs)}
+        table = tables.get(given.what, lambda: compared(Path(given.logs[0])))()
     sys.stdout.write("\n".join(table) + "\n")
 
 

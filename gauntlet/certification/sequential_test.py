@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from gauntlet.certification.confidence_sequence import hopeful_hits, sequence_bound
-from gauntlet.metrics.confidence import lower, upper
+from gauntlet.metrics.confidence import lower, randomized_lower, upper
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -29,7 +29,7 @@ def looks(samples: int, first: int, ratio: float) -> tuple[int, ...]:
     return tuple(out)
 
 
-BOUNDS = ("sequence", "union")
+BOUNDS = ("sequence", "union", "randomized")
 
 EARLY = 0.35
 """Part of alpha for what is certified before the last look, of the bound "sequence"."""
@@ -48,6 +48,8 @@ class Stopping:
     "union", of versions before 0.2.0: Clopper-Pearson bounds at all looks, half of alpha for the last and equal parts
     of the other half for those before; an image is given up where the upper bound of its share, at confidence 1 -
     `futility`, would not be certified with all draws.
+    "randomized": as "sequence", and at the last look each image has a number of its own in the bound, which fails with
+    all of its part of alpha (`gauntlet.metrics.confidence.randomized_lower`).
 
     The greatest radius over the looks of one image is a certificate: all bounds hold together with probability at least
     1 - alpha, for the class that the selection chose. Without a selection the class is the most frequent one; then a
@@ -61,7 +63,8 @@ class Stopping:
         looks: numbers of draws; the last is the budget.
         radii: what is asked, ascending; empty: the radius itself, so nothing stops before the last look.
         futility: of giving up.
-        bound: sequence or union.
+        bound: sequence, union or randomized.
+        uniform: of bound randomized, in [0, 1], [n, V]; None: one, at which the bound is Clopper-Pearson's.
 
     Attributes:
         chosen: class of each image, int64 [n]; -1 where none was chosen.
@@ -80,6 +83,7 @@ class Stopping:
     radii: tuple[float, ...] = ()
     futility: float = 1e-3
     bound: str = BOUNDS[0]
+    uniform: Floats | None = None
 
     def __post_init__(self) -> None:
         self.chosen = np.full(self.images, -1)
@@ -96,7 +100,7 @@ class Stopping:
         early = len(self.looks) - 1
         if not early:
             return self.alpha / parts
-        if self.bound == "sequence":
+        if self.bound != "union":
             return self.alpha / parts * (1 - EARLY if look in (-1, early) else EARLY)
         return self.alpha / (2 * parts) / (1 if look in (-1, early) else early)
 
@@ -135,12 +139,15 @@ class Stopping:
     @property
     def sequence(self) -> bool:
         """Return whether looks before the last one have a confidence sequence."""
-        return self.bound == "sequence" and len(self.looks) > 1
+        return self.bound != "union" and len(self.looks) > 1
 
     def bounds(self, at: Ints, hits: Floats | Ints, look: int) -> Floats:
         """Return the lower bounds of the shares of these images at a look, [b, V]; hits: whole or not, [b, V]."""
-        trials = self.looks[look]
-        last = lower(hits, trials, self.share(look)) if look == len(self.looks) - 1 or not self.sequence else None
+        trials, last = self.looks[look], None
+        if look == len(self.looks) - 1 and self.uniform is not None:
+            last = randomized_lower(hits, trials, self.share(look), self.uniform[at])
+        elif look == len(self.looks) - 1 or not self.sequence:
+            last = lower(hits, trials, self.share(look))
         if not self.sequence:
             assert last is not None
             return last

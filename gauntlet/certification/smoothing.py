@@ -19,8 +19,8 @@ from gauntlet.threat_model.victim import Victim
 
 RULES = ("fixed", "single_phase", "decide", "grid")
 
-UNION = BOUNDS[1]
-"""The bound of runs before 0.2.0, which has no part in their identity."""
+UNION, RANDOMIZED = BOUNDS[1:]
+"""The bound of runs before 0.2.0, which has no part in their identity, and the one that is drawn for each image."""
 
 MOST = 1 << 31
 """Draws for which there are numbers."""
@@ -50,7 +50,8 @@ class Smoothing(Knobs, key="certifier"):
         futility: chance of a certificate that is worth all draws of the budget, and half of it half of them, in (0, 1);
             an image with less is given up. Of bound union: confidence with which it is.
         bound: of decide and grid: sequence, whose prior is what the selection saw of the image; union, of looks, as
-            before 0.2.0 (`gauntlet.certification.sequential_test.Stopping`).
+            before 0.2.0 (`gauntlet.certification.sequential_test.Stopping`). Of these and fixed: randomized, at the
+            last look by a number drawn for each image with the seed of the run, fails with all of alpha.
 
     Raises:
         UserError: a value outside its range, or so few samples that nothing can be certified.
@@ -76,6 +77,8 @@ class Smoothing(Knobs, key="certifier"):
         super().__post_init__()
         if self.rule == "single_phase" and self.takes[0] is Dual:
             raise UserError("certifier.rule=single_phase is sound for one network that votes; take rule=fixed")
+        if self.rule == "single_phase" and self.bound == RANDOMIZED:
+            raise UserError("certifier.bound=randomized needs draws that did not choose the class; take rule=fixed")
         radii = self.radii or []
         if radii and not self._asks:
             raise UserError(f"certifier.radii are for rule=decide and rule=grid; rule={self.rule} gives every radius")
@@ -97,7 +100,7 @@ class Smoothing(Knobs, key="certifier"):
         mechanism = self._mechanism(victim)
         if mechanism.norm != threat.norm:
             raise UserError(f"the noise of this defense certifies {mechanism.norm}; take threat={mechanism.norm}")
-        plan = self._plan(mechanism, 1, threat)
+        plan = self.most(self._plan(mechanism, 1, threat))
         votes = np.zeros((1, mechanism.voters, 1), np.int64)
         if plan.selection:  # with all votes of the selection, too
             plan.hopeful(np.zeros(1, np.int64), votes + plan.selection)
@@ -119,8 +122,24 @@ class Smoothing(Knobs, key="certifier"):
             mechanism.noise.admit(x)
         with torch.no_grad():
             classes = victim.predict(x[:1], rng.select(torch.arange(1, device=x.device))).shape[1] if len(x) else 1
-        plan = self._plan(mechanism, len(x), threat)
+        plan = self.drawn(self._plan(mechanism, len(x), threat), rng)
         return self.result(count(mechanism, x, rng, classes, plan, work), plan)
+
+    def drawn(self, plan: Stopping, rng: Rng) -> Stopping:
+        """Return the plan with the numbers of a randomized bound, which depend on seed and sample alone.
+
+        rng: the stream of the certifier, of the images of the plan.
+        """
+        if self.bound == RANDOMIZED:
+            high, low = rng.stream("bound").bits((2, plan.voters)).cpu().numpy().swapaxes(0, 1)
+            plan.uniform = ((high << 21) | (low >> 11)) * 2.0**-53
+        return plan
+
+    def most(self, plan: Stopping) -> Stopping:
+        """Return the plan with the numbers by which a randomized bound is largest."""
+        if self.bound == RANDOMIZED:
+            plan.uniform = np.zeros((plan.images, plan.voters))
+        return plan
 
     def result(self, counted: VoteCounts, plan: Stopping) -> Certificates:
         """Return the certificates that counted votes prove."""

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from gauntlet.certification.auto_lirpa import AutoLirpa
 from gauntlet.certification.claimed import Claimed
-from gauntlet.certification.smoothing import UNION
+from gauntlet.certification.smoothing import RANDOMIZED, UNION
 from gauntlet.config.user_code import code_digest
 from gauntlet.data.dataset import Dataset, Split
 from gauntlet.errors import UserError, printable
@@ -130,7 +130,7 @@ def _told_apart(node: Mapping[str, Any]) -> dict[str, Any]:
         return dict(node)
     kept = {key: value for key, value in node.items() if key != "bound" or value != UNION}
     if node["rule"] not in ("decide", "grid"):
-        kept = {key: value for key, value in kept.items() if key != "bound"} | UNUSED_LOOKS
+        kept = {key: value for key, value in kept.items() if key != "bound" or value == RANDOMIZED} | UNUSED_LOOKS
     return kept
 
 

@@ -40,6 +40,36 @@ def lower(hits: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> Floats:
     return np.where(k == 0, 0.0, bound)
 
 
+HALVINGS = 60
+
+
+def randomized_lower(hits: ArrayLike, trials: ArrayLike, alpha: float, uniform: ArrayLike) -> Floats:
+    """Return the randomized one-sided bound (Stevens 1950; of smoothing Voracek 2024, arXiv 2406.17830): below the
+    true probability p with probability 1 - alpha, exactly.
+
+    The share at which P[more hits] + uniform P[as many] is alpha: Clopper-Pearson's where `uniform` is one, otherwise
+    larger. It is cut at the share of which all trials hit as often as not, so that a p above that is never exceeded:
+    of trials without a miss the equation would give one wherever `uniform` is at most alpha.
+
+    Args:
+        hits, trials: whole or not; they broadcast with `uniform`.
+        alpha: in (0, 1).
+        uniform: drawn from [0, 1] independently of the hits, and not chosen after having seen them.
+
+    >>> randomized_lower(990, 1000, 0.001, [1.0, 0.5, 0.0]).round(6).tolist()
+    [0.976036, 0.976619, 0.977497]
+    """
+    k, n, u = np.broadcast_arrays(*(np.asarray(each, float) for each in (hits, trials, uniform)))
+    low, high = np.zeros(k.shape), max(alpha, 0.5) ** (1 / n)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        more = np.where(k >= n, 0.0, special.betainc(k + 1, np.maximum(n - k, 1e-300), middle))
+        least = np.where(k <= 0, 1.0, special.betainc(np.maximum(k, 1e-300), n - k + 1, middle))
+        excluded = (1 - u) * more + u * least <= alpha
+        low, high = np.where(excluded, middle, low), np.where(excluded, high, middle)
+    return low
+
+
 def upper(hits: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> Floats:
     """Return the bound on the other side: above the true probability with probability at least 1 - alpha."""
     k, n = np.asarray(hits, float), np.asarray(trials, float)

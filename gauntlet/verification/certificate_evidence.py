@@ -165,6 +165,7 @@ def _vote_problems(row: Any, certifier: Smoothing, job: CertificationSetup) -> I
     """Yield a line where counts do not give the recorded bounds and radius at the certifier's alpha."""
     mechanism: Any = job.setup.target.victim.mechanism
     plan = certifier._plan(mechanism, 1, job.work.threat)
+    plan = certifier.drawn(plan, Rng(job.work.seed, torch.tensor([int(row.sample)]), STAGE))
     hits = np.asarray(row.counts, np.int64)
     if hits.shape != (plan.voters,) or row.trials not in plan.looks or not ((hits >= 0) & (hits <= row.trials)).all():
         yield f"{hits.tolist()} votes of {row.trials} draws are not those of this certifier"
@@ -183,7 +184,7 @@ def _vote_problems(row: Any, certifier: Smoothing, job: CertificationSetup) -> I
     radius = float(floored(plan.radius(bounds[None]))[0])
     if abs(radius - row.radius) > 1.5e-6:
         yield f"these votes give the radius {radius:.6f}, the record says {row.radius:.6f}"
-    if row.radius > (best := largest_radius(plan)) + 1.5e-6:
+    if row.radius > (best := largest_radius(certifier.most(plan))) + 1.5e-6:
         yield f"the largest radius that {plan.looks[-1]} draws can give is {best:.6f}, the record says {row.radius:.6f}"
 
 

@@ -25,14 +25,29 @@ def share_bounds(hits: Any, trials: int, alpha: float) -> Any:
 
 
 def look_bounds(plan: Stopping, look: int, hits: Any, pilot: Any) -> Floats:
-    """Return the bounds of the shares of an image at a look, [V]; pilot: votes in the selection, [V]."""
+    """Return the bounds of the shares of the image of a plan at a look, [V]; pilot: votes in the selection, [V]."""
     drawn = plan.looks[look]
     last: Floats = share_bounds(hits, drawn, plan.share(look))
+    if plan.uniform is not None and look == len(plan.looks) - 1:
+        pairs = zip(hits, plan.uniform[0], strict=True)
+        last = np.array([_randomized_bound(int(h), drawn, plan.share(look), float(u)) for h, u in pairs])
     if not plan.sequence:
         return last
     pairs = zip(hits, pilot, strict=True)
     earlier = np.array([_sequence_bound(int(h), drawn, float(k), plan.selection, plan.share(0)) for h, k in pairs])
     return np.maximum(earlier, last) if look == len(plan.looks) - 1 else earlier
+
+
+def _randomized_bound(hits: int, trials: int, alpha: float, uniform: float) -> float:
+    """Return the share at which more hits, and as many with a probability of `uniform`, have the probability alpha."""
+
+    def excess(share: float) -> float:
+        return float(binom.sf(hits, trials, share) + uniform * binom.pmf(hits, trials, share) - alpha)
+
+    cap = max(alpha, 0.5) ** (1 / trials)
+    if excess(cap) <= 0:
+        return float(cap)
+    return 0.0 if excess(0.0) >= 0 else float(brentq(excess, 0.0, cap, xtol=1e-15))
 
 
 def _sequence_bound(hits: int, trials: int, pilot: float, chosen: int, alpha: float) -> float:

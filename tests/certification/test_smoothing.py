@@ -53,6 +53,20 @@ def test_a_constant_network_is_certified_up_to_the_cap_of_its_draws():
     assert (found.counts.tolist(), found.trials.tolist()) == ([[1000], [1000]], [1000, 1000])
 
 
+def test_randomized_bounds_depend_on_seed_and_sample_alone_and_are_larger():
+    shares = np.linspace(0.7, 1, 40)
+    victim, x = victim_of(Coins(shares=shares)), torch.zeros(40, 1, 1, 1)
+    plain, drawn = Smoothing(samples=300), Smoothing(samples=300, bound="randomized")
+    wanted, found = certify(plain, victim, x, WORK), certify(drawn, victim, x, WORK)
+    assert torch.equal(wanted.counts, found.counts)
+    assert (found.radius >= wanted.radius).all()
+    assert (found.radius > wanted.radius).sum() > 30
+    assert torch.equal(certify(drawn, victim, x, Work(33)).radius, found.radius)
+    assert not torch.equal(certify(drawn, victim, x, WORK, seed=1).lower, found.lower)
+    with pytest.raises(UserError, match="rule=fixed"):
+        Smoothing(rule="single_phase", bound="randomized")
+
+
 def test_a_coin_gets_no_prediction():
     mechanism = Coins(shares=np.full(200, 0.5))
     found = certify(

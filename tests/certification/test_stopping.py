@@ -10,7 +10,7 @@ from gauntlet.certification.certifiable import Dual
 from gauntlet.certification.confidence_sequence import hopeful_hits
 from gauntlet.certification.noise import Gaussian
 from gauntlet.certification.sequential_test import Stopping, floored, looks
-from gauntlet.metrics.confidence import even, lower, most, tail, upper
+from gauntlet.metrics.confidence import even, lower, most, randomized_lower, tail, upper
 from gauntlet.verification.vote_bounds import look_bounds
 
 ALPHA = 0.01
@@ -113,6 +113,53 @@ def test_decide_and_grid_certify_what_is_not_there_no_more_often_than_alpha(radi
         assert failed <= ALPHA
         total += chosen[pilot] * failed
     assert total > 0
+
+
+def claims_above(share, trials, alpha):
+    """P[the randomized bound exceeds this share] when it is the true one, over all hits and all uniform numbers."""
+    hits = np.arange(trials + 1)
+    always, ever = (randomized_lower(hits, trials, alpha, number) > share for number in (1.0, 0.0))
+    failed = float(stats.binom.pmf(hits[always], trials, share).sum())
+    for some in hits[ever & ~always]:  # the bound falls in the number: find where it passes `share`
+        low, high = 0.0, 1.0
+        while high - low > 1e-10:
+            middle = (low + high) / 2
+            over = randomized_lower(some, trials, alpha, middle) > share
+            low, high = (middle, high) if over else (low, middle)
+        failed += float(stats.binom.pmf(some, trials, share)) * low
+    return failed
+
+
+@pytest.mark.parametrize("trials", [1, 20, 300])
+def test_the_randomized_bound_fails_with_alpha_exactly(trials):
+    cap = 0.5 ** (1 / trials)
+    for share in (0.02, 0.3, 0.5, 0.6, 0.8413, 0.9, 0.97725, 0.99, 0.9987):
+        failed = claims_above(share, trials, ALPHA)
+        assert failed == pytest.approx(ALPHA if share < cap else 0, abs=1e-9)
+        fixed = stats.binom.pmf(np.arange(trials + 1), trials, share)[
+            lower(np.arange(trials + 1), trials, ALPHA) > share
+        ]
+        assert fixed.sum() <= failed + 1e-12 or share >= cap
+
+
+def test_the_randomized_bound_is_the_other_one_at_one_and_larger_below():
+    hits = np.array([0, 1, 50, 90, 99, 100])
+    assert randomized_lower(hits, 100, ALPHA, 1.0) == pytest.approx(lower(hits, 100, ALPHA), abs=1e-14)
+    assert randomized_lower(hits[:-1], 100, ALPHA, 0.0) == pytest.approx(lower(hits[:-1] + 1, 100, ALPHA), abs=1e-14)
+    assert randomized_lower(100, 100, ALPHA, [0.5, 0.0]) == pytest.approx([0.02**0.01, 0.5**0.01])
+    each = randomized_lower(hits[:, None], 100, ALPHA, np.linspace(0, 1, 9))
+    assert (np.diff(each, axis=1) <= 0).all()
+    assert (np.diff(each, axis=0) >= 0).all()
+
+
+def test_the_verifier_finds_the_same_randomized_bounds():
+    for drawn, cap in ((1, 0.5), (100_000, 0.5**1e-5)):
+        for uniform in (0.0, 0.0004, 0.3):
+            hits = np.array([0, 1, drawn // 2, drawn - drawn // 1000, drawn])
+            rule = Stopping(radius, 0.001, 1, 5, 100, (drawn,), bound="randomized", uniform=np.full((1, 5), uniform))
+            mine = rule.bounds(np.zeros(1, np.int64), hits[None], 0)[0]
+            assert look_bounds(rule, 0, hits, []) == pytest.approx(mine, rel=1e-9, abs=1e-12)
+            assert mine.max() <= cap
 
 
 def two_classes(hits, drawn):

@@ -315,6 +315,9 @@ def test_an_unfit_amount_gets_one_line(run, amount, capsys):
     assert "is no number of samples and no share" in capsys.readouterr().err
 
 
+SMOOTHED = {"certifier": "smoothing", "defense": "gaussian_smoothing", "model": "small_cnn"}
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
     words = [
@@ -326,8 +329,7 @@ def certificates(tmp_path_factory):
         "certifier.samples=200",
     ]
     folder = tmp_path_factory.mktemp("certificates")
-    choices = {"certifier": "smoothing", "defense": "gaussian_smoothing", "model": "small_cnn"}
-    return certify(composed(folder, *words, "dataset.limit=20", "runtime.chunk=8"), choices, "python run.py").run
+    return certify(composed(folder, *words, "dataset.limit=20", "runtime.chunk=8"), SMOOTHED, "python run.py").run
 
 
 def recertify(run, change):
@@ -346,6 +348,23 @@ def test_honest_certificates_are_verified_at_every_level(certificates):
         report = verify.verify(certificates, amount=amount)
         assert (report.problems, report.level, report.verified) == ([], level, True)
     assert report.replayed.equal == 20
+
+
+def test_the_number_of_a_randomized_bound_is_drawn_again(tmp_path):
+    """It is in no record: the bound of another one is not that of this seed and sample."""
+    words = ["certifier=smoothing", "~attack", "defense=gaussian_smoothing", "certifier.bound=randomized"]
+    cfg = composed(tmp_path, *words, "threat=l2", "threat.eps=1", "certifier.samples=100", "dataset.limit=3")
+    run = certify(cfg, SMOOTHED, "python run.py").run
+    report = verify.verify(run, amount=EVERYTHING)
+    assert (report.problems, report.level, report.verified) == ([], "full", True)
+
+    def luckier(table):
+        low = 0.5**0.01 * np.ones(len(table))
+        radius = np.floor(0.25 * norm.ppf(low) * 1e6) / 1e6
+        return table.assign(counts=[[100]] * len(table), lower=[[each] for each in low], radius=radius)
+
+    recertify(run, luckier)
+    assert "votes of 100 give the bounds" in problems(run)
 
 
 def test_a_radius_that_no_count_gives_is_refused(certificates, tmp_path):

@@ -1,12 +1,13 @@
-"""AdvMoE against its ablations on digits: clean and robust accuracy, loads, and what each head finds.
+"""AdvMoE against its ablations: clean and robust accuracy, loads, and what each head finds.
 
     python -m benchmarks.advmoe [--minutes 4] [--seeds 3] [--epochs 20] [--runs runs/_benchmark_advmoe]
-    python -m benchmarks.advmoe --table
+    python -m benchmarks.advmoe --data photographs [--arms AdvMoE dense ...] [--shared ../shared]
+    python -m benchmarks.advmoe [--data photographs] --table
 
 Every arm trains the same number of epochs from the same seeds, and its last weights are attacked on the test part, by
-40 steps of PGD on the margin through all heads that the defense declares. A cell (arm, seed) that is done is a file in
-the folder of runs; a stopped training goes on where it stood, so the same command, given often enough, finishes. The
-minutes are those of the processor. `--table` prints what is there as Markdown.
+PGD on the margin through all heads that the defense declares. A cell (arm, seed) that is done is a file in the folder
+of runs; a stopped training goes on where it stood, so the same command, given often enough, finishes. The minutes are
+those of the processor. `--table` prints what is there as Markdown.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import statistics
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from benchmarks.few_images import Few
 from gauntlet.attacks.pgd import PGD
 from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
-from gauntlet.data.dataset import Batch, Dataset
+from gauntlet.data.dataset import Batch
 from gauntlet.defenses.advmoe import AdvMoE
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
@@ -37,6 +40,7 @@ from gauntlet.evidence.schema import CLEAN_STAGE
 from gauntlet.jobs.training_job import KEYS
 from gauntlet.models import checkpoint
 from gauntlet.models.moe import MixtureOfExperts
+from gauntlet.system.atomic_file import write_atomically
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain
 from gauntlet.training.loop import LAST
@@ -55,10 +59,43 @@ ARMS: dict[str, list[str]] = {
         "recipe=advmoe", "model=moe_small_cnn", "recipe.alternation.phases.1.objective.target=balance",
     ],
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the arms are trained and attacked on.
+
+    Args:
+        data: overrides of the data set; {shared} is where public data are.
+        mixture: overrides of the networks with pathways.
+        images: how many of the training, the first ones.
+        judged: how many of the test part are attacked, the first ones.
+        steps: of that attack, four radii long in all.
+        epochs: where none are given.
+    """
+
+    data: tuple[str, ...]
+    mixture: tuple[str, ...]
+    images: int
+    judged: int
+    steps: int
+    epochs: int
+
+
+SETTINGS = {
+    "digits": Setting((), (), 10**9, 10**9, 40, 20),
+    "photographs": Setting(
+        (
+            "dataset=parquet", "dataset.path={shared}/data/cifar10_jpeg", "dataset.name=cifar10_jpeg",
+            "dataset.budgets.linf=4/255",
+        ),
+        ("model.scale=0.25",), 2000, 300, 20, 8,
+    ),
+}  # fmt: skip
+"""A quarter of the width is what no longer suffices on photographs."""
+
 BRIEF = ["recipe.selection.limit=100", "recipe.selection.steps=2"]
 """The last weights count, so that the best epoch need not be found with care."""
-
-ATTACK = PGD(steps=40, step_size=0.1, loss="margin")
 
 
 class OutOfTime(Exception):
@@ -86,24 +123,29 @@ class Watch:
         return nullcontext(self.clock)
 
 
-def cell(arm: str, seed: int, epochs: int, runs: Path, clock: Clock) -> dict[str, Any]:
+def cell(arm: str, seed: int, epochs: int, setting: Setting, shared: Path, runs: Path, clock: Clock) -> dict[str, Any]:
     """Train and attack one arm with one seed: the numbers of its line."""
+    recipe, network, *own = ARMS[arm]
+    data = [override.format(shared=shared) for override in setting.data]
+    mixture = setting.mixture if "moe" in network else ()
+    chosen = [recipe, network, *data, *mixture, *own, *BRIEF, f"recipe.epochs={epochs}", f"seed={seed}"]
     with initialize_config_dir(CONF, version_base=None):
-        cfg = checked(compose("train", [*ARMS[arm], *BRIEF, f"recipe.epochs={epochs}", f"seed={seed}"]), KEYS)
-    dataset: Dataset = build(cfg.dataset)
-    model, recipe = (OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe))
-    part = TrainedNetwork(model, recipe, seed=seed)  # type: ignore[arg-type]
+        cfg = checked(compose("train", chosen), KEYS)
+    dataset = Few(build(cfg.dataset), setting.images)
+    model, training = (OmegaConf.to_container(node) for node in (cfg.model, cfg.recipe))
+    part = TrainedNetwork(model, training, seed=seed)  # type: ignore[arg-type]
     folder = part.train(dataset, runs, progress=False, tracker=Watch(clock))  # type: ignore[arg-type]
     module = build(cfg.model)
     checkpoint.load(module, folder / LAST)
     module.eval().requires_grad_(False)
-    batch = dataset.split("test").read(slice(0, len(dataset.split("test"))))
+    batch = dataset.split("test").read(slice(0, setting.judged))
     threat = Threat("linf", dataset.budgets["linf"])
-    row = {"arm": arm, "seed": seed, "epochs": epochs, **attacked(victim_of(module), batch, threat)}
+    attack = PGD(steps=setting.steps, step_size=4 / setting.steps, loss="margin")
+    row = {"arm": arm, "seed": seed, "epochs": epochs, **attacked(victim_of(module), batch, threat, attack)}
     if isinstance(module, MixtureOfExperts):
         row |= loads(module, batch)
         if arm == "label route":
-            row["oracle"] = oracle(module, batch, threat)
+            row["oracle"] = oracle(module, batch, threat, attack)
     return row | {"multiply_adds": multiply_adds(module, batch)}
 
 
@@ -114,9 +156,9 @@ def victim_of(module: nn.Module) -> Victim:
     return Victim(plain(module), (module,))
 
 
-def attacked(victim: Victim, batch: Batch, threat: Threat) -> dict[str, Any]:
+def attacked(victim: Victim, batch: Batch, threat: Threat, attack: PGD) -> dict[str, Any]:
     """Accuracies in percent: clean, under the true head alone, and under each other head alone; robust: under all."""
-    run = Evaluation(victim, ("pgd", ATTACK), threat, 10, batch_size=360, coverage="correct")
+    run = Evaluation(victim, ("pgd", attack), threat, 10, batch_size=360, coverage="correct")
     rows = evaluate_chunk(run, batch).rows.to_pandas()
     total, wrong = len(batch.ids), rows[rows.stage == CLEAN_STAGE].broken.sum()
     heads = {
@@ -136,13 +178,13 @@ def loads(module: MixtureOfExperts, batch: Batch) -> dict[str, Any]:
     return {"load": 100 * float(largest) / len(route), "label_mod": 100 * float(agree)}
 
 
-def oracle(module: MixtureOfExperts, batch: Batch, threat: Threat) -> dict[str, float]:
+def oracle(module: MixtureOfExperts, batch: Batch, threat: Threat, attack: PGD) -> dict[str, float]:
     """Clean and robust accuracy where the route is the label's remainder, which no deployed network could know."""
     count, clean, robust = len(batch.ids), 0.0, 0.0
     for expert in range(module.experts):
         mine = batch.y % module.experts == expert
         victim = Victim(lambda x, rng, e=expert: module.pathway(x, e), (module,))  # type: ignore[misc]
-        found = attacked(victim, Batch(batch.ids[mine], batch.x[mine], batch.y[mine]), threat)
+        found = attacked(victim, Batch(batch.ids[mine], batch.x[mine], batch.y[mine]), threat, attack)
         clean, robust = clean + found["clean"] * int(mine.sum()), robust + found["robust"] * int(mine.sum())
     return {"clean": clean / count, "robust": robust / count}
 
@@ -216,25 +258,32 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--runs", type=Path, default=Path("runs/_benchmark_advmoe"))
+    parser.add_argument("--data", choices=SETTINGS, default="digits")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--runs", type=Path)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done, out = options.runs / "cells", sys.stdout.write
+    setting = SETTINGS[options.data]
+    epochs = options.epochs or setting.epochs
+    runs = options.runs or Path("runs/_benchmark_advmoe" + (f"_{options.data}" if options.data != "digits" else ""))
+    done, out = runs / "cells", sys.stdout.write
     done.mkdir(parents=True, exist_ok=True)
     clock = Clock(60 * options.minutes)
     try:
         for seed in () if options.table else range(options.seeds):
             for number, arm in enumerate(ARMS):
-                path = done / f"{number}_{seed}_{options.epochs}.json"
-                if not path.exists():
-                    path.write_text(json.dumps(cell(arm, seed, options.epochs, options.runs, clock)))
+                path = done / f"{number}_{seed}_{epochs}.json"
+                if arm in options.arms and not path.exists():
+                    found = cell(arm, seed, epochs, setting, options.shared.resolve(), runs, clock)
+                    write_atomically(path, json.dumps(found).encode())
                     out(f"{arm}, seed {seed}: {path.read_text()}\n")
                     clock.log()
     except OutOfTime:
         out("the minutes are over; the same command goes on\n")
-    rows = [json.loads(path.read_text()) for path in sorted(done.glob(f"*_{options.epochs}.json"))]
+    rows = [json.loads(path.read_text()) for path in sorted(done.glob(f"*_{epochs}.json"))]
     out(f"{table(rows)}\n\n{by_head(rows)}\n")
 
 

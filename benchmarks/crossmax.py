@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from benchmarks.few_images import Few
 from benchmarks.seeds import Job, work_through
-from benchmarks.training_effects import Few, composed
+from benchmarks.training_effects import composed
 from gauntlet.attacks.pgd import PGD
 from gauntlet.config.validate import build
 from gauntlet.defenses.crossmax import CrossMax

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.seeds import interval
-from benchmarks.training_effects import composed, effects, worst
+from benchmarks.training_effects import composed, worst
+from benchmarks.training_questions import effects
 from gauntlet.attacks.pgd import PGD
 from gauntlet.config.validate import build
 from gauntlet.data.dataset import Batch

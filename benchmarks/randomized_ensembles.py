@@ -22,8 +22,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from benchmarks.few_images import Few
 from benchmarks.seeds import Job, add_options, interval, shares, work_through
-from benchmarks.training_effects import Few, composed
+from benchmarks.training_effects import composed
 from gauntlet.attacks.apgd import APGD
 from gauntlet.attacks.randomized_ensemble.arc import ARC
 from gauntlet.attacks.randomized_ensemble.expected_pgd import ExpectedPGD

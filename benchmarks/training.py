@@ -3,7 +3,8 @@
     python -m benchmarks.training cost [--width 16] [--batch 32] [--repeats 5] [--only pgd_at ...]
     python -m benchmarks.training ways [--width 16] [--batch 32] [--repeats 5]
     python -m benchmarks.training effects [--out runs/_effects] [--seeds 3] [--only awp co ...] [--minutes 60]
-    python -m benchmarks.training table [--out runs/_effects]
+        [--epochs 100]
+    python -m benchmarks.training table [--out runs/_effects] [--epochs 100]
 
 `cost` takes turns between a step of each recipe and a bare loop of the same passes of the same network, and compares
 the processor time of pairs, which other work on the machine disturbs least. `ways` takes turns between the ways to
@@ -11,9 +12,10 @@ carry out one step of PGD-AT with three steps: order of memory, format of number
 
 `effects` trains and attacks what is missing, one network after the other, and can be stopped and started at any time:
 trainings go on from their last state, and measured networks are not measured again. It begins with the first seed of
-everything. `table` prints what is there. Robust: the worst of PGD (30 steps on digits, 20 on photographs) on
-cross-entropy and on the margin, on the test part; train: the same on the images of the training. Seeds are paired: all
-arms of one seed see the same order of images, the same augmentation and the same noise.
+everything; with --epochs all trainings are that long, and stand beside those of other lengths. `table` prints what is
+there. Robust: the worst of PGD (30 steps on digits, 20 on photographs) on cross-entropy and on the margin, on the test
+part; train: the same on the images of the training. Seeds are paired: all arms of one seed see the same order of
+images, the same augmentation and the same noise.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -30,7 +33,8 @@ from torch import Tensor, nn
 
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.seeds import add_options, work_through
-from benchmarks.training_effects import composed, effects, jobs, short, table
+from benchmarks.training_effects import composed, jobs, short, table
+from benchmarks.training_questions import effects
 from gauntlet.data.dataset import Batch
 from gauntlet.models.low_rank import low_rank
 from gauntlet.models.preact_resnet import PreActResNet
@@ -196,10 +200,17 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--epochs", type=int)
     add_options(parser, "runs/_effects")
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = {k: v for k, v in effects(options.shared.resolve()).items() if not options.only or k in options.only}
+    if options.epochs:
+        longer = f"recipe.epochs={options.epochs}"
+        found = {
+            f"{name}_{options.epochs}_epochs": replace(effect, settings=(*effect.settings, longer))
+            for name, effect in found.items()
+        }
     if options.what == "cost":
         cost(options.width, options.batch, options.repeats, options.only)
     elif options.what == "ways":

@@ -1,4 +1,4 @@
-"""What the methods of training do on small data: the questions, and how a trained network is measured.
+"""What the methods of training do on small data: how a trained network is measured, and the tables.
 
 Robust: the worst of PGD on cross-entropy and on the margin, on the test part; train: the same on the
 images of the training. Seeds are paired: all arms of one seed see the same order of images, the same augmentation and
@@ -8,7 +8,6 @@ the same noise. See benchmarks/training.py for the commands.
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +18,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from benchmarks.few_images import Few
 from benchmarks.seeds import Job, interval, shares
+from benchmarks.training_questions import Effect
 from gauntlet.attacks.pgd import PGD
 from gauntlet.config.shipped import CONF
 from gauntlet.config.validate import build, checked
-from gauntlet.data import Dataset
-from gauntlet.data.dataset import Batch, Split
+from gauntlet.data.dataset import Split
 from gauntlet.jobs.training_job import KEYS
 from gauntlet.models import checkpoint
 from gauntlet.threat_model.counted_head import CountedHead, Counts
@@ -44,202 +44,6 @@ def composed(*overrides: str) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(CONF, version_base=None):
         return checked(compose("train", list(overrides)), KEYS)
-
-
-@dataclass(frozen=True)
-class Few:
-    """A data set of which training sees the first images only."""
-
-    whole: Dataset
-    images: int
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.whole, name)
-
-    def split(self, part: str) -> Split:
-        whole = self.whole.split(part)
-        return First(whole, self.images) if part == "train" else whole
-
-
-@dataclass(frozen=True)
-class First:
-    """The first images of a split, which lie in no order that means anything."""
-
-    whole: Split
-    images: int
-
-    @property
-    def ids(self) -> Any:
-        return self.whole.ids[: self.images]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def read(self, positions: Any) -> Batch:
-        return self.whole.read(positions)
-
-    def digest(self) -> str:
-        return self.whole.digest()
-
-    def selection(self) -> str:
-        return f"first {self.images}"
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A question, and the trainings that answer it; every arm is compared with the first.
-
-    judged: how many images of the test part, and as many of those of the training, are attacked; steps: of those PGDs;
-    also: columns of the table beside the usual ones, of the last weights: heading -> field of `Judged`.
-    """
-
-    question: str
-    eps: str
-    images: int
-    settings: tuple[str, ...]
-    arms: dict[str, tuple[str, ...]]
-    judged: int = 360
-    steps: int = 30
-    also: tuple[tuple[str, str], ...] = ()
-
-
-def _digits(
-    question: str,
-    eps: str,
-    images: int,
-    epochs: int,
-    arms: dict[str, tuple[str, ...]],
-    also: tuple[tuple[str, str], ...] = (),
-) -> Effect:
-    settings = (
-        "dataset=digits", "model=small_cnn", f"dataset.budgets.linf={eps}", f"recipe.epochs={epochs}",
-        "recipe.schedule=step", "recipe.weight_decay=5e-4", "recipe.warmup=0", "recipe.learning_rate=0.1",
-        "recipe.selection.limit=200", "recipe.selection.steps=5",
-    )  # fmt: skip
-    return Effect(question, eps, images, settings, arms, also=also)
-
-
-def _cifar(shared: Path, question: str, eps: str, images: int, epochs: int, arms: dict[str, tuple[str, ...]]) -> Effect:
-    settings = (
-        "dataset=parquet", f"dataset.path={shared}/data/cifar10_jpeg", "dataset.name=cifar10_jpeg",
-        "dataset.size=16", "dataset.resize=16", "model=preact_resnet18", "model.width=8",
-        f"dataset.budgets.linf={eps}", f"recipe.epochs={epochs}",
-        "recipe.schedule=step", "recipe.warmup=0", "recipe.learning_rate=0.1", "recipe.weight_decay=5e-4",
-        "recipe.batch_size=20", "recipe.selection.limit=100", "recipe.selection.steps=3",
-        "recipe.selection.step_size=0.5",
-    )  # fmt: skip
-    return Effect(question, eps, images, settings, arms, judged=300, steps=20)
-
-
-def effects(shared: Path) -> dict[str, Effect]:
-    gamma = "recipe.weight_perturbation.radius"
-    factors = ("model=low_rank", "recipe.weight_decay=0")
-    large = ("recipe.batch_size=250", "recipe.learning_rate=0.2", "recipe.warmup=0.1")
-    few = ("recipe.objective.attack.steps=3", "recipe.objective.attack.step_size=0.5")
-    return {
-        "robust": _digits(
-            "Does training on PGD examples make robust?", "0.15", 1000, 15,
-            {"standard": ("recipe=standard",), "PGD-AT": ("recipe=pgd_at",)},
-        ),
-        "trade": _digits(
-            "Do TRADES and MART trade clean accuracy for a smaller gap between train and test?", "0.2", 1000, 15,
-            {"PGD-AT": ("recipe=pgd_at",), "TRADES": ("recipe=trades",), "MART": ("recipe=mart",)},
-        ),
-        "awp": _digits(
-            "Does AWP close the gap between train and test, and best and last?", "0.2", 200, 80,
-            {
-                "PGD-AT": ("recipe=pgd_at",),
-                "AWP 0.01": ("recipe=pgd_at_awp",),
-                "AWP 0.03": ("recipe=pgd_at_awp", f"{gamma}=0.03"),
-                "EMA 0.99": ("recipe=pgd_at", "recipe.ema=0.99"),
-            },
-        ),
-        "trades_awp": _digits(
-            "Does AWP help TRADES?", "0.2", 200, 40,
-            {
-                "TRADES": ("recipe=trades",),
-                "AWP 0.005": ("recipe=trades_awp",),
-                "AWP 0.01": ("recipe=trades_awp", f"{gamma}=0.01"),
-            },
-        ),
-        "co": _digits(
-            "Does a single step fail at a large eps, where ten do not?", "0.3", 1000, 40,
-            {
-                "PGD-AT": ("recipe=pgd_at",),
-                "FGSM": ("recipe=fgsm_rs", "recipe.objective.attack.init=zero", "recipe.objective.attack.step_size=1"),
-                "FGSM-RS": ("recipe=fgsm_rs",),
-                "N-FGSM": ("recipe=n_fgsm",),
-            },
-        ),
-        "single": _digits(
-            "Does more noise help a single step at a moderate eps?", "0.15", 1000, 15,
-            {"FGSM-RS": ("recipe=fgsm_rs",), "N-FGSM": ("recipe=n_fgsm",), "PGD-AT": ("recipe=pgd_at",)},
-        ),
-        "flat": _digits(
-            "Do flat minima generalize on clean images?", "0.15", 200, 40,
-            {
-                "standard": ("recipe=standard",),
-                "AMP 0.5": ("recipe=amp",),
-                "AMP 0.1": ("recipe=amp", f"{gamma}=0.1"),
-                "SAM 0.05": ("recipe=sam",),
-                "ASAM 0.5": ("recipe=asam",),
-            },
-        ),
-        "weighting": _digits(
-            "Do trainings that weight samples hold under an attack that is not theirs?", "0.2", 1000, 30,
-            {"PGD-AT": ("recipe=pgd_at",), "GAIRAT": ("recipe=gairat",), "MAIL": ("recipe=mail",),
-             "LRAT": ("recipe=lrat",)},
-            also=(("PGD on cross-entropy alone", "ce"),),
-        ),
-        "classes": _digits(
-            "Does weighting samples or classes help the worst classes?", "0.2", 1000, 30,
-            {"PGD-AT": ("recipe=pgd_at",), "DAFA": ("recipe=dafa",), "DONE 2": ("recipe=done",),
-             "DONE 5": ("recipe=done", "recipe.weighting.temperature=5")},
-            also=(("worst class", "worst_class"), ("worst 30 % of classes", "tail")),
-        ),
-        "condition": _digits(
-            "Do bounded condition numbers help low-rank networks against small perturbations?", "0.05", 1000, 30,
-            {
-                "low rank": ("recipe=condlr", *factors, "recipe.constraint.tau=null"),
-                "CondLR 0.5": ("recipe=condlr", *factors),
-                "CondLR 0.1": ("recipe=condlr", *factors, "recipe.constraint.tau=0.1"),
-                "standard": ("recipe=standard",),
-            },
-        ),
-        "pruning": _digits(
-            "Does sharpness by importance help a pruned network under corruptions?", "0.15", 1000, 30,
-            {
-                "pruned": ("recipe=adasap", "recipe.weight_perturbation=null"),
-                "AdaSAP": ("recipe=adasap",),
-                "dense": ("recipe=standard",),
-            },
-            also=(("clean", "clean"), ("corrupted", "corrupted")),
-        ),
-        "advprop": _digits(
-            "Do adversarial examples with batch norms of their own help on clean and corrupted images?", "0.15", 1000,
-            30,
-            {"standard": ("recipe=standard",), "AdvProp": ("recipe=advprop",)},
-            also=(("clean", "clean"), ("corrupted", "corrupted")),
-        ),
-        "lag": _digits(
-            "Do they in large batches, and does it matter how old the attacked weights are?", "0.15", 1000, 30,
-            {
-                "standard": ("recipe=standard", *large),
-                "lag 0": ("recipe=conadv", *large, "recipe.objective.lag=0"),
-                "ConAdv, lag 1": ("recipe=conadv", *large),
-                "lag 4": ("recipe=conadv", *large, "recipe.objective.lag=4"),
-            },
-            also=(("clean", "clean"), ("corrupted", "corrupted")),
-        ),
-        "cifar_awp": _cifar(
-            shared, "Does AWP close the gaps on photographs?", "8/255", 200, 30,
-            {"PGD-AT": ("recipe=pgd_at", *few), "AWP 0.01": ("recipe=pgd_at_awp", *few)},
-        ),
-        "cifar_co": _cifar(
-            shared, "Does a single step overfit catastrophically on photographs?", "16/255", 200, 30,
-            {"PGD-AT": ("recipe=pgd_at", *few), "FGSM-RS": ("recipe=fgsm_rs",)},
-        ),
-    }  # fmt: skip
 
 
 class Judged(NamedTuple):
@@ -327,10 +131,16 @@ def _gap(run: dict[str, Any]) -> float:
     return float(run["train_robust"] - run["last_robust"])
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """Return what was measured; lost: robust accuracy from the best to the last epoch."""
+    run = json.loads(path.read_text())
+    return run | {"lost": run["best_robust"] - run["last_robust"]}
+
+
 def table(folder: Path, found: dict[str, Effect], seeds: int) -> None:
     for name, effect in found.items():
         results = {
-            arm: {s: json.loads(p.read_text()) for s in range(seeds) if (p := place(folder, name, arm, s)).exists()}
+            arm: {s: _read(p) for s in range(seeds) if (p := place(folder, name, arm, s)).exists()}
             for arm in effect.arms
         }
         if not any(results.values()):
@@ -355,11 +165,10 @@ def table(folder: Path, found: dict[str, Effect], seeds: int) -> None:
                 interval([run["last_robust"] - base["last_robust"] for run, base in pairs]),
                 interval([_gap(run) for run in runs.values()]),
                 interval([_gap(run) - _gap(base) for run, base in pairs]),
-                interval([run["best_robust"] - run["last_robust"] for run in runs.values()]),
+                interval([run["lost"] for run in runs.values()]),
                 str(sum(bool(run["alarms"]) for run in runs.values())),
             ]
             for _, field in effect.also:
-                key = f"last_{field}"
-                cells.append(interval([run[key] for run in runs.values()]))
-                cells.append(interval([run[key] - base[key] for run, base in pairs]))
+                cells.append(interval([run[field] for run in runs.values()]))
+                cells.append(interval([run[field] - base[field] for run, base in pairs]))
             out(f"| {arm} | {len(runs)} | {' | '.join(cells)} |\n")

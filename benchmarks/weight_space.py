@@ -19,8 +19,10 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from benchmarks.few_images import Few
 from benchmarks.seeds import interval
-from benchmarks.training_effects import Few, composed, effects, worst
+from benchmarks.training_effects import composed, worst
+from benchmarks.training_questions import effects
 from gauntlet.config.validate import build
 from gauntlet.models import checkpoint
 from gauntlet.models.weight_arithmetic import interpolated, patched, signature

@@ -18,12 +18,13 @@ from gauntlet.threat_model.rng import Rng
 from gauntlet.training.augmentation import augment
 from gauntlet.training.batch_norm import estimating, synced
 from gauntlet.training.distributed import ALONE, ProcessGroup
+from gauntlet.training.finite_check import check_finite
 from gauntlet.training.history import Epoch, History, Kept
 from gauntlet.training.memory_order import fit_memory_order
 from gauntlet.training.model_context import PassCounter, evaluating, forwarding, lowered, seeded, shuffle
 from gauntlet.training.model_selection import CHUNK, Scores
 from gauntlet.training.recipe import Recipe
-from gauntlet.training.step import NotFinite, Player
+from gauntlet.training.step import Player
 from gauntlet.training.weight_averaging import Average, Averaged, Mean
 
 ALARM = 0.2
@@ -204,7 +205,7 @@ class TrainingRun:
         self._backwards += passes.backwards * processes.size
 
     def _end_epoch(self, started: float) -> None:
-        self._check_finite()
+        check_finite(self._losses, self.model, self._auxiliary, self._average, self._players)
         if self.recipe.swa and self.epoch + 1 > self.recipe.swa.start * self.recipe.epochs:
             assert self._average is not None
             self._average.update(self.model)
@@ -278,22 +279,3 @@ class TrainingRun:
     def _single_step(self, module: nn.Module) -> float:
         classifier, split = self._classifier(module), self._validation
         return self.recipe.selection.single_step(classifier, split, self.seed, self.device, self.processes)
-
-    def _check_finite(self) -> None:
-        for name, value in self._numbers():
-            if not bool(value.isfinite().all()):
-                raise NotFinite(name, {})
-
-    def _numbers(self) -> Iterator[tuple[str, Tensor]]:
-        yield "the loss", self._losses
-        yield from self.model.state_dict().items()
-        if self._auxiliary:
-            yield from self._auxiliary.state_dict(prefix="auxiliary ").items()
-        if self._average:
-            yield from self._average.module.state_dict(prefix="average of ").items()
-        for player in self._players:
-            yield from ((f"{name} of the weighting", value) for name, value in player.weigher.memory.items())
-            for number, entry in player.optimizer.state_dict()["state"].items():
-                for name, value in entry.items():
-                    if isinstance(value, Tensor):
-                        yield f"{name} of weight {number}", value

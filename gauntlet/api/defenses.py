@@ -1,6 +1,5 @@
 """The defense of a Python call: by name, or an object of a class of this package or of the caller's."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from gauntlet.api.composition import Composition, composed, node_of, package_of
 from gauntlet.api.inputs import InputError, check_classes
 from gauntlet.api.subject import Images, network_of, tried
-from gauntlet.config.shipped import CONF
+from gauntlet.config.shipped import CONF, content
 from gauntlet.models.given import GivenIdentity, LogitsOf
 
 
@@ -96,9 +95,16 @@ def _told(networks: dict[str, nn.Module], first: Tensor) -> int | None:
 
 def _choice(target: str, kind: str) -> tuple[str, str | None]:
     """Return what the configuration calls a class, and the protocol that it has there; else the name of the class."""
-    texts = {path.stem: path.read_text() for path in sorted((Path(CONF) / "defense").glob("*.yaml"))}
-    mine = {name: text for name, text in texts.items() if re.search(rf"^_target_: {re.escape(target)}\s*$", text, re.M)}
-    protocols = {
-        found[1] if (found := re.search(r"override /protocol@\S+: (\w+)", text)) else None for text in mine.values()
-    }
+    nodes = {path.stem: content(path) for path in sorted((Path(CONF) / "defense").glob("*.yaml"))}
+    mine = {name: node for name, node in nodes.items() if node.get("_target_") == target}
+    protocols = {_protocol(node) for node in mine.values()}
     return next(iter(mine)) if len(mine) == 1 else kind.lower(), protocols.pop() if len(protocols) == 1 else None
+
+
+def _protocol(node: dict[str, Any]) -> str | None:
+    """Return the protocol that a choice of a defense takes in place of the usual one."""
+    for entry in node.get("defaults", ()):
+        for key, name in entry.items() if isinstance(entry, dict) else ():
+            if key.startswith("override /protocol@"):
+                return str(name)
+    return None

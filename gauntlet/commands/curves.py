@@ -5,27 +5,22 @@ are laid side by side; the last row is the AND rule at each eps: a sample stands
 What a run with a finite eps found counts, but it did not look for the nearest: it is marked.
 """
 
-import argparse
 import csv
 import io
 import math
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from gauntlet.errors import OtherKind, UserError, left_out
-from gauntlet.evidence.run_folder import find_runs
+from gauntlet.commands.victim_groups import Group, VictimGroups, answered, parser, write_data
 from gauntlet.metrics.display import DASH, csv_row, number
-from gauntlet.metrics.perturbation_size import Distances, Floats, accuracy, area, nearest, optimality, read
-from gauntlet.metrics.robustness_curve import grid, groups, names, reference
-from gauntlet.system.atomic_file import write_atomically
+from gauntlet.metrics.perturbation_size import Floats, accuracy, area, nearest, optimality
+from gauntlet.metrics.robustness_curve import grid, names, reference
 
 BEST = "all runs"
 
 
-def lines(group: Sequence[Distances]) -> Iterator[str]:
+def lines(group: Group) -> Iterator[str]:
     """The tables of one group."""
     first, eps = group[0].manifest, reference(group)
     best = nearest([answer.distance for answer in group])
@@ -66,7 +61,7 @@ def _median(distance: Floats) -> str:
     return "not found" if middle == math.inf else f"{middle:.5g}"
 
 
-def as_csv(groups: Sequence[Sequence[Distances]]) -> str:
+def as_csv(groups: Sequence[Group]) -> str:
     """Return the curves as data, one line for each run and each distance at which its accuracy changes."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
@@ -86,36 +81,12 @@ def as_csv(groups: Sequence[Sequence[Distances]]) -> str:
     return sink.getvalue()
 
 
-def answers(folders: Sequence[Path]) -> Iterator[Distances | UserError | None]:
-    """Yield the distances of each run; None where it is of another kind and was not named itself."""
-    for folder in folders:
-        runs = find_runs(folder) if folder.is_dir() else []
-        if not runs:
-            raise UserError(f"there is no run in {folder}; make one: python run.py attack=fmn threat.eps=unbounded")
-        for run in runs:
-            try:
-                yield read(run)
-            except UserError as cause:
-                yield None if isinstance(cause, OtherKind) and run.path not in folders else cause
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Print the curves of the runs below the given folders; 1 where there is none, or one that cannot be used."""
-    parser = argparse.ArgumentParser(prog="gauntlet curves", description="Robustness curves of finished runs.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the curves as data")
-    options = parser.parse_args(arguments)
-    try:
-        found = list(answers(options.folders))
-        together = groups([answer for answer in found if isinstance(answer, Distances)])
-        if options.csv is not None:
-            write_atomically(options.csv, as_csv(together).encode())
-    except UserError as cause:
-        sys.stderr.write(f"error: {cause}\n")
-        return 1
-    unfit = [answer for answer in found if isinstance(answer, UserError)]
-    for why in unfit:
-        sys.stderr.write(f"left out: {why}\n")
-    sys.stderr.write(left_out(found.count(None), "" if together else "; name runs of attacks"))
-    sys.stdout.write("\n\n".join("\n".join(lines(group)) for group in together) + ("\n" if together else ""))
-    return 1 if unfit or not together else 0
+    options = parser("curves", "Robustness curves of finished runs.").parse_args(arguments)
+
+    def answer(found: VictimGroups) -> int:
+        write_data(options.csv, as_csv(found.together))
+        return found.show(["\n".join(lines(group)) for group in found.together], "runs of attacks")
+
+    return answered(options, answer)

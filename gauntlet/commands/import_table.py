@@ -6,7 +6,6 @@ to run; metrics are `val_acc` and `val_ATTACK_EPS_acc` with eps in units of 1/25
 """
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 from gauntlet.errors import UserError, printable
 from gauntlet.evidence.reported_table import FOLDER, ReportedTable
-from gauntlet.system.file_reader import read_regular
+from gauntlet.system.file_reader import read_mapping, read_regular
 
 SOURCES = ("nasrobbench201",)
 NAME = "NAS-RobBench-201"
@@ -31,8 +30,7 @@ def import_table(file: Path, meta: Path | None, runs: Path) -> tuple[Path, Repor
     """
     if meta is None:
         raise UserError("--from nasrobbench201 needs --meta FILE, which says what architectures are isomorphic")
-    content = _bytes(file)
-    results, ids = _object(file, content), _object(meta, _bytes(meta)).get("ids")
+    results, ids = read_mapping(file, HINT), read_mapping(meta, HINT).get("ids")
     if not isinstance(ids, dict) or not ids:
         raise UserError(f"{meta} has no ids; {HINT}")
     tables = {}
@@ -45,7 +43,8 @@ def import_table(file: Path, meta: Path | None, runs: Path) -> tuple[Path, Repor
     if not any(tables.values()):
         raise UserError(f"{file} holds no architectures; {HINT}")
     strings = {key: str(ids[key].get("nb201-string", "")) for table in tables.values() for key in table}
-    table = ReportedTable(NAME, f"sha256:{hashlib.sha256(content).hexdigest()}", tables, strings)
+    digest = hashlib.sha256(read_regular(file, hint=HINT)).hexdigest()
+    table = ReportedTable(NAME, f"sha256:{digest}", tables, strings)
     place = runs / FOLDER / "nasrobbench201.json"
     table.write(place)
     return place, table
@@ -74,21 +73,4 @@ def _accuracies(where: str, metrics: Any) -> dict[str, float]:
         found[f"{attack} {float(eps):g}/255" if attack else "clean"] = sum(values) / len(values)
     if not found:
         raise UserError(f"{printable(where)} has no accuracy such as val_pgd_8.0_acc; {HINT}")
-    return found
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return read_regular(path, hint=HINT)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {HINT}") from None
-
-
-def _object(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as cause:
-        raise UserError(f"{path} cannot be read ({printable(cause)[:200]}); {HINT}") from None
-    if not isinstance(found, dict) or not found:
-        raise UserError(f"{path} holds no mapping; {HINT}")
     return found

@@ -3,7 +3,6 @@
 Runs of one victim, data set and norm are laid side by side, each attack at the eps of its runs.
 """
 
-import argparse
 import csv
 import io
 import math
@@ -11,20 +10,20 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gauntlet.commands.curves import answers
-from gauntlet.errors import UserError, left_out
+from gauntlet.commands.figure import COLORS, Drawing, check_ending, plain, save
+from gauntlet.commands.victim_groups import Group, VictimGroups, answered, parser, write_data
+from gauntlet.errors import UserError
 from gauntlet.evidence.schema import CLEAN_STAGE
 from gauntlet.metrics.display import csv_row
 from gauntlet.metrics.perturbation_size import Distances
-from gauntlet.metrics.robustness_curve import groups
 from gauntlet.metrics.spurious_accuracy import LongRange, common_eps, long_range
-from gauntlet.system.atomic_file import write_atomically
 
 
-def curves_of(group: Sequence[Distances]) -> dict[str, LongRange]:
+def curves_of(group: Group) -> dict[str, LongRange]:
     """Return attack -> what its runs at a finite eps leave, of the runs of one victim on the same images."""
     by_attack: dict[str, list[Distances]] = defaultdict(list)
     for each in group:
@@ -69,7 +68,7 @@ def _largest_class(run: Distances) -> float:
     return max(counts.values()) / sum(counts.values())
 
 
-def lines(group: Sequence[Distances], curves: dict[str, LongRange]) -> Iterator[str]:
+def lines(group: Group, curves: dict[str, LongRange]) -> Iterator[str]:
     """Yield the tables of one victim."""
     first = group[0].manifest
     yield (
@@ -114,7 +113,7 @@ def _said(attack: str, curve: LongRange) -> Iterator[str]:
         yield "no sign of spurious accuracy in these runs"
 
 
-def as_csv(found: Sequence[tuple[Sequence[Distances], dict[str, LongRange]]]) -> str:
+def as_csv(found: Sequence[tuple[Group, dict[str, LongRange]]]) -> str:
     """Return the curves as data, one line for each attack and eps."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
@@ -128,26 +127,46 @@ def as_csv(found: Sequence[tuple[Sequence[Distances], dict[str, LongRange]]]) ->
     return sink.getvalue()
 
 
+def drawings(found: Sequence[tuple[Group, dict[str, LongRange]]]) -> Iterator[Drawing]:
+    """Yield a figure of each victim: what each attack leaves over eps, what all runs leave within it, dashed, and what
+    any model can have, gray."""
+    for group, curves in found:
+        who = group[0].manifest
+
+        def draw(axes: Any, curves: dict[str, LongRange] = curves) -> None:
+            for number, (attack, curve) in enumerate(curves.items()):
+                color = COLORS[number % len(COLORS)]
+                axes.plot(curve.eps, _percent(curve.left), "o-", markersize=3, color=color, label=plain(attack))
+                least = [min(pair) for pair in zip(curve.within, curve.ceiling, strict=True)]
+                axes.plot(curve.eps, _percent(least), "--", linewidth=0.8, color=color)
+                axes.fill_between(curve.eps, _percent(least), _percent(curve.left), color=color, alpha=0.15)
+            ceiling = {eps: most for each in curves.values() for eps, most in zip(each.eps, each.ceiling, strict=True)}
+            places = sorted(ceiling)
+            axes.plot(places, _percent([ceiling[eps] for eps in places]), ":", color="#999999", drawstyle="steps-post")
+            axes.set(xlabel="$\\epsilon$", ylabel="robust accuracy (%)", ylim=(-2, 102))
+            axes.legend()
+
+        yield Drawing(f"{who['dataset']['name']} {who['threat']['norm']} {who['name']['defense']}", draw)
+
+
+def _percent(shares: Sequence[float]) -> list[float]:
+    return [100 * share for share in shares]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the curves of the runs below the given folders; 1 where there is none, or one that cannot be used."""
-    parser = argparse.ArgumentParser(prog="gauntlet study longrange", description="Robust accuracy to large eps.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the curves as data")
-    options = parser.parse_args(arguments)
-    try:
-        answered = list(answers(options.folders))
-        every = groups([answer for answer in answered if isinstance(answer, Distances)])
-        curves = [(group, made) for group in every if (made := curves_of(group))]
-        if options.csv is not None:
-            write_atomically(options.csv, as_csv(curves).encode())
-    except UserError as cause:
-        sys.stderr.write(f"error: {cause}\n")
-        return 1
-    unfit = [answer for answer in answered if isinstance(answer, UserError)]
-    for why in unfit:
-        sys.stderr.write(f"left out: {why}\n")
-    sys.stderr.write(left_out(answered.count(None), "" if curves else "; name runs of attacks with a finite eps"))
-    if not curves and not unfit and not answered.count(None):
-        sys.stderr.write("error: no run has a finite eps; make some: attack=pgd threat.eps=0.1,0.3,0.5,1 with -m\n")
-    sys.stdout.write("\n\n".join("\n".join(lines(*each)) for each in curves) + ("\n" if curves else ""))
-    return 1 if unfit or not curves else 0
+    options_of = parser("study longrange", "Robust accuracy to large eps.")
+    options_of.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves: .pdf, .svg or .png")
+    options = options_of.parse_args(arguments)
+
+    def answer(found: VictimGroups) -> int:
+        check_ending(options.figure)
+        curves = [(group, made) for group in found.together if (made := curves_of(group))]
+        write_data(options.csv, as_csv(curves))
+        if not curves and not found.unfit and not found.others:
+            raise UserError("no run has a finite eps; make some: attack=pgd threat.eps=0.1,0.3,0.5,1 with -m")
+        for path in save(list(drawings(curves)), options.figure) if options.figure else ():
+            sys.stderr.write(f"figure: {path}\n")
+        return found.show(["\n".join(lines(*each)) for each in curves], "runs of attacks with a finite eps")
+
+    return answered(options, answer)

@@ -1,6 +1,6 @@
-"""Figures for papers: `gauntlet plot runs --kind tradeoff --out figure.pdf`. One column wide, fonts embedded.
+"""Figures of the leaderboard: `gauntlet plot runs --kind tradeoff --out figure.pdf`.
 
-The numbers are those of the leaderboard. Where several tables fit a kind, each becomes a file of its own.
+Where several tables fit a kind, each becomes a file of its own.
 """
 
 import argparse
@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gauntlet.commands.board_input import RunSelection, add_arguments
-from gauntlet.errors import UserError, printable
+from gauntlet.commands.figure import COLORS, Drawing, check_ending, line, plain, save
+from gauntlet.errors import UserError
 from gauntlet.leaderboard.certificates import Claims
 from gauntlet.leaderboard.certified_bracket import BracketCurve, bracket, bracket_curves
 from gauntlet.leaderboard.entry import Board, Entry
@@ -22,31 +23,8 @@ from gauntlet.metrics.ranking import pareto_front
 from gauntlet.metrics.rejection import Rejection
 from gauntlet.metrics.transfer_matrix import collect
 
-WIDTH, HEIGHT = 3.3, 2.6
-"""Inches: one column of a paper with two."""
-
-ENDINGS = (".pdf", ".svg", ".png")
-
-SETTINGS: Any = {
-    "font.size": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.2, "axes.grid": True,
-    "grid.linewidth": 0.4, "grid.color": "#dddddd", "legend.frameon": False, "savefig.dpi": 300,
-    "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "gauntlet",
-}  # fmt: skip
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which color-blind readers tell apart; dashes tell the lines apart in gray too."""
-
 FATES = {"proven": "#009E73", "open": "#dddddd", "broken": "#0072B2"}
 """Of samples: they differ in lightness too."""
-
-DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
-
-
-class Drawing(NamedTuple):
-    """One figure: its title in a word or two, and what draws it into axes."""
-
-    name: str
-    draw: Callable[[Any], None]
 
 
 def tradeoff(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
@@ -80,7 +58,7 @@ def _points(axes: Any, entries: Sequence[Entry]) -> None:
             vertical, horizontal = side.split()
             offset = {"left": -4, "right": 4}[horizontal], {"top": 4, "middle": 0, "bottom": -4}[vertical]
             axes.annotate(
-                _plain(name),
+                plain(name),
                 at,
                 xytext=offset,
                 textcoords="offset points",
@@ -101,7 +79,7 @@ def curve(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
 
             def draw(axes: Any, lines: Any = lines) -> None:
                 for number, (name, each) in enumerate(lines):
-                    _line(axes, number, each.eps, [100 * share for share in each.accuracy], name)
+                    line(axes, number, each.eps, [100 * share for share in each.accuracy], name)
                 axes.set(xlabel="$\\epsilon$", ylabel="robust accuracy (%)", ylim=(-2, 102))
 
             name = board.eps if board.threat.target else ""
@@ -117,7 +95,7 @@ def queries(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
                 def draw(axes: Any, entry: Entry = entry) -> None:
                     for number, each in enumerate(entry.queries):
                         steps = query_steps(each.curve)
-                        _line(axes, number, [x for x, _ in steps], [100 * y for _, y in steps], each.name)
+                        line(axes, number, [x for x, _ in steps], [100 * y for _, y in steps], each.name)
                     axes.set(xlabel="queries", ylabel="success (%)", ylim=(-2, 102), xscale="log")
 
                 yield Drawing(f"{board.data.name} {entry.defense}", draw)
@@ -138,7 +116,7 @@ def risk_coverage(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawi
         def draw(axes: Any, found: Any = found) -> None:
             for number, (name, each) in enumerate(found.items()):
                 points = [(100 * coverage, 100 * risk) for coverage, risk in each.risk_coverage()]
-                _line(axes, number, [x for x, _ in points], [y for _, y in points], name)
+                line(axes, number, [x for x, _ in points], [y for _, y in points], name)
                 answered = each.clean >= 0
                 wrong = 100 * float((~each.right[answered]).mean()) if answered.any() else 0.0
                 axes.plot(100 * float(answered.mean()), wrong, "o", markersize=3.5, color=COLORS[number % len(COLORS)])
@@ -157,11 +135,11 @@ def transfer(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
             nan = float("nan")
             rates = [[100 * t.pairs[row].rate if row in t.pairs else nan for t in targets] for row in rows]
             axes.imshow(rates, vmin=0, vmax=100, cmap="cividis", aspect="auto")
-            axes.set_xticks(range(len(targets)), [_plain(target.name) for target in targets], rotation=45, ha="right")
-            axes.set_yticks(range(len(rows)), [_plain(sources[row]) for row in rows])
+            axes.set_xticks(range(len(targets)), [plain(target.name) for target in targets], rotation=45, ha="right")
+            axes.set_yticks(range(len(rows)), [plain(sources[row]) for row in rows])
             axes.grid(visible=False)
-            for i, line in enumerate(rates):
-                for j, rate in enumerate(line):
+            for i, row in enumerate(rates):
+                for j, rate in enumerate(row):
                     ink = "white" if not rate > 60 else "black"
                     axes.text(
                         j, i, "–" if rate != rate else f"{rate:.0f}", ha="center", va="center", fontsize=6, color=ink
@@ -182,7 +160,7 @@ def certificates(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawin
             for number, claims in enumerate(found):
                 radii = [radius for radius, _, _ in claims.curve]
                 shares = [100 * count / claims.total.samples for _, count, _ in claims.curve]
-                _line(axes, number, radii, shares, f"{claims.defense}, {claims.certifier}", "steps-pre")
+                line(axes, number, radii, shares, f"{claims.defense}, {claims.certifier}", "steps-pre")
             axes.set(xlabel="radius", ylabel="certified accuracy (%)", ylim=(-2, 102))
 
         yield Drawing(f"{data.name} {norm}", draw)
@@ -202,7 +180,7 @@ def brackets(boards: Sequence[Board], runs: RunSelection) -> Iterator[Drawing]:
 
 def _sides(axes: Any, curve: BracketCurve) -> None:
     for number, (name, points) in enumerate(curve.sides().items()):
-        _line(axes, number, [each[0] for each in points], [each[1] for each in points], name, "default")
+        line(axes, number, [each[0] for each in points], [each[1] for each in points], name, "default")
     axes.set(xlabel=r"$\epsilon$", ylabel="samples (%)", ylim=(-2, 102))
 
 
@@ -213,22 +191,11 @@ def _bars(axes: Any, found: Sequence[tuple[str, Bracket]]) -> None:
             width = 100 * count / each.samples
             axes.barh(at, width, left=start, height=0.6, color=FATES[name], label=name if not at else None)
             start += width
-    axes.set_yticks(range(len(found)), [_plain(shortened(name)) for name, _ in found])
+    axes.set_yticks(range(len(found)), [plain(shortened(name)) for name, _ in found])
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.set(xlabel="samples (%)", xlim=(0, 100))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3)
-
-
-def _line(axes: Any, number: int, x: Sequence[float], y: Sequence[float], name: str, style: str = "steps-post") -> None:
-    axes.plot(x, y, drawstyle=style, linestyle=DASHES[number % len(DASHES)], color=COLORS[number % len(COLORS)],
-              label=_plain(name))  # fmt: skip
-    axes.legend()
-
-
-def _plain(text: str) -> str:
-    """Return a text that matplotlib shows as it is: it would take dollar signs for mathematics."""
-    return printable(text).replace("$", "\\$")
 
 
 KINDS: dict[str, Callable[[Sequence[Board], RunSelection], Iterator[Drawing]]] = {
@@ -242,39 +209,6 @@ KINDS: dict[str, Callable[[Sequence[Board], RunSelection], Iterator[Drawing]]] =
 }
 
 
-def save(drawings: Sequence[Drawing], out: Path) -> list[Path]:
-    """Write each drawing to a file; with more than one, its number comes before the ending.
-
-    Raises:
-        UserError: matplotlib is not installed, or the file cannot be written.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("figures need matplotlib; install it: pip install 'gauntlet-robustness[plot]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    written = []
-    with matplotlib.rc_context(SETTINGS):
-        for number, drawing in enumerate(drawings, 1):
-            path = out if len(drawings) == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")
-            figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
-            try:
-                drawing.draw(axes)
-                axes.set_title(_plain(drawing.name), fontsize=8, loc="left")
-                dated = (
-                    {"Date": None} if path.suffix == ".svg" else {"CreationDate": None} if path.suffix == ".pdf" else {}
-                )
-                figure.savefig(path, metadata=dated)
-            except OSError as cause:
-                raise UserError(f"{path} cannot be written: {cause.strerror}; choose another file by --out") from None
-            finally:
-                pyplot.close(figure)
-            written.append(path)
-    return written
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Write figures of the runs below the given folders; 1 where they hold nothing of the kind."""
     parser = argparse.ArgumentParser(prog="gauntlet plot", description="Figures of the leaderboard for papers.")
@@ -283,8 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("figure.pdf"), metavar="FILE", help=".pdf, .svg or .png")
     options = parser.parse_args(arguments)
     try:
-        if options.out.suffix not in ENDINGS:
-            raise UserError(f"{options.out} has no ending that can be drawn; end it in {', '.join(ENDINGS)}")
+        check_ending(options.out)
         runs = RunSelection.of(options)
         drawings = list(KINDS[options.kind](runs.tables(), runs))
         if not drawings:

@@ -4,25 +4,22 @@ Runs of one victim, data set and norm make one fit, to the images that are right
 run without a bound (`threat.eps=unbounded`), else at the eps of the runs (arXiv 1711.02846).
 """
 
-import argparse
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-from gauntlet.commands.curves import answers
-from gauntlet.errors import UserError, left_out
-from gauntlet.metrics.perturbation_size import Distances, nearest
+from gauntlet.commands.victim_groups import Group, VictimGroups, answered, parser
+from gauntlet.errors import UserError
+from gauntlet.metrics.perturbation_size import nearest
 from gauntlet.metrics.power_law import PowerLaw, fitted
-from gauntlet.metrics.robustness_curve import groups, names
+from gauntlet.metrics.robustness_curve import names
 
 
-def law_of(group: Sequence[Distances]) -> PowerLaw:
+def law_of(group: Group) -> PowerLaw:
     """Return the fit to the runs of one victim. Raises UserError where there are too few points."""
     radii = [radius for each in group if (radius := each.manifest["threat"]["radius"]) is not None]
     return fitted(nearest([each.distance for each in group]), radii, len(radii) < len(group))
 
 
-def lines(group: Sequence[Distances]) -> Iterator[str]:
+def lines(group: Group) -> Iterator[str]:
     """Yield the report of one fit. Raises UserError where there are too few points."""
     law, first = law_of(group), group[0].manifest
     yield (
@@ -43,23 +40,15 @@ def lines(group: Sequence[Distances]) -> Iterator[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the fits of the runs below the given folders; 1 where there is none, or one that cannot be made."""
-    parser = argparse.ArgumentParser(prog="gauntlet study powerlaw", description="Error against eps as a power law.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of runs")
-    options = parser.parse_args(arguments)
-    try:
-        found = list(answers(options.folders))
-    except UserError as cause:
-        sys.stderr.write(f"error: {cause}\n")
-        return 1
-    unfit = [answer for answer in found if isinstance(answer, UserError)]
-    reports = []
-    for group in groups([answer for answer in found if isinstance(answer, Distances)]):
-        try:
-            reports.append("\n".join(lines(group)))
-        except UserError as cause:
-            unfit.append(UserError(f"{group[0].run.path}: {cause}"))
-    for why in unfit:
-        sys.stderr.write(f"left out: {why}\n")
-    sys.stderr.write(left_out(found.count(None), "" if reports else "; name runs of attacks"))
-    sys.stdout.write("\n\n".join(reports) + ("\n" if reports else ""))
-    return 1 if unfit or not reports else 0
+    options = parser("study powerlaw", "Error against eps as a power law.", data=False).parse_args(arguments)
+
+    def answer(found: VictimGroups) -> int:
+        reports = []
+        for group in found.together:
+            try:
+                reports.append("\n".join(lines(group)))
+            except UserError as cause:
+                found.unfit.append(UserError(f"{group[0].run.path}: {cause}"))
+        return found.show(reports, "runs of attacks")
+
+    return answered(options, answer)

@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from gauntlet.config.shipped import CONF
+from gauntlet.config.shipped import CONF, content
 
 TAKES = {
     "of": "dataset",
@@ -34,7 +32,7 @@ def printed() -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
     groups: dict[str, set[str]] = {}
     fields: dict[str, set[str]] = {}
     for path in sorted(Path(CONF).glob("*/*.yaml")):
-        for field, name in _names(yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)), ""):
+        for field, name in _names(content(path), ""):
             place = fields.setdefault(field, set()) if field else groups.setdefault(path.parent.name, set())
             place.add(name)
     return tuple({key: frozenset(names) for key, names in them.items()} for them in (groups, fields))  # type: ignore[return-value]

@@ -1,6 +1,5 @@
 """Which classes of a network of more classes stand for each class of a data set, such as those of ImageNet-A."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from gauntlet.data.class_map import IMAGENET, ClassMap
 from gauntlet.errors import UserError, printable, some
-from gauntlet.system.file_reader import read_regular
+from gauntlet.system.file_reader import read_mapping, read_regular
 
 WHOLE = 1000
 """Classes of a network for ImageNet."""
@@ -78,7 +77,7 @@ class ClassGroups:
         if isinstance(given, str) and path.is_dir():
             return _objectnet(path, origin)
         if isinstance(given, str) and path.suffix.lower() == ".json":
-            return _listed(_object(path, HINT), origin)
+            return _listed(read_mapping(path, HINT), origin)
         raise UserError(f"{origin} says no groups of classes; {HINT}")
 
     def mapped(self) -> ClassMap:
@@ -110,7 +109,7 @@ def _listed(found: Mapping[str, Any], origin: str) -> ClassGroups:
 def _objectnet(folder: Path, origin: str) -> ClassGroups:
     """Read the mappings of ObjectNet: folder -> label -> labels of ImageNet, "; " between them -> their numbers."""
     hint = "give the folder mappings of objectnet-1.0 as published"
-    folders, groups, pytorch = (_object(folder / name, hint) for name in (*OBJECTNET[:2], OBJECTNET[3]))
+    folders, groups, pytorch = (read_mapping(folder / name, hint) for name in (*OBJECTNET[:2], OBJECTNET[3]))
     texts = read_regular_text(folder / OBJECTNET[2], hint)
     labels = [line.strip() for line in texts.splitlines()]
     number_of = {identity: int(column) for column, identity in pytorch.items()}
@@ -137,14 +136,3 @@ def read_regular_text(path: Path, hint: str) -> str:
         raise UserError(f"{path}: no such file; {hint}") from None
     except ValueError as cause:
         raise UserError(f"{path} cannot be read ({printable(cause)[:200]}); {hint}") from None
-
-
-def _object(path: Path, hint: str) -> dict[str, Any]:
-    text = read_regular_text(path, hint)
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as cause:
-        raise UserError(f"{path} cannot be read ({printable(cause)[:200]}); {hint}") from None
-    if not isinstance(found, dict) or not found:
-        raise UserError(f"{path} holds no mapping; {hint}")
-    return found

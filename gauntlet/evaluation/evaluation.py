@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gauntlet.attacks.linearized_boundary import DUAL
 from gauntlet.errors import UserError
 from gauntlet.evaluation.randomized_protocol import Protocol
 from gauntlet.threat_model.access import GRADIENT, TRANSFER, admit, level_of, weaker
@@ -54,7 +55,7 @@ class Evaluation:
         fitted: stage -> its attack after it has learned from training images; see `gauntlet.evaluation.universal_fit`.
 
     Raises:
-        UserError: a stage needs more than that.
+        UserError: a stage needs more than that, or the targets are not defined for the threat.
     """
 
     victim: Victim
@@ -82,6 +83,11 @@ class Evaluation:
             raise UserError(
                 "threat.target=column needs a data set that says targets (dataset=parquet dataset.target=COLUMN); or "
                 "use threat.target=random"
+            )
+        if self.threat.targeted and self.threat.target == "nearest" and self.threat.norm not in DUAL:
+            raise UserError(
+                f"threat.target=nearest is defined for {', '.join(DUAL)}, not for {self.threat.norm}; use "
+                "threat.target=runner_up"
             )
         if self.victim.accepts is not None and self.rule is not None and self.rule.rule == "vote":
             raise UserError("protocol=vote is not defined where a randomized defense rejects; take protocol=expected")

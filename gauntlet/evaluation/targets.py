@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.linearized_boundary import DUAL, nearest_classes
+from gauntlet.attacks.linearized_boundary import nearest_classes
 from gauntlet.errors import UserError, reason
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.threat_model.counted_head import CountedHead, Counts
@@ -65,15 +65,13 @@ def targets_of(run: Evaluation, scores: Tensor, x: Tensor, ids: Tensor, y: Tenso
         y: labels int64 [B].
 
     Raises:
-        UserError: a target of the data set is no other class; or the nearest class is asked for, and the norm has no
-            distance to a plane, or the defense no gradient.
+        UserError: a target of the data set is no other class; or the nearest class is asked for, and the defense has no
+            gradient.
     """
     if run.listed is not None:
         return listed_targets(run.listed, ids, y, run.classes)
     if run.threat.target != "nearest":
         return choose_targets(run.threat.target, scores, y, Rng(run.seed, ids, STREAM))
-    if run.threat.norm not in DUAL:
-        raise UserError(f"threat.target=nearest is defined for {', '.join(DUAL)}; use threat.target=runner_up")
     found, device = [], run.device
     for at in torch.arange(len(ids)).split(run.batch_size):  # type: ignore[no-untyped-call]
         images, labels, draws = x[at].to(device), y[at].to(device), Rng(run.seed, ids[at].to(device), STREAM)

@@ -93,6 +93,21 @@ def read_json(path: Path, most: int = MOST_BYTES, hint: str = "give a file of pl
         raise UserError(f"{printable(path)} is damaged: {reason(cause)[:200]}; {hint}") from None
 
 
+def read_mapping(path: Path, hint: str) -> dict[str, Any]:
+    """Return the content of a JSON file that the user names: a mapping that is not empty.
+
+    Raises:
+        UserError: as `read_json`, or it is missing, or no such mapping.
+    """
+    try:
+        found = read_json(path, hint=hint)
+    except FileNotFoundError:
+        raise UserError(f"{printable(path)}: no such file; {hint}") from None
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"{printable(path)} holds no mapping; {hint}")
+    return found
+
+
 def _check(found: os.stat_result, path: Path, most: int | None, hint: str) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise UserError(

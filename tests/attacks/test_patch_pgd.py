@@ -6,10 +6,12 @@ from torch import nn
 from torch.nn import functional
 
 from gauntlet.attacks.patch_pgd import PatchPGD
+from gauntlet.errors import UserError
+from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.patch import PatchThreat
 from gauntlet.threat_model.rng import Rng
-from gauntlet.threat_model.victim import Head, plain
+from gauntlet.threat_model.victim import Head, Victim, plain
 
 IDS = torch.arange(40)
 
@@ -63,3 +65,10 @@ def test_several_patches_reach_more_than_one_and_a_given_place_less():
     assert counts == sorted(counts)
     assert counts[-1] > counts[1] > counts[0]
     assert not (found[0] & ~found[1]).any()
+
+
+def test_the_nearest_class_has_no_meaning_under_patches_and_is_refused_before_a_run():
+    threat = PatchThreat(eps=2, goal="targeted", target="nearest")
+    network = Linear()
+    with pytest.raises(UserError, match="is defined for linf, l2, l1, not for patch"):
+        Evaluation(Victim(plain(network), (network,)), ("patch_pgd", PatchPGD()), threat, 2)

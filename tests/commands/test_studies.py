@@ -67,7 +67,9 @@ def test_the_board_shows_them_apart_and_ranks_none(tmp_path):
     ("results", "meta", "said"),
     [
         ({"cifar10": {"9": {"val_acc": {"1": 0.5}}}}, META, "architecture 9, which the meta file does not list"),
-        ({"cifar10": {"0": {"val_acc": {"1": math.nan}}}}, META, "is no accuracy in [0, 1]"),
+        ({"cifar10": {"0": {"val_acc": {"1": math.nan}}}}, META, "is damaged: NaN is no number of JSON"),
+        ({"cifar10": {"0": {"val_acc": {"1": -0.1}}}}, META, "is no accuracy in [0, 1]"),
+        ([], META, "holds no mapping"),
         ({"cifar10": {"0": {"val_acc": {"1": 55.0}}}}, META, "is no accuracy in [0, 1]"),
         ({"cifar10": {"0": {"loss": {"1": 0.5}}}}, META, "has no accuracy such as"),
         (RESULTS, {"other": 1}, "has no ids"),

@@ -107,7 +107,9 @@ def test_groups_of_ones_own_come_from_a_file(tmp_path):
         ('{"dog": [1], "cat": [1]}', "class 1 of the network stands for cat and for dog"),
         ('{"dog": []}', "no list of whole numbers"),
         ('{"dog": 1}', "fewer than two classes"),
-        ("{", "cannot be read"),
+        ("{", "groups.json is damaged"),
+        ("[]", "groups.json holds no mapping"),
+        ('{"dog": NaN}', "NaN is no number of JSON"),
     ):
         file.write_text(content)
         with pytest.raises(UserError, match=match):

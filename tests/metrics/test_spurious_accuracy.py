@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gauntlet.commands.long_range import curves_of, lines, main
+from gauntlet.commands.figure import check_ending
+from gauntlet.commands.long_range import curves_of, drawings, lines, main
+from gauntlet.errors import UserError
 from gauntlet.metrics.spurious_accuracy import common_eps, long_range
 
 MISSED = np.inf
@@ -61,3 +63,23 @@ def test_the_command_says_what_no_model_can_have(tmp_path, capsys):
     assert "no sign of spurious accuracy" in "\n".join(lines(random, curves_of(random)))
     assert main([str(tmp_path)]) == 1
     assert "there is no run in" in capsys.readouterr().err
+
+
+def test_the_figure_has_a_curve_of_each_attack_with_the_shares_of_the_table():
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
+    group = [run(0.1, [0.1, MISSED, MISSED, MISSED]), run(0.5, [0.5, MISSED, MISSED, MISSED])]
+    (drawing,) = drawings([(group, curves_of(group))])
+    figure, axes = pyplot.subplots()
+    drawing.draw(axes)
+    left, known, most = (list(each.get_ydata()) for each in axes.lines)
+    pyplot.close(figure)
+    assert drawing.name == "digits linf none"
+    assert (left, known, most) == ([75.0, 75.0], [75.0, 50.0], [100.0, 50.0])
+
+
+def test_a_figure_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="has no ending that can be drawn"):
+        check_ending(tmp_path / "figure.txt")
+    assert main([str(tmp_path / "runs"), "--figure", "figure.txt"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1

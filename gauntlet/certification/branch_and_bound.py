@@ -10,6 +10,7 @@ from gauntlet.certification.crown.branch_and_bound import Budget, Falls, SearchO
 from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region, legal
+from gauntlet.certification.crown.joint import Joint
 from gauntlet.certification.crown.margin_bounds import Effort, Network, comparisons, prove, tightened
 from gauntlet.certification.linear_bounds import Claim, LinearBounds, Margins, ProofTask
 from gauntlet.errors import UserError
@@ -64,7 +65,7 @@ class BranchAndBound(LinearBounds):
     def _claim(self, victim: Victim, x: Tensor, rng: Rng) -> Claim:
         claim = super()._claim(victim, x, rng)
         for node in claim.graph.nodes:
-            if isinstance(node.op, Curve):
+            if isinstance(node.op, Curve | Joint):
                 raise UserError(
                     f"certifier={self.name} splits by the signs of ReLUs, and layer {node.name} is a {node.op.name}; "
                     "take certifier=crown"

@@ -26,7 +26,7 @@ IMAGES = 32
 
 @dataclass(frozen=True)
 class LinearBounds(Knobs, key="certifier"):
-    """Proves that no legal image changes the class of a network of affine layers, ReLUs, sigmoids, tanh and sums.
+    """Proves that no legal image changes the class of a network of affine layers, ReLUs, curves, softmax and products.
 
     Lower bounds of score[true] - score[other] over the ball, cut with the pixel box; a proof if all are positive. An
     image gets the methods one after the other, up to the one named, until one proves it:
@@ -41,6 +41,9 @@ class LinearBounds(Knobs, key="certifier"):
     roundings can do, in any order of summation, and bounds are computed in float64. It is proven for every image that
     the threat calls legal, tolerances included. Convolutions by transforms (Winograd, FFT) and TF32 are not covered;
     scores of each image itself, of two corners and of a random point of its ball are checked against the network read.
+
+    Products of two parts of the image lie between the means of the planes of McCormick (1976, doi 10.1007/BF01580665),
+    softmax between planes after Wei et al. 2023 (arXiv 2303.01713).
 
     Args:
         method: ibp, crown_ibp, crown or alpha_crown.

@@ -15,6 +15,7 @@ from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.graph import Graph, Relu, Sum
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region
+from gauntlet.certification.crown.joint import Joint, Link, Planes
 from gauntlet.certification.crown.relaxation import Lines
 
 LEAST = 2.0**-126
@@ -37,6 +38,15 @@ class Bend:
     above: Tensor
 
 
+@dataclass(frozen=True)
+class JointBend:
+    """The same for a joint operation f of several nodes, with the maps of `planes` in place of slopes."""
+
+    planes: Planes
+    below: Tensor
+    above: Tensor
+
+
 class Centred:
     """Fields of all nodes so far, [B, *shape], by position in the graph; the linear bounds are passed back in `dtype`.
 
@@ -46,7 +56,7 @@ class Centred:
         error: how far an output may lie from the exact result of its operation, that of sums and of coefficients
             included, float64; None: zero.
         charge: the same in the dtype; None also where it is part of what the only reader of the node has.
-        bends: of ReLU nodes and of curves.
+        bends, joints: of ReLU nodes and of curves; of joint operations.
         unit: the unit roundoff that is charged: that of float32 in float64 too, for the same margins on every device.
         lost: what underflow takes from a bound at most, float64 [B].
         ground: the node at which bounds end: it reads one pixel an entry, and all others read it.
@@ -60,6 +70,7 @@ class Centred:
         self.error: list[Tensor | None] = []
         self.charge: list[Tensor | None] = []
         self.bends: dict[int, Bend] = {}
+        self.joints: dict[int, JointBend] = {}
         self.lost = torch.zeros(len(region.centre), dtype=torch.float64, device=region.centre.device)
         self.readers: list[list[int]] = [[] for _ in exact.nodes]
         for at, node in enumerate(exact.nodes):
@@ -96,6 +107,9 @@ class Centred:
         elif isinstance(node.op, Curve):
             value = node.op.at(sources[0])
             self.bends[at] = self._bend(node.op, node.inputs[0], value, ranges)
+        elif isinstance(node.op, Joint):
+            value = node.op.at(*sources)
+            self.joints[at] = self._joint(node.op, node.inputs, value, ranges)
         else:
             value = sources[0] + sources[1]
             for source in node.inputs:
@@ -128,6 +142,29 @@ class Centred:
             below, above = below + lower * error, above + upper * error
         self.lost += LEAST * reach.flatten(1).sum(1)
         return Bend(*(each.to(self.dtype) for each in (lower, upper, below + TINY, above + TINY)))
+
+    def _joint(self, op: Joint, inputs: tuple[int, ...], output: Tensor, ranges: Ranges) -> JointBend:
+        planes = op.planes([ranges.lower[at] for at in inputs], [ranges.upper[at] for at in inputs])
+        reach = [_reach(self.values, ranges, at) for at in inputs]
+        sides = []
+        for links, constant, sign in ((planes.lower, planes.floor, 1), (planes.upper, planes.ceiling, -1)):
+            held, gap = [], sign * (output - constant)
+            for link, at in zip(links, inputs, strict=True):
+                gap = gap - sign * link.forward(self.values[at])
+                held.append(link.to(self.dtype))
+            gap = gap.clamp_min(0)
+            for link, quick, far in zip(links, held, reach, strict=True):
+                wide = quick.to(torch.float64)
+                gap = gap + Link(wide.weight - link.weight, link.through, link.terms).spread(far)
+                gap = gap + SLACK * gamma(2 * link.terms + 2, self.unit) * wide.spread(far)
+            sides.append((tuple(held), (gap + TINY).to(self.dtype)))
+        for links in (planes.lower, planes.upper):
+            for link, far in zip(links, reach, strict=True):
+                self.lost += 2 * (link.terms + 1) * LEAST * far.flatten(1).sum(1)
+        (lower, below), (upper, above) = sides
+        upper = lower if planes.upper is planes.lower else upper
+        empty = planes.floor.new_empty(0)
+        return JointBend(Planes(lower, upper, empty, empty), below, above)
 
 
 def gamma(terms: int, unit: float) -> float:

@@ -11,6 +11,7 @@ from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.graph import Graph, Relu
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region
+from gauntlet.certification.crown.joint import Joint
 from gauntlet.certification.crown.relaxation import Lines
 
 COPIES = 6
@@ -70,9 +71,12 @@ def lower_bounds(
             if node.op.bias is not None:
                 total = total + (a * node.op.bias).flatten(1).sum(1)
             a = node.op.transpose(a)
-        elif isinstance(node.op, Relu | Curve):
+        elif isinstance(node.op, Relu | Curve | Joint):
             if boxed:
                 total = total + _dot(a, torch.where(a > 0, ranges.lower[at][owner], ranges.upper[at][owner]))
+                continue
+            if isinstance(node.op, Joint):
+                total = total + _joint(a, node.op, node.inputs, ranges, owner, pending)
                 continue
             source = node.inputs[0]
             slope = None if slopes is None else slopes.get(at)
@@ -81,6 +85,16 @@ def lower_bounds(
         for source in node.inputs:
             pending[source] = pending[source] + a if source in pending else a
     return total
+
+
+def _joint(
+    a: Tensor, op: Joint, inputs: tuple[int, ...], ranges: Ranges, owner: Tensor, pending: dict[int, Tensor]
+) -> Tensor:
+    """Add the coefficients below a joint operation to the pending ones; return the constant of the lower bound."""
+    planes = op.planes([ranges.lower[at] for at in inputs], [ranges.upper[at] for at in inputs])
+    for source, below in zip(inputs, planes.back(a, lambda field: field[owner]), strict=True):
+        pending[source] = pending[source] + below if source in pending else below
+    return _dot(a.clamp_min(0), planes.floor[owner]) + _dot(a.clamp_max(0), planes.ceiling[owner])
 
 
 def _relax(a: Tensor, lines: Lines, owner: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor]:

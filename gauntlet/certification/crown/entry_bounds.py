@@ -15,6 +15,7 @@ from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.graph import Graph, Node, Relu
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region, fall_in_ball
+from gauntlet.certification.crown.joint import Joint
 from gauntlet.certification.crown.windows import NodeWindow, Reader, extents, of_entries, passes
 
 MANY = 32
@@ -27,7 +28,7 @@ Rows = Tensor | NodeWindow
 
 
 class EntryBounds:
-    """Bounds of entries of nodes that ReLUs read, on the regions of B images.
+    """Bounds of entries of nodes that ReLUs, curves and joint operations read, on the regions of B images.
 
     Args:
         exact: the network in float64.
@@ -53,7 +54,7 @@ class EntryBounds:
         """Return bounds [B, *shape] of the node, the last of the ranges, no looser than those given.
 
         Asked are entries without a sign: first from above, and from below where that does not show that the ReLU is
-        zero. Curves are asked for all, both ways.
+        zero. What curves and joint operations read is asked for all, both ways.
         """
         self.centred.extend(ranges)
         lower, upper, value = lower.clone(), upper.clone(), self.centred.values[node]
@@ -120,6 +121,16 @@ class EntryBounds:
                 total = total + self._cost(_values(a).abs(), read(charge, a))
             if self.first is not None and at == self.first.at:
                 return total + self._phased(self.first, a, read)
+            if isinstance(step.op, Joint):
+                assert isinstance(a, Tensor)
+                joint = centred.joints[at]
+                up, down = _parts(a)
+                costs = (up * read(joint.below, a)).addcmul_(down, read(joint.above, a), value=-1)
+                total = total + self._summed(costs)
+                rows = joint.planes.back(a, lambda field: read(field, None))
+                for source, below in zip(step.inputs, rows, strict=True):
+                    total = total + self._hand(pending, source, below, read)
+                continue
             if isinstance(step.op, Relu | Curve):
                 bend = centred.bends[at]
                 up, down = _parts(_values(a))
@@ -137,7 +148,7 @@ class EntryBounds:
     def _started(self, node: int, entry: Tensor, side: float, windows: set[int]) -> dict[int, Rows]:
         """Return the coefficients of questions; where they are rows of a weight those of what it multiplies."""
         step = self.graph.nodes[node]
-        if isinstance(step.op, Dense):
+        if isinstance(step.op, Dense) and len(step.shape) == 1:
             return {step.inputs[0]: side * step.op.weight[entry]}
         if len(step.shape) == 3 and node in windows:
             return {node: of_entries(step.shape, entry, side, self.centred.dtype)}

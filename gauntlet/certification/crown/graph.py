@@ -1,4 +1,4 @@
-"""A network as a short list of affine layers, ReLUs, curves and sums."""
+"""A network as a short list of affine layers, ReLUs, curves, joint operations and sums."""
 
 from dataclasses import dataclass, replace
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gauntlet.certification.crown.affine_layers import Affine
 from gauntlet.certification.crown.curves import Curve
+from gauntlet.certification.crown.joint import Joint
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Node:
         name: of the layer, for messages.
     """
 
-    op: Input | Relu | Curve | Sum | Affine
+    op: Input | Relu | Curve | Joint | Sum | Affine
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
     name: str
@@ -67,14 +68,23 @@ class Graph:
         return tuple(sorted({node.inputs[0] for node in self.nodes if isinstance(node.op, Relu)}))
 
     def curved(self) -> tuple[int, ...]:
-        """Return the nodes that a curve reads, in order."""
-        return tuple(sorted({node.inputs[0] for node in self.nodes if isinstance(node.op, Curve)}))
+        """Return the nodes that a curve or a joint operation reads, in order."""
+        return tuple(sorted({at for node in self.nodes if isinstance(node.op, Curve | Joint) for at in node.inputs}))
 
     def behind_relu(self) -> tuple[bool, ...]:
-        """For each node, whether there is a ReLU or a curve between it and the image, or it is one."""
+        """For each node, whether there is a ReLU, a curve or a joint operation between it and the image, or it is one.
+
+        With joint operations also whether there are two layers that mix entries, as from pixels to queries: intervals
+        of one after the other are looser than those of both.
+        """
         behind: list[bool] = []
+        mixed: list[int] = []
+        most = 1 if any(isinstance(node.op, Joint) for node in self.nodes) else len(self.nodes)
         for node in self.nodes:
-            behind.append(isinstance(node.op, Relu | Curve) or any(behind[i] for i in node.inputs))
+            own = isinstance(node.op, Affine) and not node.op.diagonal
+            mixed.append(own + max((mixed[i] for i in node.inputs), default=0))
+            bent = isinstance(node.op, Relu | Curve | Joint) or mixed[-1] > most
+            behind.append(bent or any(behind[i] for i in node.inputs))
         return tuple(behind)
 
     def to(self, dtype: torch.dtype) -> "Graph":
@@ -92,6 +102,8 @@ class Graph:
                 values.append(given[0].clamp_min(0))
             elif isinstance(node.op, Curve):
                 values.append(node.op.at(given[0]))
+            elif isinstance(node.op, Joint):
+                values.append(node.op.at(*given))
             else:
                 values.append(given[0] + given[1] if given else x)
         return values[-1]

@@ -1,6 +1,6 @@
 """Read a deployed network: run it once and note what it does to the image."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gauntlet.certification.crown.curves import CURVES
+from gauntlet.certification.crown.drafts import Draft, WatchedCall, flat, tensors
 from gauntlet.certification.crown.graph import Graph, Input, Node, Relu, Sum, pruned
+from gauntlet.certification.crown.joint_parsing import reader_of
 from gauntlet.certification.crown.layer_parsing import Call, Unsupported
 from gauntlet.certification.crown.max_pooling import MAX_POOL, max_pool
 from gauntlet.errors import UserError
@@ -28,8 +30,8 @@ RELU = {"relu", "relu_"}
 SUM = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
 HINT = (
-    "bounds know convolution, linear, batch norm, ReLU, sigmoid, tanh, average and max pooling, sums, "
-    "constants and reshaping; "
+    "bounds know convolution, linear, batch norm, ReLU, sigmoid, tanh, softmax, products, average and max pooling, "
+    "sums, constants and what moves entries; "
     "certifier=smoothing takes any network"
 )
 
@@ -63,7 +65,7 @@ def trace(forward: Callable[[Tensor], Tensor], modules: tuple[nn.Module, ...], s
     if watch.refused is not None:  # whatever the network made of it
         raise watch.refused
     last = watch.place.get(id(logits))
-    if last is None or len(watch.nodes[last].shape) != 1:
+    if last is None or id(logits) in watch.displaced or len(watch.nodes[last].shape) != 1:
         raise UserError(f"the network does not turn images into one row of class scores each; {HINT}")
     if watch.noted[id(logits)].stale:
         raise UserError(f"bounds do not support scores that were {WRITTEN}; {HINT}")
@@ -100,6 +102,7 @@ class _Watch(TorchFunctionMode):
         self.nodes: list[Node] = []
         self.place: dict[int, int] = {}  # id of a tensor -> its node
         self.noted: dict[int, _Noted] = {}
+        self.displaced: dict[int, Tensor] = {}  # as in `WatchedCall`
         self.path: list[str] = []  # of the layer that runs
         self.inside = False  # one of the functions that are noted
         self.refused: UserError | None = None  # the first of them
@@ -121,7 +124,7 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        read = [v for v in _flat((*args, *kwargs.values())) if isinstance(v, Tensor) and id(v) in self.place]
+        read = [v for v in flat((*args, *kwargs.values())) if isinstance(v, Tensor) and id(v) in self.place]
         if not read:
             return func(*args, **kwargs)
         self.inside = True
@@ -141,16 +144,29 @@ class _Watch(TorchFunctionMode):
             raise Unsupported(f"{name} with out=")
         sources, before = [self.place[id(v)] for v in read], [tuple(v.shape) for v in read]
         result = func(*args, **kwargs)
-        if isinstance(result, Tensor):
+        made = (result,) if isinstance(result, Tensor) else tensors(result)
+        request = WatchedCall(func, name, args, kwargs, self.place, made, BATCH, self.displaced)
+        if made and (reader := reader_of(request, read)):
+            if any(each.dtype != torch.float32 for each in made):
+                raise Unsupported(name)
+            draft = Draft(self.nodes, self.path[-1] if self.path else name)
+            for each, at in zip(made, reader(request, draft), strict=True):
+                self.put(each, at)
+        elif isinstance(result, Tensor):
             first = bool(args) and args[0] is read[0]
-            self._note(result, sources, before, Call(name, args, kwargs, first, before[0], tuple(result.shape[1:])))
+            if request.merged(read):
+                request.check_alike(read)
+                form = self.nodes[sources[0]].shape
+                self._note(result, sources, before, Call(name, args, kwargs, first, (BATCH, *form), form))
+            else:
+                self._note(result, sources, before, Call(name, args, kwargs, first, before[0], tuple(result.shape[1:])))
         elif name not in QUESTIONS:
             raise Unsupported(name)
         return result
 
     def _note(self, result: Tensor, sources: list[int], before: list[tuple[int, ...]], call: Call) -> None:
         name, shape, label = call.name, call.after, self.path[-1] if self.path else call.name
-        if result.shape[:1] != (BATCH,) or result.dtype != torch.float32:
+        if result.shape[0] % BATCH or result.dtype != torch.float32:
             raise Unsupported(name)
         if name in SAME and tuple(result.shape) == before[0]:
             if "dropout" in name and _training(call):
@@ -187,7 +203,7 @@ class _Stray(DispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        given = _flat((*args, *kwargs.values()))
+        given = flat((*args, *kwargs.values()))
         if not self.watch.inside and any(isinstance(v, Tensor) and id(v) in self.watch.place for v in given):
             self.watch.refuse(f"{func}, called past torch's functions,")
         return func(*args, **kwargs)
@@ -195,11 +211,6 @@ class _Stray(DispatchMode):  # type: ignore[no-untyped-call]
 
 def _training(call: Call) -> bool:
     return bool(call.kwargs.get("training", call.args[2] if len(call.args) > 2 else False))
-
-
-def _flat(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        yield from value if isinstance(value, list | tuple) else (value,)
 
 
 @contextmanager

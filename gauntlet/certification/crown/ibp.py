@@ -10,6 +10,7 @@ from gauntlet.certification.crown.affine_layers import HALF_ULP, SLACK, TINY, Af
 from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.graph import Graph, Node, Relu
 from gauntlet.certification.crown.input_region import Region
+from gauntlet.certification.crown.joint import Joint
 
 Tighten = Callable[["Ranges", int], tuple[Tensor, Tensor]]
 """(ranges up to and with a node, that node) -> its lower and upper bounds, no looser than given."""
@@ -53,7 +54,8 @@ def intervals(graph: Graph, region: Region, tighten: Tighten | None = None) -> R
 
     Args:
         graph, region: in the same dtype.
-        tighten: called for each node that a ReLU or a curve reads, before anything after it is bounded.
+        tighten: called for each node that a ReLU, a curve or a joint operation reads, before anything after it is
+            bounded.
     """
     ranges, bent = Ranges([], [], []), {*graph.rectified(), *graph.curved()}
     balls: list[Ball | None] = []
@@ -82,6 +84,11 @@ def _through(node: Node, ranges: Ranges) -> tuple[Tensor, Tensor, Tensor | None]
     if isinstance(node.op, Curve):
         lower, upper = node.op.at(lower), node.op.at(upper)
         most = node.op.rounding(lower.abs().maximum(upper.abs()))
+        return lower - most, upper + most, most
+    if isinstance(node.op, Joint):
+        low, high = ([side[at] for at in node.inputs] for side in (ranges.lower, ranges.upper))
+        lower, upper = node.op.interval(low, high)
+        most = node.op.rounding(low, high)
         return lower - most, upper + most, most
     if isinstance(node.op, Affine):
         centre, radius = (lower + upper) / 2, (upper - lower) / 2

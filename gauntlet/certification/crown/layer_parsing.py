@@ -188,7 +188,7 @@ def _constant(call: Call) -> Tensor:
     value = call.get("other") if call.first else call.get("input")
     value = exact(value) if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
     if value.dim() == len(call.before):
-        if value.shape[0] != 1:
+        if value.shape[0] != 1 and not torch.equal(value, value[:1].expand_as(value)):
             raise Unsupported(f"{call.name} with a constant of its own for each image")
         value = value[0]
     if value.dim() > len(call.after) or call.after != call.before[1:]:

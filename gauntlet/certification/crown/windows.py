@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from gauntlet.certification.crown.affine_layers import Convolution, Scale
 from gauntlet.certification.crown.curves import Curve
-from gauntlet.certification.crown.graph import Graph, Node, Relu
+from gauntlet.certification.crown.graph import Graph, Input, Node, Relu, Sum
 
 SHARE = 0.6
 """Of the entries of a node: a larger window is no saving."""
@@ -159,4 +159,4 @@ def passes(node: Node) -> bool:
         return all(each.numel() in (1, node.shape[0]) and each.dim() in (0, 3) for each in sizes) and all(
             each.numel() == 1 or each.shape[0] == each.numel() for each in sizes
         )
-    return isinstance(node.op, Relu | Curve) or len(node.inputs) != 1
+    return isinstance(node.op, Relu | Curve | Sum | Input)

@@ -100,7 +100,7 @@ def _operations(each: Node) -> Iterator[Operation]:
     elif isinstance(op, Convolution):
         biased = {} if op.bias is None else {"bias": op.bias.flatten()}
         yield "Conv", {"weight": op.weight} | biased, _windows(op) | {"dilations": op.dilation, "group": op.groups}
-    elif isinstance(op, Dense):
+    elif isinstance(op, Dense) and len(each.shape) == 1:
         bias = torch.zeros(len(op.weight)) if op.bias is None else op.bias.flatten()
         yield "Gemm", {"weight": op.weight, "bias": bias}, {"transB": 1}
     elif isinstance(op, Scale):

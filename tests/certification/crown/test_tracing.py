@@ -75,7 +75,7 @@ def test_a_shortcut_is_read_once():
 REFUSED = {
     "layer 1 (SiLU)": nn.Sequential(nn.Conv2d(2, 2, 3), nn.SiLU(), nn.Flatten()),
     "max pooling with padding": nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Flatten()),
-    "layer 0 (Softmax)": nn.Sequential(nn.Softmax(1), nn.Flatten()),
+    "layer 0 (Softplus)": nn.Sequential(nn.Softplus(), nn.Flatten()),
     "batch norm in training mode": nn.Sequential(nn.BatchNorm2d(2), nn.Flatten()).train(),
     "dropout in training mode": nn.Sequential(nn.Dropout(), nn.Flatten()).train(),
     "5x5 to 2x2": nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()),
@@ -96,13 +96,12 @@ def test_what_bounds_do_not_support_is_named(said):
 
 
 FUNCTIONS = {
-    "mul of two": lambda x: x * x,
+    "power": lambda x: x**3,
     "div": lambda x: 1 / x,
-    "cat": lambda x: torch.cat([x, x], 1),
+    "cat": lambda x: torch.cat([x, x], 0)[:2],
     "__bool__": lambda x: x if x.mean((2, 3)).flatten(1)[0, 0] > 0 else -x,
     "sum": lambda x: x.sum(0),
     "tolist": lambda x: x * x.mean((2, 3)).tolist()[0][0],
-    "getitem": lambda x: x[:, 0],
     "a constant of its own for each image": lambda x: x + torch.rand(2, 1, 1, 1),
 }
 
@@ -114,13 +113,11 @@ def test_functions_that_are_not_affine_are_refused(name):
 
 
 def test_what_happens_in_the_network_itself_or_around_it_is_placed():
-    module = Last(lambda x: x * x, 32)
+    module = Last(lambda x: x**3, 32)
     with pytest.raises(UserError, match=r"in layer \(Last\)"):
         graph_of(module, (2, 4, 4))
     with pytest.raises(UserError, match="around its networks"):
-        trace(lambda x: torch.cat([module.head(x.flatten(1))] * 2, 1), (module,), (2, 4, 4))
-    with pytest.raises(UserError, match="expand that changes the number of entries"):
-        graph_of(Last(lambda x: x.expand(-1, 4, 4, 4), 64), (1, 4, 4))
+        trace(lambda x: module.head(x.flatten(1)) ** 3, (module,), (2, 4, 4))
 
 
 def test_no_hook_stays():

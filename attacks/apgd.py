@@ -12,6 +12,7 @@ from gauntlet.attacks.losses import SCORED, fewest_classes, margins, ranking, sc
 from gauntlet.attacks.projected_ascent import BestCandidates, PerturbationSet
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import HostMask, positions
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -114,20 +115,26 @@ class APGD(Knobs, key="attack"):
         state: APGDState | None = None
         for number in range(self.steps + 1):
             draw = rng.stream(number)
-            logits, gradient = head.gradient(z, partial(loss.cotangent, y=y, target=target), draw)
-            margin = margins(logits, y)
-            broken = head.broken(z, logits, y, draw, margin=margin)
-            best.note(index, z, margin, broken)
-            value = loss.value(logits, y, target)
-            state = APGDState.start(z, gradient, value) if state is None else state.observe(z, gradient, value)
-            if broken.any():
-                stay = (~broken).nonzero().squeeze(1)
+            logits, gradient, doubtful = head.pulled(z, partial(loss.cotangent, y=y, target=target), draw)
+            margin, value = margins(logits, y), loss.value(logits, y, target)
+            better = torch.ones_like(doubtful) if state is None else value > state.top_value
+            state = APGDState.start(z, gradient, value) if state is None else state.observe(gradient, value, better)
+            window = checks.get(number)
+            stuck = better if window is None else state.stuck(window, self.rho)
+            masks = best.beaten(index, margin), doubtful, better, stuck
+            fallen, nearer, doubt, rising, halved = head.fallen(z, logits, y, draw, *masks, margin=margin)
+            if doubt.any():
+                state = state._replace(gradient=head.settled(gradient, draw))
+            rows, lost, stay, top = positions(z.device, fallen | nearer, fallen, ~fallen, rising)
+            best.enter(index, z, margin, rows, lost)
+            state.keep(top)
+            if len(lost):
                 if not len(stay):
                     return
                 y, index, region, state = y[stay], index[stay], region.select(stay), state.select(stay)
                 target, rng = None if target is None else target[stay], rng.select(stay)
-            if number in checks:
-                state = state.check(checks[number], self.rho)
+            if window is not None:
+                state = state.check(halved[~fallen])
             if number < self.steps:
                 state = state.advance(region, self.MOMENTUM if number else 1.0)
                 z = state.z
@@ -152,22 +159,17 @@ class APGDState(NamedTuple):
     def start(cls, z: Tensor, gradient: Tensor, value: Tensor) -> "APGDState":
         return cls(
             z, z, gradient, z.new_full((len(z),), 2.0), value, torch.zeros_like(value, dtype=torch.int64),
-            z.clone(), gradient.clone(), value, value, torch.ones_like(value, dtype=torch.bool),
+            torch.empty_like(z), torch.empty_like(gradient), value, value, torch.ones_like(value, dtype=torch.bool),
         )  # fmt: skip
 
     def select(self, index: Tensor) -> "APGDState":
         return APGDState(*(item.index_select(0, index) for item in self))
 
-    def observe(self, z: Tensor, gradient: Tensor, value: Tensor) -> "APGDState":
-        """Return the state after the loss at the new point z is known."""
-        better = value > self.top_value
-        rows = better.nonzero().squeeze(1)
-        if len(rows) == len(z):
-            self.top.copy_(z)
-            self.top_gradient.copy_(gradient)
-        else:
-            self.top.index_copy_(0, rows, z.index_select(0, rows))
-            self.top_gradient.index_copy_(0, rows, gradient.index_select(0, rows))
+    def observe(self, gradient: Tensor, value: Tensor, better: Tensor) -> "APGDState":
+        """Return the state after the loss at z is known, but for the best points: see `keep`.
+
+        better: where it exceeds that of the best point, bool [b].
+        """
         return self._replace(
             gradient=gradient,
             value=value,
@@ -175,11 +177,22 @@ class APGDState(NamedTuple):
             top_value=torch.where(better, value, self.top_value),
         )
 
-    def check(self, window: int, rho: float) -> "APGDState":
+    def keep(self, rows: Tensor) -> None:
+        """Write down where some of the samples are as their best points; positions int64."""
+        if len(rows) == len(self.z):
+            self.top.copy_(self.z)
+            self.top_gradient.copy_(self.gradient)
+        elif len(rows):
+            self.top.index_copy_(0, rows, self.z.index_select(0, rows))
+            self.top_gradient.index_copy_(0, rows, self.gradient.index_select(0, rows))
+
+    def stuck(self, window: int, rho: float) -> Tensor:
+        """Return which samples get nowhere, bool [b]."""
+        return (self.rises <= rho * window) | (~self.halved & (self.last_top >= self.top_value))
+
+    def check(self, stuck: HostMask) -> "APGDState":
         """Halve the step of the samples that get nowhere, and put them back to their best point."""
-        stuck = self.rises <= rho * window
-        halve = stuck | (~self.halved & (self.last_top >= self.top_value))
-        rows = halve.nonzero().squeeze(1)
+        halve, (rows,) = torch.from_numpy(stuck).to(self.z.device), positions(self.z.device, stuck)
         return self._replace(
             z=self.z.index_copy(0, rows, self.top.index_select(0, rows)),
             gradient=self.gradient.index_copy(0, rows, self.top_gradient.index_select(0, rows)),

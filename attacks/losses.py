@@ -9,7 +9,6 @@ of half precision. All exponents are <= 0. The loss is to be maximized.
 Notation: m is the best other class, r_j = exp(z_j - z_m) for the other classes, S = sum of r_j, q = exp(z_m - z_y).
 """
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -61,7 +60,7 @@ def dlr(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     up, scale = _one_hot(rival, z) - _one_hot(y, z), _one_hot(order[:, 0], z) - below
     numerator, denominator = (up * z).sum(1, keepdim=True), (scale * z).sum(1, keepdim=True)
     quotient = denominator * up - numerator * scale
-    return _unit(quotient / denominator.clamp_min(1e-12), lambda: up / 2)
+    return _unit(quotient / denominator.clamp_min(1e-12), up / 2)
 
 
 def pm(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
@@ -71,18 +70,18 @@ def pm(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     mixed with the direction of cross-entropy far from it. Divided by q where q > 1. Far on the wrong side, where p_m is
     one to the last digit, the direction is that of the margin.
     """
-    _, rival, r, rest, up, down = _pieces(logits, y, target)
+    z, rival, r, rest, up, down = _pieces(logits, y, target)
     cotangent = r * (down - up)
     cotangent.scatter_(1, rival[:, None], 2 * down + rest * up)
-    return _unit(cotangent.scatter_(1, y[:, None], -(2 + rest) * down), lambda: margin(logits, y, target))
+    return _unit(cotangent.scatter_(1, y[:, None], -(2 + rest) * down), margin(z, y, rival))
 
 
 def rival_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """Return p_m: (1 + (S - 1) q) e_m - e_y - q sum_{j != m, y} r_j e_j; far on the wrong side as in `pm`."""
-    _, rival, r, rest, up, down = _pieces(logits, y, target)
+    z, rival, r, rest, up, down = _pieces(logits, y, target)
     cotangent = -up * r
     cotangent.scatter_(1, rival[:, None], down + rest * up)
-    return _unit(cotangent.scatter_(1, y[:, None], -down), lambda: margin(logits, y, target))
+    return _unit(cotangent.scatter_(1, y[:, None], -down), margin(z, y, rival))
 
 
 def true_probability(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
@@ -118,7 +117,7 @@ def temperature_scaled(loss: Cotangent) -> Cotangent:
         top = z.topk(2, dim=1).values
         gap = top[:, :1] - top[:, 1:]
         wide = gap > RESOLUTION
-        return loss(torch.where(wide, z / gap.clamp_min(1.0), z) if wide.any() else z, y, target)
+        return loss(torch.where(wide, z / gap.clamp_min(1.0), z), y, target)
 
     return soft
 
@@ -249,9 +248,9 @@ def _one_hot(index: Tensor, z: Tensor) -> Tensor:
     return torch.zeros_like(z).scatter_(1, index[:, None], 1.0)
 
 
-def _unit(cotangent: Tensor, otherwise: Callable[[], Tensor] | None = None) -> Tensor:
-    """Scaled to sum of absolute values one; a row below 1e-30 is replaced by that of `otherwise`, seldom asked."""
+def _unit(cotangent: Tensor, otherwise: Tensor | None = None) -> Tensor:
+    """Scaled to sum of absolute values one; a row below 1e-30 is replaced by that of `otherwise`."""
     size = cotangent.abs().sum(1, keepdim=True)
-    if otherwise is None or (size > 1e-30).all():
+    if otherwise is None:
         return cotangent / size
-    return torch.where(size > 1e-30, cotangent / size.clamp_min(1e-30), otherwise())
+    return torch.where(size > 1e-30, cotangent / size.clamp_min(1e-30), otherwise)

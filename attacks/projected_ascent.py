@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gauntlet.attacks.losses import Cotangent, margins
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import positions
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -77,8 +78,26 @@ class BestCandidates(NamedTuple):
 
     def note(self, index: Tensor, z: Tensor, margin: Tensor, broken: Tensor) -> None:
         """Enter candidates z of the samples at `index` (positions, rising), in place."""
+        rows = (broken | self.beaten(index, margin)).nonzero().squeeze(1)
+        self.enter(index, z, margin, rows)
+        if len(index) == len(self.margin):
+            self.broken.logical_or_(broken)
+        else:
+            self.broken[index] |= broken
+
+    def beaten(self, index: Tensor, margin: Tensor) -> Tensor:
+        """Return which of the samples at `index` have a candidate of a larger margin, bool [b]."""
         everyone = len(index) == len(self.margin)  # then positions are rows, and gathers are saved
-        rows = (broken | (margin < (self.margin if everyone else self.margin[index]))).nonzero().squeeze(1)
+        return margin < (self.margin if everyone else self.margin[index])
+
+    def enter(self, index: Tensor, z: Tensor, margin: Tensor, rows: Tensor, fallen: Tensor | None = None) -> None:
+        """Enter some of the candidates z of the samples at `index`, in place.
+
+        Args:
+            rows: of the candidates, int64 [r].
+            fallen: those of them that fool the victim, int64 [f]; None: none, or entered elsewhere.
+        """
+        everyone = len(index) == len(self.margin)
         if len(rows) == len(self.margin):
             self.z.copy_(z)
             self.margin.copy_(margin)
@@ -86,10 +105,8 @@ class BestCandidates(NamedTuple):
             where = rows if everyone else index[rows]
             self.z.index_copy_(0, where, z.index_select(0, rows))
             self.margin[where] = margin[rows].to(self.margin.dtype)
-        if everyone:
-            self.broken.logical_or_(broken)
-        else:
-            self.broken[index] |= broken
+        if fallen is not None and len(fallen):
+            self.broken[fallen if everyone else index[fallen]] = True
 
 
 def ascend(
@@ -125,12 +142,15 @@ def ascend(
         return index, z
     for number, step in enumerate(plan):
         draw = rng.stream(number)
-        logits, gradient = head.gradient(z, partial(step.loss, y=y, target=target), draw)
+        logits, gradient, doubtful = head.pulled(z, partial(step.loss, y=y, target=target), draw)
         margin = margins(logits, y)
-        broken = head.broken(z, logits, y, draw, margin=margin)
-        best.note(index, z, margin, broken)
-        if broken.any():
-            stay = (~broken).nonzero().squeeze(1)
+        masks = best.beaten(index, margin), doubtful
+        fallen, nearer, doubt = head.fallen(z, logits, y, draw, *masks, margin=margin)
+        if doubt.any():
+            gradient = head.settled(gradient, draw)
+        rows, lost, stay = positions(z.device, fallen | nearer, fallen, ~fallen)
+        best.enter(index, z, margin, rows, lost)
+        if len(lost):
             if not len(stay):
                 return index[stay], z[stay]
             y, index, z, gradient = y[stay], index[stay], z.index_select(0, stay), gradient.index_select(0, stay)
@@ -140,6 +160,7 @@ def ascend(
     draw = rng.stream(len(plan))
     logits = head.scores(z, draw)
     margin = margins(logits, y)
-    broken = head.broken(z, logits, y, draw, plain=True, margin=margin)
-    best.note(index, z, margin, broken)
-    return index[~broken], z[~broken]
+    fallen, nearer = head.fallen(z, logits, y, draw, best.beaten(index, margin), plain=True, margin=margin)
+    rows, lost, stay = positions(z.device, fallen | nearer, fallen, ~fallen)
+    best.enter(index, z, margin, rows, lost)
+    return index[stay], z.index_select(0, stay)

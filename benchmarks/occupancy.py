@@ -4,14 +4,15 @@
 
 `occupancy`: samples passed, over calls times the batch size. `calls over least`: calls over those that full batches
 would need. `longest chain`: the most forward passes of one sample, of which none can begin before the one before it
-has ended: no way to fill passes needs fewer calls. `small`: calls of eight samples or fewer. `reads`: values that the
-host reads from tensors (`.item()`, `.nonzero()`, `if tensor:`), for each call: on an accelerator each of them waits for
-the device.
+has ended: no way to fill passes needs fewer calls. `small`: calls of eight samples or fewer. `reads`: how often the
+host reads tensors (`.cpu()`, `.item()`, `.nonzero()`, `if tensor:`), for each call: on an accelerator each read waits
+for the device. `torch calls`: functions and methods of torch that the attack and its passes call outside of the
+network, for each of its calls. Both are counted within the attack and the making of passes: the judge's tensors lie on
+the host by design.
 """
 
 import argparse
 import math
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
@@ -28,10 +30,15 @@ from benchmarks.relatives import built
 from gauntlet.data.dataset import Batch
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.evaluation.full_passes import FullPasses
 from gauntlet.threat_model.victim import Victim, plain
 
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal")
 """What cannot answer before the device has."""
+
+
+COPIES = ("cpu", "tolist")
+"""Methods that wait for the device too. On a machine without one they leave no trace of their own."""
 
 
 class Sizes(nn.Module):
@@ -43,65 +50,84 @@ class Sizes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(len(x))
-        logits: Tensor = self.network(x)
+        with torch._C.DisableTorchFunction():  # what the network does is none of the attack's
+            logits: Tensor = self.network(x)
         return logits
 
 
-class Reads(TorchDispatchMode):
-    """Counts the reads of values."""
+class Counts:
+    """Reads, and calls of torch."""
 
-    def __init__(self) -> None:
+    reads = calls = 0
+
+
+class Operations(TorchDispatchMode):
+    """Counts the reads that operators make."""
+
+    def __init__(self, counts: Counts) -> None:
         super().__init__()
-        self.made = 0
-        self.twins: list[Reads] = []
-
-    def twin(self) -> "Reads":
-        """Return what counts those of another thread, a mode of torch being that of one."""
-        self.twins.append(Reads())
-        return self.twins[-1]
-
-    @property
-    def all(self) -> int:
-        return self.made + sum(twin.made for twin in self.twins)
+        self.counts = counts
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.made += func.name().split(".")[0] in READS
+        self.counts.reads += func.name().split(".")[0] in READS
         masks = [index for index in args[1] if index is not None] if func.name() == "aten::index.Tensor" else []
-        self.made += any(index.dtype == torch.bool for index in masks)
+        self.counts.reads += any(index.dtype == torch.bool for index in masks)
         return func(*args, **(kwargs or {}))
 
 
+class Calls(TorchFunctionMode):
+    """Counts the calls of torch, and the copies to the host."""
+
+    def __init__(self, counts: Counts) -> None:
+        super().__init__()
+        self.counts = counts
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        self.counts.reads += name in COPIES
+        self.counts.calls += name not in FREE
+        return func(*args, **(kwargs or {}))
+
+
+FREE = ("__get__", "__set__", "__len__", "dim", "size", "numel", "detach", "is_floating_point", "requires_grad_")
+"""What launches nothing."""
+
+
 @contextmanager
-def counted(attack: Any) -> Iterator[Reads]:
-    """Count the reads of this thread, and those of an attack in threads of its own."""
-    kind, here, reads = type(attack), threading.get_ident(), Reads()
-    plain_call = kind.__call__
+def counted(attack: Any) -> Iterator[Counts]:
+    """Count within calls of an attack, in whatever thread, and where shared passes and reads are made."""
+    counts = Counts()
+    places = [(type(attack), "__call__"), (FullPasses, "_answer"), (FullPasses, "_read")]
+    real = [getattr(kind, name) for kind, name in places]
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() == here:
-            return plain_call(*args, **kwargs)
-        with reads.twin():
-            return plain_call(*args, **kwargs)
+    def watched(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with Operations(counts), Calls(counts):
+                return function(*args, **kwargs)
 
-    kind.__call__ = call
+        return call
+
+    for (kind, name), function in zip(places, real, strict=True):
+        setattr(kind, name, watched(function))
     try:
-        with reads:
-            yield reads
+        yield counts
     finally:
-        kind.__call__ = plain_call
+        for (kind, name), function in zip(places, real, strict=True):
+            setattr(kind, name, function)
 
 
 def row(name: str, attack: str, options: argparse.Namespace, full: bool) -> str:
     """Return the row of the table for one attack; the clean prediction and the verdicts are among the calls."""
     run, images, seen = evaluation(name, attack, options, full)
-    with counted(run.attack[1]) as reads:
+    with counted(run.attack[1]) as counts:
         rows = evaluate_chunk(run, images).rows.to_pandas()
     assert rows["error"].isna().all()
     calls, passed = len(seen), sum(seen)
     least, small, chain = math.ceil(passed / options.batch), sum(size <= 8 for size in seen), rows["forwards"].max()
     return (
         f"| {attack} | {'yes' if full else 'no'} | {calls} | {passed} | {passed / (calls * options.batch):.2f} | "
-        f"{calls / least:.2f} | {chain} | {small} | {reads.all / calls:.1f} |"
+        f"{calls / least:.2f} | {chain} | {small} | {counts.reads / calls:.2f} | "
+        f"{counts.calls / calls:.0f} |"
     )
 
 
@@ -140,7 +166,7 @@ def main() -> None:
     torch.set_num_threads(1)
     say(
         "| attack | full passes | calls | samples passed | occupancy | calls over least | longest chain | small "
-        "| reads per call |\n|---|---|---|---|---|---|---|---|---|"
+        "| reads per call | torch calls |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for attack in options.attack:
         for full in (True,) if options.only_full else (False, True):

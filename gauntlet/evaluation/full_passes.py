@@ -11,17 +11,19 @@ alone.
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from contextlib import suppress
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gauntlet.attacks.foreign import Foreign
 from gauntlet.errors import UserError
+from gauntlet.evaluation.pass_requests import PassRequest, ReadRequest, RequestRows
 from gauntlet.evaluation.tasks import Task
 from gauntlet.threat_model.merged_rng import merged
-from gauntlet.threat_model.passes import Passes, Pullback
+from gauntlet.threat_model.passes import HostMask, Passes, Pullback
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward
 
@@ -45,82 +47,6 @@ def stands_still(attack: object) -> bool:
     return type(attack).__module__.startswith(OWN) and not isinstance(attack, Foreign)
 
 
-@dataclass(eq=False)
-class PassRequest:
-    """Images of one call that wait for a pass.
-
-    Attributes:
-        since: how many passes had been made when they came.
-        taken: how many of them have been taken into passes.
-        plain: their logits so far, as the network gave them.
-        answers: for each pass that they took part in, their rows of what it returned.
-        alone: a pass that they took part in failed: the call is to make a pass of them alone.
-    """
-
-    task: "Task[Any]"
-    forward: Forward
-    x: Tensor
-    rng: Rng
-    since: int
-    cotangent: Pullback | None = None
-    dtype: torch.dtype | None = None
-    taken: int = 0
-    plain: list[Tensor] = field(default_factory=list)
-    answers: list[tuple[Tensor, ...]] = field(default_factory=list)
-    alone: bool = False
-
-    @property
-    def left(self) -> int:
-        """Return how many images wait for a pass."""
-        return len(self.x) - self.taken
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """Return what images must have in common to share a pass."""
-        x = self.x
-        return (
-            id(self.forward), self.cotangent is None, self.dtype, x.dtype, x.device, x.shape[1:], self.rng.seed,
-        )  # fmt: skip
-
-    def pulled(self, logits: Tensor, piece: "RequestRows") -> Tensor:
-        """Return the cotangents of a piece from its logits.
-
-        The cotangent is asked with as many rows as the call has images: for those that had no pass yet the first row
-        stands in, and what is answered for them is left out.
-        """
-        assert self.cotangent is not None
-        self.plain.append(logits)
-        missing = len(self.x) - piece.end
-        rows = [*self.plain, self.plain[0][:1].expand(missing, -1)] if missing else self.plain
-        return self.cotangent(rows[0] if len(rows) == 1 else torch.cat(rows))[piece.begin : piece.end]
-
-    def answer(self) -> tuple[Tensor, ...]:
-        """Return what the passes returned for all of the images."""
-        if len(self.answers) == 1:
-            return self.answers[0]
-        return tuple(torch.cat(rows) for rows in zip(*self.answers, strict=True))
-
-
-class RequestRows(NamedTuple):
-    """The images begin to end of a request."""
-
-    request: PassRequest
-    begin: int
-    end: int
-
-    @property
-    def whole(self) -> bool:
-        return self.end - self.begin == len(self.request.x)
-
-    @property
-    def x(self) -> Tensor:
-        return self.request.x if self.whole else self.request.x[self.begin : self.end]
-
-    @property
-    def rng(self) -> Rng:
-        return self.request.rng if self.whole else self.request.rng.select(slice(self.begin, self.end))
-
-
 class FullPasses(Passes):
     """Gathers the images of calls that run side by side into passes of a whole batch.
 
@@ -140,6 +66,7 @@ class FullPasses(Passes):
         self._shared = {id(forward) for forward in self._forwards}
         self._size, self._most_calls = batch_size, most_calls
         self._queues: dict[tuple[object, ...], deque[PassRequest]] = {}
+        self._reads: list[ReadRequest] = []
         self._ready: deque[Task[Any]] = deque()
         self._running: Task[Any] | None = None
         self._made = 0
@@ -153,6 +80,16 @@ class FullPasses(Passes):
     ) -> tuple[Tensor, Tensor]:
         found = self._asked(forward, x, rng, cotangent, dtype)
         return super().pull(forward, x, cotangent, rng, dtype) if found is None else (found[0], found[1])
+
+    def read(self, *masks: Tensor) -> tuple[HostMask, ...]:
+        """Return masks bool [B] on the host: calls that come from the same pass read together."""
+        task = self._running
+        if task is None or not (self._ready or self._reads):
+            return super().read(*masks)
+        request = ReadRequest(task, masks)
+        self._reads.append(request)
+        task.park()
+        return super().read(*masks) if request.answer is None else request.answer
 
     def side_by_side(self, calls: Sequence[Callable[[], T]]) -> Generator[Task[T], None, None]:
         """Run calls side by side; yield them in their order, each when it and those before it have ended.
@@ -174,20 +111,24 @@ class FullPasses(Passes):
                 yield task
         finally:
             self._queues.clear()
+            self._reads.clear()
             self._ready.clear()
             for each in begun:
                 each.stop()
 
     def _admits(self, begun: int) -> bool:
         """Return whether one more call is to begin beside so many."""
-        if self._ready or begun >= self._most_calls:
+        if self._ready or self._reads or begun >= self._most_calls:
             return False
         return begun < self.AT_ONCE or max(map(_waiting, self._queues.values())) < self._size
 
     def _step(self) -> None:
-        """Let a call go on that can, else make a pass."""
+        """Let a call go on that can, else read what calls wait for, else make a pass."""
         if not self._ready:
-            self._pass()
+            if self._reads:
+                self._read()
+            else:
+                self._pass()
             return
         task = self._running = self._ready.popleft()
         try:
@@ -213,6 +154,17 @@ class FullPasses(Passes):
         self._queues.setdefault(request.kind, deque()).append(request)
         task.park()
         return None if request.alone else request.answer()
+
+    def _read(self) -> None:
+        """Read the masks of all calls that wait for theirs, at once."""
+        requests, self._reads = self._reads, []
+        masks = [mask for request in requests for mask in request.masks]
+        with suppress(*CRASHES):  # then each reads by itself, and fails by itself
+            whole = torch.cat(masks).cpu().numpy()
+            parts = iter(np.split(whole, np.cumsum([len(mask) for mask in masks])[:-1]))
+            for request in requests:
+                request.answer = tuple(next(parts) for _ in request.masks)
+        self._ready.extend(request.task for request in requests)
 
     def _pass(self) -> None:
         """Make one pass, of the queue whose first images came first.

@@ -3,6 +3,7 @@
 import contextvars
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -14,6 +15,10 @@ POLL = 0.01
 """Seconds between two looks at a thread that is to end."""
 
 
+DEVICES = ("cpu", "cuda", "mps")
+"""Types of devices whose autocast a thread has of its own."""
+
+
 class Stopped(BaseException):
     """Unwinds a call that is not to go on. No attack may take it for a crash of its own."""
 
@@ -21,7 +26,8 @@ class Stopped(BaseException):
 class Task(Generic[T]):
     """A call in a thread of its own that runs only while its owner waits for it.
 
-    Gradients are recorded in it as they are where it was made, and context variables have the same values.
+    Gradients are recorded in it as they are where it was made, autocast is as it is there, and context variables have
+    the same values.
 
     Args:
         call: without arguments.
@@ -35,6 +41,9 @@ class Task(Generic[T]):
         self.ended = False
         self.error: BaseException | None = None
         self._call, self._grad, self._context = call, torch.is_grad_enabled(), contextvars.copy_context()
+        self._autocast = [  # (device type, dtype): torch keeps both for each thread
+            (kind, torch.get_autocast_dtype(kind)) for kind in DEVICES if torch.is_autocast_enabled(kind)
+        ]
         self._go: SimpleQueue[None] = SimpleQueue()
         self._back: SimpleQueue[None] = SimpleQueue()
         self._parked = self._stopped = False
@@ -78,7 +87,10 @@ class Task(Generic[T]):
 
     def _run(self) -> None:
         try:
-            with torch.set_grad_enabled(self._grad):
+            with ExitStack() as modes:
+                modes.enter_context(torch.set_grad_enabled(self._grad))
+                for kind, dtype in self._autocast:
+                    modes.enter_context(torch.autocast(kind, dtype))
                 self._result.append(self._call())
         except Stopped:
             pass

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.threat_model.decision import misclassified
-from gauntlet.threat_model.passes import Passes, Pullback, resolved, weighed, with_graph
+from gauntlet.threat_model.passes import HostMask, Passes, Pullback, positions, resolved, weighed, with_graph
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward, Head
 
@@ -134,11 +134,21 @@ class CountedHead:
             are those of another sample, whose answers are not used.
         view: what the head is shown of z; the gradient flows through it.
         """
+        logits, gradient, doubtful = self.pulled(z, cotangent, rng, view)
+        return logits, self.settled(gradient, rng) if doubtful.any() else gradient
+
+    def pulled(
+        self, z: Tensor, cotangent: Pullback, rng: Rng, view: View | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `gradient` does, read by nobody yet, and whose gradient is doubtful, bool [B].
+
+        For loops that read all of a step at once: where one is doubtful, `settled` makes of them what `gradient` gives.
+        """
         logits, gradient = self._pull(z, cotangent, rng.stream("draw0"), view)
         for k in range(1, self.head.draws):
             more = self._pull(z, cotangent, rng.stream(f"draw{k}"), view)
             logits, gradient = logits + more[0], gradient + more[1]
-        return self._mean(logits, z, rng, view), self._pulled(gradient, rng)
+        return self._mean(logits, z, rng, view), gradient, self._booked(gradient, rng)
 
     def linearize(self, z: Tensor, rng: Rng, view: View | None = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return the logits [B, K], the mean over `looks` draws, and the map that pulls a cotangent [B, K] back to z.
@@ -153,7 +163,7 @@ class CountedHead:
 
         def pull(cotangent: Tensor) -> Tensor:
             (gradient,) = torch.autograd.grad(weighed(mean, cotangent), leaf, retain_graph=True)
-            return self._pulled(gradient, rng)
+            return self.settled(gradient, rng) if self._booked(gradient, rng).any() else gradient
 
         total = resolved(mean) * self.head.draws
         return self._mean(total, z, rng, view), pull
@@ -171,13 +181,31 @@ class CountedHead:
         margin: of the logits, [B], where it is known: the score of the label less the best other one. It is positive
             exactly where that score is the larger one, since differences of floats underflow gradually.
         """
-        wrong = misclassified(logits, y) if margin is None else (margin > 0).logical_not_()
-        if self.trials == 1 and self.head.exact and (plain or (self.fast is None and self.dtype is None)):
+        wrong = _wrong(logits, y, margin)
+        if self._decides(plain):
             return wrong
         asked = wrong if self.head.exact else torch.ones_like(wrong)
         if not asked.any():
             return wrong
         return asked.masked_scatter(asked, self.fooled(z[asked], y[asked], rng.select(asked)))
+
+    def fallen(
+        self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, *masks: Tensor, margin: Tensor, plain: bool = False
+    ) -> tuple[HostMask, ...]:
+        """Return on the host what `broken` says, and the other masks bool [B]: by a single read, where the logits are
+        the verdict."""
+        wrong = _wrong(logits, y, margin)
+        if self._decides(plain):
+            return self.passes.read(wrong, *masks)
+        fallen, *others = self.passes.read(wrong if self.head.exact else torch.ones_like(wrong), *masks)
+        if fallen.any():
+            (at,) = positions(z.device, fallen)
+            (fallen[fallen],) = self.passes.read(self.fooled(z.index_select(0, at), y[at], rng.select(at)))
+        return fallen, *others
+
+    def _decides(self, plain: bool) -> bool:
+        """Return whether the logits are the verdict."""
+        return self.trials == 1 and self.head.exact and (plain or (self.fast is None and self.dtype is None))
 
     @torch.no_grad()
     def fooled(self, z: Tensor, y: Tensor, rng: Rng) -> Tensor:
@@ -228,14 +256,20 @@ class CountedHead:
             shown = leaf if view is None else view(leaf)
         return with_graph(self._proposes, shown, rng, self.dtype)
 
-    def _pulled(self, gradient: Tensor, rng: Rng) -> Tensor:
-        """Return the gradient with its backward passes booked and entries that are not finite set to zero."""
+    def _booked(self, gradient: Tensor, rng: Rng) -> Tensor:
+        """Book the backward passes of a gradient; return which samples' may be zero, or hold what is not finite."""
         self.counts.add(self.counts.backwards, rng.ids, self.head.draws)
         total = gradient.flatten(1).sum(1)
-        if (total / total == 1).all():  # neither zero nor infinite nor NaN: then no gradient is, and one pass has told
-            return gradient
+        return total / total != 1  # a sum that is neither zero nor infinite nor NaN says that no entry is, in one pass
+
+    def settled(self, gradient: Tensor, rng: Rng) -> Tensor:
+        """Return the gradient with entries that are not finite set to zero; such, and gradients of zero, are booked."""
         peak = gradient.abs().flatten(1).amax(1)
         bad = ~peak.isfinite()
         self.counts.add(self.counts.zero_gradients, rng.ids, (peak == 0).long())
         self.counts.add(self.counts.bad_gradients, rng.ids, bad.long())
         return gradient.nan_to_num(0.0, 0.0, 0.0) if bad.any() else gradient
+
+
+def _wrong(logits: Tensor, y: Tensor, margin: Tensor | None) -> Tensor:
+    return misclassified(logits, y) if margin is None else (margin > 0).logical_not_()

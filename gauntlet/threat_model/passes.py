@@ -5,11 +5,16 @@ See `gauntlet.evaluation.full_passes` for the second.
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward
+
+HostMask = NDArray[np.bool_]
+"""A mask of samples on the host, bool [B]."""
 
 Pullback = Callable[[Tensor], Tensor]
 """Logits [B, K] -> the cotangent [B, K] that is pulled back to the images: row by row, and without side effects."""
@@ -41,6 +46,18 @@ class Passes:
         plain = logits.detach()
         (gradient,) = torch.autograd.grad(weighed(logits, cotangent(plain)), leaf)
         return resolved(plain), gradient
+
+    def read(self, *masks: Tensor) -> tuple[HostMask, ...]:
+        """Return masks bool [B] on the host, by a single read: an accelerator is waited for at each."""
+        return tuple(torch.stack(masks).cpu().numpy())
+
+
+def positions(device: torch.device, *masks: HostMask) -> tuple[Tensor, ...]:
+    """Return where each mask is true, int64 on the device, by a single copy that waits for nothing."""
+    found = [mask.nonzero()[0] for mask in masks]
+    there = torch.from_numpy(np.concatenate(found)).to(device, non_blocking=True)
+    parts: tuple[Tensor, ...] = there.split([len(each) for each in found])  # type: ignore[no-untyped-call]
+    return parts
 
 
 def with_graph(forward: Forward, x: Tensor, rng: Rng, dtype: torch.dtype | None) -> Tensor:

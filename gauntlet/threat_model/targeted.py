@@ -20,6 +20,7 @@ from torch import Tensor
 from gauntlet.errors import UserError
 from gauntlet.threat_model.attack import traits_of
 from gauntlet.threat_model.counted_head import CountedHead, View
+from gauntlet.threat_model.passes import Pullback
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward, Victim
 
@@ -103,16 +104,16 @@ class TargetedHead(CountedHead):
     def scores(self, z: Tensor, rng: Rng) -> Tensor:
         return turned(super().scores(z, rng), *self._of(rng))
 
-    def gradient(
-        self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: View | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def pulled(
+        self, z: Tensor, cotangent: Pullback, rng: Rng, view: View | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         y, target = self._of(rng)
 
         def toward(logits: Tensor) -> Tensor:
             return -exchanged(cotangent(exchanged(logits, y, target)), y, target)
 
-        logits, gradient = super().gradient(z, toward, rng, view)
-        return turned(logits, y, target), gradient
+        logits, gradient, doubtful = super().pulled(z, toward, rng, view)
+        return turned(logits, y, target), gradient, doubtful
 
     def linearize(self, z: Tensor, rng: Rng, view: View | None = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         y, target = self._of(rng)

@@ -16,6 +16,7 @@ from torch import Tensor
 from gauntlet.errors import UserError
 from gauntlet.evaluation.deployment import Deployed
 from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.passes import HostMask
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.targeted import TargetedHead
 from gauntlet.threat_model.victim import Head
@@ -47,6 +48,12 @@ class SurrogateHead(CountedHead):
         """Return nothing, bool [B]: what fools a surrogate need not fool the target. Costs no pass."""
         return torch.zeros(len(z), dtype=torch.bool, device=z.device)
 
+    def fallen(
+        self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, *masks: Tensor, margin: Tensor, plain: bool = False
+    ) -> tuple[HostMask, ...]:
+        """Return nothing, bool [B], and the other masks; see `broken`."""
+        return self.passes.read(torch.zeros_like(y, dtype=torch.bool), *masks)
+
 
 @dataclass(frozen=True)
 class TargetedSurrogateHead(SurrogateHead, TargetedHead):
@@ -73,6 +80,12 @@ class EnsembleHead(SurrogateHead):
         """Return the mean logits [B, K] and the pulled-back cotangent of them."""
         logits, pull = self.linearize(z, rng, view)
         return logits, pull(cotangent(logits))
+
+    def pulled(
+        self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `gradient` does, of which nothing is doubtful."""
+        return *self.gradient(z, cotangent, rng, view), torch.zeros(len(z), dtype=torch.bool, device=z.device)
 
     def linearize(self, z: Tensor, rng: Rng, view: Any = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return the mean logits [B, K], and the map that pulls a cotangent of them back to z."""

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -15,6 +16,7 @@ from gauntlet.errors import UserError
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.full_passes import FullPasses
 from gauntlet.evaluation.randomized_protocol import Protocol
+from gauntlet.evaluation.tasks import Task
 from gauntlet.threat_model.attack import compares, traits_of
 from gauntlet.threat_model.merged_rng import merged
 from gauntlet.threat_model.rng import Rng
@@ -203,3 +205,46 @@ def test_images_pass_at_once_outside_of_a_call():
     seen = Seen()
     FullPasses([seen], 4).forward(seen, images().x, Rng(0, images().ids))
     assert seen.sizes == [40]
+
+
+def test_a_call_has_the_autocast_of_its_owner():
+    def product():
+        return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype, torch.is_autocast_enabled("cpu")
+
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = Task(product)
+    outside = Task(product)
+    for task in (inside, outside):
+        task.resume()
+    assert inside.result() == (torch.bfloat16, True)
+    assert outside.result() == (torch.float32, False)
+
+
+def test_calls_that_come_from_one_pass_read_together(monkeypatch):
+    together, forward = [], plain(NET)
+    real = FullPasses._read
+    monkeypatch.setattr(FullPasses, "_read", lambda self: together.append(len(self._reads)) or real(self))
+    passes = FullPasses((forward,), 9)
+
+    def call(number):
+        passes.forward(forward, images().x[:3], Rng(0, torch.arange(3)))
+        return [mask.tolist() for mask in passes.read(torch.arange(3) == number, torch.ones(3, dtype=torch.bool))]
+
+    found = [task.result() for task in passes.side_by_side([partial(call, number) for number in range(3)])]
+    assert found == [[[number == at for at in range(3)], [True] * 3] for number in range(3)]
+    assert together == [3]
+
+
+def test_a_read_that_fails_fails_in_its_own_call(monkeypatch):
+    forward = plain(NET)
+    passes = FullPasses((forward,), 9)
+
+    def call(number):
+        passes.forward(forward, images().x[:3], Rng(0, torch.arange(3)))
+        return len(passes.read(*([torch.ones(3, dtype=torch.bool)] if number else [None]))[0])
+
+    found = [
+        task.error or task.result() for task in passes.side_by_side([partial(call, number) for number in range(3)])
+    ]
+    assert isinstance(found[0], TypeError)
+    assert found[1:] == [3, 3]

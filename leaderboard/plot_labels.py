@@ -17,6 +17,25 @@ def shortened(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
+def merged(points: Sequence[tuple[float, float]], names: Sequence[str]) -> list[str]:
+    """Return the labels, with those of points at one place put together: one name a line at the first of them, and
+    nothing at the others.
+
+    Args:
+        points: places in the plot as shares of its width and height, [0, 1]; marks that overlap are at one place.
+    """
+    labels: list[str] = []
+    for number, ((x, y), name) in enumerate(zip(points, names, strict=True)):
+        near = (
+            at for at in range(number) if labels[at] and abs(points[at][0] - x) < _GAP and abs(points[at][1] - y) < _GAP
+        )
+        first = next(near, None)
+        labels.append(name if first is None else "")
+        if first is not None:
+            labels[first] += f"\n{name}"
+    return labels
+
+
 def positions(
     points: Sequence[tuple[float, float]], texts: Sequence[str], bars: Sequence[tuple[float, float]] = ()
 ) -> list[str]:
@@ -25,7 +44,7 @@ def positions(
 
     Args:
         points: places in the plot as shares of its width and height, [0, 1].
-        texts: the labels; an empty one takes no room.
+        texts: the labels, of one or more lines; an empty one takes no room.
         bars: lower and upper end of the error bar of each point, in shares of the height.
 
     Greedy, in the given order: the first of six places with the least overlap.
@@ -34,7 +53,8 @@ def positions(
     taken += [(x - _GAP / 3, low, x + _GAP / 3, high) for (x, _), (low, high) in zip(points, bars, strict=False)]
     chosen = []
     for (x, y), text in zip(points, texts, strict=True):
-        options = _options(x, y, _CHARACTER * len(text))
+        lines = text.split("\n")
+        options = _options(x, y, _CHARACTER * max(map(len, lines)), _LINE * len(lines))
         costs = {name: sum(_overlap(box, other) for other in taken) + _outside(box) for name, box in options.items()}
         name = min(costs, key=lambda option: costs[option])
         free = bool(text) and costs[name] < 1e-9
@@ -44,11 +64,11 @@ def positions(
     return chosen
 
 
-def _options(x: float, y: float, width: float) -> dict[str, Box]:
+def _options(x: float, y: float, width: float, height: float) -> dict[str, Box]:
     columns = {"right": (x + _GAP, x + _GAP + width), "left": (x - _GAP - width, x - _GAP)}
     columns["center"] = (x - width / 2, x + width / 2)
-    rows = {"top": (y + _GAP, y + _GAP + _LINE), "bottom": (y - _GAP - _LINE, y - _GAP)}
-    rows["middle"] = (y - _LINE / 2, y + _LINE / 2)
+    rows = {"top": (y + _GAP, y + _GAP + height), "bottom": (y - _GAP - height, y - _GAP)}
+    rows["middle"] = (y - height / 2, y + height / 2)
     sides = "middle right, middle left, top right, bottom right, top left, bottom left"
     names = [side.split() for side in sides.split(", ")]
     return {

@@ -82,6 +82,11 @@ class Transfer(Knobs, key="attack"):
         return self.ensemble is not None
 
     @property
+    def targetable(self) -> bool:
+        """Return whether it has a targeted form: AdaEA weighs its members by losses that rise."""
+        return not isinstance(self.ensemble, AdaEA)
+
+    @property
     def pool(self) -> int:
         """Return how many images of the data set the views mix in."""
         return max((piece.images for piece in self.views.values() if isinstance(piece, Admix)), default=0)

@@ -16,7 +16,7 @@ from gauntlet.errors import UserError
 from gauntlet.leaderboard.certificates import Claims
 from gauntlet.leaderboard.certified_bracket import BracketCurve, bracket, bracket_curves
 from gauntlet.leaderboard.entry import Board, Entry
-from gauntlet.leaderboard.plot_labels import positions, shortened
+from gauntlet.leaderboard.plot_labels import merged, positions, shortened
 from gauntlet.metrics.bracket import Bracket
 from gauntlet.metrics.curve_steps import query_steps
 from gauntlet.metrics.ranking import pareto_front
@@ -52,13 +52,13 @@ def _points(axes: Any, entries: Sequence[Entry]) -> None:
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     shares = [((a - left) / (right - left), (b - bottom) / (top - bottom)) for a, b in zip(x, y, strict=True)]
     bars = [((low - bottom) / (top - bottom), (high - bottom) / (top - bottom)) for low, high in ends]
-    names = [shortened(entry.defense) for entry in entries]
+    names = merged(shares, [shortened(entry.defense) for entry in entries])
     for name, at, side in zip(names, zip(x, y, strict=True), positions(shares, names, bars), strict=True):
         if side:
             vertical, horizontal = side.split()
             offset = {"left": -4, "right": 4}[horizontal], {"top": 4, "middle": 0, "bottom": -4}[vertical]
             axes.annotate(
-                plain(name),
+                "\n".join(map(plain, name.split("\n"))),
                 at,
                 xytext=offset,
                 textcoords="offset points",

@@ -102,7 +102,7 @@ class TargetedHead(CountedHead):
     targets: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def scores(self, z: Tensor, rng: Rng) -> Tensor:
-        return turned(super().scores(z, rng), *self._of(rng))
+        return self._shown(super().scores(z, rng), *self._of(rng))
 
     def pulled(
         self, z: Tensor, cotangent: Pullback, rng: Rng, view: View | None = None
@@ -113,16 +113,32 @@ class TargetedHead(CountedHead):
             return -exchanged(cotangent(exchanged(logits, y, target)), y, target)
 
         logits, gradient, doubtful = super().pulled(z, toward, rng, view)
-        return turned(logits, y, target), gradient, doubtful
+        return self._shown(logits, y, target), gradient, doubtful
 
     def linearize(self, z: Tensor, rng: Rng, view: View | None = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         y, target = self._of(rng)
         logits, pull = super().linearize(z, rng, view)
-        return turned(logits, y, target), lambda cotangent: pull(-exchanged(cotangent, y, target))
+        return self._shown(logits, y, target), lambda cotangent: pull(-exchanged(cotangent, y, target))
+
+    def _shown(self, logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+        """Return the logits that are handed out."""
+        return turned(logits, y, target)
 
     def _of(self, rng: Rng) -> tuple[Tensor, Tensor]:
         at = torch.searchsorted(self.counts.ids, rng.ids)
         return self.labels[at], self.targets[at]
+
+
+@dataclass(frozen=True)
+class ExchangedHead(TargetedHead):
+    """A head that hands out its logits with label and target in exchanged places, and nothing else changed.
+
+    Such logits of several networks can be averaged, and losses computed on them are those of the target: a loss of the
+    "label" is made smaller by what `gradient` and `linearize` pull back. They say nothing of success.
+    """
+
+    def _shown(self, logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+        return exchanged(logits, y, target)
 
 
 def targeting(head: CountedHead, y: Tensor, target: Tensor) -> TargetedHead:
@@ -146,7 +162,7 @@ def check_targeted(name: str, attack: object, victim: Victim) -> None:
             "threat.goal=targeted is judged on deterministic defenses that always answer; use threat.goal=untargeted"
         )
     traits = traits_of(attack)
-    if not traits.targetable or traits.mixture or traits.together or traits.needs == "training-set":
+    if not traits.targetable or traits.mixture or traits.needs == "training-set":
         raise UserError(
             f"{name} has no targeted form; use attack=pgd, apgd, pma, md, gauntlet, square or fmn with "
             "threat.goal=targeted"

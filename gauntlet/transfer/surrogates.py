@@ -6,7 +6,7 @@ through a head on which nothing ever counts as broken, since only the target cou
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from gauntlet.evaluation.deployment import Deployed
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.passes import HostMask
 from gauntlet.threat_model.rng import Rng
-from gauntlet.threat_model.targeted import TargetedHead
+from gauntlet.threat_model.targeted import ExchangedHead, TargetedHead
 from gauntlet.threat_model.victim import Head
 
 OWN = ("model", "checkpoint", "checkpoint_key")
@@ -56,8 +56,19 @@ class SurrogateHead(CountedHead):
 
 
 @dataclass(frozen=True)
+class ExchangedSurrogateHead(SurrogateHead, ExchangedHead):
+    """A surrogate as a loss of a target is computed on it."""
+
+
+@dataclass(frozen=True)
 class TargetedSurrogateHead(SurrogateHead, TargetedHead):
     """A surrogate of which an attack asks for the target of each sample."""
+
+    @property
+    def members(self) -> tuple[CountedHead, ...]:
+        """Return the surrogate for attacks that weigh gradients by their losses, which are those of the target."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return (ExchangedSurrogateHead(**values),)
 
 
 @dataclass(frozen=True)
@@ -111,19 +122,18 @@ def head_of(
         counts: where passes are booked, those of every surrogate.
         dtype: reduced precision of the gradient passes.
         batch_size: the most samples of a pass.
-        aims: labels and targets int64 [B] of the samples of `counts`, of a targeted attack on one surrogate.
+        aims: labels and targets int64 [B] of the samples of `counts`, of a targeted attack.
     """
-    heads = []
+    heads: list[SurrogateHead] = []
     for surrogate in surrogates:
         victim, fused = surrogate.model.victim, surrogate.model.fused
         view = Head(surrogate.name, victim.predict, exact=True, draws=victim.draws)
         fast = fused.predict if fused else None
-        if aims is not None:
-            y, target = aims
-            return TargetedSurrogateHead(
-                view, victim.predict, counts, fast, dtype, batch_size, labels=y, targets=target
-            )
-        heads.append(SurrogateHead(view, victim.predict, counts, fast, dtype, batch_size))
+        if aims is None:
+            heads.append(SurrogateHead(view, victim.predict, counts, fast, dtype, batch_size))
+            continue
+        kind = TargetedSurrogateHead if len(surrogates) == 1 else ExchangedSurrogateHead
+        heads.append(kind(view, victim.predict, counts, fast, dtype, batch_size, labels=aims[0], targets=aims[1]))
     if len(heads) == 1:
         return heads[0]
 

@@ -16,9 +16,10 @@ from gauntlet.attacks.transfer.svre import SVRE
 from gauntlet.errors import UserError
 from gauntlet.threat_model.counted_head import Counts
 from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.targeted import check_targeted, exchanged
 from gauntlet.threat_model.threat import Threat
-from gauntlet.threat_model.victim import Head, plain
-from gauntlet.transfer.surrogates import EnsembleHead, SurrogateHead
+from gauntlet.threat_model.victim import Head, Victim, plain
+from gauntlet.transfer.surrogates import EnsembleHead, ExchangedSurrogateHead, SurrogateHead, TargetedSurrogateHead
 
 LINF = Threat("linf", 0.15)
 KINDS = ("logits", "probabilities", "losses")
@@ -61,6 +62,47 @@ def test_an_ensemble_of_the_same_is_that_one(kind, exact):
     for pieces in ({}, {"views": {"di": Diversity(probability=0.7, rate=1.5)}, "kernel": Kernel(3), "nesterov": True}):
         z, _ = crafted(Transfer(ensemble=Ensemble(kind), **pieces), exact, [exact.network] * 2)
         assert torch.allclose(z, alone(Transfer(**pieces), exact), atol=1e-12)
+
+
+def aimed(kind, case, network, name="s0"):
+    target = (case.y + 1) % 5
+    counts = Counts.of(case.ids)
+    return kind(Head(name, plain(network)), plain(network), counts, labels=case.y, targets=target), target
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_ensemble_moves_to_targets_along_the_gradient_of_their_probability(kind, exact, three):
+    heads, targets = zip(
+        *(aimed(ExchangedSurrogateHead, exact, network, f"s{k}") for k, network in enumerate(three)), strict=True
+    )
+    head = EnsembleHead(Head("ensemble", plain(three[0])), plain(three[0]), heads[0].counts, together=heads)
+    leaf = exact.x.clone().requires_grad_()
+    logits = torch.stack([network(leaf) for network in three])
+    log = {"logits": logits.mean(0).log_softmax(1), "probabilities": logits.softmax(2).mean(0).log()}
+    value = log[kind] if kind in log else logits.log_softmax(2).mean(0)
+    (gradient,) = torch.autograd.grad(value.gather(1, targets[0][:, None]).sum(), leaf)
+    wanted = LINF.project(exact.x + 0.15 * gradient.sign(), exact.x)
+    attack = Transfer(steps=1, step_size=1.0, ensemble=Ensemble(kind))
+    z = attack(head, exact.x, exact.y, threat=LINF, rng=Rng(0, exact.ids, "attack"))
+    assert torch.allclose(z, wanted, atol=1e-12)
+    z = Transfer(steps=5, ensemble=SVRE())(head, exact.x, exact.y, threat=LINF, rng=Rng(0, exact.ids, "attack"))
+    before, after = (torch.stack([network(at) for network in three]).mean(0).log_softmax(1) for at in (exact.x, z))
+    assert (after > before).gather(1, targets[0][:, None]).all()
+
+
+def test_views_are_weighed_by_the_loss_of_the_target(exact):
+    head, target = aimed(TargetedSurrogateHead, exact, exact.network)
+    (member,) = head.members
+    rng = Rng(0, exact.ids, "attack")
+    assert torch.equal(member.scores(exact.x, rng), exchanged(exact.network(exact.x), exact.y, target))
+    assert not torch.equal(head.scores(exact.x, rng), member.scores(exact.x, rng))
+
+
+def test_adaea_has_no_targeted_form():
+    victim = Victim(lambda x, rng: x, ())
+    check_targeted("svre", Transfer(ensemble=SVRE()), victim)
+    with pytest.raises(UserError, match="no targeted form"):
+        check_targeted("adaea", Transfer(ensemble=AdaEA()), victim)
 
 
 def true_gradient(kind, exact, networks, weights):

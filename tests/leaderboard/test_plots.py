@@ -8,7 +8,7 @@ import pytest
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.leaderboard.chart import Axis, Chart, Line, Mark
 from gauntlet.leaderboard.entry import Entry
-from gauntlet.leaderboard.plot_labels import positions
+from gauntlet.leaderboard.plot_labels import merged, positions
 from gauntlet.leaderboard.plots import tradeoff
 from gauntlet.leaderboard.score import boards
 from gauntlet.leaderboard.sparkline import sparklines
@@ -40,6 +40,17 @@ def test_labels_that_would_cover_others_are_left_to_the_pointer(make: Make, entr
     make(defense="b", broken=[1])
     (board,) = boards(entries())
     assert "a<" * 9 + "a…" in {mark.label for mark in tradeoff(board).marks}
+
+
+def test_points_at_one_place_share_a_label_of_several_lines() -> None:
+    """Three of four coincide: none of them stays without its name, and the label keeps clear of the fourth."""
+    points = [(0.5, 0.5), (0.9, 0.9), (0.5, 0.505), (0.51, 0.5)]
+    labels = merged(points, ["a", "b", "c", "d"])
+    assert labels == ["a\nc\nd", "b", "", ""]
+    assert positions(points, labels)[0]
+    beside = [(0.5, 0.5), (0.55, 0.44)]  # lies below the first line of a label, beside its third
+    assert positions(beside, ["abc", ""]) == ["middle right", ""]
+    assert positions(beside, ["abc\nabc\nabc", ""])[0] == "middle left"
 
 
 def test_the_chart_tells_ranked_entries_from_others(make: Make, entries: Callable[[], list[Entry]]) -> None:

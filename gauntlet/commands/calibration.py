@@ -33,6 +33,7 @@ class Setting(NamedTuple):
     name: str  # of the defense, as run.py takes it
     cache: Path  # of trained networks
     progress: bool
+    device: torch.device
 
     @classmethod
     def of(cls, defense: str, overrides: Sequence[str]) -> "Setting":
@@ -43,7 +44,8 @@ class Setting(NamedTuple):
         torch.set_num_threads(runtime.threads)
         cache = Path(cfg.runs_dir) / "_trained"
         name = [defense, *(each[len("defense=") :] for each in overrides if each.startswith("defense="))][-1]
-        return cls(build(cfg.dataset), build(cfg.threat), build(cfg.defense), name, cache, runtime.progress)
+        chosen = build(cfg.dataset), build(cfg.threat), build(cfg.defense)
+        return cls(*chosen, name, cache, runtime.progress, runtime.torch_device())
 
     def images(self, part: str, samples: int) -> Split:
         """Return the part of the data set to fit on. Raises UserError where one of its first images is evaluated."""

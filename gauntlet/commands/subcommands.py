@@ -40,6 +40,9 @@ COMMANDS = {
     "study longrange": Command(
         "gauntlet.commands.long_range", "print robust accuracy to large eps, and what is spurious"
     ),
+    "study lid": Command(
+        "gauntlet.commands.intrinsic_dimension", "find images of unusual local intrinsic dimension, as CC1M's filter"
+    ),
     "ship": Command("gauntlet.commands.ship_weights", "add the weights of a training to the shipped ones"),
     "completion": Command("gauntlet.commands.completion", "print the completion of bash or zsh"),
 }

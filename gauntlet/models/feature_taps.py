@@ -14,19 +14,20 @@ class Tapped(nn.Module):
     Args:
         network: any module from images to logits.
         names: of submodules, as in `network.named_modules()`.
+        key: the option that names them, for messages.
 
     Raises:
         UserError: there is no such layer.
     """
 
-    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, names: Sequence[str], key: str = "defense.taps") -> None:
         super().__init__()
         self.network = network
         layers = dict(network.named_modules())
         for name in names:
             if name not in layers:
                 near = difflib.get_close_matches(name, layers, 3) or list(dict(network.named_children()))
-                raise UserError(f"the model has no layer {name!r} to tap; try {', '.join(near)} (defense.taps)")
+                raise UserError(f"the model has no layer {name!r} to tap; try {', '.join(near)} ({key})")
         self._layers = [layers[name] for name in names]
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:

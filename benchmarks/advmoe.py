@@ -66,7 +66,7 @@ class Setting:
     """What the arms are trained and attacked on.
 
     Args:
-        data: overrides of the data set; {shared} is where public data are.
+        data: overrides of the data set and of the training; {shared} is where public data are.
         mixture: overrides of the networks with pathways.
         images: how many of the training, the first ones.
         judged: how many of the test part are attacked, the first ones.
@@ -87,9 +87,9 @@ SETTINGS = {
     "photographs": Setting(
         (
             "dataset=parquet", "dataset.path={shared}/data/cifar10_jpeg", "dataset.name=cifar10_jpeg",
-            "dataset.budgets.linf=4/255",
+            "dataset.budgets.linf=4/255", "recipe.batch_size=32",
         ),
-        ("model.scale=0.25",), 2000, 300, 20, 8,
+        ("model.scale=0.125",), 10000, 300, 20, 4,
     ),
 }  # fmt: skip
 """A quarter of the width is what no longer suffices on photographs."""

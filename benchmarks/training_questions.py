@@ -62,7 +62,7 @@ def _photographs(
         "recipe.batch_size=50", "recipe.selection.limit=300", "recipe.selection.steps=3",
         "recipe.selection.step_size=0.5",
     )  # fmt: skip
-    also = (("best", "best_robust"), ("best - last", "lost"))
+    also = (("best", "best_robust"), ("lost since the best", "lost"))
     return Effect(question, eps, images, settings, arms, judged=400, steps=20, also=also)
 
 
@@ -180,10 +180,10 @@ def effects(shared: Path) -> dict[str, Effect]:
             shared, "Does AWP close the gaps on 2,000 photographs of 32 pixels?", 2000, 24, awp
         ),
         "photographs_10000": _photographs(
-            shared, "Does AWP close the gaps on 10,000 photographs of 32 pixels?", 10000, 8, awp
+            shared, "Does AWP close the gaps on 10,000 photographs of 32 pixels?", 10000, 12, awp
         ),
         "photographs_flat": _photographs(
-            shared, "Do flat minima generalize on photographs?", 2000, 20,
+            shared, "Do flat minima generalize on photographs?", 2000, 12,
             {"standard": ("recipe=standard",), "AMP 0.5": ("recipe=amp",), "AMP 0.1": ("recipe=amp", f"{gamma}=0.1")},
         ),
     }  # fmt: skip

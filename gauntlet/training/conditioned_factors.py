@@ -94,9 +94,7 @@ def _orthonormal(rows: Tensor) -> Tensor:
         return rows
     factor, failed = torch.linalg.cholesky_ex(gram)
     if far < NEAR and not bool(failed):
-        # The inverse of so small and well conditioned a factor costs less than solving for the long rows.
-        unit = torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
-        near: Tensor = torch.linalg.solve_triangular(factor, unit, upper=False) @ rows
+        near: Tensor = torch.linalg.solve_triangular(factor, rows, upper=False)
         return near
     q, r = torch.linalg.qr(rows.T)
     sign = r.diagonal().sign()
@@ -117,9 +115,7 @@ def _to_tangent_space(layer: LowRank) -> None:
 
 
 def _inverse(square: Tensor) -> Tensor:
-    """Return the inverse, and change `square` a little: a trace of the identity keeps a core that has lost a direction
-    from being singular.
-    """
-    square.diagonal().add_(1e-6 * square.diagonal().mean().clamp_min(torch.finfo(square.dtype).tiny))
-    inverse: Tensor = torch.linalg.inv_ex(square)[0]
+    """Return the inverse; a trace of the identity keeps a core that has lost a direction from being singular."""
+    ridge = 1e-6 * square.diagonal().mean().clamp_min(torch.finfo(square.dtype).tiny)
+    inverse: Tensor = torch.linalg.inv_ex(square + ridge * torch.eye(len(square), device=square.device))[0]
     return inverse

@@ -90,7 +90,7 @@ class Knobs:
             cls._key = key
         known: dict[str, Field[Any]] = getattr(cls, "__dataclass_fields__", {})
         for name, value in list(vars(cls).items()):
-            if name in known and not isinstance(value, Field):  # another default has the same range
+            if name in known and not isinstance(value, Field | property):  # another default has the same range
                 setattr(cls, name, field(default=value, metadata=known[name].metadata))
 
     def __post_init__(self) -> None:

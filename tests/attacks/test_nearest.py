@@ -16,6 +16,7 @@ from gauntlet.attacks.minimum_norm.fmn import FMN
 from gauntlet.attacks.minimum_norm.minimum_norm_loop import REFINE, dual_norm
 from gauntlet.attacks.minimum_norm.pdpgd import PDPGD, shrink
 from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
+from gauntlet.attacks.minimum_norm.warm_fmn import WarmFMN
 from gauntlet.attacks.suite import Suite
 from gauntlet.errors import UserError
 from gauntlet.threat_model.attack import traits_of
@@ -54,6 +55,25 @@ def on_a_plane(make_case, spread=0.05):
     case.x = 0.5 + spread * (case.x - 0.5)
     case.y = case.network(case.x).argmax(1)
     return case
+
+
+@pytest.mark.parametrize(("inner", "norm"), [("search", "linf"), ("fab", "l1"), ("ddn", "l2"), ("sigma_zero", "l0")])
+def test_a_warm_start_is_never_farther_than_where_it_began(inner, norm, make_case):
+    case, threat = make_case(dtype=torch.float64), Threat(norm, "unbounded")
+    few = replace(QUICK[inner], rounds=3) if inner == "search" else replace(QUICK[inner], steps=2)
+    begun, _ = case.attack(WarmFMN(steps=1, inner=few), threat)
+    z, _ = case.attack(WarmFMN(steps=40, inner=few), threat)
+    first, last = threat.distance(begun, case.x), threat.distance(z, case.x)
+    found = case.broken(begun) & (first > 0)
+    assert found.sum() > 5
+    assert (case.broken(z)[found]).all()
+    assert (last[found] <= first[found] + 1e-9).all()
+    assert (last[found] < first[found]).any()
+
+
+def test_an_attack_that_needs_an_eps_starts_nothing():
+    with pytest.raises(UserError, match="needs an eps"):
+        WarmFMN(inner=APGD())
 
 
 @pytest.mark.parametrize(("name", "norm"), [pair for pair in PAIRS if pair[1] != "l0"])

@@ -1,5 +1,6 @@
-"""Sigmoid and tanh as nodes of a graph: rounding, and lines that hold them on an interval."""
+"""Functions of single entries as nodes of a graph, and the lines that hold sigmoid and tanh on an interval."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,27 +20,59 @@ PAD = 1e-12
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A function that rises, is convex below zero and concave above, and odd around its value at zero.
+class Curve(ABC):
+    """A function of single entries.
 
     Args:
         name: of the function, as torch has it.
         at: the function of a tensor.
-        slope: its derivative, from its values.
-        middle: its value at zero.
     """
 
     name: str
     at: Callable[[Tensor], Tensor]
+
+    @abstractmethod
+    def range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return bounds of the exact function on [low, high]."""
+
+    @abstractmethod
+    def rounding(self, reach: Tensor, size: Tensor) -> Tensor:
+        """Return how far the deployed float32 result may lie from the exact one.
+
+        Args:
+            reach: what the exact result is at most, without its sign.
+            size: the same of the argument.
+        """
+
+    @abstractmethod
+    def above(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return slope and constant of a line that is nowhere below the function on [low, high]."""
+
+    @abstractmethod
+    def below(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same for a line that is nowhere above."""
+
+
+@dataclass(frozen=True)
+class SShaped(Curve):
+    """A function that rises, is convex below zero and concave above, and odd around its value at zero.
+
+    Args:
+        slope: its derivative, from its values.
+        middle: its value at zero.
+    """
+
     slope: Callable[[Tensor], Tensor]
     middle: float
 
-    def rounding(self, reach: Tensor) -> Tensor:
-        """Return how far the deployed float32 result may lie from the exact one where that is at most `reach` > 0."""
+    def range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        return self.at(low), self.at(high)
+
+    def rounding(self, reach: Tensor, size: Tensor) -> Tensor:
         return SLACK * TERMS * HALF_ULP / (1 - TERMS * HALF_ULP) * reach + TINY
 
     def above(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Return slope and constant of a line that is nowhere below the function on [low, high].
+        """Return the line from above.
 
         The chord where the function is convex, or where no tangent passes above its lower end; else the tangent in the
         middle or, where that would pass below that end, the first that does not.
@@ -59,7 +92,6 @@ class Curve:
         return slope, base + PAD * (1 + low.abs().maximum(high.abs()))
 
     def below(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same for a line that is nowhere above."""
         slope, base = self.above(-high, -low)
         return slope, 2 * self.middle - base
 
@@ -70,7 +102,7 @@ class Curve:
 
 
 CURVES = {
-    "sigmoid": Curve("sigmoid", torch.sigmoid, lambda value: value * (1 - value), 0.5),
-    "tanh": Curve("tanh", torch.tanh, lambda value: 1 - value.square(), 0.0),
+    "sigmoid": SShaped("sigmoid", torch.sigmoid, lambda value: value * (1 - value), 0.5),
+    "tanh": SShaped("tanh", torch.tanh, lambda value: 1 - value.square(), 0.0),
 }
 """Name of a function -> what it is."""

@@ -4,14 +4,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gauntlet.certification.crown.affine_layers import Affine, Reshape, Scale
+from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.graph import Node, Sum
 from gauntlet.certification.crown.joint import Joint
 from gauntlet.certification.crown.layer_parsing import Unsupported, exact
 from gauntlet.certification.crown.moves import Move
+from gauntlet.certification.crown.products import Product
+from gauntlet.certification.crown.softmaxes import Softmax
 
 Shape = tuple[int, ...]
 
@@ -29,7 +33,7 @@ class Draft:
     nodes: list[Node]
     label: str
 
-    def add(self, op: Affine | Joint | Sum, shape: Shape, *inputs: int) -> int:
+    def add(self, op: Affine | Curve | Joint | Sum, shape: Shape, *inputs: int) -> int:
         """Return the position of a new node."""
         self.nodes.append(Node(op, inputs, shape, self.label))
         return len(self.nodes) - 1
@@ -131,3 +135,21 @@ def flat(values: Iterable[Any]) -> Iterator[Any]:
             yield from flat(value)
         else:
             yield value
+
+
+def matrix_product(draft: Draft, x: int, y: int, extra: int = 0) -> int:
+    """Return the node of the product of two nodes as matrices."""
+    first, second = draft.shape(x), draft.shape(y)
+    rest = np.broadcast_shapes(first[:-2], second[:-2])
+    x = draft.rearranged(x, lambda where: where.expand(*rest, *first[-2:]))
+    y = draft.rearranged(y, lambda where: where.expand(*rest, *second[-2:]))
+    op = Product(first[-1], shares=_shares(draft, x), extra=extra)
+    return draft.add(op, (*rest, first[-2], second[-1]), x, y)
+
+
+def _shares(draft: Draft, place: int) -> bool:
+    """Return whether the last axis of a node is that of a softmax."""
+    node = draft.nodes[place]
+    while isinstance(node.op, Reshape) and node.op.before[-1] == node.op.after[-1]:
+        node = draft.nodes[node.inputs[0]]
+    return isinstance(node.op, Softmax)

@@ -30,8 +30,8 @@ RELU = {"relu", "relu_"}
 SUM = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
 HINT = (
-    "bounds know convolution, linear, batch norm, ReLU, sigmoid, tanh, softmax, products, average and max pooling, "
-    "sums, constants and what moves entries; "
+    "bounds know convolution, linear, batch and layer norm, ReLU, sigmoid, tanh, GELU, SiLU, softmax, products, "
+    "attention without a mask, average and max pooling, sums, constants and what moves entries; "
     "certifier=smoothing takes any network"
 )
 

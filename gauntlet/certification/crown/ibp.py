@@ -82,8 +82,9 @@ def _through(node: Node, ranges: Ranges) -> tuple[Tensor, Tensor, Tensor | None]
     if isinstance(node.op, Relu):
         return lower.clamp_min(0), upper.clamp_min(0), None
     if isinstance(node.op, Curve):
-        lower, upper = node.op.at(lower), node.op.at(upper)
-        most = node.op.rounding(lower.abs().maximum(upper.abs()))
+        size = lower.abs().maximum(upper.abs())
+        lower, upper = node.op.range(lower, upper)
+        most = node.op.rounding(lower.abs().maximum(upper.abs()), size)
         return lower - most, upper + most, most
     if isinstance(node.op, Joint):
         low, high = ([side[at] for at in node.inputs] for side in (ranges.lower, ranges.upper))

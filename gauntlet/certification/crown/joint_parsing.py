@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from gauntlet.certification.crown.affine_layers import Dense, Reshape
-from gauntlet.certification.crown.drafts import Draft, WatchedCall
+from gauntlet.certification.crown.affine_layers import Dense
+from gauntlet.certification.crown.composite_parsing import activation, attention, layer_norm, square
+from gauntlet.certification.crown.drafts import Draft, WatchedCall, matrix_product
 from gauntlet.certification.crown.graph import Sum
 from gauntlet.certification.crown.layer_parsing import AFFINE, Unsupported, exact
-from gauntlet.certification.crown.products import Product, Times
+from gauntlet.certification.crown.products import Times
 from gauntlet.certification.crown.softmaxes import Softmax
 
 
@@ -99,7 +99,7 @@ def _matmul(request: WatchedCall, draft: Draft) -> list[int]:
         return [_by_constant(request, draft, left, right)]
     if min(len(draft.shape(x)), len(draft.shape(y))) < 2:
         raise Unsupported(f"{request.name} of vectors")
-    return [product(draft, x, y)]
+    return [matrix_product(draft, x, y)]
 
 
 def _by_constant(request: WatchedCall, draft: Draft, left: Any, right: Any) -> int:
@@ -117,24 +117,6 @@ def _by_constant(request: WatchedCall, draft: Draft, left: Any, right: Any) -> i
     wide = (*draft.shape(turned)[:-1], len(matrix))
     out = draft.add(Dense(weight=matrix, terms=matrix.shape[1] + 2), wide, turned)
     return draft.rearranged(out, lambda where: where.transpose(-1, -2))
-
-
-def product(draft: Draft, x: int, y: int, extra: int = 0) -> int:
-    """Return the node of the product of two nodes as matrices."""
-    first, second = draft.shape(x), draft.shape(y)
-    rest = np.broadcast_shapes(first[:-2], second[:-2])
-    x = draft.rearranged(x, lambda where: where.expand(*rest, *first[-2:]))
-    y = draft.rearranged(y, lambda where: where.expand(*rest, *second[-2:]))
-    op = Product(first[-1], shares=_shares(draft, x), extra=extra)
-    return draft.add(op, (*rest, first[-2], second[-1]), x, y)
-
-
-def _shares(draft: Draft, place: int) -> bool:
-    """Return whether the last axis of a node is that of a softmax."""
-    node = draft.nodes[place]
-    while isinstance(node.op, Reshape) and node.op.before[-1] == node.op.after[-1]:
-        node = draft.nodes[node.inputs[0]]
-    return isinstance(node.op, Softmax)
 
 
 def _times(request: WatchedCall, draft: Draft) -> list[int]:
@@ -196,6 +178,10 @@ READERS: dict[str, Callable[[WatchedCall, Draft], list[int]]] = {
     **dict.fromkeys(("sub", "subtract", "__sub__"), _difference),
     **dict.fromkeys(("add", "__add__"), _sum),
     **dict.fromkeys(("mean", "sum"), _mean),
+    **dict.fromkeys(("gelu", "silu"), activation),
+    **dict.fromkeys(("square", "pow", "__pow__"), square),
+    "layer_norm": layer_norm,
+    "scaled_dot_product_attention": attention,
 }
 """Name of a function -> what adds its nodes and returns those of its results."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gauntlet.certification.crown.affine_layers import Convolution, Dense, Pool, Reshape, Scale
-from gauntlet.certification.crown.curves import Curve
+from gauntlet.certification.crown.curves import SShaped
 from gauntlet.certification.crown.graph import Graph, Input, Node, Relu, Sum
 from gauntlet.certification.crown.graph_tracing import trace
 from gauntlet.certification.exchange.protobuf import constant, model, node
@@ -91,7 +91,7 @@ def _operations(each: Node) -> Iterator[Operation]:
     op = each.op
     if isinstance(op, Relu):
         yield "Relu", {}, {}
-    elif isinstance(op, Curve):
+    elif isinstance(op, SShaped):
         yield op.name.capitalize(), {}, {}
     elif isinstance(op, Sum):
         yield "Add", {}, {}

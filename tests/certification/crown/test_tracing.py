@@ -73,7 +73,7 @@ def test_a_shortcut_is_read_once():
 
 
 REFUSED = {
-    "layer 1 (SiLU)": nn.Sequential(nn.Conv2d(2, 2, 3), nn.SiLU(), nn.Flatten()),
+    "layer 1 (Mish)": nn.Sequential(nn.Conv2d(2, 2, 3), nn.Mish(), nn.Flatten()),
     "max pooling with padding": nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Flatten()),
     "layer 0 (Softplus)": nn.Sequential(nn.Softplus(), nn.Flatten()),
     "batch norm in training mode": nn.Sequential(nn.BatchNorm2d(2), nn.Flatten()).train(),

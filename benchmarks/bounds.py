@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
         network, (data, threat) = network_of(name), NETWORKS[name]
         batch = images_of(data, 0, options.samples)
         graph = trace(network, (network,), tuple(batch.x.shape[1:]))
-        known = Network.of(_ideal(graph) if options.ideal else graph)
+        known = Network.of(without_rounding(graph) if options.ideal else graph)
         effort = Effort(options.method, options.steps, options.inner_steps, 16)
         spent = time.process_time()
         while len(done) < options.samples and time.process_time() - spent < options.seconds:
@@ -68,7 +68,7 @@ def _file(options: argparse.Namespace, name: str) -> Path:
     return Path(options.out) / f"{name}-{suffix}.parquet"
 
 
-def _ideal(graph: Graph) -> Graph:
+def without_rounding(graph: Graph) -> Graph:
     """The network without rounding."""
     return Graph(tuple(replace(n, op=replace(n.op, terms=0)) if isinstance(n.op, Affine) else n for n in graph.nodes))
 

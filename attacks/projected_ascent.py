@@ -23,7 +23,7 @@ class PerturbationSet(NamedTuple):
     """
 
     threat: Threat
-    x: Tensor  # [B, C, H, W]
+    x: Tensor  # [B, C, H, W]; as it was at first where low and high say all
     eps: Tensor  # [1 or B, 1, 1, 1]
     low: Tensor | None  # the least and
     high: Tensor | None  # the largest value of each pixel, where they bound the set
@@ -39,9 +39,11 @@ class PerturbationSet(NamedTuple):
 
     def select(self, index: Tensor) -> "PerturbationSet":
         """Return the sets of some of the samples; positions int64 [b]."""
-        low, high = (None if side is None else side.index_select(0, index) for side in (self.low, self.high))
         eps = self.eps if len(self.eps) == 1 else self.eps[index]
-        return PerturbationSet(self.threat.select(index), self.x.index_select(0, index), eps, low, high)
+        if self.low is None or self.high is None:
+            return PerturbationSet(self.threat.select(index), self.x.index_select(0, index), eps, None, None)
+        low, high = self.low.index_select(0, index), self.high.index_select(0, index)
+        return PerturbationSet(self.threat.select(index), self.x, eps, low, high)
 
     def project(self, z: Tensor) -> Tensor:
         """Return the point of the set near z, which may be overwritten."""

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.hidden import Rippled, Rounded, snapped, winners_take_all
+from benchmarks.museum_trainings import SoftmaxPGD, by_paid_scale, by_reward
 from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.pma import PMA
 from gauntlet.commands.calibration import Setting
+from gauntlet.data.dataset import Dataset
 from gauntlet.data.fitting import FittingImages
 from gauntlet.models.layers import frozen
 from gauntlet.threat_model.attack import Attack
@@ -47,11 +49,15 @@ class Exhibit:
         title: of its page, as in the table.
         about: who claimed what, and how it hides.
         make: the model with its declared heads, and what is known to undo it.
+        usual: the attack of the evaluation that is usually claimed.
+        claim: that evaluation in words.
     """
 
     title: str
     about: str
     make: Callable[[], tuple[Victim, tuple[Reference, ...]]] = field(repr=False)
+    usual: Attack = field(default_factory=lambda: PGD(steps=20), repr=False)
+    claim: str = "PGD, 20 steps"
 
 
 def _network() -> nn.Module:
@@ -151,7 +157,19 @@ def ensemble(name: str, known: tuple[Reference, ...]) -> Callable[[], tuple[Vict
     return make
 
 
+def learned(make: Callable[[Dataset], nn.Module]) -> Callable[[], tuple[Victim, tuple[Reference, ...]]]:
+    """Return what makes a network whose training hides the gradient, which is trained first."""
+
+    def around() -> tuple[Victim, tuple[Reference, ...]]:
+        network = frozen(make(Setting.of("none", ["dataset=digits"]).dataset))
+        known = (Reference("PMA", PMA()), Reference("Square, 5,000 queries (arXiv 1912.00049)", Square(queries=5000)))
+        return watched(Victim(plain(network), (network,))), known
+
+    return around
+
+
 PLAIN = "around the shipped undefended network; no weight was trained for it, so that what it gains is hidden"
+COMMON = "PGD, 20 steps, on softmax cross-entropy as it is commonly written"
 EXHIBITS = {
     "network": Exhibit("the network itself", "The shipped undefended network, for comparison.", itself),
     "rounding": Exhibit(
@@ -197,6 +215,25 @@ EXHIBITS = {
         "Normalized logits of several networks, the second highest of which decide (arXiv 2408.05446). Claimed under "
         "AutoAttack on the deployed forward; the normalization spoils the gradient.",
         ensemble("crossmax", (Reference("PMA on every declared head", PMA()),)),
+    ),
+    "reward": Exhibit(
+        "trained by reward",
+        "A network that was trained by policy gradient alone: a class is drawn, and rewarded if it is right. No "
+        "publication is quoted: which one claims robustness of such a classifier, by what reward and network and under "
+        "which attack, was not found, and without that its numbers cannot be made again. What can be shown is whether "
+        f"training by reward hides the gradient from {COMMON}.",
+        learned(by_reward),
+        SoftmaxPGD(steps=20),
+        COMMON,
+    ),
+    "paid_scale": Exhibit(
+        "paid for large logits",
+        "A network whose optimizer minimizes cross-entropy less the logarithm of the scale of the logits, until "
+        "softmax rounds to 1 and cross-entropy has no gradient. Made for this page: no publication of an optimizer "
+        "that obfuscates, with its update and the attack that it was claimed under, was found; none is quoted.",
+        learned(by_paid_scale),
+        SoftmaxPGD(steps=20),
+        COMMON,
     ),
 }
 """Page -> exhibit."""

@@ -1,6 +1,7 @@
 """How near the minimum-norm attacks come, beside released code where it can be imported.
 
     python -m benchmarks.minimum_norm [--shared ../shared] [--samples 200] [--steps 1000] [--cases mnist_natural:l2 ...]
+        [--only fmn search ...]
 
 Peers come from adv-lib (`pip install --no-deps --target DIR adv-lib`, then PYTHONPATH=DIR); without it they are
 reported as missing. Every answer, ours or theirs, is judged by one fresh float32 prediction and one distance.
@@ -28,6 +29,7 @@ from gauntlet.attacks.minimum_norm.fmn import FMN
 from gauntlet.attacks.minimum_norm.minimum_norm_loop import REFINE
 from gauntlet.attacks.minimum_norm.pdpgd import PDPGD
 from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
+from gauntlet.attacks.minimum_norm.warm_fmn import WarmFMN
 from gauntlet.data.parquet import Parquet
 from gauntlet.metrics.perturbation_size import Spread, area, nearest, optimality
 from gauntlet.threat_model.counted_head import CountedHead, Counts
@@ -104,7 +106,7 @@ def peer(call: Callable[[nn.Module, Tensor, Tensor, float], Tensor]) -> Attack:
 def peers(norm: str, steps: int) -> dict[str, Attack]:
     """adv-lib's attacks of that norm; empty where it cannot be imported."""
     try:
-        if importlib.util.find_spec("visdom") is None:  # it plots progress, which nobody asks for here
+        if "visdom" not in sys.modules and importlib.util.find_spec("visdom") is None:  # it plots progress, which nobody asks for here
             sys.modules["visdom"] = types.ModuleType("visdom")
             sys.modules["visdom"].Visdom = object  # type: ignore[attr-defined]
         from adv_lib import attacks as lib
@@ -133,16 +135,20 @@ def mine(norm: str, steps: int) -> dict[str, Attack]:
     else:
         found |= {"pdpgd": PDPGD(steps=few), "fab_nearest": FAB(steps=max(1, (2 * steps - REFINE - 1) // 27))}
         found["search"] = Search(APGD(steps=max(1, steps // 10 - 3)))
+        first = Search(APGD(steps=max(1, steps // 50), loss="margin"))  # of ten rounds
+        found["fmn_warm"] = WarmFMN(steps=max(1, few - 10 * (first.inner.steps + 2) - 2), inner=first)
     if norm == "l2":
         found["ddn"] = DDN(steps=few)
     return {name: ours(attack) for name, attack in found.items()}
 
 
-def rows(network: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, steps: int) -> Iterator[str]:
-    """The table of one network and norm, line by line."""
+def rows(network: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, steps: int, only: list[str]) -> Iterator[str]:
+    """The table of one network and norm, line by line; only: these attacks, all where it is empty."""
     threat, distances, told = Threat(norm, "unbounded"), {}, {}
     right = network(x).argmax(1) == y
     for name, attack in (mine(norm, steps) | peers(norm, steps)).items():
+        if only and name not in only:
+            continue
         answer = attack(network, x[right], y[right], norm)
         with torch.no_grad():
             fooled = network(answer.z).argmax(1) != y[right]
@@ -173,6 +179,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--only", nargs="+", default=[], metavar="ATTACK", help="rows of the table; without: all")
     options = parser.parse_args()
     sys.path.insert(0, str(options.shared / "models"))
     import networks
@@ -186,7 +193,7 @@ def main() -> None:
         batch = split.read(slice(0, options.samples))
         network = networks.load(name).eval().requires_grad_(False)
         sys.stdout.write(f"\n**{name}, {norm}**\n\n")
-        for line in rows(network, batch.x, batch.y, norm, CASES[case], options.steps):
+        for line in rows(network, batch.x, batch.y, norm, CASES[case], options.steps, options.only):
             sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 

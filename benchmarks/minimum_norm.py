@@ -106,7 +106,8 @@ def peer(call: Callable[[nn.Module, Tensor, Tensor, float], Tensor]) -> Attack:
 def peers(norm: str, steps: int) -> dict[str, Attack]:
     """adv-lib's attacks of that norm; empty where it cannot be imported."""
     try:
-        if "visdom" not in sys.modules and importlib.util.find_spec("visdom") is None:  # it plots progress, which nobody asks for here
+        # adv-lib plots progress with visdom, which nobody asks for here.
+        if "visdom" not in sys.modules and importlib.util.find_spec("visdom") is None:
             sys.modules["visdom"] = types.ModuleType("visdom")
             sys.modules["visdom"].Visdom = object  # type: ignore[attr-defined]
         from adv_lib import attacks as lib

@@ -35,6 +35,8 @@ class RelaxedSearch:
         restarts: more rounds over the classes, >= 0.
         prune: a sample leaves a run whose margin exceeds prune times scale times its clean margin, > 0.
         near: share of the clean margin below which a pair must have come to be tried again, >= 0.
+        early: share of the clean margin below which a run must come in the relaxed part of its first cycle, or None.
+        bounds: share of the clean margin beyond which a sample leaves, of each cycle; empty: prune times scale.
     """
 
     cycles: int = 5
@@ -42,6 +44,8 @@ class RelaxedSearch:
     restarts: int = 4
     prune: float = 0.5
     near: float = 0.03
+    early: float | None = None
+    bounds: tuple[float, ...] = ()
 
     def scales(self) -> list[float]:
         """Return the scale of each cycle."""
@@ -69,7 +73,7 @@ class RelaxedSearch:
         """Search, and enter candidates into `best`.
 
         Args:
-            mine: which samples are tried, bool [B].
+            mine: which samples are tried, bool [B], or bool [B, targets] where it depends on the class.
             order: the classes to move to, int64 [B, targets].
             clean: margins at the images, [B].
             enter: called with the number of a round and the ids of its samples.
@@ -77,7 +81,7 @@ class RelaxedSearch:
         least = clean.new_full(order.shape, torch.inf)  # margin of each pair so far
         for number in range(1 + self.restarts):
             for rank in range(order.shape[1]):
-                due = mine & ~best.broken
+                due = (mine if mine.dim() == 1 else mine[:, rank]) & ~best.broken
                 index = (due if number == 0 else due & (least[:, rank] < self.near * clean)).nonzero().squeeze(1)
                 if not len(index):
                     continue
@@ -92,9 +96,11 @@ class RelaxedSearch:
     def _run(self, run: "RelaxedRun") -> None:
         for number, scale in enumerate(self.scales()):
             run.walk(self.steps, scale, 1 + scale, (number, "relaxed"))
+            if number == 0 and self.early is not None:
+                run.keep(run.least[run.index] <= self.early * run.clean)
             run.walk(self.steps, scale, 1.0, (number, "inside"))
             run.judge((number, "middle"))
-            run.keep(run.margin <= self.prune * scale * run.clean)
+            run.keep(run.margin <= (self.bounds[number] if self.bounds else self.prune * scale) * run.clean)
             if not len(run.index):
                 return
             run.shake(scale, (number, "shake"))

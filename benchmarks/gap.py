@@ -14,7 +14,7 @@ import torch
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
 from benchmarks.public import NETWORKS, images_of, network_of
 from gauntlet.attacks.apgd import APGD
-from gauntlet.attacks.gauntlet import PROBABILITY, TRUE, Gauntlet, _course, _Search
+from gauntlet.attacks.gauntlet import PROBABILITY, TRUE, Gauntlet, GauntletState, _plan
 from gauntlet.attacks.pma import PMA
 from gauntlet.threat_model.attack import Attack
 from gauntlet.threat_model.counted_head import CountedHead, Counts
@@ -35,14 +35,14 @@ def line(name: str, first: int, samples: int) -> str:
         return CountedHead(victim.heads[0], victim.predict, Counts.of(ids[at]))
 
     everyone = torch.arange(len(ids))
-    search = _Search(counted(everyone), x, y, threat, Rng(0, ids, "screen"))
-    search.run("screen", everyone, _course(TRUE, PROBABILITY, Gauntlet().steps))
-    left = search.standing()
+    state = GauntletState(counted(everyone), x, y, threat, Rng(0, ids, "screen"))
+    state.run("screen", everyone, _plan(TRUE, PROBABILITY, Gauntlet().steps))
+    left = state.survivors()
     late = torch.zeros(len(left), dtype=torch.bool)
     for kind, attack in LONGER.items():
         z = attack(counted(left), x[left], y[left], threat=threat, rng=Rng(1, ids[left], kind))
         late |= network(z).argmax(1) != y[left]
-    gaps = search.gaps()[left]
+    gaps = state.gaps()[left]
     shown = ", ".join(f"{gap:.2f}" for gap in gaps[late].sort(descending=True).values[:12].tolist())
     far = (gaps[~late] > 0.5).float().mean()
     return f"| {name} | {len(ids)} | {len(left)} | {int(late.sum())} | {shown} | {far:.0%} |"

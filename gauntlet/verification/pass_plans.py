@@ -132,7 +132,7 @@ def _gauntlet(attack: Gauntlet, norm: str, classes: int) -> PassPlan:
 
 
 def _gauntlet_relaxed(attack: GauntletRelaxed, norm: str, classes: int) -> PassPlan:
-    relaxed = attack.RELAXED.most_gradients * _ranks(attack.rivals, classes)
+    relaxed = (1 + attack.RELAXED.most_gradients) * _ranks(attack.rivals, classes)  # one for the distance of each class
     return PassPlan("backwards", attack.steps + 1, _gauntlet(attack, norm, classes).most + relaxed)
 
 

@@ -134,12 +134,12 @@ class Centred:
         floor = 0.0 if lines.floor is None else lines.floor
         below, above = output - lower * value - floor + under, upper * value + lines.constant + over - output
         below, above = (  # products with slopes round, unless these are 0 or 1
-            gap.clamp_min(0) + self.unit * slope * reach * ((slope != 0) & (slope != 1))
+            gap.clamp_min(0) + self.unit * slope.abs() * reach * ((slope != 0) & (slope != 1))
             for gap, slope in ((below, lower), (above, upper))
         )
         error = self.error[source]
         if error is not None and self._handed(source):
-            below, above = below + lower * error, above + upper * error
+            below, above = below + lower.abs() * error, above + upper.abs() * error
         self.lost += LEAST * reach.flatten(1).sum(1)
         return Bend(*(each.to(self.dtype) for each in (lower, upper, below + TINY, above + TINY)))
 

@@ -116,7 +116,7 @@ def tables_of(place: Path) -> list[MeasuredSystems]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the correlations of every table; 1 where there is none."""
+    """Print the correlations of every table that has the target; 1 where there is none."""
     parser = argparse.ArgumentParser(prog="gauntlet study correlation", description="Rank correlations of measures.")
     parser.add_argument(
         "places", nargs="+", type=Path, metavar="RUNS", help="a runs folder, or a file in its _reported"
@@ -126,15 +126,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        out = []
-        for table in (table for place in options.places for table in tables_of(place)):
-            target = options.target or table.target
-            if target not in table.measures:
-                known = ", ".join(map(printable, sorted(table.measures)))
-                raise UserError(f"--target {target} is no measure of {table.title}; there are {known}")
-            out.append("\n".join(lines(table, target)))
+        tables = [table for place in options.places for table in tables_of(place)]
     except UserError as cause:
         sys.stderr.write(f"error: {printable(cause)}\n")
+        return 1
+    out = []
+    for table in tables:
+        target = options.target or table.target
+        if target in table.measures:
+            out.append("\n".join(lines(table, target)))
+        else:
+            known = ", ".join(map(printable, sorted(table.measures)))
+            sys.stderr.write(f"left out: {table.title}: --target {target} is none of its measures {known}\n")
+    if not out:
+        sys.stderr.write(f"error: --target {options.target} is no measure of any table\n")
         return 1
     sys.stdout.write("\n\n".join(out) + "\n")
     return 0

@@ -53,6 +53,18 @@ def test_clean_accuracy_that_orders_them_the_other_way_correlates_at_minus_one(t
     assert any("cifar10 · NAS-RobBench-201 · reported, without evidence" in line for line in said)
 
 
+def test_a_table_without_the_target_is_left_out_and_one_of_no_table_is_an_error(tmp_path, capsys):
+    clean = {key: {"val_acc": metrics["val_acc"]} for key, metrics in RESULTS["cifar10"].items()}
+    bring(files(tmp_path, RESULTS | {"cifar100": clean}))
+    assert correlation([str(tmp_path / "runs"), "--target", "pgd 8/255"]) == 0
+    said = capsys.readouterr()
+    assert "cifar10 · NAS" in said.out
+    assert "cifar100 · NAS" not in said.out
+    assert "left out: cifar100 · " in said.err
+    assert correlation([str(tmp_path / "runs"), "--target", "pdg 8/255"]) == 1
+    assert "error: --target pdg 8/255 is no measure of any table" in capsys.readouterr().err
+
+
 def test_the_board_shows_them_apart_and_ranks_none(tmp_path):
     bring(files(tmp_path))
     assert board(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "site")]) == 0

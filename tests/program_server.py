@@ -3,11 +3,13 @@
 A new interpreter takes seconds to import torch; a fork of one that has imported it, and run nothing yet, takes none.
 Tests of how a program starts begin a new interpreter instead.
 
-Run as a script it is that process: it reads one JSON line a program, and answers its exit status.
+Run as a script it is that process: it reads a JSON line for each program to start, to poll or to wait for, and answers
+its process id or its exit status.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,29 +26,74 @@ def _server() -> "subprocess.Popen[str]":
     )
 
 
-def call(*arguments: str, script: str = "run.py", **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run a script of the checkout, or a module ("-m gauntlet verify"); return what came of it."""
-    words = [*script.split(), *map(str, arguments)]
+def _asked(*question: object) -> int | None:
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps(question) + "\n")
+    server.stdin.flush()
+    answer: int | None = json.loads(server.stdout.readline())
+    return answer
+
+
+class Program:
+    """A program that runs in the background; as `subprocess.Popen`, of which it has what the tests use."""
+
+    def __init__(self, words: list[str], place: Path, out: str, err: str, environment: dict[str, str]) -> None:
+        self.returncode: int | None = None
+        pid = _asked("start", words, str(place), environment, out, err)
+        assert pid is not None
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        """Return its exit status, negative where a signal ended it; None while it runs."""
+        if self.returncode is None:
+            self.returncode = _asked("poll", self.pid)
+        return self.returncode
+
+    def wait(self) -> int:
+        """Wait for its end; return its exit status."""
+        if self.returncode is None:
+            self.returncode = _asked("wait", self.pid)
+        assert self.returncode is not None
+        return self.returncode
+
+    def kill(self) -> None:
+        """Kill it, if it runs still: nobody else gets its number before it was waited for."""
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _words(script: str, arguments: tuple[str, ...]) -> list[str]:
+    return [*script.split(), *map(str, arguments)]
+
+
+def start(*arguments: str, script: str = "run.py") -> Program:
+    """Start a script of the checkout, or a module, in the background; what it says is lost."""
+    return Program(_words(script, arguments), ROOT, os.devnull, os.devnull, dict(os.environ))
+
+
+def call(
+    *arguments: str, script: str = "run.py", place: Path = ROOT, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a script of the checkout, or a module ("-m gauntlet verify"), in a folder; return what came of it."""
+    words = _words(script, arguments)
     with tempfile.TemporaryDirectory() as folder:
         places = [str(Path(folder, name)) for name in ("out", "err")]
-        server = _server()
-        assert server.stdin is not None
-        assert server.stdout is not None
-        server.stdin.write(json.dumps([words, dict(os.environ) | environment, *places]) + "\n")
-        server.stdin.flush()
-        status = int(server.stdout.readline())
-        out, err = (Path(place).read_text() for place in places)
+        status = Program(words, place, *places, dict(os.environ) | environment).wait()
+        out, err = (Path(file).read_text() for file in places)
     return subprocess.CompletedProcess(words, status, out, err)
 
 
-def _become(words: list[str], environment: dict[str, str], out: str, err: str) -> None:
+def _become(words: list[str], place: str, environment: dict[str, str], out: str, err: str) -> None:
     """Run the program in this process."""
     import runpy
 
-    for place, descriptor in ((os.devnull, 0), (out, 1), (err, 2)):
-        file = os.open(place, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT)
+    for name, descriptor in ((os.devnull, 0), (out, 1), (err, 2)):
+        file = os.open(name, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT)
         os.dup2(file, descriptor)
         os.close(file)
+    os.chdir(place)
     os.environ.clear()
     os.environ.update(environment)
     sys.path[1:1] = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place not in sys.path]
@@ -57,7 +104,7 @@ def _become(words: list[str], environment: dict[str, str], out: str, err: str) -
     else:
         sys.path[0] = str(ROOT)
         sys.argv = words
-        runpy.run_path(words[0], run_name="__main__")
+        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
 
 
 def _serve() -> None:
@@ -67,12 +114,16 @@ def _serve() -> None:
     import gauntlet.verification.verify  # noqa: F401
 
     for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            _become(*json.loads(line))
-            return
-        _, status = os.waitpid(child, 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        what, *more = json.loads(line)
+        if what == "start":
+            answer: int | None = os.fork()
+            if not answer:
+                _become(*more)
+                return
+        else:
+            pid, status = os.waitpid(more[0], os.WNOHANG if what == "poll" else 0)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        sys.stdout.write(f"{json.dumps(answer)}\n")
         sys.stdout.flush()
 
 

@@ -3,24 +3,15 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.program_server import call, start
+
 CELLS = ["attack=pgd", "attack.steps=40", "dataset.limit=192", "runtime.chunk=16", "runtime.progress=false"]
 SHARDS = ["runtime.shards=3"]
-
-
-def call(*arguments, script="run.py"):
-    command = [sys.executable, *script.split(), *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
-    )  # fmt: skip
 
 
 def records(folder):
@@ -42,11 +33,10 @@ def whole(tmp_path_factory):
 @pytest.mark.slow
 def test_shards_of_a_sweep_survive_a_kill_and_are_the_whole(whole, tmp_path):
     runs = f"runs_dir={tmp_path}"
-    words = [sys.executable, "run.py", *CELLS, *SHARDS, "runtime.shard=1", runs]
-    first = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = start(*CELLS, *SHARDS, "runtime.shard=1", runs)
     while first.poll() is None and not list(tmp_path.rglob("part-*.parquet")):
         time.sleep(0.002)
-    first.send_signal(signal.SIGKILL)
+    first.kill()
     assert first.wait() == -signal.SIGKILL
     told = call(str(tmp_path), script="-m gauntlet status")
     assert told.stdout.startswith("interrupted ")

@@ -1,8 +1,10 @@
 """Nothing but declared components is built, whoever wrote the configuration: see docs/security.md."""
 
+import copy
 import json
 import logging
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -97,10 +99,16 @@ def status(*words):
         return end.code
 
 
-def composed(*overrides):
+@cache
+def once_composed(*overrides):
     GlobalHydra.instance().clear()
     with initialize_config_dir(CONF, version_base=None):
         return compose("run", list(overrides))
+
+
+def composed(*overrides):
+    """A copy that a test may change; composing takes long."""
+    return copy.deepcopy(once_composed(*overrides))
 
 
 def refused(said):
@@ -268,7 +276,7 @@ VALUE = st.recursive(
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["attack", "defense", "model", "dataset", "certifier"]), VALUE)
 def test_a_nested_configuration_is_refused_or_holds_declared_components_alone(place, value):
-    cfg = COMPOSED.copy()
+    cfg = composed()
     OmegaConf.set_struct(cfg, False)
     try:
         OmegaConf.update(cfg, place, value, merge=False)
@@ -290,6 +298,3 @@ def test_a_nested_configuration_is_refused_or_holds_declared_components_alone(pl
                 walk(item)
 
     walk(OmegaConf.to_container(known))
-
-
-COMPOSED = composed()

@@ -1,9 +1,6 @@
 """A certification on disk: the same rows in any pieces, resumed, sharded, killed, and refused in one line."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.jobs import certification_job
 from gauntlet.jobs.certification_job import certify
 from gauntlet.metrics.certificate_summary import summary
+from tests.program_server import call, start
 
 CHOICES = {"certifier": "smoothing", "defense": "gaussian_smoothing", "model": "small_cnn"}
 ROOT = Path(__file__).parents[2]
@@ -223,21 +221,21 @@ def test_bounds_tell_no_rate_of_forwards(tmp_path, capsys, eps, proven):
 
 def test_kill_9_leaves_whole_parts_and_the_same_command_goes_on(tmp_path):
     command = [
-        sys.executable, "run.py", "certifier=smoothing", "defense=gaussian_smoothing", f"runs_dir={tmp_path}",
+        "certifier=smoothing", "defense=gaussian_smoothing", f"runs_dir={tmp_path}",
         "certifier.samples=400", "runtime.chunk=4", "dataset.limit=80", "runtime.progress=false",
     ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start(*command)
     until = time.monotonic() + 200
     while not (parts := list(tmp_path.rglob("part-*.parquet"))) and time.monotonic() < until:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert parts
     before = RunFolder(parts[0].parents[1])
     assert before.manifest()["status"] == "running"
     for part in before.present():
         before.read_part(part)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = call(*command)
     assert done.returncode == 0, done.stderr
     assert before.manifest()["status"] == "done"
     assert len(before.present()) == 20

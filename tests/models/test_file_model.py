@@ -1,8 +1,6 @@
 """`model=path/to/net.py:make`: trusted because it was typed, called with what it takes, known by its source."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from gauntlet.config.validate import checked
 from gauntlet.errors import UserError
 from gauntlet.jobs.setup import KEYS
 from gauntlet.models.file_model import FileModel
+from tests.program_server import call
 
 ROOT = Path(__file__).resolve().parents[2]
 NET = """
@@ -115,17 +114,16 @@ def test_its_source_and_what_it_imports_are_part_of_the_run(net):
 
 
 def test_it_runs_and_verification_asks_for_trust(net, tmp_path):
-    run = [sys.executable, "-m", "gauntlet", "run", f"model={net}:make", "checkpoint=included", "dataset.limit=4"]
+    run = [f"model={net}:make", "checkpoint=included", "dataset.limit=4"]
     options = ["attack=fgsm", f"runs_dir={tmp_path / 'runs'}", "runtime.progress=false", "paper=Ours", "seed=3"]
-    done = subprocess.run([*run, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = call(*run, *options, script="-m gauntlet run")
     assert done.returncode == 0, done.stderr
     assert "Sequential of Flatten, Head, 650 parameters" in done.stdout
     (manifest,) = (tmp_path / "runs").rglob("run.json")
     said = json.loads(manifest.read_text())
     assert said["name"]["model"] == f"{net.name}:make"
     assert said["description"] == {"paper": "Ours"}
-    verify = [sys.executable, "-m", "gauntlet", "verify", str(manifest.parent)]
-    refused = subprocess.run(verify, cwd=ROOT, capture_output=True, text=True, check=False)
+    refused = call(str(manifest.parent), script="-m gauntlet verify")
     assert f"add --trust {net}" in refused.stdout + refused.stderr
-    trusted = subprocess.run([*verify, "--trust", str(net)], cwd=ROOT, capture_output=True, text=True, check=False)
+    trusted = call(str(manifest.parent), "--trust", str(net), script="-m gauntlet verify")
     assert trusted.returncode == 0, trusted.stdout + trusted.stderr

@@ -1,11 +1,9 @@
 """A pack is made here and checked elsewhere; a hostile one touches nothing."""
 
 import json
-import os
 import shutil
 import stat
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from gauntlet.jobs.certification_job import certify
 from gauntlet.verification import verify
 from gauntlet.verification.pack import main as pack
 from gauntlet.verification.pack_format import CONTENT
+from tests.program_server import call
 from tests.verification.test_forgeries import TRAINED, attacked, composed
 
 ROOT = Path(__file__).parents[2]
@@ -38,10 +37,7 @@ def elsewhere(folder, *words):
     """What a fresh process says in another folder, with a home and a runs folder of its own."""
     folder.mkdir(exist_ok=True)
     state = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(folder / "state"), "HOME": str(folder)}
-    return subprocess.run(
-        [sys.executable, "-m", "gauntlet", *map(str, words)], cwd=folder, env=os.environ | state,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return call(*words, script="-m gauntlet", place=folder, **state)
 
 
 def test_a_pack_is_verified_in_a_fresh_process_in_another_folder(packed, run, tmp_path):

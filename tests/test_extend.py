@@ -1,11 +1,8 @@
 """docs/extend.md works as it is written."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ import torch
 from gauntlet.defenses.base import Defense
 from gauntlet.errors import UserError
 from gauntlet.models.small_cnn import SmallCNN
+from tests.program_server import call
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,10 +33,7 @@ def test_the_code_of_the_documentation_runs(tmp_path, number, kind, name, said):
     setting, python, _, *arguments = shlex.split(line)
     assert (setting, python) == ("PYTHONPATH=.", "python")
     small = ["runtime.progress=false", "dataset.limit=20", f"runs_dir={tmp_path}/runs"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *arguments, *small],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": f".:{ROOT}"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = call(*arguments, *small, place=tmp_path, PYTHONPATH=f".:{ROOT}")
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
 
@@ -54,10 +49,7 @@ def test_the_data_set_of_the_documentation_runs(tmp_path):
     torch.save(SmallCNN(2, 1, 8).state_dict(), tmp_path / "net.pt")
     small = ["runtime.progress=false", "attack=fgsm", "checkpoint=net.pt", "dataset.limit=10"]
     for words in lines:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "run.py"), *words, *small],
-            cwd=tmp_path, env=os.environ | {"PYTHONPATH": f".:{ROOT}"}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = call(*words, *small, place=tmp_path, PYTHONPATH=f".:{ROOT}")
         assert done.returncode == 0, done.stderr
         assert "(forwards and backwards: per attacked sample)" in done.stdout
     digests = {json.loads(path.read_text())["dataset"]["digest"] for path in tmp_path.rglob("run.json")}

@@ -5,7 +5,7 @@
 
 Open images are those that `python -m benchmarks.bounds run` did not prove and `python -m benchmarks.gauntlet run` did
 not break, below --bounds and --attacked. `run` takes the first of them, goes on where it stopped, and gives each image
-that much processor time for the search.
+that much processor time for the search. With --sample these images are taken, whatever is known of them.
 """
 
 import argparse
@@ -40,7 +40,8 @@ def open_images(options: argparse.Namespace, name: str) -> list[int]:
 def run(options: argparse.Namespace) -> None:
     for name in options.model or MODELS:
         path, module, (data, threat) = _file(options, name), network_of(name), NETWORKS[name]
-        batch, left, victim = images_of(data, 0, options.samples), open_images(options, name), Victim(plain(module), ())
+        batch, victim = images_of(data, 0, options.samples), Victim(plain(module), ())
+        left = options.sample or open_images(options, name)
         certifier = BranchAndBound(
             domains=EVER, easy=options.easy, split_steps=options.steps, inner_steps=options.inner_steps,
             seconds=options.seconds,

@@ -11,13 +11,17 @@ from gauntlet.certification.crown.curves import Curve
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region, legal
 from gauntlet.certification.crown.joint import Joint
-from gauntlet.certification.crown.margin_bounds import Effort, Network, comparisons, prove, tightened
+from gauntlet.certification.crown.layer_tightening import closer
+from gauntlet.certification.crown.margin_bounds import Effort, Network, comparisons, prove
 from gauntlet.certification.linear_bounds import Claim, LinearBounds, Margins, ProofTask
 from gauntlet.errors import UserError
 from gauntlet.knobs import knob
 from gauntlet.threat_model.decision import decided
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Victim
+
+HARD = ((1, 4), (20, 12))
+"""Multiples of `easy` after which the layers of an image are bounded anew, and splits for each open ReLU input then."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class BranchAndBound(LinearBounds):
         method, steps, memory: as of `LinearBounds`, for what is tried before.
         domains: parts of the ball that are bounded for one image at most, >= 1.
         easy: of these, parts after which an image is hard: the bounds of its layers are tightened, and the search
-            begins anew, >= 1.
+            begins anew, >= 1; once more, with more splits below each ReLU, after twenty times as many.
         inner_steps: gradient steps for the slopes below each open ReLU of a hard image, >= 0; 0: none is.
         split_steps: gradient steps for the slopes and multipliers of each part, >= 0.
         candidates: ReLUs that are tried for each split, >= 1.
@@ -55,7 +59,7 @@ class BranchAndBound(LinearBounds):
     easy: int = knob(500, least=1)
     split_steps: int = knob(5, least=0)
     candidates: int = knob(3, least=1)
-    together: int = knob(16, least=1)
+    together: int = knob(64, least=1)
     seconds: float = knob(0.0, least=0)
 
     @property
@@ -94,22 +98,25 @@ class BranchAndBound(LinearBounds):
         """Return what becomes of an image whose functions have these proven bounds [K - 1]."""
         network, region, ranges, task = opened.network, opened.region, opened.ranges, opened.task
         rows, begun, done = comparisons(task.y, network.exact.classes)[0], time.process_time(), 0
-        while True:
-            hard = self.inner_steps > 0 and done >= self.easy
-            if hard:
-                ranges = tightened(network, region, ranges, self.inner_steps, self.memory)
+        hard = [
+            (self.easy * parts, splits)
+            for parts, splits in HARD
+            if self.inner_steps and self.easy * parts < self.domains
+        ]
+        for end, splits in (*hard, (self.domains, 0)):
             (functions,) = (bounds <= least).nonzero(as_tuple=True)
-            last = hard or not self.inner_steps or self.easy >= self.domains
             spent = time.process_time() - begun
             budget = Budget(
-                (self.domains if last else self.easy) - done, self.split_steps, self.candidates, self.together,
+                end - done, self.split_steps, self.candidates, self.together,
                 max(self.seconds - spent, 1e-9) if self.seconds else 0.0,
             )  # fmt: skip
             problem = problem_of(network, region, ranges, rows[functions])
             found = search(problem, bounds[functions], least, budget, fall(task))
             bounds, done = bounds.index_copy(0, functions, found.bounds), done + found.domains
-            if last or found.why != "budget":
-                return replace(found, bounds=bounds, domains=done)
+            if end == self.domains or found.why != "budget":
+                break
+            ranges = closer(problem, self.inner_steps, splits, self.memory)
+        return replace(found, bounds=bounds, domains=done)
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,9 @@ def search(problem: Problem, known: Tensor, least: float, budget: Budget, falls:
     closed = torch.full_like(known, torch.inf)
     heap: list[tuple[float, int, int, Domains]] = []
     fresh, tries = whole(problem, known), torch.zeros(len(known), dtype=torch.int64)
+    enough = least + SPARE + problem.excess(fresh)
     while True:
-        found = problem.searched(fresh, budget.steps, least + SPARE, SLOWER**tries)
+        found = problem.searched(fresh, budget.steps, enough, SLOWER**tries)
         proven, corner = problem.proven(found)
         found = replace(found, bound=proven.maximum(fresh.bound))
         example = falls(corner)
@@ -104,11 +105,10 @@ def search(problem: Problem, known: Tensor, least: float, budget: Budget, falls:
 
 def whole(problem: Problem, known: Tensor) -> Domains:
     """Return the undivided region, once for each function, with the slopes of CROWN."""
-    size, entries, ranges = len(known), problem.entries, problem.ranges
-    low, high = (entries.gather(dict(enumerate(v))).repeat(size, 1) for v in (ranges.lower, ranges.upper))
-    free = torch.zeros(size, entries.count, device=known.device)
-    functions = torch.arange(size, device=known.device)
-    return Domains(functions, known, free.to(torch.int8), low, high, (high > -low).float(), free)
+    low, high = (problem.entries.gather(dict(enumerate(v))) for v in (problem.ranges.lower, problem.ranges.upper))
+    free = torch.zeros(len(known), problem.entries.count, device=known.device)
+    functions = torch.arange(len(known), device=known.device)
+    return Domains(functions, known, free.to(torch.int8), (high > -low).float().expand_as(free))
 
 
 def problem_of(network: Network, region: Region, ranges: Ranges, rows: Tensor) -> Problem:

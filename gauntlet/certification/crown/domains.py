@@ -8,7 +8,6 @@ from torch import Tensor
 
 from gauntlet.certification.crown.graph import Graph
 from gauntlet.certification.crown.ibp import Ranges
-from gauntlet.certification.crown.relaxation import Lines
 
 Fields = dict[int, Tensor]
 """Node -> a value for each of its entries, [D, *shape]."""
@@ -47,20 +46,19 @@ class Entries:
         """Return the open entries of fields, [D, U]."""
         return torch.cat([values[at].flatten(1)[:, place] for at, place in self.places.items()], 1)
 
-    def scatter(self, values: Tensor, base: Sequence[Tensor] | None = None) -> Fields:
-        """Return fields that have values [D, U] at the open entries, and elsewhere those of base, [1, *shape] for each
-        node of the graph, or zero."""
+    def scatter(self, values: Tensor) -> Fields:
+        """Return fields that have values [D, U] at the open entries and zero elsewhere."""
         found = {}
         for at, place in self.places.items():
-            shape = self.shapes[at]
-            size = torch.Size(shape).numel()
-            if base is None:
-                field = values.new_zeros(len(values), size)
-            else:
-                field = base[at].flatten(1).to(values.dtype).repeat(len(values), 1)
-            field[:, place] = values[:, self.parts[at]]
-            found[at] = field.reshape(-1, *shape)
+            field = values.new_zeros(len(values), torch.Size(self.shapes[at]).numel())
+            found[at] = field.index_copy_(1, place, values[:, self.parts[at]]).reshape(-1, *self.shapes[at])
         return found
+
+    def before(self, number: int) -> "Entries":
+        """Return those of the first nodes, so many."""
+        nodes = list(self.places)[:number]
+        places, parts = {at: self.places[at] for at in nodes}, {at: self.parts[at] for at in nodes}
+        return Entries(places, parts, {at: self.shapes[at] for at in nodes})
 
 
 @dataclass(frozen=True)
@@ -71,18 +69,14 @@ class Domains:
         target: which function of the scores is bounded, int64 [D].
         bound: proven lower bound of it, float64 [D].
         sign: 1 and -1 at the entries whose sign the part fixes, int8 [D, U].
-        lower, upper: bounds of the entries on the part, float64 [D, U].
-        slope: of the lower lines, float32 [D, U].
-        weight: multipliers of the fixed signs, float32 [D, U] >= 0.
+        value: where the sign is open, slope of the lower line, in [0, 1]; where the part fixes it, multiplier of what
+            the sign says, >= 0; float32 [D, U].
     """
 
     target: Tensor
     bound: Tensor
     sign: Tensor
-    lower: Tensor
-    upper: Tensor
-    slope: Tensor
-    weight: Tensor
+    value: Tensor
 
     def __len__(self) -> int:
         return len(self.target)
@@ -90,7 +84,7 @@ class Domains:
     @property
     def unsure(self) -> Tensor:
         """Return the entries whose sign is open, bool [D, U]."""
-        return (self.lower < 0) & (self.upper > 0)
+        return self.sign == 0
 
     def select(self, index: Tensor) -> "Domains":
         """Return some of them; index int64 [d]."""
@@ -98,38 +92,17 @@ class Domains:
 
     def rows(self) -> list["Domains"]:
         """Return them one by one, none of which keeps the others in memory."""
-        return [self.select(torch.tensor([i])) for i in range(len(self))]
+        columns = [getattr(self, field.name) for field in fields(self)]
+        return [Domains(*(column[i : i + 1].clone() for column in columns)) for i in range(len(self))]
 
     def fixed(self, entry: Tensor, sign: int, weight: Tensor) -> "Domains":
-        """Return the parts of these in which entry [D], of open sign, has that sign, with these weights [D] of it."""
-        every = torch.arange(len(self), device=entry.device)
-        side = "lower" if sign > 0 else "upper"
-        changed = {"sign": self.sign.clone(), "weight": self.weight.clone(), side: getattr(self, side).clone()}
-        for name, value in (("sign", sign), ("weight", weight), (side, 0.0)):
-            changed[name][every, entry] = value
-        return replace(self, **changed)
+        """Return the parts of these in which entry [D], of open sign, has that sign, with multipliers weight [D]."""
+        signs, values = self.sign.clone(), self.value.clone()
+        signs.scatter_(1, entry[:, None], sign)
+        values.scatter_(1, entry[:, None], weight[:, None])
+        return replace(self, sign=signs, value=values)
 
 
 def joined(parts: Sequence[Domains]) -> Domains:
     """Return several as one."""
     return Domains(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Domains)))
-
-
-def lines(
-    entries: Entries, domains: Domains, ranges: Ranges, dtype: torch.dtype, slope: Tensor | None = None
-) -> dict[int, Lines]:
-    """Return the lines of all ReLUs on each part; ranges: of the whole region; slope [D, U]: in place of theirs."""
-    low = entries.scatter(domains.lower.to(dtype), ranges.lower)
-    high = entries.scatter(domains.upper.to(dtype), ranges.upper)
-    between = {at: Lines.between(low[at], high[at]) for at in low}
-    return sloped(entries, between, domains.unsure, (domains.slope if slope is None else slope).to(dtype))
-
-
-def sloped(entries: Entries, between: dict[int, Lines], unsure: Tensor, slope: Tensor) -> dict[int, Lines]:
-    """Return lines with other lower slopes [D, U] where the sign is open."""
-    found = {}
-    for at, place in entries.places.items():
-        part, lower = entries.parts[at], between[at].lower.flatten(1).clone()
-        lower[:, place] = torch.where(unsure[:, part], slope[:, part], lower[:, place])
-        found[at] = replace(between[at], lower=lower.reshape(between[at].lower.shape))
-    return found

@@ -1,16 +1,18 @@
 """Bounds on parts of a region with the signs of ReLU inputs fixed (beta-CROWN; Wang et al. 2021, arXiv 2103.06624)."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from gauntlet.certification.crown.domains import Domains, Entries, Fields, lines, sloped
-from gauntlet.certification.crown.graph import Relu
+from gauntlet.certification.crown.domains import Domains, Entries
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region
 from gauntlet.certification.crown.margin_bounds import Network
-from gauntlet.certification.crown.relaxation import Relaxed, reached, relaxed
+from gauntlet.certification.crown.reduced import Reduced
+from gauntlet.certification.crown.relaxation import Lines, Taken
+from gauntlet.certification.crown.whole_graph import WholeGraph
 
 SLOPE_RATE, WEIGHT_RATE = 0.1, 0.05
 DECAY = 0.98
@@ -30,6 +32,7 @@ class Problem:
         region, ranges: of the image, float64.
         rows: the functions, float64 [T, K].
         entries: whose signs are open on the region.
+        given: the reduced network; None: it is made.
     """
 
     network: Network
@@ -37,44 +40,59 @@ class Problem:
     ranges: Ranges
     rows: Tensor
     entries: Entries
+    given: Reduced | None = None
 
-    def slack(self, dtype: torch.dtype) -> list[Tensor | None]:
-        """Return that of all nodes, [1, *shape]."""
-        return [None if v is None else v.to(dtype) for v in self.ranges.slack]
+    @cached_property
+    def exact(self) -> WholeGraph:
+        """Return what proves."""
+        return WholeGraph(self.network.exact, self.region, self.ranges, self.rows, self.entries)
 
-    def passed(self, domains: Domains, dtype: torch.dtype) -> Relaxed:
-        """Return linear functions of the image below those of the domains, by the slopes and weights that these have.
+    @cached_property
+    def quick(self) -> Reduced | WholeGraph:
+        """Return what searches, in float32."""
+        reduced = self.given or Reduced.of(self.network.exact, self.region, self.ranges, self.entries, self.rows)
+        if reduced is not None:
+            return reduced
+        region, ranges = self.region.to(torch.float32), self.ranges.to(torch.float32)
+        return WholeGraph(self.network.quick, region, ranges, self.rows.float(), self.entries)
+
+    @cached_property
+    def chords(self) -> tuple[Tensor, Tensor]:
+        """Return slope and constant of the upper lines of the entries on the region, float64 [U]."""
+        low, high = (
+            self.entries.gather(dict(enumerate(side)))[0] for side in (self.ranges.lower, self.ranges.upper)
+        )  # fmt: skip
+        slope = high / (high - low).clamp_min(1e-30)
+        return slope, -slope * low
+
+    def lines(self, domains: Domains, dtype: torch.dtype) -> Lines:
+        """Return the lines of the entries' ReLUs on each part, [D, U]."""
+        unsure, on = domains.unsure, (domains.sign > 0).to(dtype)
+        upper, constant = (v.to(dtype) for v in self.chords)
+        lower = torch.where(unsure, domains.value.to(dtype), on)
+        return Lines(lower, torch.where(unsure, upper, on), torch.where(unsure, constant, 0.0), unsure)
+
+    def proven(self, domains: Domains) -> tuple[Tensor, Tensor]:
+        """Return lower bounds float64 [D] on the domains, whatever their values, and the images where the
+        linear functions behind them are least, [D, C, H, W].
 
         Where an input z of a ReLU has the sign s on a domain and a weight w >= 0, the function f is at least f - w s z.
         """
-        graph = self.network.exact if dtype == torch.float64 else self.network.quick
-        found = lines(self.entries, domains, self.ranges, dtype)
-        multipliers = self.entries.scatter(-domains.sign * domains.weight.to(dtype))
-        return relaxed(graph, self.rows[domains.target].to(dtype), found, self.slack(dtype), multipliers)
+        multipliers = -domains.sign * domains.value.double()
+        taken = self.exact.taken(domains.target, self.lines(domains, torch.float64), multipliers, False)
+        return taken.bound, taken.corner
 
-    def proven(self, domains: Domains) -> tuple[Tensor, Tensor]:
-        """Return lower bounds float64 [D] on the domains, whatever their slopes and weights, and the images where the
-        linear functions behind them are least, [D, C, H, W]."""
-        passed = self.passed(domains, torch.float64)
-        least, corner = self.region.lowest(passed.image)
-        return passed.constant + least, corner
+    def looked(self, domains: Domains) -> tuple[Taken, Lines]:
+        """Return such bounds in float32, which prove nothing, and the lines behind them."""
+        lines = self.lines(domains, torch.float32)
+        return self.quick.taken(domains.target, lines, -domains.sign * domains.value), lines
 
-    def quick(self, domains: Domains) -> Tensor:
-        """Return the same bounds in float32, which prove nothing."""
-        passed = self.passed(domains, torch.float32)
-        return passed.constant + self.region.to(torch.float32).least(passed.image)
-
-    def above(self, passed: Relaxed) -> Fields:
-        """Return, for each node that ReLUs read, the coefficients of their outputs."""
-        found: Fields = {}
-        for at, node in enumerate(self.network.exact.nodes):
-            if isinstance(node.op, Relu) and at in passed.above:
-                source = node.inputs[0]
-                found[source] = found[source] + passed.above[at] if source in found else passed.above[at]
-        return found
+    def excess(self, domains: Domains) -> float:
+        """Return by how much such bounds exceed proven ones at most, >= 0: rounding, above all of the network."""
+        return float((self.looked(domains)[0].bound - self.proven(domains)[0]).amax().clamp_min(0))
 
     def searched(self, domains: Domains, steps: int, enough: float, pace: Tensor | None = None) -> Domains:
-        """Return the domains with the best slopes and weights that so many steps of Adam find, in float32.
+        """Return the domains with the best slopes and multipliers that so many steps of Adam find, in float32.
 
         One whose bound exceeds `enough` takes no more steps. No domain sees another.
 
@@ -90,58 +108,46 @@ class Problem:
             found.climb(step)
             if len(stay) < FULL * len(bounds):
                 found.narrow(stay)
-        return replace(domains, slope=found.best_slope, weight=found.best_weight)
+        return replace(domains, value=found.best_value)
 
 
 class _Search:
-    """Slopes and weights on their way up, and the best so far of each domain."""
+    """Slopes and multipliers on their way up, and the best so far of each domain."""
 
     def __init__(self, problem: Problem, domains: Domains, pace: Tensor) -> None:
-        self.problem, self.entries = problem, problem.entries
-        self.region, self.slack = problem.region.to(torch.float32), problem.slack(torch.float32)
+        self.quick, self.target = problem.quick, domains.target
         self.at = torch.arange(len(domains), device=domains.target.device)
-        self.rows, self.unsure, self.sign = problem.rows[domains.target].float(), domains.unsure, domains.sign.float()
-        self.between = lines(self.entries, domains, problem.ranges, torch.float32)
-        self.slope, self.weight = domains.slope.clone(), domains.weight.clone()
-        self.best_slope, self.best_weight = domains.slope.clone(), domains.weight.clone()
+        self.lines, self.unsure = problem.lines(domains, torch.float32), domains.unsure
+        self.open, self.against = self.unsure.float(), -domains.sign.float()
+        self.on = (domains.sign > 0).float()
+        self.most = torch.where(self.unsure, 1.0, torch.inf)
+        self.rate = torch.where(self.unsure, SLOPE_RATE, WEIGHT_RATE) * pace.to(domains.value)[:, None]
+        self.value, self.best_value = domains.value.clone(), domains.value.clone()
         self.best = torch.full((len(domains),), -torch.inf, device=domains.target.device)
-        self.moments = [torch.zeros_like(domains.slope) for _ in range(4)]
-        self.pace = pace.to(domains.slope)[:, None]
+        self.first, self.second = torch.zeros_like(self.value), torch.zeros_like(self.value)
 
     def bounded(self) -> Tensor:
         """Return the bounds where the search stands."""
-        self.lines = sloped(self.entries, self.between, self.unsure, self.slope)
-        multipliers = self.entries.scatter(-self.sign * self.weight)
-        self.passed = relaxed(self.problem.network.quick, self.rows, self.lines, self.slack, multipliers)
-        least, self.corner = self.region.lowest(self.passed.image)
-        bounds = self.passed.constant + least
+        self.taken = self.quick.taken(self.target, self.lines, self.against * self.value)
+        bounds = self.taken.bound
         better = (bounds > self.best[self.at]).nonzero().squeeze(1)
         where = self.at[better]
-        self.best[where] = bounds[better]
-        self.best_slope[where], self.best_weight[where] = self.slope[better], self.weight[better]
+        self.best[where], self.best_value[where] = bounds[better], self.value[better]
         return bounds
 
     def climb(self, step: int) -> None:
         """Take one step of Adam from there; step counts from 0."""
-        values = reached(self.problem.network.quick, self.passed, self.corner, self.lines, self.slack)
-        z = self.entries.gather(values)
-        above = self.entries.gather(self.problem.above(self.passed))
-        rate = self.pace * DECAY**step
-        moved = self._moved(above.clamp_min(0) * z * self.unsure, self.moments[:2], step)
-        self.slope = (self.slope + SLOPE_RATE * rate * moved).clamp(0, 1)
-        moved = self._moved(-self.sign * z, self.moments[2:], step)
-        self.weight = (self.weight + WEIGHT_RATE * rate * moved).clamp_min(0)
-
-    def _moved(self, gradient: Tensor, moments: list[Tensor], step: int) -> Tensor:
-        (first, second), (early, late) = moments, MOMENTS
-        first.mul_(early).add_(gradient, alpha=1 - early)
-        second.mul_(late).addcmul_(gradient, gradient, value=1 - late)
-        mean, square = first / (1 - early ** (step + 1)), second / (1 - late ** (step + 1))
-        return mean / (square.sqrt() + 1e-12)
+        z, (early, late) = self.quick.values(self.taken, self.lines), MOMENTS
+        gradient = torch.addcmul(self.against, self.taken.above.clamp_min(0), self.open).mul_(z)
+        self.first.lerp_(gradient, 1 - early)
+        self.second.mul_(late).addcmul_(gradient, gradient, value=1 - late)
+        size = (self.second / (1 - late ** (step + 1))).sqrt_().add_(1e-12)
+        moved = (self.first * self.rate).mul_(DECAY**step / (1 - early ** (step + 1))).div_(size)
+        self.value = moved.add_(self.value).clamp_min_(0).minimum(self.most)
+        self.lines = replace(self.lines, lower=torch.addcmul(self.on, self.open, self.value))
 
     def narrow(self, stay: Tensor) -> None:
         """Go on with some of the domains at work."""
-        self.at, self.rows, self.unsure, self.sign = (v[stay] for v in (self.at, self.rows, self.unsure, self.sign))
-        self.slope, self.weight, self.pace = self.slope[stay], self.weight[stay], self.pace[stay]
-        self.between = {at: line.select(stay) for at, line in self.between.items()}
-        self.moments = [v[stay] for v in self.moments]
+        for name in ("at", "target", "unsure", "open", "against", "on", "most", "rate", "value", "first", "second"):
+            setattr(self, name, getattr(self, name)[stay])
+        self.lines = self.lines.select(stay)

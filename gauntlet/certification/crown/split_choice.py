@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from gauntlet.certification.crown.domains import Domains, joined, lines
-from gauntlet.certification.crown.relaxation import reached
+from gauntlet.certification.crown.domains import Domains, joined
 from gauntlet.certification.crown.split_bounds import Problem
 
 WIDTH = 0.1
@@ -30,7 +29,8 @@ def split(problem: Problem, domains: Domains, candidates: int) -> Domains:
     score, above = scores(problem, domains)
     tried = score.topk(min(candidates, score.shape[1]), 1)
     if tried.indices.shape[1] > 1:
-        worth = torch.stack([_worth(problem, halves(domains, entry, above)) for entry in tried.indices.T], 1)
+        pairs = [half for entry in tried.indices.T for half in halves(domains, entry, above)]
+        worth = _worth(problem, joined(pairs), len(domains)).T
         best = worth.masked_fill(tried.values < 0, -torch.inf).argmax(1, keepdim=True)
         chosen = tried.indices.gather(1, best).squeeze(1)
     else:
@@ -45,13 +45,15 @@ def halves(domains: Domains, entry: Tensor, above: Tensor) -> tuple[Domains, Dom
     old one to begin with; where the upper line was used, the new one is tighter.
     """
     pick = entry[:, None]
-    used, slope = above.gather(1, pick).squeeze(1).clamp_min(0), domains.slope.gather(1, pick).squeeze(1)
+    used, slope = above.gather(1, pick).squeeze(1).clamp_min(0), domains.value.gather(1, pick).squeeze(1)
     return domains.fixed(entry, 1, used * (1 - slope)), domains.fixed(entry, -1, used * slope)
 
 
-def _worth(problem: Problem, pair: tuple[Domains, Domains]) -> Tensor:
-    """Return how good it is to have these halves, [D], by their bounds up to zero."""
-    first, second = (problem.quick(half).clamp_max(0) for half in pair)
+def _worth(problem: Problem, pairs: Domains, size: int) -> Tensor:
+    """Return how good it is to have these halves, [candidates, D], by their bounds up to zero; of each candidate the
+    first halves of all D domains, then the second ones."""
+    bounds = problem.looked(pairs)[0].bound.clamp_max(0)
+    first, second = bounds.reshape(-1, 2, size).unbind(1)
     return first.minimum(second) + LESS * first.maximum(second)
 
 
@@ -62,14 +64,9 @@ def scores(problem: Problem, domains: Domains) -> tuple[Tensor, Tensor]:
     The distance of the relaxed output from the true one at the point where the bound is taken, and a part of the
     largest distance (the intercept, as in the scores of Bunel et al. 2020), times the coefficient of the output.
     """
-    entries, dtype = problem.entries, torch.float32
-    passed = problem.passed(domains, dtype)
-    _, corner = problem.region.to(dtype).lowest(passed.image)
-    found = lines(entries, domains, problem.ranges, dtype)
-    z = entries.gather(reached(problem.network.quick, passed, corner, found, problem.slack(dtype)))
-    above = entries.gather(problem.above(passed))
-    low, high = domains.lower.float(), domains.upper.float()
-    slope = high / (high - low).clamp_min(1e-30)
-    over, under = slope * (z - low) - z.clamp_min(0), z.clamp_min(0) - domains.slope * z
+    taken, lines = problem.looked(domains)
+    z, above = problem.quick.values(taken, lines), taken.above
+    chord, constant = (v.float() for v in problem.chords)
+    over, under = chord * z + constant - z.clamp_min(0), z.clamp_min(0) - domains.value * z
     gap = torch.where(above > 0, above * under, -above * over).clamp_min(0)
-    return torch.where(domains.unsure, gap - WIDTH * above.abs() * slope * low, -1.0), above
+    return torch.where(domains.unsure, gap + WIDTH * above.abs() * constant, -1.0), above

@@ -1,11 +1,16 @@
 """Fixtures for every test."""
 
+import copy
 import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 
 import gauntlet  # noqa: F401  (settings that must stand before torch is imported)
+from gauntlet.config.shipped import CONF
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +33,22 @@ def _hydra_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take back what a command that ran in this process set, so that commands of other tests do not inherit it."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.delenv("HYDRA_FULL_ERROR")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _yaml_read_once() -> None:
+    """Parse each file of conf/ once in a process, not in each of the thousand compositions: a fifth of their time."""
+    parse = FileConfigSource.load_config
+
+    @cache
+    def parsed(folder: str, config_path: str) -> Any:
+        return parse(FileConfigSource("conf", folder), config_path)
+
+    def load_config(self: FileConfigSource, config_path: str) -> Any:
+        if self.path != CONF:
+            return parse(self, config_path)
+        found = copy.deepcopy(parsed(self.path, config_path))
+        found.provider = self.provider
+        return found
+
+    FileConfigSource.load_config = load_config  # type: ignore[method-assign]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ FOLDER = Path(CONF)
 CHOICES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
 
 
+@cache
 def composed(choice):
     group, _, name = choice.partition("/")
     GlobalHydra.instance().clear()

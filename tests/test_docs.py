@@ -137,8 +137,9 @@ def test_it_runs_on_a_few_images(words, tmp_path):
     _, given = overrides(words)
     given = [word for word in given if not word.startswith(("runtime.shard", "dataset.limit", "logger="))]
     queries = ["attack.queries=50"] if any(f"attack={name}" in given for name in ("rays", "hop_skip_jump")) else []
+    queries += ["defense.parts.model.recipe.epochs=1"] if "parts.model.recipe" in " ".join(given) else []  # it trains
     if "attack=gauntlet" in given and not any(word.startswith("attack.queries=") for word in given):
-        queries = ["attack.trial=20", "attack.queries=50"]
+        queries += ["attack.trial=20", "attack.queries=50"]
     cfg = composed("run", [*given, *FEW, *queries, f"runs_dir={tmp_path}"])
     for key, value in {"samples": 2000, "selection": 20}.items():
         if cfg.get("certifier") is not None and key in cfg.certifier:

@@ -7,20 +7,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gauntlet.attacks.apgd_l1 import sparse_ascent, sparse_start
-from gauntlet.attacks.black_box.square import Square
-from gauntlet.attacks.losses import Cotangent, along, ce, margin, margins, pm, ranking, temperature_scaled
+from gauntlet.attacks.apgd_l1 import sparse_start
+from gauntlet.attacks.gauntlet_state import ODI_STEP, GauntletState
+from gauntlet.attacks.linearized_boundary import nearest_classes
+from gauntlet.attacks.losses import Cotangent, ce, margin, pm, temperature_scaled
 from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
-from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
+from gauntlet.attacks.projected_ascent import Step
+from gauntlet.attacks.relaxed_ball import RelaxedSearch
 from gauntlet.knobs import Knobs, knob
-from gauntlet.threat_model.access import level_of, narrowed
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
 TRUE, PROBABILITY = temperature_scaled(ce), temperature_scaled(pm)
-
-ODI_STEP = Step(along, 1.0)
 
 
 @dataclass(frozen=True)
@@ -29,40 +28,48 @@ class Gauntlet(Knobs, key="attack"):
 
     The screen ascends cross-entropy and then the probability margin (PMA, arXiv 2411.15210), a few steps of each. What
     it leaves of a sample's margin, divided by what it took, is the sample's gap: the further perturbation, in units of
-    the one that it had, after which a linear model would be fooled. Attempts of different kinds follow, by turns:
-    `probability`, the probability margin alone; `turn`, the losses of the screen after output-diversified
-    initialization (ODI) towards a random rival (arXiv 2203.05154); `margin`, the margin of the logits; `rival`, that to
-    the second best class at the best point so far. From the second on only samples of small gap are tried, under a
-    bound that falls, and when all kinds had their turn the next attempts are longer. Steps follow a cosine from 2 eps
-    to 0, success is checked on the logits of the gradient pass, and a sample leaves at once. Under l1 the steps are
-    those of Auto-PGD: as sparse as the best point so far, in balls that shrink to eps (arXiv 2103.01208). There the
-    screen has twice as many steps, the bound on the gap is twice as large, and `truth`, cross-entropy from a sparse
-    point on the boundary of the ball, stands in place of `margin` and of one `turn`.
+    the one that it had, after which a linear model would be fooled. Then local linearity is checked: the gradient at
+    the best point is compared with the change of the margin on the way back to the image.
+
+    Where it holds, under linf and l2, and the gap is at most `FAR` times `gap`, the other classes are ordered by the
+    distance of their boundary, linearized at the best point so far (arXiv 2407.02240). Runs of the CR attack (AAAI
+    2025; `gauntlet.attacks.relaxed_ball`) go to the nearest (`relaxed`), and again where one came close (`restart`).
+    Nearly every run ends early: after the relaxed steps of its first cycle where these leave more than a quarter of the
+    clean margin, and later where the margin exceeds an ever smaller share of it.
+
+    Attempts of different kinds follow, by turns: `probability`, the probability margin alone; `turn`, the losses of the
+    screen after output-diversified initialization (ODI) towards a random rival (arXiv 2203.05154); `margin`, the margin
+    of the logits; `rival`, that to the second best class at the best point so far. Only samples of small gap are tried,
+    under a bound that falls, and when all kinds had their turn the next attempts are longer. The bound is narrow where
+    runs through a relaxed ball came before; where they did not, the first attempt is made on all. Steps follow a cosine
+    from 2 eps to 0, success is checked on the logits of the gradient pass, and a sample leaves at once. Under l1 the
+    steps are those of Auto-PGD: as sparse as the best point so far, in balls that shrink to eps (arXiv 2103.01208).
+    There the screen has twice as many steps, the bound on the gap is twice as large, and `truth`, cross-entropy from a
+    sparse point on the boundary of the ball, stands in place of `margin` and of one `turn`.
 
     Under l0 three runs of sigma-zero (`sparse`; arXiv 2402.01879) follow on all survivors, each with 50 times the steps
     of the screen: with shorter steps, with a smoother count of pixels, and as it is by default. The queries below know
     no l0.
 
-    Gradients may lie. For each survivor, local linearity is checked: the gradient at its best point is compared with
-    the change of the margin on the way back to the image, and a few random queries are made (`probe`; Square, arXiv
-    1912.00049). Where local linearity fails, or the queries took much beside what gradients took and what is left, more
-    of them follow (`trial`); where it fails and these take a large share of what gradients took, the full Square attack
-    (`square`).
+    Gradients may lie. Each survivor gets a few random queries (`probe`; Square, arXiv 1912.00049). Where local
+    linearity fails, or the queries took much beside what gradients took and what is left, more of them follow
+    (`trial`), and where it fails they go on after these (`square`), as long as the margin falls fast enough; a search
+    that came close is made again from another start.
 
     Everything is decided from the sample itself, so neither batch-mates nor chunks matter. Records name the phase that
-    broke a sample: screen, the kind of attempt, sparse, probe, trial or square.
+    broke a sample: screen, relaxed, restart, the kind of attempt, sparse, probe, trial or square.
 
     Args:
         steps: of the screen, >= 1.
         rounds: attempts that follow at most, >= 0.
         round_steps: of each until all kinds had their turn, >= 1; of the next as many twice that, and so on.
-        gap: the largest gap of a sample that is tried again, >= 0; after n attempts, gap / (1 + n / 2). The first
-            attempt, whose loss is another than those of the screen, is made on all.
+        gap: the largest gap of a sample that is tried again, >= 0; after n attempts, gap / (1 + n / 2). `FAR` and
+            `NEAR` times that where runs go through a relaxed ball.
         turns: ODI steps of eps before a `turn`, >= 0.
         mismatch: relative error of the linear model beyond which gradients are not believed, > 0.
         probe: queries to each survivor, >= 0.
-        trial: queries to samples whose gradients are not believed, and where the probe did well, >= 0.
-        queries: to the former where queries are effective, >= 0.
+        trial: queries at most to samples whose gradients are not believed, and where the probe did well, >= 0.
+        queries: of a search to the former at most, those of the trial included, >= 0.
 
     Raises:
         UserError: a value outside its range.
@@ -70,7 +77,9 @@ class Gauntlet(Knobs, key="attack"):
 
     needs: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
-    revisions: ClassVar[dict[str, int]] = {"l1": 2}  # version 1 moved 5 % of the entries
+    revisions: ClassVar[dict[str, int]] = {"linf": 2, "l2": 2, "l1": 3}
+    """Version 1 moved 5 % of the entries under l1; up to 1 (linf, l2) and 2 (l1) queries began anew after a trial, and
+    attempts of wide bounds stood where runs go through a relaxed ball now."""
     KINDS: ClassVar[tuple[str, ...]] = ("probability", "turn", "margin", "turn", "rival")
     L1_KINDS: ClassVar[tuple[str, ...]] = ("truth", "probability", "truth", "turn", "rival")
     L1_EFFORT: ClassVar[int] = 2
@@ -79,14 +88,27 @@ class Gauntlet(Knobs, key="attack"):
     """How the runs of sigma-zero under l0 differ from its defaults."""
     SPARSE_EFFORT: ClassVar[int] = 50
     """Steps of each of them, in units of those of the screen."""
+    RELAXED_NORMS: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    RELAXED: ClassVar[RelaxedSearch] = RelaxedSearch(early=0.25, bounds=(0.125, 0.03, 0.01, 0.005, 0.005))
+    RIVALS: ClassVar[int] = 4
+    """Other classes that runs through a relaxed ball go to at most, of those with the best logits."""
+    DISTANCE: ClassVar[float] = 1.5
+    """The largest distance of a class's linearized boundary, in eps; runs go to the nearest class however far it is."""
+    FAR: ClassVar[float] = 1.4
+    """The largest gap of a sample that such runs try, in units of `gap`."""
+    NEAR: ClassVar[float] = 0.2
+    """The largest gap of a sample that attempts try after such runs, in units of what it is without them."""
     TRIAL_GAIN_SHARE: ClassVar[float] = 0.2
     """Share of what gradients took from a margin that the queries of a probe must take for a trial."""
     TRIAL_MARGIN_SHARE: ClassVar[float] = 0.5
     """Share of what is left of the margin that they must take."""
-    SQUARE_GAIN_SHARE: ClassVar[float] = 0.5
-    """Share of what gradients took from a margin that the queries of a trial must take to go on."""
-    SQUARE_MARGIN_SHARE: ClassVar[float] = 0.6
-    """Share of the clean margin that they must take."""
+    STOPS: ClassVar[tuple[tuple[float, float], ...]] = (
+        (0.01, 0.84), (0.02, 0.78), (0.03, 0.75), (0.04, 0.7), (0.06, 0.52), (0.1, 0.47), (0.15, 0.42), (0.2, 0.35),
+        (0.3, 0.3), (0.4, 0.26), (0.6, 0.06),
+    )  # fmt: skip
+    """Shares of the queries, and shares of the clean margin above which no more are made there."""
+    AGAIN: ClassVar[float] = 0.3
+    """Share of the clean margin to which a search must have come for another from a new start."""
 
     steps: int = knob(20, least=1)
     rounds: int = knob(12, least=0)
@@ -98,32 +120,61 @@ class Gauntlet(Knobs, key="attack"):
     trial: int = knob(500, least=0)
     queries: int = knob(5000, least=0)
 
-    def bound(self, number: int, norm: str = "linf") -> float:
-        """Return the largest gap of the samples that attempt `number` (from 0) tries."""
-        return (self.L1_EFFORT if norm == "l1" else 1) * self.gap / (1 + number / 2) if number else math.inf
+    def bounds(self, number: int, norm: str, doubted: Tensor) -> Tensor:
+        """Return the largest gap of each sample that attempt `number` (from 0) tries, [B]; doubted: bool [B]."""
+        far = (self.L1_EFFORT if norm == "l1" else 1) * self.gap / (1 + number / 2) if number else math.inf
+        near = self.NEAR * self.gap / (1 + number / 2)
+        return torch.where(doubted, far, near)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         state = GauntletState(head, x, y, threat, rng)
-        if len(x):
-            steps = self.steps * (self.L1_EFFORT if threat.norm == "l1" else 1)
-            state.run("screen", state.survivors(), _plan(TRUE, PROBABILITY, steps))
-            self._search_near(state)
-            for number in range(self.rounds):
-                self._attempt(state, number)
-            if threat.norm == "l0":
-                for number, knobs in enumerate(self.SPARSE):
-                    state.sparse(SigmaZero(steps=self.SPARSE_EFFORT * self.steps, **knobs), number)
-            else:
-                self._black_box_fallback(state)
+        if not len(x):
+            return state.best.z
+        steps = self.steps * (self.L1_EFFORT if threat.norm == "l1" else 1)
+        state.run("screen", state.survivors(), _plan(TRUE, PROBABILITY, steps))
+        relaxed = threat.norm in self.RELAXED_NORMS
+        doubted = self._doubted(state) if relaxed else torch.ones_like(state.best.broken)
+        if relaxed:
+            self._search_near(state, ~doubted)
+        for number in range(self.rounds):
+            self._attempt(state, number, doubted)
+        if threat.norm == "l0":
+            for number, knobs in enumerate(self.SPARSE):
+                state.sparse(SigmaZero(steps=self.SPARSE_EFFORT * self.steps, **knobs), number)
+        else:
+            self._black_box_fallback(state, doubted if relaxed else self._doubted(state))
         return state.best.z
 
-    def _search_near(self, state: "GauntletState") -> None:
-        """Do what a version of this attack does between the screen and the attempts; here nothing."""
+    def _doubted(self, state: GauntletState) -> Tensor:
+        """Return the survivors whose gradients are not believed, bool [B]."""
+        index, doubted = state.survivors(), torch.zeros_like(state.best.broken)
+        doubted[index] = state.linearity_error(index) > self.mismatch
+        return doubted
 
-    def _attempt(self, state: "GauntletState", number: int) -> None:
+    def _search_near(self, state: GauntletState, sound: Tensor) -> None:
+        """Go through the relaxed ball to the nearest classes of the samples that are near; sound: bool [B]."""
+        index = state.survivors(sound & (state.gaps() <= self.FAR * self.gap))
+        if not len(index):
+            return
+        draw = state.rng.select(index).stream("order")
+        state.head.counts.enter("relaxed", draw.ids)
+        classes, away = nearest_classes(
+            state.head, state.best.z[index], state.y[index], self.RIVALS, state.threat.norm, draw
+        )
+        near = away <= self.DISTANCE * state.threat.select(index).budget(state.x[index]).flatten()[:, None]
+        near[:, 0] = True
+        order = state.y.new_zeros(len(state.x), classes.shape[1]).index_copy(0, index, classes)
+        mine = torch.zeros_like(order, dtype=torch.bool).index_copy(0, index, near)
+        self.RELAXED.search(
+            state.head, state.best, mine, state.x, state.y, order, state.clean,
+            threat=state.threat, rng=state.rng.stream("relaxed"),
+            enter=lambda number, ids: state.head.counts.enter("restart" if number else "relaxed", ids),
+        )  # fmt: skip
+
+    def _attempt(self, state: GauntletState, number: int, doubted: Tensor) -> None:
         """Make one more attempt on the samples that are close."""
-        index = state.survivors(state.gaps() <= self.bound(number, state.threat.norm))
+        index = state.survivors(state.gaps() <= self.bounds(number, state.threat.norm, doubted))
         if not len(index):
             return
         cycle, place = divmod(number, len(self.KINDS))
@@ -145,124 +196,23 @@ class Gauntlet(Knobs, key="attack"):
             index, start = state.run(kind, index, odi_plan, (number, "aside"), target=odi_direction)
             state.run(kind, index, _plan(TRUE, PROBABILITY, steps), number, start=start)
 
-    def _black_box_fallback(self, state: "GauntletState") -> None:
+    def _black_box_fallback(self, state: GauntletState, doubted: Tensor) -> None:
         """Query the survivors, more of them where gradients cannot be believed."""
         index = state.survivors()
-        doubted = torch.zeros_like(state.best.broken)
-        doubted[index] = state.linearity_error(index) > self.mismatch
         taken = state.clean - state.best.margin  # by gradients
         by_probe = state.query("probe", index, self.probe)
         promising = (by_probe >= self.TRIAL_GAIN_SHARE * taken) & (
             by_probe >= self.TRIAL_MARGIN_SHARE * state.best.margin
         )
-        by_trial = state.query("trial", state.survivors(doubted | promising), self.trial)
-        effective = (by_trial >= self.SQUARE_GAIN_SHARE * taken) & (by_trial >= self.SQUARE_MARGIN_SHARE * state.clean)
-        state.query("square", state.survivors(doubted & effective), self.queries)
+        most = max(self.trial, self.queries) if self.trial else 0
+        stops = {max(1, round(share * most)): bound for share, bound in self.STOPS}
+        budget = torch.where(doubted, most, torch.where(promising, self.trial, 0))
+        least = state.search_by_queries("trial", budget, stops, self.trial)
+        close = doubted & (least <= self.AGAIN * state.clean)
+        state.search_by_queries("square", torch.where(close, most, 0), stops)
 
 
 def _plan(first: Cotangent, second: Cotangent, steps: int) -> list[Step]:
     """Return two losses for half of the steps each, along one cosine from 2 eps to 0."""
     half = steps // 2
     return [Step(first if i < half else second, 1 + math.cos(math.pi * i / steps)) for i in range(steps)]
-
-
-class GauntletState:
-    """The state of one call."""
-
-    LINEARITY_STEP = 0.05  # share of the way back to the image over which local linearity is tested
-
-    def __init__(self, head: CountedHead, x: Tensor, y: Tensor, threat: Threat, rng: Rng) -> None:
-        self.head, self.x, self.y, self.threat, self.rng = head, x, y, threat, rng
-        self.best = BestCandidates.start(x)
-        self.clean = margins(head.scores(x, rng.stream("clean")), y) if len(x) else x.new_zeros(0)
-
-    def survivors(self, where: Tensor | None = None) -> Tensor:
-        """Return the positions of the survivors, int64 [b]; where: of these, bool [B]."""
-        return (~self.best.broken if where is None else ~self.best.broken & where).nonzero().squeeze(1)
-
-    def gaps(self) -> Tensor:
-        """Return the margin that is left of each sample over the margin that was taken from it, [B]."""
-        taken = self.clean - self.best.margin
-        return torch.where(taken > 0, self.best.margin / taken, torch.inf)
-
-    def ranked_classes(self, index: Tensor, name: object) -> Tensor:
-        """Return the other classes at the best point so far, the best first, int64 [b, K - 1]."""
-        draw = self.rng.select(index).stream(name).stream("order")
-        return ranking(self.head.scores(self.best.z[index], draw), self.y[index])
-
-    def odi_direction(self, index: Tensor, name: object) -> Tensor:
-        """Return the weights of the logits [b, K]: 1 for one of the four best rivals, -0.5 to 0.1 for the truth, else
-        -1 to 1.
-        """
-        ranked_classes, draw = self.ranked_classes(index, name), self.rng.select(index).stream(name)
-        classes = ranked_classes.shape[1] + 1
-        chosen = draw.stream("rival").integers((1,), min(4, classes - 1))
-        weights = draw.stream("weights").uniform((classes,), -1, 1, dtype=self.x.dtype)
-        weights = weights.scatter(1, ranked_classes.gather(1, chosen), 1.0)
-        return weights.scatter(1, self.y[index, None], draw.stream("true").uniform((1,), -0.5, 0.1, dtype=self.x.dtype))
-
-    def run(
-        self,
-        phase: str,
-        index: Tensor,
-        plan: list[Step],
-        name: object = "",
-        start: Tensor | None = None,
-        target: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Ascend by a plan; return the survivors and their points."""
-        around, draw = self.threat.select(index), self.rng.select(index).stream(phase).stream(name)
-        self.head.counts.enter(phase, draw.ids)
-        start = around.random(self.x[index], draw.stream("start")) if start is None else start
-        walk = sparse_ascent if self.threat.norm == "l1" and plan[:1] != [ODI_STEP] else ascend
-        return walk(
-            self.head, self.x[index], self.y[index], start, plan, self.best, index,
-            threat=around, rng=draw, target=target,
-        )  # fmt: skip
-
-    def sparse(self, attack: SigmaZero, number: int) -> None:
-        """Run sigma-zero on the survivors."""
-        index = self.survivors()
-        if not len(index):
-            return
-        x, y, draw = self.x[index], self.y[index], self.rng.select(index).stream("sparse").stream(number)
-        self.head.counts.enter("sparse", draw.ids)
-        z = attack(self.head, x, y, threat=self.threat.select(index), rng=draw)
-        moved = (z != x).flatten(1).any(1).nonzero().squeeze(1)  # the others are the images: nothing was found
-        if len(moved):
-            z, y, end = z[moved], y[moved], draw.select(moved).stream("end")
-            logits = self.head.scores(z, end)
-            self.best.note(index[moved], z, margins(logits, y), self.head.broken(z, logits, y, end, plain=True))
-
-    def query(self, phase: str, index: Tensor, queries: int) -> Tensor:
-        """Square attack; return what it took from the margins of all samples, [B], zero of those not asked."""
-        taken = torch.zeros_like(self.clean)
-        if not queries or not len(index):
-            return taken
-        draw = self.rng.select(index).stream(phase)
-        self.head.counts.enter(phase, draw.ids)
-        x, y, attack = self.x[index], self.y[index], Square(queries=queries)
-        z = attack(narrowed(self.head, level_of(attack)), x, y, threat=self.threat.select(index), rng=draw)
-        end = draw.stream("end")
-        logits = self.head.scores(z, end)
-        left = margins(logits, y)
-        self.best.note(index, z, left, self.head.broken(z, logits, y, end, plain=True))
-        taken[index] = self.clean[index] - left
-        return taken
-
-    def linearity_error(self, index: Tensor) -> Tensor:
-        """Return how far the linear model at the best point is from the change of the margin on the way back to the
-        image, [b].
-
-        0: the same, or both are nothing; 1: one of both is nothing; 2: of opposite sign.
-        """
-        x, y, z, draw = self.x[index], self.y[index], self.best.z[index], self.rng.select(index).stream("slope")
-        back = self.LINEARITY_STEP * (x - z)
-        logits, gradient = self.head.gradient(z, lambda observed: margin(observed, y), draw)
-        rival = ranking(logits, y)[:, :1]
-        before = logits.gather(1, rival) - logits.gather(1, y[:, None])
-        logits = self.head.scores(z + back, draw.stream("back"))
-        observed = (logits.gather(1, rival) - logits.gather(1, y[:, None]) - before).squeeze(1).double()
-        predicted = 2 * (gradient * back).flatten(1).double().sum(1)  # the cotangent is half of e_m - e_y
-        most = observed.abs().maximum(predicted.abs())
-        return (observed - predicted).abs() / most.clamp_min(1e-30)

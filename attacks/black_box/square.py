@@ -1,6 +1,7 @@
 """Square attack: random search with scores alone."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, NamedTuple
@@ -156,6 +157,11 @@ BLOCK = 64
 """Queries whose random numbers are drawn at once; another number would give other draws."""
 
 
+GoingOn = Callable[[int, Tensor, Tensor], Tensor | None]
+"""From the number of queries so far, the positions of the samples that stand, int64 [b], and their least margins [b]:
+which of them go on, bool [b]; None: all."""
+
+
 @dataclass(frozen=True)
 class Square(Knobs, key="attack"):
     """Square attack (Andriushchenko et al. 2020, arXiv 1912.00049) for linf, l2 and l1: one query a step, no gradients.
@@ -185,6 +191,12 @@ class Square(Knobs, key="attack"):
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
+        return self.search(head, x, y, threat=threat, rng=rng)
+
+    def search(
+        self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng, going_on: GoingOn | None = None
+    ) -> Tensor:
+        """Return what a call does, with the samples that stand left out as soon as `going_on` says so."""
         found = x.clone()
         if not len(x):
             return found
@@ -206,9 +218,11 @@ class Square(Knobs, key="attack"):
             better = ((margin < best) | broken).nonzero().squeeze(1)
             if len(better):
                 z[better], best[better] = tried[better], margin[better]
-            if broken.any():
-                found[index[broken]] = tried[broken]
-                stay = (~broken).nonzero().squeeze(1)
+            asked = None if going_on is None else going_on(query + 1, index, best)
+            leaving = broken if asked is None else broken | ~asked
+            if leaving.any():
+                found[index[leaving]] = z[leaving]
+                stay = (~leaving).nonzero().squeeze(1)
                 if not len(stay):
                     return found
                 x, y, z, best, index, words = (t[stay] for t in (x, y, z, best, index, words))

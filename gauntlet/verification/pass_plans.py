@@ -14,7 +14,6 @@ from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.fab import FAB
 from gauntlet.attacks.fgsm import FGSM
 from gauntlet.attacks.gauntlet import Gauntlet
-from gauntlet.attacks.gauntlet_relaxed import GauntletRelaxed
 from gauntlet.attacks.md import MD
 from gauntlet.attacks.patch_pgd import PatchPGD
 from gauntlet.attacks.pgd import PGD
@@ -59,7 +58,7 @@ def queries_beside(attack: Any) -> int:
     """Return how many forward passes without a gradient a sample may cost beside a plan of backward passes."""
     if isinstance(attack, PatchPGD):
         return attack.queries if attack.search == "score" else 0
-    return attack.probe + attack.trial + attack.queries if isinstance(attack, Gauntlet) else 0
+    return attack.probe + 2 * max(attack.trial, attack.queries) if isinstance(attack, Gauntlet) else 0
 
 
 def of_this_version(run: Evaluation, revisions: Mapping[str, int]) -> bool:
@@ -81,9 +80,8 @@ def pass_problems(row: Any, plan: PassPlan | None) -> Iterator[str]:
 def phases_of(attack: Any) -> tuple[str, ...]:
     """Return the phases that an attack names in its rows; empty: it names none."""
     if isinstance(attack, Gauntlet):
-        more = ("relaxed", "restart") if isinstance(attack, GauntletRelaxed) else ()
         kinds = dict.fromkeys((*attack.KINDS, *attack.L1_KINDS))
-        return ("screen", *more, *kinds, "sparse", "probe", "trial", "square")
+        return ("screen", "relaxed", "restart", *kinds, "sparse", "probe", "trial", "square")
     return ()
 
 
@@ -128,12 +126,10 @@ def _gauntlet(attack: Gauntlet, norm: str, classes: int) -> PassPlan:
         diversify = attack.turns if kinds[place] == "turn" else 0
         lengths.append(_run(attack.round_steps * (1 + cycle), norm) + diversify)
     last = len(attack.SPARSE) * attack.SPARSE_EFFORT * attack.steps if norm == "l0" else 1
-    return PassPlan("backwards", screen + sum(lengths[:1]) + last, screen + sum(lengths) + last)
-
-
-def _gauntlet_relaxed(attack: GauntletRelaxed, norm: str, classes: int) -> PassPlan:
-    relaxed = (1 + attack.RELAXED.most_gradients) * _ranks(attack.rivals, classes)  # one for the distance of each class
-    return PassPlan("backwards", attack.steps + 1, _gauntlet(attack, norm, classes).most + relaxed)
+    if norm not in attack.RELAXED_NORMS:
+        return PassPlan("backwards", screen + sum(lengths[:1]) + last, screen + sum(lengths) + last)
+    relaxed = (1 + attack.RELAXED.most_gradients) * _ranks(attack.RIVALS, classes)  # one for the distance of each class
+    return PassPlan("backwards", screen + last, screen + relaxed + sum(lengths) + last)
 
 
 _PLANS: dict[type, Counter] = {
@@ -147,6 +143,5 @@ _PLANS: dict[type, Counter] = {
     APGD: _apgd,
     FAB: _fab,
     Gauntlet: _gauntlet,
-    GauntletRelaxed: _gauntlet_relaxed,
     Square: lambda attack, norm, classes: PassPlan("forwards", attack.queries, attack.queries),
 }

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gauntlet.attacks.gauntlet import Gauntlet, GauntletState
+from gauntlet.attacks.gauntlet import Gauntlet
+from gauntlet.attacks.gauntlet_state import GauntletState
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
 from gauntlet.evaluation.chunk import evaluate_chunk
@@ -63,34 +64,49 @@ def test_a_linear_model_falls_exactly_where_it_can():
     assert (Line()(z).argmax(1) != y).tolist() == [True, True, False, False]
 
 
-def test_a_hopeless_sample_costs_two_runs_and_two_looks():
+def test_a_hopeless_sample_costs_the_screen_and_two_looks():
     ids, x, y = grey([0.95])
     head = door(Line(), ids)
     Gauntlet()(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
-    # clean 1; screen 20 and its end 1; attempt 30 and its end 1; linearity 1 and 1; probe 20 and its end 1
-    assert head.counts.forwards.tolist() == [76]
-    assert head.counts.backwards.tolist() == [51]
+    # clean 1; screen 20 and its end 1; linearity 1 and 1; probe 20 and its end 1
+    assert head.counts.forwards.tolist() == [45]
+    assert head.counts.backwards.tolist() == [21]
     assert head.counts.phases[head.counts.phase] == "probe"
 
 
+def test_where_gradients_are_doubted_all_are_tried_once_and_the_close_again():
+    """The gradient of `Rounded` is zero: it takes a random start's share of the margin, and the gap is wide."""
+    ids, x, y = grey([0.95])
+    head = door(Rounded(Line()), ids)
+    Gauntlet(trial=0)(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
+    assert head.counts.backwards.tolist() == [20 + 1 + 30]
+
+
 def test_only_close_samples_are_tried_again():
-    ids, x, y = grey([0.61, 0.85])  # gaps of 0.1 and 2.5
-    head = door(Line(), ids)
-    Gauntlet(rounds=2, trial=0)(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
+    ids, x, y = grey([0.605, 0.612, 0.85])  # gaps of 0.05, 0.12 and 2.5
     turn = 1 + 5 + 1 + 31  # the ranking comes first
-    assert head.counts.forwards.tolist() == [76 + turn, 76]
+    counts = []
+    for rounds in (0, 2):
+        head = door(Line(), ids)
+        Gauntlet(rounds=rounds, trial=0)(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
+        counts.append(head.counts.forwards)
+    assert (counts[1] - counts[0]).tolist() == [31 + turn, 0, 0]
 
 
 def test_a_trial_goes_where_the_probe_took_much():
     ids, x, y = grey([0.61, 0.85])  # both gradients are right
-    head = door(Line(), ids)
-    Gauntlet(rounds=0, trial=50)(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
-    assert (head.counts.forwards - (76 - 31)).tolist() == [51, 0]  # little is left of the first, and much of the second
+    counts = []
+    for trial in (0, 50):
+        head = door(Line(), ids)
+        Gauntlet(rounds=0, trial=trial)(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
+        counts.append(head.counts.forwards)
+    assert (counts[1] - counts[0]).tolist() == [51, 0]  # little is left of the first, and much of the second
 
 
-def test_the_bound_falls():
-    attack = Gauntlet(gap=0.6)
-    assert [attack.bound(number) for number in (0, 2, 4)] == pytest.approx([torch.inf, 0.3, 0.2])
+def test_the_bound_falls_and_is_narrow_where_runs_went_through_a_relaxed_ball():
+    doubted = torch.tensor([True, False])
+    found = torch.stack([Gauntlet(gap=0.6).bounds(number, "linf", doubted) for number in (0, 2, 4)])
+    assert found.isclose(torch.tensor([[torch.inf, 0.12], [0.3, 0.06], [0.2, 0.04]])).all()
 
 
 def test_gradients_that_lie_are_doubted_and_queries_take_over():
@@ -101,7 +117,35 @@ def test_gradients_that_lie_are_doubted_and_queries_take_over():
     broken = network(z).argmax(1) != y
     assert broken.tolist() == [True, False, False]
     assert [head.counts.phases[place] for place in head.counts.phase] == ["probe", "square", "trial"]
-    assert head.counts.forwards.diff().tolist()[1] == -401  # the last one is hopeless
+    # At least 0.8 / 2.4 of the second margin and 5.6 / 7.2 of the third stand: more than 0.3 after 120 queries, and
+    # more than 0.75 after 12.
+    assert head.counts.forwards.diff().tolist()[1] == -(120 - 12)
+
+
+def test_queries_go_on_after_a_trial_as_one_search_and_end_at_stops():
+    ids, x, y = grey([0.64, 0.64, 0.64])
+    state = GauntletState(door(Line(), ids), x, y, THREAT, Rng(0, ids, "g"))
+    before = state.head.counts.forwards.clone()
+    least = state.search_by_queries("trial", torch.tensor([0, 100, 1000]), {}, 100)
+    assert (state.head.counts.forwards - before).tolist() == [0, 101, 1001]  # the end is looked at once more
+    assert least[0] == torch.inf
+    assert 16 * (0.64 - EPS) - 8 - 1e-5 <= least[2] <= least[1] < 2.24
+    assert [state.head.counts.phases[place] for place in state.head.counts.phase[1:]] == ["trial", "square"]
+    before = state.head.counts.forwards.clone()
+    state.search_by_queries("square", torch.tensor([0, 0, 1000]), {20: 0.0})  # nothing of the margin may be left
+    assert (state.head.counts.forwards - before).tolist() == [0, 0, 21]
+
+
+def test_a_search_that_came_close_is_made_again(monkeypatch):
+    """The second leaves its first search with 0.8 / 2.4 of its margin or more, the third with 5.6 / 7.2."""
+    ids, x, y = grey([0.56, 0.64, 0.95])
+    counts = []
+    for again in (0.3, 0.7):
+        monkeypatch.setattr(Gauntlet, "AGAIN", again)
+        head = door(Rounded(Line()), ids)
+        Gauntlet(trial=100, queries=400)(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
+        counts.append(head.counts.forwards)
+    assert (counts[1] > counts[0]).tolist() == [False, True, False]
 
 
 def test_records_name_the_part_that_broke_a_sample():

@@ -32,22 +32,28 @@ def test_the_cut_into_chunks_belongs_to_runs_that_compare_samples(attack, compar
     assert (hashed("runtime.chunk=100") != plain) is compares
 
 
-@pytest.mark.parametrize(("attack", "place"), [("gauntlet", "attack"), ("pma_plus", "attack.stages.pma")])
-def test_a_later_version_of_an_attack_is_another_run_in_the_norms_that_it_changes(attack, place, weights, tmp_path):
+@pytest.mark.parametrize(
+    ("attack", "place", "revised", "version", "kept"),
+    [("gauntlet", "attack", "l1", 3, "l0 threat.eps=3"), ("pma_plus", "attack.stages.pma", "l1", 2, "linf")],
+)
+def test_a_later_version_of_an_attack_is_another_run_in_the_norms_that_it_changes(
+    attack, place, revised, version, kept, weights, tmp_path
+):
     def manifest(norm, **revisions):
         GlobalHydra.instance().clear()
         with initialize_config_dir(CONF, version_base=None):
             cfg = compose(
-                "run", [f"attack={attack}", f"threat={norm}", f"checkpoint={weights}", f"runs_dir={tmp_path}"]
+                "run",
+                [f"attack={attack}", *f"threat={norm}".split(), f"checkpoint={weights}", f"runs_dir={tmp_path}"],
             )
         return prepare(cfg, {"attack": attack, "defense": "none", "model": "small_cnn"}, "", **revisions).manifest
 
-    today, first = manifest("l1"), manifest("l1", revisions={})
-    assert today["revisions"][place] == 2
+    today, first = manifest(revised), manifest(revised, revisions={})
+    assert today["revisions"][place] == version
     assert "revisions" not in first
     assert today["config_hash"] != first["config_hash"]
-    assert "revisions" not in manifest("linf")
-    assert manifest("linf")["config_hash"] == manifest("linf", revisions={})["config_hash"]
+    assert "revisions" not in manifest(kept)
+    assert manifest(kept)["config_hash"] == manifest(kept, revisions={})["config_hash"]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

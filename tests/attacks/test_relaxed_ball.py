@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gauntlet.attacks.gauntlet_relaxed import GauntletRelaxed
+from gauntlet.attacks.gauntlet import Gauntlet
 from gauntlet.attacks.losses import margins
 from gauntlet.attacks.projected_ascent import BestCandidates
 from gauntlet.attacks.relaxed_ball import RelaxedSearch
-from gauntlet.errors import UserError
 from gauntlet.threat_model.counted_head import CountedHead, Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -26,7 +25,7 @@ class Three(nn.Module):
 def cost(network, levels, **knobs):
     ids, x, y = grey(levels)
     head = door(network, ids)
-    attack = GauntletRelaxed(trial=0, rounds=0, **knobs)
+    attack = Gauntlet(trial=0, rounds=0, **knobs)
     z = attack(head, x, y, threat=THREAT, rng=Rng(0, ids, "g"))
     return z, head.counts.forwards.tolist(), head.counts.backwards.tolist()
 
@@ -47,16 +46,24 @@ def test_a_run_ends_early_where_the_relaxed_steps_leave_much():
     assert (forwards, backwards) == ([45 + 1 + 19], [21 + 1 + 10])
 
 
-def test_only_classes_within_the_distance_get_a_run():
+def test_only_classes_within_the_distance_get_a_run(monkeypatch):
     """Where the sample stands after the screen, at 0.55, the constant is 0.05 away, and the other class 0.05 as well.
 
     The boundary of the third class, 0.1 total = 0.8, is at 0.5 as that of the constant; from 0.55 both are half of eps
-    away, and nothing but `distance` tells whether the second gets a run.
+    away, and nothing but the distance tells whether the second gets a run.
     """
-    found = [cost(Three(), [0.65], distance=distance)[2] for distance in (0.4, 0.6)]
+    found = []
+    for distance, rivals in ((0.4, 4), (0.6, 4), (0.6, 1)):
+        monkeypatch.setattr(Gauntlet, "DISTANCE", distance)
+        monkeypatch.setattr(Gauntlet, "RIVALS", rivals)
+        found.append(cost(Three(), [0.65])[2])
     assert found[0] == [21 + 2 + 10]  # the nearest gets one whatever its distance
-    assert found[1] == [21 + 2 + 20]
-    assert cost(Three(), [0.65], distance=0.6, rivals=1)[2] == [21 + 1 + 10]
+    assert found[1:] == [[21 + 2 + 20], [21 + 1 + 10]]
+
+
+def test_gap_says_how_far_runs_go():
+    """A sample of gap 0.5 gets a run up to 1.4 times `gap`."""
+    assert [cost(Line(), [0.65], gap=gap)[2] for gap in (0.35, 0.36)] == [[21], [21 + 1 + 10]]
 
 
 def test_a_sample_that_linear_steps_break_is_broken():
@@ -75,9 +82,3 @@ def test_pairs_of_sample_and_class_that_are_left_out_get_no_run(case, pairs, run
         head, BestCandidates.start(case.x), mine, case.x, case.y, order, clean, threat=threat, rng=rng,
     )  # fmt: skip
     assert head.counts.backwards.tolist() == [10 * runs] * count
-
-
-@pytest.mark.parametrize("knobs", [{"rivals": 0}, {"far": 0.0}, {"distance": 0.0}, {"gap": -1.0}])
-def test_knobs_out_of_range_are_refused(knobs):
-    with pytest.raises(UserError, match=rf"attack\.{next(iter(knobs))}="):
-        GauntletRelaxed(**knobs)

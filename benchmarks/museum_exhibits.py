@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from benchmarks.hidden import Rippled, Rounded, snapped, winners_take_all
@@ -13,6 +14,8 @@ from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.pma import PMA
 from gauntlet.commands.calibration import Setting
+from gauntlet.config.shipped import CONF
+from gauntlet.config.validate import build
 from gauntlet.data.dataset import Dataset
 from gauntlet.data.fitting import FittingImages
 from gauntlet.models.layers import frozen
@@ -51,6 +54,7 @@ class Exhibit:
         make: the model with its declared heads, and what is known to undo it.
         usual: the attack of the evaluation that is usually claimed.
         claim: that evaluation in words.
+        head: that it attacks; of a defense that rejects always the network without its detector.
     """
 
     title: str
@@ -58,6 +62,7 @@ class Exhibit:
     make: Callable[[], tuple[Victim, tuple[Reference, ...]]] = field(repr=False)
     usual: Attack = field(default_factory=lambda: PGD(steps=20), repr=False)
     claim: str = "PGD, 20 steps"
+    head: str = "true"
 
 
 def _network() -> nn.Module:
@@ -157,6 +162,27 @@ def ensemble(name: str, known: tuple[Reference, ...]) -> Callable[[], tuple[Vict
     return make
 
 
+def _composed(attack: str) -> Attack:
+    """Return an attack as conf/attack has it."""
+    with initialize_config_dir(CONF, version_base=None):
+        found: Attack = build(compose("run", [f"attack={attack}"]).attack)
+    return found
+
+
+def drawn(name: str) -> Callable[[], tuple[Victim, tuple[Reference, ...]]]:
+    """Return what makes a shipped ensemble of which a member is drawn for each query."""
+
+    def make() -> tuple[Victim, tuple[Reference, ...]]:
+        known = (
+            Reference("all of `attack=arc_plus`", _composed("arc_plus")),
+            Reference("ARC (arXiv 2206.06737), `attack=arc`", _composed("arc")),
+            Reference("PGD, 200 steps, on every declared head", PGD(steps=200)),
+        )
+        return ensemble(name, known)()
+
+    return make
+
+
 def learned(make: Callable[[Dataset], nn.Module]) -> Callable[[], tuple[Victim, tuple[Reference, ...]]]:
     """Return what makes a network whose training hides the gradient, which is trained first."""
 
@@ -215,6 +241,18 @@ EXHIBITS = {
         "Normalized logits of several networks, the second highest of which decide (arXiv 2408.05446). Claimed under "
         "AutoAttack on the deployed forward; the normalization spoils the gradient.",
         ensemble("crossmax", (Reference("PMA on every declared head", PMA()),)),
+    ),
+    "barre": Exhibit(
+        "`barre`",
+        "Each query is answered by one of three networks, drawn at random, which were trained one after the other "
+        "against the ensemble so far (arXiv 2302.01375). What is left is the expected share of right answers on the "
+        "worst candidate of each image, exact over the members, and what breaks it is counted by the expected wrong "
+        "answers that the candidates of a head add. Randomized ensembles were claimed under PGD on the expected "
+        "softmax (arXiv 2002.11565); arXiv 2206.06737 showed by ARC that the gain is not there. BARRE itself is "
+        "claimed under ARC.",
+        drawn("barre"),
+        claim="PGD, 20 steps, on the expected softmax",
+        head="expected_softmax",
     ),
     "reward": Exhibit(
         "trained by reward",

@@ -198,9 +198,8 @@ class Gauntlet(Knobs, key="attack"):
 
     def _black_box_fallback(self, state: GauntletState, doubted: Tensor) -> None:
         """Query the survivors, more of them where gradients cannot be believed."""
-        index = state.survivors()
         taken = state.clean - state.best.margin  # by gradients
-        by_probe = state.query("probe", index, self.probe)
+        by_probe = state.clean - state.search_by_queries("probe", torch.full_like(state.y, self.probe), {})
         promising = (by_probe >= self.TRIAL_GAIN_SHARE * taken) & (
             by_probe >= self.TRIAL_MARGIN_SHARE * state.best.margin
         )

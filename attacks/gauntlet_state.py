@@ -86,22 +86,6 @@ class GauntletState:
             logits = self.head.scores(z, end)
             self.best.note(index[moved], z, margins(logits, y), self.head.broken(z, logits, y, end, plain=True))
 
-    def query(self, phase: str, index: Tensor, queries: int) -> Tensor:
-        """Square attack; return what it took from the margins of all samples, [B], zero of those not asked."""
-        taken = torch.zeros_like(self.clean)
-        if not queries or not len(index):
-            return taken
-        draw = self.rng.select(index).stream(phase)
-        self.head.counts.enter(phase, draw.ids)
-        x, y, attack = self.x[index], self.y[index], Square(queries=queries)
-        z = attack(narrowed(self.head, level_of(attack)), x, y, threat=self.threat.select(index), rng=draw)
-        end = draw.stream("end")
-        logits = self.head.scores(z, end)
-        left = margins(logits, y)
-        self.best.note(index, z, left, self.head.broken(z, logits, y, end, plain=True))
-        taken[index] = self.clean[index] - left
-        return taken
-
     def search_by_queries(self, name: str, budget: Tensor, stops: Mapping[int, float], trial: int = 0) -> Tensor:
         """Query survivors by one search each; return the margins where they end, [B], infinite of those not asked.
 

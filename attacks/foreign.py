@@ -94,14 +94,14 @@ class HeadNetwork(nn.Module):
     def settle(self) -> None:
         """Book the passes that belong to no sample in particular."""
         counts, samples = self._head.counts, max(len(self._rng.ids), 1)
-        for column, extra in zip((counts.forwards, counts.backwards), self._extra, strict=True):
+        for column, extra in zip(("forwards", "backwards"), self._extra, strict=True):
             counts.add(column, self._rng.ids, -(-extra // samples))
 
     def _book(self, column: int, whole: bool, passes: int) -> None:
         counts = self._head.counts
         if whole:
             each = passes // max(len(self._rng.ids), 1)
-            counts.add((counts.forwards, counts.backwards)[column], self._rng.ids, each)
+            counts.add(("forwards", "backwards")[column], self._rng.ids, each)
         else:
             self._extra[column] += passes
 

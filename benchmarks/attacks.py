@@ -28,7 +28,8 @@ from benchmarks.relatives import built
 from gauntlet.errors import described
 from gauntlet.threat_model.access import narrowed
 from gauntlet.threat_model.attack import Attack
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Head, plain

@@ -17,7 +17,8 @@ from gauntlet.attacks.apgd import APGD
 from gauntlet.attacks.gauntlet import PROBABILITY, TRUE, Gauntlet, GauntletState, _plan
 from gauntlet.attacks.pma import PMA
 from gauntlet.threat_model.attack import Attack
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Victim, plain
 

@@ -19,7 +19,8 @@ import gauntlet  # noqa: F401  (settings that must stand before torch is importe
 from gauntlet.attacks.randomized_ensemble.arc import ARC
 from gauntlet.attacks.randomized_ensemble.expected_pgd import ExpectedPGD
 from gauntlet.attacks.randomized_ensemble.lattice_climber import LatticeClimber
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.mixture import mixed
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat

@@ -24,7 +24,8 @@ from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.gauntlet import PROBABILITY, TRUE, Gauntlet, _plan
 from gauntlet.attacks.gauntlet_state import GauntletState
 from gauntlet.threat_model.access import narrowed
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Victim, plain
 

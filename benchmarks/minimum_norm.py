@@ -32,7 +32,8 @@ from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
 from gauntlet.attacks.minimum_norm.warm_fmn import WarmFMN
 from gauntlet.data.parquet import Parquet
 from gauntlet.metrics.perturbation_size import Spread, area, nearest, optimality
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain

@@ -21,7 +21,8 @@ from gauntlet.attacks.gauntlet import PROBABILITY, TRUE, Gauntlet, GauntletState
 from gauntlet.attacks.linearized_boundary import nearest_classes
 from gauntlet.attacks.projected_ascent import BestCandidates
 from gauntlet.attacks.relaxed_ball import RelaxedRun, RelaxedSearch
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Victim, plain
 

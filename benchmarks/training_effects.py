@@ -27,7 +27,8 @@ from gauntlet.config.validate import build, checked
 from gauntlet.data.dataset import Split
 from gauntlet.jobs.training_job import KEYS
 from gauntlet.models import checkpoint
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Head, plain

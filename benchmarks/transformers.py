@@ -29,7 +29,8 @@ from gauntlet.certification.crown.graph_tracing import trace
 from gauntlet.certification.crown.input_region import legal
 from gauntlet.certification.crown.margin_bounds import METHODS, Effort, Network, prove
 from gauntlet.models.onnx_model import OnnxModel
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain

@@ -29,7 +29,8 @@ from gauntlet.data.parquet import Parquet
 from gauntlet.evaluation.universal_fit import TrainImages
 from gauntlet.models import checkpoint
 from gauntlet.models.small_cnn import SmallCNN
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from benchmarks.attacks import Hooks, Row, contestants, measured, ours, targets
 from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.pgd import PGD
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Head, plain

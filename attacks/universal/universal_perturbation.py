@@ -104,7 +104,7 @@ def metered(head: CountedHead, ids: Tensor) -> CountedHead:
 @torch.no_grad()
 def classes_of(head: CountedHead, z: Tensor, rng: Rng) -> Tensor:
     """Return the deployed defense's classes, int64 [B], at the price of one forward for each sample."""
-    head.counts.add(head.counts.forwards, rng.ids)
+    head.counts.add("forwards", rng.ids)
     pieces = head.batches(torch.arange(len(z), device=z.device))
     return torch.cat([head.predict(z[piece], rng.select(piece)).argmax(1) for piece in pieces])
 

@@ -19,7 +19,7 @@ from gauntlet.jobs.setup import KEYS
 from gauntlet.models.wrapped import logits_of
 from gauntlet.threat_model.access import narrowed
 from gauntlet.threat_model.attack import compares, traits_of
-from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.targeted import hits
 from gauntlet.threat_model.threat import Threat

@@ -22,7 +22,8 @@ from gauntlet.defenses.optimal_sampling import Best, Floats, linear_programme, r
 from gauntlet.defenses.randomized_ensemble import RandomizedEnsemble
 from gauntlet.errors import UserError
 from gauntlet.metrics.ensemble_bounds import least, risks
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.decision import misclassified
 from gauntlet.threat_model.mixture import MEMBERS, bits, mixed
 from gauntlet.threat_model.rng import Rng

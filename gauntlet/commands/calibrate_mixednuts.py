@@ -16,7 +16,8 @@ from gauntlet.commands.calibration import Setting, answer, batches
 from gauntlet.data.dataset import Batch, Split
 from gauntlet.defenses.mixednuts import FittedMap, MixedNUTS, mapped, nuts, search
 from gauntlet.errors import UserError
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Head, plain

@@ -33,7 +33,7 @@ from gauntlet.jobs.attack_job import draws_of
 from gauntlet.jobs.attack_progress import prior
 from gauntlet.jobs.setup import KEYS, Setup
 from gauntlet.system.progress import duration
-from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.transfer.surrogates import owned
 from gauntlet.verification.pass_plans import plan_of, queries_beside

@@ -27,7 +27,7 @@ from gauntlet.evaluation.targets import targets_of
 from gauntlet.evidence.schema import CLEAN_STAGE, PARAMETERS, rows
 from gauntlet.threat_model.access import level_of, narrowed
 from gauntlet.threat_model.attack import compares
-from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.passes import Passes
 from gauntlet.threat_model.rng import Rng
 

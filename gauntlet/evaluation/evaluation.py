@@ -12,7 +12,8 @@ from gauntlet.errors import UserError
 from gauntlet.evaluation.randomized_protocol import Protocol
 from gauntlet.threat_model.access import GRADIENT, TRANSFER, admit, level_of, weaker
 from gauntlet.threat_model.attack import Attack, Coverage, stages_of, traits_of
-from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
+from gauntlet.threat_model.counted_head import TRIALS, CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.mixture import MEMBERS, mixed, on_members
 from gauntlet.threat_model.passes import Passes
 from gauntlet.threat_model.rejection import rejecting

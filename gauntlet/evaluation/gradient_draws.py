@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Victim
 

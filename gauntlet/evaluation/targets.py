@@ -8,7 +8,8 @@ from torch import Tensor
 from gauntlet.attacks.linearized_boundary import nearest_classes
 from gauntlet.errors import UserError, reason
 from gauntlet.evaluation.evaluation import Evaluation
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.targeted import choose_targets
 

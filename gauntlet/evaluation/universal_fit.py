@@ -28,7 +28,7 @@ from gauntlet.system.atomic_file import write_atomically
 from gauntlet.system.lock import clear_folder, sole_owner
 from gauntlet.system.progress import Bar
 from gauntlet.threat_model.attack import Attack, revisions_of
-from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.sanity_checks.local_linearity import LocalLinearity
 from gauntlet.threat_model.access import GRADIENT
 from gauntlet.threat_model.attack import Attack
-from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
+from gauntlet.threat_model.counted_head import TRIALS, CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.decision import decided
 from gauntlet.threat_model.rejection import rejecting
 from gauntlet.threat_model.rng import Rng

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from gauntlet.errors import UserError
 from gauntlet.threat_model.attack import leaves, traits_of
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 
 GRADIENT = "gradient"
@@ -83,7 +84,7 @@ class ScoreHead:
 class CandidatesOnly:
     """No head at all: the attacker crafted elsewhere and only hands candidates in. What they cost is booked."""
 
-    COLUMNS: ClassVar[tuple[str, ...]] = ("forwards", "backwards", "zero_gradients", "bad_gradients")
+    COLUMNS: ClassVar[tuple[str, ...]] = Counts.COLUMNS
 
     __slots__ = ("_counts",)
 
@@ -94,7 +95,7 @@ class CandidatesOnly:
         """Book passes of the models crafted on, of these samples; columns: each of `COLUMNS`, integers [B]."""
         for name in self.COLUMNS:
             amount = torch.as_tensor(columns[name]).to(ids)
-            self._counts.add(getattr(self._counts, name), ids, amount)
+            self._counts.add(name, ids, amount)
 
 
 Handle = CountedHead | ScoreHead | DecisionHead
@@ -116,7 +117,7 @@ def narrowed(handle: Handle, needs: str) -> Any:
 def _without_gradients(head: CountedHead) -> ScoreHead:
     @torch.no_grad()
     def decide(z: Tensor, rng: Rng) -> Tensor:
-        head.counts.add(head.counts.forwards, rng.ids)
+        head.counts.add("forwards", rng.ids)
         return head.passes.forward(head.predict, z.detach(), rng.stream("verdict")).argmax(1)
 
     return ScoreHead(

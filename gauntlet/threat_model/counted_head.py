@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.decision import misclassified
 from gauntlet.threat_model.passes import HostMask, Passes, Pullback, positions, resolved, weighed, with_graph
 from gauntlet.threat_model.rng import Rng
@@ -17,48 +18,6 @@ View = Callable[[Tensor], Tensor]
 
 TRIALS = 10
 """Draws in a row that must be wrong before an attack believes that a candidate fools a randomized defense."""
-
-
-@dataclass
-class Counts:
-    """Passes of the defended pipeline for each sample of one batch, all int64 [B].
-
-    A stage that averages over n draws pays n forwards and n backwards for one gradient.
-    """
-
-    ids: Tensor
-    forwards: Tensor
-    backwards: Tensor
-    zero_gradients: Tensor
-    bad_gradients: Tensor
-    phase: Tensor  # position in `phases` of the part of an attack that a sample has reached, -1 where it says nothing
-    phases: list[str] = field(default_factory=list)
-    _place: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # ids that were last asked for, and where
-
-    @classmethod
-    def of(cls, ids: Tensor) -> "Counts":
-        """Return zeros for these samples; ids must be strictly increasing."""
-        forwards, backwards, zero, bad = (torch.zeros_like(ids) for _ in range(4))
-        return cls(ids, forwards, backwards, zero, bad, torch.full_like(ids, -1))
-
-    def add(self, column: Tensor, ids: Tensor, amount: Tensor | int = 1) -> None:
-        if len(ids) == len(self.ids):
-            column += amount
-        else:
-            at = self._positions(ids)
-            column.index_add_(0, at, amount if isinstance(amount, Tensor) else torch.full_like(at, amount))
-
-    def enter(self, phase: str, ids: Tensor) -> None:
-        """Book that these samples have reached this part of the attack."""
-        if phase not in self.phases:
-            self.phases.append(phase)
-        self.phase[self._positions(ids)] = self.phases.index(phase)
-
-    def _positions(self, ids: Tensor) -> Tensor:
-        """Return where these samples stand, int64 [b]. An attack books the same ones step after step."""
-        if self._place is None or self._place[0] is not ids:
-            self._place = ids, torch.searchsorted(self.ids, ids)
-        return self._place[1]
 
 
 @dataclass(frozen=True)
@@ -121,7 +80,7 @@ class CountedHead:
         total = self.passes.forward(self.head.forward, z, rng.stream("draw0"))
         for k in range(1, self.looks):
             total = total + self.passes.forward(self.head.forward, z, rng.stream(f"draw{k}"))
-        self.counts.add(self.counts.forwards, rng.ids, self.looks)
+        self.counts.add("forwards", rng.ids, self.looks)
         return total / self.looks if self.looks > 1 else total
 
     def gradient(self, z: Tensor, cotangent: Pullback, rng: Rng, view: View | None = None) -> tuple[Tensor, Tensor]:
@@ -215,14 +174,14 @@ class CountedHead:
         """
         first, *others = self.member_predictors or (self.predict,) * self.trials
         wrong = misclassified(self.passes.forward(first, z, rng.stream("verdict")), y)
-        self.counts.add(self.counts.forwards, rng.ids)
+        self.counts.add("forwards", rng.ids)
         for k, forward in enumerate(others, 1):
             at = wrong.nonzero().squeeze(1)
             if not len(at):
                 break
             draw = rng.select(at)
             wrong[at] = misclassified(self.passes.forward(forward, z[at], draw.stream(f"verdict{k}")), y[at])
-            self.counts.add(self.counts.forwards, draw.ids)
+            self.counts.add("forwards", draw.ids)
         return wrong
 
     def _mean(self, total: Tensor, z: Tensor, rng: Rng, view: View | None) -> Tensor:
@@ -232,7 +191,7 @@ class CountedHead:
                 for k in range(self.head.draws, self.looks):
                     seen = z if view is None else view(z)
                     total = total + self.passes.forward(self._proposes, seen, rng.stream(f"draw{k}"))
-        self.counts.add(self.counts.forwards, rng.ids, self.looks)
+        self.counts.add("forwards", rng.ids, self.looks)
         return total / self.looks if self.looks > 1 else total
 
     @property
@@ -258,7 +217,7 @@ class CountedHead:
 
     def _booked(self, gradient: Tensor, rng: Rng) -> Tensor:
         """Book the backward passes of a gradient; return which samples' may be zero, or hold what is not finite."""
-        self.counts.add(self.counts.backwards, rng.ids, self.head.draws)
+        self.counts.add("backwards", rng.ids, self.head.draws)
         total = gradient.flatten(1).sum(1)
         return total / total != 1  # a sum that is neither zero nor infinite nor NaN says that no entry is, in one pass
 
@@ -266,8 +225,8 @@ class CountedHead:
         """Return the gradient with entries that are not finite set to zero; such, and gradients of zero, are booked."""
         peak = gradient.abs().flatten(1).amax(1)
         bad = ~peak.isfinite()
-        self.counts.add(self.counts.zero_gradients, rng.ids, (peak == 0).long())
-        self.counts.add(self.counts.bad_gradients, rng.ids, bad.long())
+        self.counts.add("zero_gradients", rng.ids, (peak == 0).long())
+        self.counts.add("bad_gradients", rng.ids, bad.long())
         return gradient.nan_to_num(0.0, 0.0, 0.0) if bad.any() else gradient
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from gauntlet.attacks.pgd import PGD
 from gauntlet.data import Split
 from gauntlet.knobs import Knobs, choice, knob
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.decision import misclassified
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat

@@ -20,7 +20,7 @@ from gauntlet.evidence.adversarial_set import AdversarialSet, Arrays
 from gauntlet.system import provenance
 from gauntlet.system.lock import clear_folder, sole_owner
 from gauntlet.threat_model.attack import Attack, compares
-from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.transfer.surrogates import Surrogate, head_of

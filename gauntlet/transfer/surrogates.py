@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gauntlet.errors import UserError
 from gauntlet.evaluation.deployment import Deployed
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.passes import HostMask
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.targeted import ExchangedHead, TargetedHead

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gauntlet.threat_model.access import narrowed
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Forward, Head, Victim, plain

@@ -7,7 +7,8 @@ from torch import nn
 from gauntlet.attacks.a3 import A3, NARROW, WIDE, A3State, lengths, logit_weights, odi_weights, ranks, select_nearest
 from gauntlet.attacks.losses import margins
 from gauntlet.errors import UserError
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain

@@ -12,7 +12,8 @@ from gauntlet.attacks.randomized_ensemble.lattice_climber import LatticeClimber
 from gauntlet.defenses.randomized_ensemble import expected_softmax
 from gauntlet.errors import UserError
 from gauntlet.evaluation.evaluation import Evaluation
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.mixture import mixed
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat

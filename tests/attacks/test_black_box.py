@@ -12,7 +12,8 @@ from gauntlet.attacks.black_box.hop_skip_jump import HopSkipJump, HopSkipJumpSch
 from gauntlet.attacks.black_box.rays import RayS
 from gauntlet.errors import UserError
 from gauntlet.threat_model.access import narrowed
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain

@@ -15,7 +15,8 @@ from gauntlet.config.shipped import CONF
 from gauntlet.errors import UserError
 from gauntlet.threat_model.access import narrowed
 from gauntlet.threat_model.attack import compares, stages_of, traits_of
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.decision import misclassified
 from gauntlet.threat_model.patch import PatchThreat
 from gauntlet.threat_model.rng import Rng

@@ -7,7 +7,8 @@ from gauntlet.attacks.cr import CR
 from gauntlet.attacks.projected_ascent import BestCandidates
 from gauntlet.attacks.relaxed_ball import RelaxedRun, RelaxedSearch
 from gauntlet.errors import UserError
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from tests.attacks.test_oracle import attacked, drop

@@ -14,7 +14,7 @@ from gauntlet.attacks.transfer.input_diversity import Diversity
 from gauntlet.attacks.transfer.momentum_ascent import Transfer
 from gauntlet.attacks.transfer.svre import SVRE
 from gauntlet.errors import UserError
-from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.targeted import check_targeted, exchanged
 from gauntlet.threat_model.threat import Threat

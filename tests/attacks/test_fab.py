@@ -7,7 +7,8 @@ from scipy.optimize import LinearConstraint, minimize
 from gauntlet.attacks.fab import FAB, reach
 from gauntlet.attacks.losses import margin_hidden_by_rounding, margins
 from gauntlet.errors import UserError
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.targeted import target_margins, targeting
 from gauntlet.threat_model.threat import Threat

@@ -9,7 +9,8 @@ from torch import nn
 from gauntlet.attacks.apgd import APGD
 from gauntlet.attacks.linearized_boundary import nearest_classes
 from gauntlet.attacks.malt import MALT
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain

@@ -13,7 +13,8 @@ from gauntlet.attacks.gauntlet import Gauntlet
 from gauntlet.attacks.md import MD
 from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.pma import PMA
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain

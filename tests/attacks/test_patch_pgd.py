@@ -8,7 +8,8 @@ from torch.nn import functional
 from gauntlet.attacks.patch_pgd import PatchPGD
 from gauntlet.errors import UserError
 from gauntlet.evaluation.evaluation import Evaluation
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.patch import PatchThreat
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Head, Victim, plain

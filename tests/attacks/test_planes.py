@@ -4,7 +4,8 @@ from torch import nn
 
 from gauntlet.attacks.fab import FAB
 from gauntlet.attacks.linearized_boundary import linearize_boundary, nearest_boundary
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain

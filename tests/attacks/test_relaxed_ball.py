@@ -8,7 +8,8 @@ from gauntlet.attacks.gauntlet import Gauntlet
 from gauntlet.attacks.losses import margins
 from gauntlet.attacks.projected_ascent import BestCandidates
 from gauntlet.attacks.relaxed_ball import RelaxedSearch
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from tests.attacks.test_gauntlet import EPS, THREAT, Line, door, grey

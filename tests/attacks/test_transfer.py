@@ -20,7 +20,7 @@ from gauntlet.attacks.transfer.sia import BlockTransforms
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
 from gauntlet.jobs.attack_setup import stocked
-from gauntlet.threat_model.counted_head import Counts
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Head, plain

@@ -11,7 +11,8 @@ from gauntlet.attacks.universal.spgd import SGA, SPGD, LogScaledMeanGradient
 from gauntlet.attacks.universal.uap import UAP
 from gauntlet.attacks.universal.universal_perturbation import UniversalState, moved
 from gauntlet.errors import UserError
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Head, Victim, plain

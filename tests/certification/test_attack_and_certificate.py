@@ -19,7 +19,8 @@ from gauntlet.defenses.band_smoothing import BandSmoothing
 from gauntlet.defenses.smoothing_heads import smoothed
 from gauntlet.models import checkpoint
 from gauntlet.models.small_cnn import SmallCNN
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.patch import PatchThreat
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat

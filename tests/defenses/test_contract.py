@@ -27,7 +27,8 @@ from gauntlet.evaluation.randomized_protocol import Protocol
 from gauntlet.jobs.setup import KEYS
 from gauntlet.models.batchnorm_folding import folded
 from gauntlet.sanity_checks.probe import fidelity
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 

@@ -20,7 +20,8 @@ from gauntlet.evaluation.randomized_protocol import Protocol, frozen
 from gauntlet.evidence.run_folder import RunFolder
 from gauntlet.evidence.schema import ATTACK_SCHEMA, RANDOM_SCHEMA
 from gauntlet.metrics.attack_summary import summarize
-from gauntlet.threat_model.counted_head import TRIALS, CountedHead, Counts
+from gauntlet.threat_model.counted_head import TRIALS, CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Head, Victim

@@ -1,6 +1,7 @@
 import torch
 
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Head
 
@@ -9,11 +10,11 @@ IDS = torch.tensor([2, 3, 5, 7, 11])
 
 def test_passes_are_booked_where_the_ids_stand_step_after_step():
     counts, some = Counts.of(IDS), IDS[[1, 3]]
-    counts.add(counts.forwards, IDS)
-    counts.add(counts.forwards, some)
-    counts.add(counts.forwards, some, 2)
-    counts.add(counts.forwards, IDS[[0, 3]], torch.tensor([10, 20]))
-    counts.add(counts.forwards, some)
+    counts.add("forwards", IDS)
+    counts.add("forwards", some)
+    counts.add("forwards", some, 2)
+    counts.add("forwards", IDS[[0, 3]], torch.tensor([10, 20]))
+    counts.add("forwards", some)
     assert counts.forwards.tolist() == [11, 5, 1, 25, 1]
     counts.enter("first", some)
     assert counts.phase.tolist() == [-1, 0, -1, 0, -1]

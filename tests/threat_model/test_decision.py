@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from gauntlet.attacks.losses import margins
 from gauntlet.errors import UserError
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.decision import decided, misclassified, relative_difference, votes
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Head

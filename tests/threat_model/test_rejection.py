@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from gauntlet.errors import UserError
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.decision import decided
 from gauntlet.threat_model.rejection import answered, rejecting, selective, summed
 from gauntlet.threat_model.rng import Rng

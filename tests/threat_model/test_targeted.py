@@ -5,7 +5,8 @@ import torch
 
 from gauntlet.attacks.losses import LOSSES, margins, scored
 from gauntlet.errors import UserError
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.decision import misclassified
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.targeted import choose_targets, hits, target_margins, targeting, turned

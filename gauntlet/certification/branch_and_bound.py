@@ -1,6 +1,5 @@
 """Certificates for ReLU networks by branch and bound, and counterexamples where it meets some."""
 
-import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from gauntlet.certification.crown.branch_and_bound import Budget, Falls, SearchOutcome, problem_of, search
 from gauntlet.certification.crown.curves import Curve
+from gauntlet.certification.crown.deadline import Deadline
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region, legal
 from gauntlet.certification.crown.joint import Joint
@@ -22,6 +22,10 @@ from gauntlet.threat_model.victim import Victim
 
 HARD = ((1, 4), (20, 12))
 """Multiples of `easy` after which the layers of an image are bounded anew, and splits for each open ReLU input then."""
+
+DEARER, SHARE = 2.5, 0.5
+"""How many times the time of the first of these boundings the second takes, as measured, and the largest share of the
+time that is left when it would begin for which it is worth it."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,13 @@ class BranchAndBound(LinearBounds):
         method, steps, memory: as of `LinearBounds`, for what is tried before.
         domains: parts of the ball that are bounded for one image at most, >= 1.
         easy: of these, parts after which an image is hard: the bounds of its layers are tightened, and the search
-            begins anew, >= 1; once more, with more splits below each ReLU, after twenty times as many.
+            begins anew, >= 1; once more, with more splits below each ReLU, after twenty times as many, unless more than
+            half of the time that is left then would go into it.
         inner_steps: gradient steps for the slopes below each open ReLU of a hard image, >= 0; 0: none is.
         split_steps: gradient steps for the slopes and multipliers of each part, >= 0.
         candidates: ReLUs that are tried for each split, >= 1.
         together: parts that are split at once, >= 1; changes which are split.
-        seconds: of processor time for one image, >= 0; 0: only `domains` counts.
+        seconds: of processor time for one image, >= 0, after which nothing is begun; 0: only `domains` counts.
 
     Raises:
         UserError: a value outside its range.
@@ -83,40 +88,41 @@ class BranchAndBound(LinearBounds):
         examples: dict[int, Tensor] = {}
         for i in range(len(asked.y)):
             one = asked.select(torch.tensor([i], device=asked.y.device))
-            region = legal(one.threat, one.x)
+            region, deadline = legal(one.threat, one.x), Deadline.after(self.seconds)
             proof = prove(network, region, one.y, Effort(self.method, self.steps, 0, self.memory, claim.least))
             bounds = proof.margins[0]
             if len(proof.open):
-                found = self._searched(Opened(network, region, proof.ranges, one), bounds, claim.least)
+                found = self._searched(Opened(network, region, proof.ranges, one), bounds, claim.least, deadline)
                 bounds, stop[i] = found.bounds, found.why
                 if found.example is not None:
                     examples[i] = found.example
             margins[i] = claim.margin(bounds[None])
         return Margins(margins, stop, examples)
 
-    def _searched(self, opened: "Opened", bounds: Tensor, least: float) -> SearchOutcome:
+    def _searched(self, opened: "Opened", bounds: Tensor, least: float, deadline: Deadline) -> SearchOutcome:
         """Return what becomes of an image whose functions have these proven bounds [K - 1]."""
         network, region, ranges, task = opened.network, opened.region, opened.ranges, opened.task
-        rows, begun, done = comparisons(task.y, network.exact.classes)[0], time.process_time(), 0
+        rows, done = comparisons(task.y, network.exact.classes)[0], 0
         hard = [
             (self.easy * parts, splits)
             for parts, splits in HARD
             if self.inner_steps and self.easy * parts < self.domains
         ]
-        for end, splits in (*hard, (self.domains, 0)):
+        while True:
+            end, splits = hard.pop(0) if hard else (self.domains, 0)
             (functions,) = (bounds <= least).nonzero(as_tuple=True)
-            spent = time.process_time() - begun
-            budget = Budget(
-                end - done, self.split_steps, self.candidates, self.together,
-                max(self.seconds - spent, 1e-9) if self.seconds else 0.0,
-            )  # fmt: skip
-            problem = problem_of(network, region, ranges, rows[functions])
+            problem, begun = problem_of(network, region, ranges, rows[functions]), deadline.left
+            budget = Budget(end - done, self.split_steps, self.candidates, self.together, deadline)
             found = search(problem, bounds[functions], least, budget, fall(task))
             bounds, done = bounds.index_copy(0, functions, found.bounds), done + found.domains
             if end == self.domains or found.why != "budget":
-                break
-            ranges = closer(problem, self.inner_steps, splits, self.memory)
-        return replace(found, bounds=bounds, domains=done)
+                return replace(found, bounds=bounds, domains=done)
+            searched = deadline.left
+            ranges = closer(problem, self.inner_steps, splits, self.memory, deadline)
+            if hard and self.seconds:
+                ahead = (begun - searched) * (hard[0][0] - done) / found.domains  # until the next bounding would begin
+                if DEARER * (searched - deadline.left) > SHARE * (deadline.left - ahead):
+                    hard.clear()
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """Branch and bound over the signs of ReLU inputs (Bunel et al. 2020, arXiv 1909.06588): the worst part first."""
 
 import heapq
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from gauntlet.certification.crown.deadline import NEVER, Deadline
 from gauntlet.certification.crown.domains import Domains, Entries, joined
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region
@@ -35,14 +35,14 @@ class Budget:
         steps: of the search for slopes and weights of each.
         candidates: splits that are tried for each.
         together: parts that are split in one round.
-        seconds: of processor time; 0: any.
+        deadline: after it no round and no step is begun, but for the first round.
     """
 
     domains: int
     steps: int
     candidates: int
     together: int
-    seconds: float = 0.0
+    deadline: Deadline = NEVER
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,12 @@ def search(problem: Problem, known: Tensor, least: float, budget: Budget, falls:
         least: what all of them are to exceed.
         falls: asked about the points at which each domain's linear function is least.
     """
-    begun, done = time.process_time(), 0
-    closed = torch.full_like(known, torch.inf)
+    done, closed = 0, torch.full_like(known, torch.inf)
     heap: list[tuple[float, int, int, Domains]] = []
     fresh, tries = whole(problem, known), torch.zeros(len(known), dtype=torch.int64)
     enough = least + SPARE + problem.excess(fresh)
     while True:
-        found = problem.searched(fresh, budget.steps, enough, SLOWER**tries)
+        found = problem.searched(fresh, budget.steps, enough, SLOWER**tries, budget.deadline)
         proven, corner = problem.proven(found)
         found = replace(found, bound=proven.maximum(fresh.bound))
         example = falls(corner)
@@ -89,8 +88,8 @@ def search(problem: Problem, known: Tensor, least: float, budget: Budget, falls:
             else:
                 heapq.heappush(heap, (float(row.bound), serial, int(tries[serial - done]), row))
         done += len(found)
-        spent, stuck = time.process_time() - begun, bool((tries >= PATIENCE).any())
-        if example is not None or stuck or not heap or done >= budget.domains or 0 < budget.seconds < spent:
+        stuck = bool((tries >= PATIENCE).any())
+        if example is not None or stuck or not heap or done >= budget.domains or budget.deadline.over:
             break
         worst = [heapq.heappop(heap) for _ in range(min(budget.together, len(heap)))]
         fresh = split(problem, joined([row for *_, row in worst]), budget.candidates)

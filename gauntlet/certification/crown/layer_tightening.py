@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gauntlet.certification.crown.deadline import NEVER, Deadline
 from gauntlet.certification.crown.domains import Domains, Entries, joined
 from gauntlet.certification.crown.graph import Graph
 from gauntlet.certification.crown.ibp import Ranges, intervals
@@ -26,16 +27,17 @@ CANDIDATES = 3
 """Signs that are tried for each split."""
 
 
-def closer(problem: Problem, steps: int, splits: int, memory: float) -> Ranges:
+def closer(problem: Problem, steps: int, splits: int, memory: float, deadline: Deadline = NEVER) -> Ranges:
     """Return the bounds of all nodes, no looser than those of the problem, by so many steps for the slopes of each.
 
     Each open ReLU input is bounded from above and, where its sign stays open, from below. For each of these questions
     by itself the part of the region with the lowest bound is split, `splits` times, with half of the steps for each
-    half; the bound is the least of those of its parts. A network that cannot be reduced takes `tightened`.
+    half; the bound is the least of those of its parts. A network that cannot be reduced takes `tightened`. What is not
+    bounded when the deadline passes stays as it is.
     """
     network, region, known, quick = problem.network, problem.region, problem.ranges, problem.quick
     if not isinstance(quick, Reduced):
-        return tightened(network, region, known, steps, memory)
+        return tightened(network, region, known, steps, memory, deadline)
     nodes = list(problem.entries.places)
 
     def tighten(ranges: Ranges, node: int) -> tuple[Tensor, Tensor]:
@@ -43,7 +45,7 @@ def closer(problem: Problem, steps: int, splits: int, memory: float) -> Ranges:
         number = nodes.index(node)
         if not number:  # intervals are exact there
             return lower, upper.maximum(lower)
-        layer = _Layer(problem, _opened(problem.entries.before(number), ranges), quick, number, steps, splits)
+        layer = _Layer(problem, _opened(problem.entries.before(number), ranges), quick, number, steps, splits, deadline)
         shape, places = lower.shape, problem.entries.places[node]
         low, high = lower.flatten(), upper.flatten()
         for side in (-1.0, 1.0):  # from above first: where the ReLU is zero nothing else matters
@@ -51,6 +53,8 @@ def closer(problem: Problem, steps: int, splits: int, memory: float) -> Ranges:
             (asked,) = ((low[places] < 0) & (high[places] > 0)).nonzero(as_tuple=True)
             gain = WORTH * (high - low)[places]
             for some in torch.split(asked, TOGETHER):
+                if deadline.over:
+                    break
                 least = layer.least(some, side, (mine[places] + gain)[some])
                 at[places[some]] = side * least.maximum(mine[places[some]])
         return low.reshape(shape), high.maximum(low).reshape(shape)
@@ -68,6 +72,7 @@ class _Layer:
         number: of the node among those that ReLUs read, >= 1.
         steps: gradient steps for the slopes.
         splits: how often the part with the lowest bound is split for each question.
+        deadline: after it nothing is searched or proven.
     """
 
     problem: Problem
@@ -76,10 +81,11 @@ class _Layer:
     number: int
     steps: int
     splits: int
+    deadline: Deadline
 
     def least(self, asked: Tensor, side: float, wanted: Tensor) -> Tensor:
         """Return proven lower bounds of side times open entries asked [q] of the node, float64; -inf where the search
-        finds none above those wanted [q]."""
+        finds none above those wanted [q], or when the deadline passes."""
         inside = self._inside(asked, side)
         parts, bounds = self._parts(inside, wanted)
         every = torch.full_like(bounds, torch.inf)[: len(asked)]
@@ -87,6 +93,8 @@ class _Layer:
         least = torch.where(good, torch.inf, -torch.inf).double()
         (chosen,) = good[parts.target].nonzero(as_tuple=True)
         for some in torch.split(chosen, TOGETHER):
+            if self.deadline.over:
+                return torch.full_like(least, -torch.inf)
             few = parts.select(some)
             least = least.scatter_reduce(0, few.target, inside.proven(few)[0], "amin")
         return least
@@ -98,7 +106,7 @@ class _Layer:
         value = (high > -low).float().repeat(size, 1)
         functions = torch.arange(size, device=wanted.device)
         parts = Domains(functions, wanted, torch.zeros_like(value, dtype=torch.int8), value)
-        parts = inside.searched(parts, self.steps, torch.inf)
+        parts = inside.searched(parts, self.steps, torch.inf, deadline=self.deadline)
         bounds = inside.looked(parts)[0].bound
         for _ in range(self.splits):
             order = bounds.argsort()
@@ -107,9 +115,10 @@ class _Layer:
             )
             worst = order[first]
             worst = worst[(bounds[worst] <= 0) & parts.unsure[worst].any(1)]
-            if not len(worst):
+            if not len(worst) or self.deadline.over:
                 break
-            halves = inside.searched(split(inside, parts.select(worst), CANDIDATES), self.steps // 2, torch.inf)
+            halves = split(inside, parts.select(worst), CANDIDATES)
+            halves = inside.searched(halves, self.steps // 2, torch.inf, deadline=self.deadline)
             found = inside.looked(halves)[0].bound
             stay = torch.ones(len(parts), dtype=torch.bool, device=worst.device).index_fill(0, worst, False)
             parts, bounds = joined([parts.select(stay.nonzero().squeeze(1)), halves]), torch.cat([bounds[stay], found])

@@ -9,6 +9,7 @@ from torch import Tensor
 from gauntlet.certification.crown.alpha_crown import optimized
 from gauntlet.certification.crown.centred import trusted
 from gauntlet.certification.crown.crown import Questions, lower_bounds, pieces
+from gauntlet.certification.crown.deadline import NEVER, Deadline
 from gauntlet.certification.crown.entry_bounds import EntryBounds
 from gauntlet.certification.crown.graph import Graph
 from gauntlet.certification.crown.ibp import Ranges, Tighten, intervals
@@ -97,9 +98,14 @@ def prove(network: Network, region: Region, predicted: Tensor, effort: Effort) -
     return Proof(margins, method, still, ranges)
 
 
-def tightened(network: Network, region: Region, known: Ranges, steps: int, memory: float) -> Ranges:
-    """Return the bounds of all nodes, no looser than known, by CROWN and so many steps for the slopes of each."""
-    return intervals(network.exact, region, _by_crown(network, region, known, steps, memory))
+def tightened(
+    network: Network, region: Region, known: Ranges, steps: int, memory: float, deadline: Deadline = NEVER
+) -> Ranges:
+    """Return the bounds of all nodes, no looser than known, by CROWN and so many steps for the slopes of each.
+
+    What steps have not bounded when the deadline passes stays as it is.
+    """
+    return intervals(network.exact, region, _by_crown(network, region, known, steps, memory, deadline))
 
 
 @dataclass(frozen=True)
@@ -111,13 +117,16 @@ class Asked:
     ranges: Ranges
     node: int
     memory: float
+    deadline: Deadline = NEVER
 
     def answer(self, owner: Tensor, rows: Callable[[slice], Tensor], steps: int = 0, boxed: bool = False) -> Tensor:
         """Return the lower bounds float64 [Q] of functions of the images owner [Q]; rows gives those of a slice of
-        them."""
-        found = torch.empty(len(owner), dtype=torch.float64, device=owner.device)
+        them. Those that are not bounded when the deadline passes are -inf."""
+        found = torch.full((len(owner),), -torch.inf, dtype=torch.float64, device=owner.device)
         held = 1 + 4 * (steps > 0)  # the search keeps what it differentiates
         for piece in pieces(len(owner), self.network.exact, self.memory / held):
+            if self.deadline.over:
+                break
             asked = Questions(self.node, owner[piece], rows(piece))
             slopes = None
             if steps:
@@ -138,7 +147,9 @@ def _improved(ask: Asked, margins: Tensor, rows: Tensor, steps: int, boxed: bool
     return better
 
 
-def _by_crown(network: Network, region: Region, known: Ranges, steps: int, memory: float) -> Tighten:
+def _by_crown(
+    network: Network, region: Region, known: Ranges, steps: int, memory: float, deadline: Deadline
+) -> Tighten:
     """Tightens what a ReLU reads by linear bounds passed back to the image, for entries whose sign is open.
 
     The first affine layers are left alone: there interval bounds are as good.
@@ -156,7 +167,7 @@ def _by_crown(network: Network, region: Region, known: Ranges, steps: int, memor
             return lower, upper.maximum(lower)
         shape, curved = lower.shape[1:], node in exact.curved()
         lower, upper = lower.flatten(1), upper.flatten(1)
-        ask = Asked(network, region, ranges, node, memory)
+        ask = Asked(network, region, ranges, node, memory, deadline)
         for side in (-1.0, 1.0):  # from above first: where the ReLU is zero nothing else matters
             owner, entry = (upper > lower if curved else (lower < 0) & (upper > 0)).nonzero(as_tuple=True)
             if len(owner):

@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from gauntlet.certification.crown.deadline import NEVER, Deadline
 from gauntlet.certification.crown.domains import Domains, Entries
 from gauntlet.certification.crown.ibp import Ranges
 from gauntlet.certification.crown.input_region import Region
@@ -91,19 +92,22 @@ class Problem:
         """Return by how much such bounds exceed proven ones at most, >= 0: rounding, above all of the network."""
         return float((self.looked(domains)[0].bound - self.proven(domains)[0]).amax().clamp_min(0))
 
-    def searched(self, domains: Domains, steps: int, enough: float, pace: Tensor | None = None) -> Domains:
+    def searched(
+        self, domains: Domains, steps: int, enough: float, pace: Tensor | None = None, deadline: Deadline = NEVER
+    ) -> Domains:
         """Return the domains with the best slopes and multipliers that so many steps of Adam find, in float32.
 
         One whose bound exceeds `enough` takes no more steps. No domain sees another.
 
         Args:
             pace: factors of the step sizes, float32 [D]; None: one.
+            deadline: after it no step is begun.
         """
         found = _Search(self, domains, torch.ones(len(domains)) if pace is None else pace)
         for step in range(steps + 1):
             bounds = found.bounded()
             stay = (bounds <= enough).nonzero().squeeze(1)
-            if step == steps or not len(stay):
+            if step == steps or not len(stay) or deadline.over:
                 break
             found.climb(step)
             if len(stay) < FULL * len(bounds):

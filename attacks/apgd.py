@@ -12,7 +12,7 @@ from gauntlet.attacks.losses import SCORED, fewest_classes, margins, ranking, sc
 from gauntlet.attacks.projected_ascent import BestCandidates, PerturbationSet
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.passes import HostMask, positions
+from gauntlet.threat_model.passes import HostMask, RowLoss, positions
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -115,7 +115,7 @@ class APGD(Knobs, key="attack"):
         state: APGDState | None = None
         for number in range(self.steps + 1):
             draw = rng.stream(number)
-            logits, gradient, doubtful = head.pulled(z, partial(loss.cotangent, y=y, target=target), draw)
+            logits, gradient, doubtful = head.pulled(z, RowLoss(loss.cotangent, y, target), draw)
             margin, value = margins(logits, y), loss.value(logits, y, target)
             better = torch.ones_like(doubtful) if state is None else value > state.top_value
             state = APGDState.start(z, gradient, value) if state is None else state.observe(gradient, value, better)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from gauntlet.attacks.losses import Cotangent, Loss, margins, scored
 from gauntlet.attacks.projected_ascent import BestCandidates, Step
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -117,7 +117,7 @@ def _climb(
         window = max(int(0.04 * count), 1)
         for number in range(count + 1):
             draw, loss = below.stream(number), losses[min(done + number, len(losses) - 1)]
-            logits, gradient = head.gradient(z, partial(loss, y=y, target=target), draw)
+            logits, gradient = head.gradient(z, RowLoss(loss, y, target), draw)
             value = worth(logits, y, target)
             if state is None:
                 state = APGDL1State.start(x, z, gradient, value)

@@ -12,6 +12,7 @@ from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
 from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
 from gauntlet.threat_model.access import level_of, narrowed
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -129,7 +130,7 @@ class GauntletState:
         """
         x, y, z, draw = self.x[index], self.y[index], self.best.z[index], self.rng.select(index).stream("slope")
         back = self.LINEARITY_STEP * (x - z)
-        logits, gradient = self.head.gradient(z, lambda observed: margin(observed, y), draw)
+        logits, gradient = self.head.gradient(z, RowLoss(margin, y), draw)
         rival = ranking(logits, y)[:, :1]
         before = logits.gather(1, rival) - logits.gather(1, y[:, None])
         logits = self.head.scores(z + back, draw.stream("back"))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gauntlet.attacks.losses import margin, margin_hidden_by_rounding, ranking, runner_up
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.targeted import TargetedHead
 
@@ -27,7 +28,7 @@ class LinearizedBoundary(NamedTuple):
 
 def linearize_boundary(head: CountedHead, point: Tensor, y: Tensor, target: Tensor, rng: Rng) -> LinearizedBoundary:
     """Return the boundary to a chosen class, for one gradient. y, target: int64 [B]."""
-    logits, gradient = head.gradient(point, lambda z: margin(z, y, target), rng)
+    logits, gradient = head.gradient(point, RowLoss(margin, y, target), rng)
     return LinearizedBoundary(_gap(logits, y, target, point), gradient)
 
 
@@ -38,7 +39,7 @@ def nearest_boundary(head: CountedHead, point: Tensor, y: Tensor, norm: str, rng
     become the target an image must be ahead of all, and the best is the last that it passes.
     """
     if isinstance(head, TargetedHead):
-        logits, gradient = head.gradient(point, lambda z: margin(z, y), rng)
+        logits, gradient = head.gradient(point, RowLoss(margin, y), rng)
         return LinearizedBoundary(_gap(logits, y, runner_up(logits, y), point), gradient)
     logits, pull = head.linearize(point, rng)
     best, least = None, torch.full((len(point),), math.inf, dtype=point.dtype, device=point.device)

@@ -12,6 +12,7 @@ from gauntlet.attacks.losses import LOSSES, fewest_classes, margins, named
 from gauntlet.attacks.projected_ascent import BestCandidates
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.transformation import TransformationThreat
@@ -108,7 +109,7 @@ class ParameterSearch(Knobs, key="attack"):
             if not len(index):
                 return
             draw, label, here = rng.select(index).stream(number), y[index], x[index]
-            loss, view = partial(named(self.loss), y=label), partial(threat.realized, x=here)
+            loss, view = RowLoss(named(self.loss), label), partial(threat.realized, x=here)
             logits, gradient = head.gradient(u, loss, draw, view)
             margin = margins(logits, label)
             broken = head.broken(view(u), logits, label, draw, margin=margin)

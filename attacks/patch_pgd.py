@@ -12,6 +12,7 @@ from gauntlet.attacks.losses import LOSSES, fewest_classes, margins, named
 from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import RowLoss
 from gauntlet.threat_model.patch import PatchThreat
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -83,7 +84,7 @@ class PatchPGD(Knobs, key="attack"):
         height, width = threat.size(x)
         down, across = x.shape[2] - height + 1, x.shape[3] - width + 1
         ranks = min(self.locations, down * across) if threat.row is None else 1
-        logits, gradient = head.gradient(x, lambda scores: named(self.loss)(scores, y), rng)
+        logits, gradient = head.gradient(x, RowLoss(named(self.loss), y), rng)
         margin = margins(logits, y)
         best.note(torch.arange(len(x), device=x.device), x, margin, head.broken(x, logits, y, rng, margin=margin))
         painted = torch.where(gradient > 0, threat.high, threat.low).to(x.dtype)

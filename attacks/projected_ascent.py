@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from gauntlet.attacks.losses import Cotangent, margins
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.passes import positions
+from gauntlet.threat_model.passes import RowLoss, positions
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -144,7 +143,7 @@ def ascend(
         return index, z
     for number, step in enumerate(plan):
         draw = rng.stream(number)
-        logits, gradient, doubtful = head.pulled(z, partial(step.loss, y=y, target=target), draw)
+        logits, gradient, doubtful = head.pulled(z, RowLoss(step.loss, y, target), draw)
         margin = margins(logits, y)
         masks = best.beaten(index, margin), doubtful
         fallen, nearer, doubt = head.fallen(z, logits, y, draw, *masks, margin=margin)

@@ -7,7 +7,6 @@ of them changes the answer; the released code states them in units of logits.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from gauntlet.attacks.losses import margin, margins
 from gauntlet.attacks.projected_ascent import BestCandidates, PerturbationSet
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -146,7 +146,7 @@ class RelaxedRun:
             if not len(self.index):
                 return
             draw = self.rng.stream(name).stream(number)
-            logits, gradient = self.head.gradient(self.z, partial(margin, y=self.y, target=self.target), draw)
+            logits, gradient = self.head.gradient(self.z, RowLoss(margin, self.y, self.target), draw)
             inside = self._inside()
             if number and reach > 1:
                 z, draw = inside.project(self.z.clone()), draw.stream("projected")

@@ -13,6 +13,7 @@ from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.attack import traits_of
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -62,7 +63,7 @@ class Search(Knobs, key="attack"):
         if not len(x):
             return best.z
         draw, most = rng.stream("first"), farthest(x, threat)
-        logits, gradient = head.gradient(x, lambda scores: margin(scores, y), draw)
+        logits, gradient = head.gradient(x, RowLoss(margin, y), draw)
         wrong = head.broken(x, logits, y, draw)
         best.note(torch.arange(len(x), device=x.device), x, torch.zeros_like(best.distance), wrong)
         eps = (margins(logits, y).to(x.dtype).abs() / dual_norm(gradient, threat.norm)).minimum(most)

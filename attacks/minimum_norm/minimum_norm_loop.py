@@ -6,7 +6,6 @@ unbounded every sample makes all steps, and the answer is its nearest candidate.
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple, Protocol, Self, TypeVar
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from gauntlet.attacks.losses import CLEAR, Cotangent, margins
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -106,7 +106,7 @@ def minimize_norm(
     whole, labels, draws = threat, y, rng
     for number in range(steps if len(x) else 0):
         draw = rng.stream(number)
-        logits, gradient = head.gradient(state.z, partial(loss, y=y), draw)
+        logits, gradient = head.gradient(state.z, RowLoss(loss, y), draw)
         distance = threat.distance(state.z, x)
         broken, found = _check_candidates(head, state.z, logits, y, distance < best.distance[index], draw)
         best.note(index, state.z, distance, found)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,6 +22,7 @@ from gauntlet.attacks.universal.universal_perturbation import (
 from gauntlet.errors import UserError
 from gauntlet.knobs import choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -139,7 +139,7 @@ class SPGD(Universal):
         there = x + delta
         z = there.clamp(threat.low, threat.high)
         passes = [
-            head.gradient(z[piece], partial(LOSSES[self.loss], y=y[piece]), rng.select(piece))
+            head.gradient(z[piece], RowLoss(LOSSES[self.loss], y[piece]), rng.select(piece))
             for piece in head.batches(torch.arange(len(x), device=x.device))
         ]
         logits, gradient = (torch.cat(parts) for parts in zip(*passes, strict=True))

@@ -23,7 +23,7 @@ from gauntlet.errors import UserError
 from gauntlet.evaluation.pass_requests import PassRequest, ReadRequest, RequestRows
 from gauntlet.evaluation.tasks import Task
 from gauntlet.threat_model.merged_rng import merged
-from gauntlet.threat_model.passes import HostMask, Passes, Pullback
+from gauntlet.threat_model.passes import HostMask, Passes, Pullback, RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward
 
@@ -34,7 +34,7 @@ CRASHES = (Exception, SystemExit, GeneratorExit)
 
 
 SLACK = 16
-"""A pass may lack one row in so many where it saves a cut: the losses of a call that is cut are asked twice."""
+"""A pass may lack one row in so many where it saves a cut: a call that is cut has its images and answers copied."""
 
 OWN = "gauntlet.attacks."
 """Where the attacks are that are known to share nothing between two calls, such as a generator of random numbers."""
@@ -78,7 +78,7 @@ class FullPasses(Passes):
     def pull(
         self, forward: Forward, x: Tensor, cotangent: Pullback, rng: Rng, dtype: torch.dtype | None = None
     ) -> tuple[Tensor, Tensor]:
-        found = self._asked(forward, x, rng, cotangent, dtype)
+        found = self._asked(forward, x, rng, cotangent, dtype) if isinstance(cotangent, RowLoss) else None
         return super().pull(forward, x, cotangent, rng, dtype) if found is None else (found[0], found[1])
 
     def read(self, *masks: Tensor) -> tuple[HostMask, ...]:
@@ -143,14 +143,14 @@ class FullPasses(Passes):
         forward: Forward,
         x: Tensor,
         rng: Rng,
-        cotangent: Pullback | None = None,
+        loss: RowLoss | None = None,
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, ...] | None:
         """Return what a pass says of images that a call hands in; None where it is to make a pass of its own."""
         task = self._running
         if task is None or id(forward) not in self._shared or not len(x):
             return None
-        request = PassRequest(task, forward, x.detach(), rng, self._made, cotangent, dtype)
+        request = PassRequest(task, forward, x.detach(), rng, self._made, loss, dtype)
         self._queues.setdefault(request.kind, deque()).append(request)
         task.park()
         return None if request.alone else request.answer()
@@ -210,16 +210,12 @@ class FullPasses(Passes):
         x = pieces[0].x if alone else torch.cat([piece.x for piece in pieces])
         rng = pieces[0].rng if alone else merged([piece.rng for piece in pieces])
         sizes = [piece.end - piece.begin for piece in pieces]
-
-        def cotangents(logits: Tensor) -> Tensor:
-            parts = [piece.request.pulled(rows, piece) for rows, piece in zip(logits.split(sizes), pieces, strict=True)]  # type: ignore[no-untyped-call]
-            return parts[0] if alone else torch.cat(parts)
-
-        if first.cotangent is None:
+        if first.loss is None:
             found: tuple[Tensor, ...] = (super().forward(first.forward, x, rng),)
         else:
-            found = super().pull(first.forward, x, cotangents, rng, first.dtype)
-        for piece, *rows in zip(pieces, *(each.split(sizes) for each in found), strict=True):  # type: ignore[no-untyped-call]
+            loss = together([piece.loss for piece in pieces], sizes)
+            found = super().pull(first.forward, x, loss, rng, first.dtype)
+        for piece, *rows in zip(pieces, *(_split(each, sizes) for each in found), strict=True):
             piece.request.answers.append(tuple(rows))
 
     def _leave(self, kind: tuple[object, ...], request: PassRequest) -> None:
@@ -230,6 +226,28 @@ class FullPasses(Passes):
             queue.popleft()
             if not queue:
                 del self._queues[kind]
+
+
+def together(losses: Sequence[RowLoss], sizes: Sequence[int]) -> Pullback:
+    """Return the losses of adjoining rows as that of all; those that join each other are asked at once."""
+    runs, counts = list[list[RowLoss]](), list[int]()
+    for loss, size in zip(losses, sizes, strict=True):
+        if runs and loss.joins(runs[-1][0]):
+            runs[-1].append(loss)
+            counts[-1] += size
+        else:
+            runs.append([loss])
+            counts.append(size)
+    joined = [RowLoss.joined(run) for run in runs]
+    if len(joined) == 1:
+        return joined[0]
+    return lambda logits: torch.cat([loss(rows) for loss, rows in zip(joined, _split(logits, counts), strict=True)])
+
+
+def _split(rows: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return rows [B, ...] in pieces of these sizes."""
+    parts: tuple[Tensor, ...] = (rows,) if len(sizes) == 1 else rows.split(list(sizes))  # type: ignore[no-untyped-call]
+    return parts
 
 
 def _waiting(queue: Iterable[PassRequest]) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.evaluation.tasks import Task
-from gauntlet.threat_model.passes import HostMask, Pullback
+from gauntlet.threat_model.passes import HostMask, RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward
 
@@ -19,7 +19,6 @@ class PassRequest:
     Attributes:
         since: how many passes had been made when they came.
         taken: how many of them have been taken into passes.
-        plain: their logits so far, as the network gave them.
         answers: for each pass that they took part in, their rows of what it returned.
         alone: a pass that they took part in failed: the call is to make a pass of them alone.
     """
@@ -29,10 +28,9 @@ class PassRequest:
     x: Tensor
     rng: Rng
     since: int
-    cotangent: Pullback | None = None
+    loss: RowLoss | None = None
     dtype: torch.dtype | None = None
     taken: int = 0
-    plain: list[Tensor] = field(default_factory=list)
     answers: list[tuple[Tensor, ...]] = field(default_factory=list)
     alone: bool = False
 
@@ -46,20 +44,8 @@ class PassRequest:
         """Return what images must have in common to share a pass."""
         x = self.x
         return (
-            id(self.forward), self.cotangent is None, self.dtype, x.dtype, x.device, x.shape[1:], self.rng.seed,
+            id(self.forward), self.loss is None, self.dtype, x.dtype, x.device, x.shape[1:], self.rng.seed,
         )  # fmt: skip
-
-    def pulled(self, logits: Tensor, piece: "RequestRows") -> Tensor:
-        """Return the cotangents of a piece from its logits.
-
-        The cotangent is asked with as many rows as the call has images: for those that had no pass yet the first row
-        stands in, and what is answered for them is left out.
-        """
-        assert self.cotangent is not None
-        self.plain.append(logits)
-        missing = len(self.x) - piece.end
-        rows = [*self.plain, self.plain[0][:1].expand(missing, -1)] if missing else self.plain
-        return self.cotangent(rows[0] if len(rows) == 1 else torch.cat(rows))[piece.begin : piece.end]
 
     def answer(self) -> tuple[Tensor, ...]:
         """Return what the passes returned for all of the images."""
@@ -86,6 +72,12 @@ class RequestRows(NamedTuple):
     @property
     def rng(self) -> Rng:
         return self.request.rng if self.whole else self.request.rng.select(slice(self.begin, self.end))
+
+    @property
+    def loss(self) -> RowLoss:
+        loss = self.request.loss
+        assert loss is not None
+        return loss if self.whole else loss.select(slice(self.begin, self.end))
 
 
 @dataclass(eq=False)

@@ -89,8 +89,8 @@ class CountedHead:
 
         Entries that are not finite are returned as zero, and counted.
 
-        cotangent: a function of the logits, row by row. It may be asked more than once, at first with some rows that
-            are those of another sample, whose answers are not used.
+        cotangent: a function of the logits, row by row. Where it is a `RowLoss` the images may share a pass with
+            others.
         view: what the head is shown of z; the gradient flows through it.
         """
         logits, gradient, doubtful = self.pulled(z, cotangent, rng, view)
@@ -218,7 +218,7 @@ class CountedHead:
     def _booked(self, gradient: Tensor, rng: Rng) -> Tensor:
         """Book the backward passes of a gradient; return which samples' may be zero, or hold what is not finite."""
         self.counts.add("backwards", rng.ids, self.head.draws)
-        total = gradient.flatten(1).sum(1)
+        total = gradient.sum(tuple(range(1, gradient.dim())))
         return total / total != 1  # a sum that is neither zero nor infinite nor NaN says that no entry is, in one pass
 
     def settled(self, gradient: Tensor, rng: Rng) -> Tensor:

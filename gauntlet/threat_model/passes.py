@@ -3,7 +3,7 @@
 See `gauntlet.evaluation.full_passes` for the second.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,40 @@ HostMask = NDArray[np.bool_]
 
 Pullback = Callable[[Tensor], Tensor]
 """Logits [B, K] -> the cotangent [B, K] that is pulled back to the images: row by row, and without side effects."""
+
+
+class RowLoss:
+    """A pullback that can be asked for some of its rows, and together with those of others: what shares a pass needs.
+
+    Args:
+        loss: called with logits [B, K] and the columns.
+        columns: what it needs of each sample, such as labels and targets, [B, ...] or None.
+    """
+
+    __slots__ = ("columns", "loss")
+
+    def __init__(self, loss: Callable[..., Tensor], *columns: Tensor | None) -> None:
+        self.loss, self.columns = loss, columns
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return self.loss(logits, *self.columns)
+
+    def select(self, rows: slice) -> "RowLoss":
+        """Select some of the rows."""
+        return RowLoss(self.loss, *(None if column is None else column[rows] for column in self.columns))
+
+    def joins(self, other: "RowLoss") -> bool:
+        """Return whether both can be asked at once."""
+        forms = ([None if c is None else (c.dtype, c.shape[1:]) for c in each.columns] for each in (self, other))
+        return self.loss == other.loss and next(forms) == next(forms)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[RowLoss]") -> "RowLoss":
+        """Return the rows of some that join each other, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = zip(*(part.columns for part in parts), strict=True)
+        return cls(parts[0].loss, *(None if found[0] is None else torch.cat(found) for found in columns))
 
 
 def resolved(logits: Tensor) -> Tensor:
@@ -42,9 +76,11 @@ class Passes:
         dtype: reduced precision of the pass; None: that of the images.
         """
         leaf = x.detach().requires_grad_()
-        logits = with_graph(forward, leaf, rng, dtype)
-        plain = logits.detach()
-        (gradient,) = torch.autograd.grad(weighed(logits, cotangent(plain)), leaf)
+        with torch.enable_grad():
+            logits = _precise(forward, leaf, rng, dtype)
+            plain = logits.detach()
+            total = _weighed(logits, cotangent(plain))
+        (gradient,) = torch.autograd.grad(total, leaf)
         return resolved(plain), gradient
 
     def read(self, *masks: Tensor) -> tuple[HostMask, ...]:
@@ -63,10 +99,7 @@ def positions(device: torch.device, *masks: HostMask) -> tuple[Tensor, ...]:
 def with_graph(forward: Forward, x: Tensor, rng: Rng, dtype: torch.dtype | None) -> Tensor:
     """Return the logits [B, K] with their graph; dtype: reduced precision of the pass, or None."""
     with torch.enable_grad():
-        if dtype is None:
-            return forward(x, rng)
-        with torch.autocast(x.device.type, dtype):
-            return forward(x, rng)
+        return _precise(forward, x, rng, dtype)
 
 
 def weighed(output: Tensor, cotangent: Tensor) -> Tensor:
@@ -74,4 +107,15 @@ def weighed(output: Tensor, cotangent: Tensor) -> Tensor:
     cotangent, imports a library for symbols, which takes as long as the rest of a short run.
     """
     with torch.enable_grad():
-        return (output * cotangent.to(output.dtype)).sum()
+        return _weighed(output, cotangent)
+
+
+def _precise(forward: Forward, x: Tensor, rng: Rng, dtype: torch.dtype | None) -> Tensor:
+    if dtype is None:
+        return forward(x, rng)
+    with torch.autocast(x.device.type, dtype):
+        return forward(x, rng)
+
+
+def _weighed(output: Tensor, cotangent: Tensor) -> Tensor:
+    return (output * (cotangent if cotangent.dtype == output.dtype else cotangent.to(output.dtype))).sum()

@@ -13,6 +13,7 @@ label and M the largest logit of the other classes:
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch import Tensor
 from gauntlet.errors import UserError
 from gauntlet.threat_model.attack import traits_of
 from gauntlet.threat_model.counted_head import CountedHead, View
-from gauntlet.threat_model.passes import Pullback
+from gauntlet.threat_model.passes import Pullback, RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward, Victim
 
@@ -95,6 +96,16 @@ class TurnedForward:
 
 
 @dataclass(frozen=True)
+class Toward:
+    """The cotangent of a loss of the target, which has the opposite sign; see the head of this file."""
+
+    loss: Callable[..., Tensor]
+
+    def __call__(self, logits: Tensor, y: Tensor, target: Tensor, *columns: Tensor | None) -> Tensor:
+        return -exchanged(self.loss(exchanged(logits, y, target), *columns), y, target)
+
+
+@dataclass(frozen=True)
 class TargetedHead(CountedHead):
     """A head of which every attack asks for the target of each sample; labels, targets: int64 [n] of `counts.ids`."""
 
@@ -108,10 +119,10 @@ class TargetedHead(CountedHead):
         self, z: Tensor, cotangent: Pullback, rng: Rng, view: View | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         y, target = self._of(rng)
-
-        def toward(logits: Tensor) -> Tensor:
-            return -exchanged(cotangent(exchanged(logits, y, target)), y, target)
-
+        if isinstance(cotangent, RowLoss):
+            toward: Pullback = RowLoss(Toward(cotangent.loss), y, target, *cotangent.columns)
+        else:
+            toward = partial(Toward(cotangent), y=y, target=target)
         logits, gradient, doubtful = super().pulled(z, toward, rng, view)
         return self._shown(logits, y, target), gradient, doubtful
 

@@ -14,11 +14,12 @@ from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.pma import PMA
 from gauntlet.errors import UserError
 from gauntlet.evaluation.chunk import evaluate_chunk
-from gauntlet.evaluation.full_passes import FullPasses
+from gauntlet.evaluation.full_passes import FullPasses, together
 from gauntlet.evaluation.randomized_protocol import Protocol
 from gauntlet.evaluation.tasks import Task
 from gauntlet.threat_model.attack import compares, traits_of
 from gauntlet.threat_model.merged_rng import merged
+from gauntlet.threat_model.passes import RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain
@@ -248,3 +249,18 @@ def test_a_read_that_fails_fails_in_its_own_call(monkeypatch):
     ]
     assert isinstance(found[0], TypeError)
     assert found[1:] == [3, 3]
+
+
+def test_adjoining_rows_of_one_loss_are_asked_at_once():
+    seen, logits = [], torch.arange(12.0).reshape(6, 2)
+
+    def loss(rows, weight, bias=None):
+        seen.append(len(rows))
+        return rows * weight[:, None] if bias is None else rows + bias
+
+    weight, bias = torch.arange(6.0), torch.arange(12.0).reshape(6, 2)
+    parts = [RowLoss(loss, weight).select(slice(0, 2)), RowLoss(loss, weight[2:3]), RowLoss(loss, weight, bias)]
+    whole = together([*parts[:2], parts[2].select(slice(3, 6))], [2, 1, 3])
+    assert torch.equal(whole(logits), torch.cat([logits[:3] * weight[:3, None], logits[3:] + bias[3:]]))
+    assert seen == [3, 3]
+    assert torch.equal(together([RowLoss(loss, weight)], [6])(logits), logits * weight[:, None])

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
@@ -22,7 +23,9 @@ class PGD(Knobs, key="attack"):
     Under l1 the steps are those of Auto-PGD (`gauntlet.attacks.apgd_l1`): as sparse as the best point so far, in balls
     that shrink to eps, of a length that adapts; `step_size` and `schedule` have no effect there.
 
-    A sample leaves as soon as a candidate fools the victim; the rest keep the candidate of least margin.
+    A sample leaves as soon as a candidate fools the victim; the rest keep the candidate of least margin. Long runs of a
+    constant step under linf on a deterministic victim end where the iterates return, as all steps would end
+    (`gauntlet.attacks.returning_iterates`).
 
     Args:
         steps: per restart, >= 1.
@@ -40,6 +43,9 @@ class PGD(Knobs, key="attack"):
 
     needs: ClassVar[str] = "gradient"
     revisions: ClassVar[dict[str, int]] = {"l1": 2}  # version 1 moved a fixed share of the entries
+
+    LONG: ClassVar[int] = 50
+    """Steps from which on a run looks whether its iterates return: shorter ones end before that pays."""
 
     steps: int = knob(40, least=1)
     step_size: float = knob(0.1, above=0)
@@ -64,6 +70,10 @@ class PGD(Knobs, key="attack"):
             shape = [1 - i / self.steps for i in range(self.steps)]
         return [Step(named(self.loss), self.step_size * share) for share in shape]
 
+    def may_return(self, norm: str) -> bool:
+        """Return whether the run of a sample may end early because its iterates return."""
+        return norm == "linf" and self.schedule == "constant" and self.steps >= self.LONG
+
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Return candidates z of the shape of x [B, C, H, W]; y: labels int64 [B]."""
         best = BestCandidates.start(x)
@@ -79,7 +89,8 @@ class PGD(Knobs, key="attack"):
                 here, around = x[index], threat.select(index)
                 start = around.random(here, below.stream("start")) if self.random_start else here
                 target = None if order is None else order[index, rank]
-                walk = sparse_ascent if threat.norm == "l1" else ascend
+                returning = head.deterministic and self.may_return(threat.norm)
+                walk = sparse_ascent if threat.norm == "l1" else partial(ascend, returning=returning)
                 walk(
                     head, here, y[index], start, self.plan(), best, index,
                     threat=around, rng=below, target=target, sparsity=self.sparsity,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.losses import Cotangent, margins
+from gauntlet.attacks.returning_iterates import ReturningIterates
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.passes import RowLoss, positions
 from gauntlet.threat_model.rng import Rng
@@ -123,6 +124,7 @@ def ascend(
     rng: Rng,
     target: Tensor | None = None,
     sparsity: float = 0.05,
+    returning: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Ascend from `start` and enter the candidates into `best`.
 
@@ -134,6 +136,8 @@ def ascend(
         index: their positions in `best`, int64 [b].
         target: class to move to, int64 [b]; None: away from y.
         sparsity: share of the entries that an l1 step moves.
+        returning: end the run of a sample whose iterates return, with the candidates and the end point that all steps
+            would give; for a plan of equal steps and a head that draws nothing.
 
     Returns:
         The positions in `best` of the survivors, int64 [s], and their end points [s, C, H, W].
@@ -141,23 +145,34 @@ def ascend(
     z, region = start, PerturbationSet.around(threat, x)
     if not len(index):
         return index, z
+    cycles, every = (ReturningIterates(len(plan), index) if returning else None), (y, rng)
     for number, step in enumerate(plan):
         draw = rng.stream(number)
         logits, gradient, doubtful = head.pulled(z, RowLoss(step.loss, y, target), draw)
         margin = margins(logits, y)
-        masks = best.beaten(index, margin), doubtful
-        fallen, nearer, doubt = head.fallen(z, logits, y, draw, *masks, margin=margin)
+        masks = [best.beaten(index, margin), doubtful] + ([cycles.last(number, z)] if cycles else [])
+        fallen, nearer, doubt, *last = head.fallen(z, logits, y, draw, *masks, margin=margin)
         if doubt.any():
             gradient = head.settled(gradient, draw)
-        rows, lost, stay = positions(z.device, fallen | nearer, fallen, ~fallen)
+        leaving = fallen | last[0] if cycles else fallen
+        rows, lost, stay, ended = positions(z.device, fallen | nearer, fallen, ~leaving, leaving & ~fallen)
         best.enter(index, z, margin, rows, lost)
-        if len(lost):
-            if not len(stay):
-                return index[stay], z[stay]
+        if cycles and len(ended):
+            cycles.leave(index[ended], z.index_select(0, ended))
+        if len(stay) < len(index):
+            if cycles:
+                cycles.select(stay)
             y, index, z, gradient = y[stay], index[stay], z.index_select(0, stay), gradient.index_select(0, stay)
             target = None if target is None else target[stay]
             region, rng = region.select(stay), rng.select(stay)
+            if not len(stay):
+                break
         z = region.step(z, gradient, step.length, sparsity)
+    if cycles and cycles.ended:
+        index, z, at = cycles.merged(index, z)
+        y, rng = every[0][at], every[1].select(at)
+    if not len(index):
+        return index, z
     draw = rng.stream(len(plan))
     logits = head.scores(z, draw)
     margin = margins(logits, y)

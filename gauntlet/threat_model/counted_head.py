@@ -58,6 +58,11 @@ class CountedHead:
         random = self.trials > 1 and (self.head.exact or self.head.draws > 1)
         return max(self.head.draws, self.trials) if random else self.head.draws
 
+    @property
+    def deterministic(self) -> bool:
+        """Return whether the same image has the same logits and gradient in every pass. A surrogate need not."""
+        return self.answers and self.trials == 1 and self.head.draws == 1
+
     def drawn(self, draws: int) -> "CountedHead":
         """Return the same head; where it is random, its gradients are means over that many draws at least."""
         random = self.head.draws > 1 or (self.trials > 1 and self.head.exact)

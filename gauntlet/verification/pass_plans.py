@@ -18,6 +18,7 @@ from gauntlet.attacks.md import MD
 from gauntlet.attacks.patch_pgd import PatchPGD
 from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.pma import PMA
+from gauntlet.attacks.returning_iterates import earliest_return
 from gauntlet.evaluation.evaluation import Evaluation, Stage
 from gauntlet.threat_model.attack import revisions_of
 from gauntlet.threat_model.mixture import MEMBERS
@@ -99,7 +100,9 @@ def _run(steps: int, norm: str) -> int:
 
 
 def _pgd(attack: PGD, norm: str, classes: int) -> PassPlan:
-    return _backwards(_run(attack.steps, norm) * attack.restarts * _ranks(attack.targets, classes))
+    runs, steps = attack.restarts * _ranks(attack.targets, classes), _run(attack.steps, norm)
+    least = min(steps, earliest_return(steps)) if attack.may_return(norm) else steps
+    return PassPlan("backwards", runs * least, runs * steps)
 
 
 def _md(attack: MD, norm: str, classes: int) -> PassPlan:

@@ -4,15 +4,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gauntlet.attacks.apgd_l1 import climb
 from gauntlet.attacks.losses import SCORED, fewest_classes, margins, ranking, scored
-from gauntlet.attacks.projected_ascent import BestCandidates, PerturbationSet
+from gauntlet.attacks.projected_ascent import BestCandidates, PerturbationSet, RunCandidates
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.passes import HostMask, RowLoss, positions
+from gauntlet.threat_model.passes import HostIndex, HostMask, HostValues, RowLoss, doubtful, positions
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -111,95 +112,102 @@ class APGD(Knobs, key="attack"):
         target: Tensor | None,
     ) -> None:
         loss, checks, region = scored(self.loss), self.checkpoints(), PerturbationSet.around(threat, x)
-        z = threat.edge(x, rng.stream("start"))
-        state: APGDState | None = None
+        state, candidates = APGDState.start(threat.edge(x, rng.stream("start"))), RunCandidates(best, index)
+        progress: LossProgress | None = None
         for number in range(self.steps + 1):
             draw = rng.stream(number)
-            logits, gradient, doubtful = head.pulled(z, RowLoss(loss.cotangent, y, target), draw)
-            margin, value = margins(logits, y), loss.value(logits, y, target)
-            better = torch.ones_like(doubtful) if state is None else value > state.top_value
-            state = APGDState.start(z, gradient, value) if state is None else state.observe(gradient, value, better)
-            window = checks.get(number)
-            stuck = better if window is None else state.stuck(window, self.rho)
-            masks = best.beaten(index, margin), doubtful, better, stuck
-            fallen, nearer, doubt, rising, halved = head.fallen(z, logits, y, draw, *masks, margin=margin)
-            if doubt.any():
-                state = state._replace(gradient=head.settled(gradient, draw))
-            rows, lost, stay, top = positions(z.device, fallen | nearer, fallen, ~fallen, rising)
-            best.enter(index, z, margin, rows, lost)
-            state.keep(top)
-            if len(lost):
-                if not len(stay):
-                    return
-                y, index, region, state = y[stay], index[stay], region.select(stay), state.select(stay)
+            logits, gradient, sums = head.pulled(state.z, RowLoss(loss.cotangent, y, target), draw)
+            fallen, margin, sums_there, value = head.fallen(
+                state.z, y, draw, margins(logits, y), sums, loss.value(logits, y, target)
+            )
+            if doubtful(sums_there).any():
+                gradient = head.settled(gradient, draw)
+            better = np.arange(len(value)) if progress is None else progress.observe(value)
+            progress = progress or LossProgress(value)
+            state = state.observe(gradient, better)
+            stay = candidates.enter(state.z, margin, fallen)
+            if stay is not None:
+                y, region, state = y[stay], region.select(stay), state.select(stay)
                 target, rng = None if target is None else target[stay], rng.select(stay)
-            if window is not None:
-                state = state.check(halved[~fallen])
+                progress.keep(~fallen)
+            if not len(y):
+                break
+            if number in checks:
+                state = state.check(progress.check(checks[number], self.rho))
             if number < self.steps:
                 state = state.advance(region, self.MOMENTUM if number else 1.0)
-                z = state.z
+        candidates.close()
+
+
+class LossProgress:
+    """How the loss of each sample that is left went, on the host; all arrays [b].
+
+    Args:
+        value: of the loss at the first point.
+    """
+
+    def __init__(self, value: HostValues) -> None:
+        self.value = value  # at the last point
+        self.top_value = value  # the largest,
+        self.last_top = value  # and what that was at the last check
+        self.rises = np.zeros(len(value), dtype=np.int64)  # steps since the last check in which the loss rose
+        self.halved = np.ones(len(value), dtype=bool)  # whether the step was halved at the last check
+
+    def observe(self, value: HostValues) -> HostIndex:
+        """Take in the loss at the next point; return the samples for which it is the largest so far."""
+        better = value > self.top_value
+        self.rises += value > self.value
+        self.value, self.top_value = value, np.where(better, value, self.top_value)
+        return better.nonzero()[0]
+
+    def check(self, window: int, rho: float) -> HostMask:
+        """Return which samples get nowhere, and begin another window."""
+        stuck = (self.rises <= np.float32(rho * window)) | (~self.halved & (self.last_top >= self.top_value))
+        self.rises[:], self.last_top, self.halved = 0, self.top_value, stuck
+        return stuck
+
+    def keep(self, mask: HostMask) -> None:
+        """Drop the other samples."""
+        for name, column in vars(self).items():
+            setattr(self, name, column[mask])
 
 
 class APGDState(NamedTuple):
-    """The run of each sample: all tensors [B, ...]. Rows of `top` and `top_gradient` are written in place."""
+    """The run of each sample that is left: all tensors [b, ...]. Rows of `top` and `top_gradient` are written in
+    place."""
 
     z: Tensor
     before: Tensor  # the point before z
     gradient: Tensor  # at z
     step: Tensor  # multiple of eps
-    value: Tensor  # of the loss at z
-    rises: Tensor  # steps since the last check in which the loss rose
     top: Tensor  # the point of largest loss,
-    top_gradient: Tensor  # its gradient
-    top_value: Tensor  # and its loss
-    last_top: Tensor  # loss of the best point at the last check
-    halved: Tensor  # whether the step was halved at the last check
+    top_gradient: Tensor  # and its gradient
 
     @classmethod
-    def start(cls, z: Tensor, gradient: Tensor, value: Tensor) -> "APGDState":
-        return cls(
-            z, z, gradient, z.new_full((len(z),), 2.0), value, torch.zeros_like(value, dtype=torch.int64),
-            torch.empty_like(z), torch.empty_like(gradient), value, value, torch.ones_like(value, dtype=torch.bool),
-        )  # fmt: skip
+    def start(cls, z: Tensor) -> "APGDState":
+        return cls(z, z, z, z.new_full((len(z),), 2.0), torch.empty_like(z), torch.empty_like(z))
 
     def select(self, index: Tensor) -> "APGDState":
         return APGDState(*(item.index_select(0, index) for item in self))
 
-    def observe(self, gradient: Tensor, value: Tensor, better: Tensor) -> "APGDState":
-        """Return the state after the loss at z is known, but for the best points: see `keep`.
-
-        better: where it exceeds that of the best point, bool [b].
-        """
-        return self._replace(
-            gradient=gradient,
-            value=value,
-            rises=self.rises + (value > self.value),
-            top_value=torch.where(better, value, self.top_value),
-        )
-
-    def keep(self, rows: Tensor) -> None:
-        """Write down where some of the samples are as their best points; positions int64."""
-        if len(rows) == len(self.z):
+    def observe(self, gradient: Tensor, better: HostIndex) -> "APGDState":
+        """Return the state with the gradient at z; better: the samples whose best point that is."""
+        if len(better) == len(self.z):
             self.top.copy_(self.z)
-            self.top_gradient.copy_(self.gradient)
-        elif len(rows):
+            self.top_gradient.copy_(gradient)
+        elif len(better):
+            (rows,) = positions(self.z.device, better)
             self.top.index_copy_(0, rows, self.z.index_select(0, rows))
-            self.top_gradient.index_copy_(0, rows, self.gradient.index_select(0, rows))
-
-    def stuck(self, window: int, rho: float) -> Tensor:
-        """Return which samples get nowhere, bool [b]."""
-        return (self.rises <= rho * window) | (~self.halved & (self.last_top >= self.top_value))
+            self.top_gradient.index_copy_(0, rows, gradient.index_select(0, rows))
+        return self._replace(gradient=gradient)
 
     def check(self, stuck: HostMask) -> "APGDState":
         """Halve the step of the samples that get nowhere, and put them back to their best point."""
-        halve, (rows,) = torch.from_numpy(stuck).to(self.z.device), positions(self.z.device, stuck)
+        halve, (rows,) = torch.from_numpy(stuck).to(self.z.device), positions(self.z.device, stuck.nonzero()[0])
         return self._replace(
             z=self.z.index_copy(0, rows, self.top.index_select(0, rows)),
             gradient=self.gradient.index_copy(0, rows, self.top_gradient.index_select(0, rows)),
-            rises=torch.zeros_like(self.rises),
             step=torch.where(halve, self.step / 2, self.step),
-            last_top=self.top_value,
-            halved=halve,
         )
 
     def advance(self, region: PerturbationSet, keep: float) -> "APGDState":

@@ -31,8 +31,9 @@ def ce(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """
     z = resolved(logits)
     if target is None:
-        return _unit(_others(z, y).scatter_(1, y[:, None], -1.0))
-    return _unit(_one_hot(target, z) - _others(z, target))
+        label = y[:, None]
+        return _unit(_others(z, label).scatter_(1, label, -1.0))
+    return _unit(_one_hot(target, z) - _others(z, target[:, None]))
 
 
 def margin(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
@@ -211,8 +212,8 @@ def ranking(logits: Tensor, y: Tensor) -> Tensor:
 
 def margins(logits: Tensor, y: Tensor) -> Tensor:
     """Return z_y minus the best other logit, [B]: positive where the prediction is right."""
-    rival = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-    return logits.gather(1, y[:, None]).squeeze(1) - rival
+    label = y[:, None]
+    return logits.gather(1, label).squeeze(1) - logits.scatter(1, label, -torch.inf).amax(1)
 
 
 CLEAR = 1e-5
@@ -240,8 +241,8 @@ def _pieces(logits: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, T
     return z, rival, r, r.sum(1, keepdim=True), gap.clamp_max(0).exp(), (-gap).clamp_max(0).exp()
 
 
-def _others(z: Tensor, y: Tensor) -> Tensor:
-    return z.scatter(1, y[:, None], -torch.inf).softmax(1)
+def _others(z: Tensor, label: Tensor) -> Tensor:
+    return z.scatter(1, label, -torch.inf).softmax(1)
 
 
 def _one_hot(index: Tensor, z: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gauntlet.attacks.losses import Cotangent, margins
 from gauntlet.attacks.returning_iterates import ReturningIterates
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.passes import RowLoss, positions
+from gauntlet.threat_model.passes import HostIndex, HostMask, HostValues, RowLoss, doubtful, positions
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -73,6 +74,11 @@ class BestCandidates(NamedTuple):
     margin: Tensor  # [B], of the attacked head
     broken: Tensor  # bool [B]
 
+    @property
+    def wide(self) -> bool:
+        """Return whether margins are float64; else they are float32."""
+        return self.margin.dtype == torch.float64
+
     @classmethod
     def start(cls, x: Tensor) -> "BestCandidates":
         """Start with no success: the candidates are the images themselves."""
@@ -80,35 +86,67 @@ class BestCandidates(NamedTuple):
 
     def note(self, index: Tensor, z: Tensor, margin: Tensor, broken: Tensor) -> None:
         """Enter candidates z of the samples at `index` (positions, rising), in place."""
-        rows = (broken | self.beaten(index, margin)).nonzero().squeeze(1)
-        self.enter(index, z, margin, rows)
-        if len(index) == len(self.margin):
+        everyone = len(index) == len(self.margin)  # then positions are rows, and gathers are saved
+        rows = (broken | (margin < (self.margin if everyone else self.margin[index]))).nonzero().squeeze(1)
+        self.copy(z, rows, rows if everyone else index[rows])
+        self.margin[rows if everyone else index[rows]] = margin[rows].to(self.margin.dtype)
+        if everyone:
             self.broken.logical_or_(broken)
         else:
             self.broken[index] |= broken
 
-    def beaten(self, index: Tensor, margin: Tensor) -> Tensor:
-        """Return which of the samples at `index` have a candidate of a larger margin, bool [b]."""
-        everyone = len(index) == len(self.margin)  # then positions are rows, and gathers are saved
-        return margin < (self.margin if everyone else self.margin[index])
-
-    def enter(self, index: Tensor, z: Tensor, margin: Tensor, rows: Tensor, fallen: Tensor | None = None) -> None:
-        """Enter some of the candidates z of the samples at `index`, in place.
-
-        Args:
-            rows: of the candidates, int64 [r].
-            fallen: those of them that fool the victim, int64 [f]; None: none, or entered elsewhere.
-        """
-        everyone = len(index) == len(self.margin)
-        if len(rows) == len(self.margin):
+    def copy(self, z: Tensor, rows: Tensor, places: Tensor) -> None:
+        """Make some rows of z the candidates of the samples at `places`; both int64 [r], rising."""
+        if len(rows) == len(self.z):
             self.z.copy_(z)
-            self.margin.copy_(margin)
         elif len(rows):
-            where = rows if everyone else index[rows]
-            self.z.index_copy_(0, where, z.index_select(0, rows))
-            self.margin[where] = margin[rows].to(self.margin.dtype)
-        if fallen is not None and len(fallen):
-            self.broken[fallen if everyone else index[fallen]] = True
+            self.z.index_copy_(0, places, z.index_select(0, rows))
+
+
+class RunCandidates:
+    """The candidates of the samples of one run. What decides about a sample is kept on the host, where it is read, and
+    is entered into the best candidates of all when the run ends.
+
+    Args:
+        best: candidates of all samples.
+        index: of those of the run, int64 [b], rising.
+
+    Attributes:
+        left: rows of `index` of the samples that are left.
+    """
+
+    def __init__(self, best: BestCandidates, index: Tensor) -> None:
+        self.best, self._index = best, index
+        place, margin = torch.stack([index.double(), best.margin[index].double()]).cpu().numpy()
+        self._place, self._margin = place.astype(np.int64), margin.astype(np.float64 if best.wide else np.float32)
+        self._broken = np.zeros(len(place), dtype=bool)
+        self.left: HostIndex = np.arange(len(place))
+
+    def enter(self, z: Tensor, margin: HostValues, fallen: HostMask, ended: HostMask | None = None) -> Tensor | None:
+        """Enter candidates z of the samples that are left, of which those leave that have fallen or come to their end.
+
+        Returns:
+            The rows of z of the others, int64 on the device; None: none leaves.
+        """
+        rows = (fallen | (margin < self._margin[self.left])).nonzero()[0]
+        where, stay = self.left[rows], (~fallen if ended is None else ~(fallen | ended)).nonzero()[0]
+        self._margin[where] = margin[rows]
+        self._broken[self.left] |= fallen
+        if len(rows) or len(stay) < len(fallen):
+            there, places, others = positions(z.device, rows, self._place[where], stay)
+            self.best.copy(z, there, places)
+        if len(stay) == len(fallen):
+            return None
+        self.left = self.left[stay]
+        return others
+
+    def close(self) -> Tensor:
+        """Enter what is on the host; return the positions in `best` of those that are left, int64."""
+        device = self.best.z.device
+        margin, broken = (torch.from_numpy(each).to(device, non_blocking=True) for each in (self._margin, self._broken))
+        self.best.margin[self._index] = margin
+        self.best.broken[self._index] |= broken
+        return positions(device, self._place[self.left])[0]
 
 
 def ascend(
@@ -145,38 +183,34 @@ def ascend(
     z, region = start, PerturbationSet.around(threat, x)
     if not len(index):
         return index, z
-    cycles, every = (ReturningIterates(len(plan), index) if returning else None), (y, rng)
+    run, every = RunCandidates(best, index), (y, rng)
+    cycles = ReturningIterates(len(plan)) if returning else None
     for number, step in enumerate(plan):
         draw = rng.stream(number)
-        logits, gradient, doubtful = head.pulled(z, RowLoss(step.loss, y, target), draw)
-        margin = margins(logits, y)
-        masks = [best.beaten(index, margin), doubtful] + ([cycles.last(number, z)] if cycles else [])
-        fallen, nearer, doubt, *last = head.fallen(z, logits, y, draw, *masks, margin=margin)
-        if doubt.any():
+        logits, gradient, sums = head.pulled(z, RowLoss(step.loss, y, target), draw)
+        last = [cycles.last(number, z)] if cycles else []
+        fallen, margin, sums_there, *ended = head.fallen(z, y, draw, margins(logits, y), sums, *last)
+        if doubtful(sums_there).any():
             gradient = head.settled(gradient, draw)
-        leaving = fallen | last[0] if cycles else fallen
-        rows, lost, stay, ended = positions(z.device, fallen | nearer, fallen, ~leaving, leaving & ~fallen)
-        best.enter(index, z, margin, rows, lost)
-        if cycles and len(ended):
-            cycles.leave(index[ended], z.index_select(0, ended))
-        if len(stay) < len(index):
+        if cycles:
+            cycles.leave(run.left, z, ended[0] & ~fallen)
+        stay = run.enter(z, margin, fallen, *ended)
+        if stay is not None:
             if cycles:
                 cycles.select(stay)
-            y, index, z, gradient = y[stay], index[stay], z.index_select(0, stay), gradient.index_select(0, stay)
+            y, z, gradient = y[stay], z.index_select(0, stay), gradient.index_select(0, stay)
             target = None if target is None else target[stay]
             region, rng = region.select(stay), rng.select(stay)
-            if not len(stay):
-                break
+        if not len(z):
+            break
         z = region.step(z, gradient, step.length, sparsity)
     if cycles and cycles.ended:
-        index, z, at = cycles.merged(index, z)
+        run.left, z = cycles.merged(run.left, z)
+        (at,) = positions(z.device, run.left)
         y, rng = every[0][at], every[1].select(at)
-    if not len(index):
-        return index, z
-    draw = rng.stream(len(plan))
-    logits = head.scores(z, draw)
-    margin = margins(logits, y)
-    fallen, nearer = head.fallen(z, logits, y, draw, best.beaten(index, margin), plain=True, margin=margin)
-    rows, lost, stay = positions(z.device, fallen | nearer, fallen, ~fallen)
-    best.enter(index, z, margin, rows, lost)
-    return index[stay], z.index_select(0, stay)
+    if len(z):
+        draw = rng.stream(len(plan))
+        fallen, margin = head.fallen(z, y, draw, margins(head.scores(z, draw), y), plain=True)
+        stay = run.enter(z, margin, fallen)
+        z = z if stay is None else z.index_select(0, stay)
+    return run.close(), z

@@ -1,7 +1,10 @@
 """Exact early ends of runs of a constant step: their iterates come back, bit for bit."""
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from gauntlet.threat_model.passes import HostIndex, HostMask, positions
 
 WINDOW = 12
 """Steps between the points that iterates are compared with: cycles of 1, 2, 3, 4, 6 and 12 steps are found."""
@@ -22,13 +25,12 @@ class ReturningIterates:
 
     Args:
         steps: of the run.
-        index: positions of its samples, int64 [B], rising.
     """
 
-    def __init__(self, steps: int, index: Tensor) -> None:
-        self.steps, self.index = steps, index
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
         self.anchor: Tensor | None = None
-        self.ended: list[tuple[Tensor, Tensor]] = []
+        self.ended: list[tuple[HostIndex, Tensor]] = []
 
     def last(self, number: int, z: Tensor) -> Tensor:
         """Return which iterates z [b, C, H, W] at step `number` are those after the last step, bool [b]."""
@@ -42,13 +44,16 @@ class ReturningIterates:
         """Keep some of the samples, int64 [b]."""
         self.anchor = None if self.anchor is None else self.anchor.index_select(0, rows)
 
-    def leave(self, index: Tensor, z: Tensor) -> None:
-        """Keep the positions int64 [e] of samples that have come to their end, and their points."""
-        self.ended.append((index, z))
+    def leave(self, rows: HostIndex, z: Tensor, ended: HostMask) -> None:
+        """Keep the points z of samples that have come to their end; rows: of all in the run, ended: bool [b]."""
+        if ended.any():
+            (at,) = positions(z.device, ended.nonzero()[0])
+            self.ended.append((rows[ended], z.index_select(0, at)))
 
-    def merged(self, index: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the positions of all that have come to the end, rising, their points, and their rows in the run;
-        index, z: of those that went all the way."""
-        found, points = (torch.cat(parts) for parts in zip((index, z), *self.ended, strict=True))
-        index, order = found.sort()
-        return index, points[order], torch.searchsorted(self.index, index)
+    def merged(self, rows: HostIndex, z: Tensor) -> tuple[HostIndex, Tensor]:
+        """Return the rows in the run of all that have come to the end, rising, and their points; rows, z: of those that
+        went all the way."""
+        found = np.concatenate([rows, *(each for each, _ in self.ended)])
+        order = found.argsort()
+        (at,) = positions(z.device, order)
+        return found[order], torch.cat([z, *(points for _, points in self.ended)]).index_select(0, at)

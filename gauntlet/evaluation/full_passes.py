@@ -14,7 +14,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from gauntlet.errors import UserError
 from gauntlet.evaluation.pass_requests import PassRequest, ReadRequest, RequestRows
 from gauntlet.evaluation.tasks import Task
 from gauntlet.threat_model.merged_rng import merged
-from gauntlet.threat_model.passes import HostMask, Passes, Pullback, RowLoss
+from gauntlet.threat_model.passes import HostValues, Passes, Pullback, RowLoss, read_together
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward
 
@@ -81,15 +80,15 @@ class FullPasses(Passes):
         found = self._asked(forward, x, rng, cotangent, dtype) if isinstance(cotangent, RowLoss) else None
         return super().pull(forward, x, cotangent, rng, dtype) if found is None else (found[0], found[1])
 
-    def read(self, *masks: Tensor) -> tuple[HostMask, ...]:
-        """Return masks bool [B] on the host: calls that come from the same pass read together."""
+    def read(self, *columns: Tensor) -> tuple[HostValues, ...]:
+        """Return columns [B], float or bool, on the host: calls that come from the same pass read together."""
         task = self._running
         if task is None or not (self._ready or self._reads):
-            return super().read(*masks)
-        request = ReadRequest(task, masks)
+            return super().read(*columns)
+        request = ReadRequest(task, columns)
         self._reads.append(request)
         task.park()
-        return super().read(*masks) if request.answer is None else request.answer
+        return super().read(*columns) if request.answer is None else request.answer
 
     def side_by_side(self, calls: Sequence[Callable[[], T]]) -> Generator[Task[T], None, None]:
         """Run calls side by side; yield them in their order, each when it and those before it have ended.
@@ -156,14 +155,12 @@ class FullPasses(Passes):
         return None if request.alone else request.answer()
 
     def _read(self) -> None:
-        """Read the masks of all calls that wait for theirs, at once."""
+        """Read the columns of all calls that wait for theirs, at once."""
         requests, self._reads = self._reads, []
-        masks = [mask for request in requests for mask in request.masks]
         with suppress(*CRASHES):  # then each reads by itself, and fails by itself
-            whole = torch.cat(masks).cpu().numpy()
-            parts = iter(np.split(whole, np.cumsum([len(mask) for mask in masks])[:-1]))
+            parts = iter(read_together([column for request in requests for column in request.columns]))
             for request in requests:
-                request.answer = tuple(next(parts) for _ in request.masks)
+                request.answer = tuple(next(parts) for _ in request.columns)
         self._ready.extend(request.task for request in requests)
 
     def _pass(self) -> None:
@@ -208,7 +205,7 @@ class FullPasses(Passes):
         """Pass the pieces together, and hand each request its rows."""
         first, alone = pieces[0].request, len(pieces) == 1
         x = pieces[0].x if alone else torch.cat([piece.x for piece in pieces])
-        rng = pieces[0].rng if alone else merged([piece.rng for piece in pieces])
+        rng = pieces[0].rng if alone else merged([(piece.request.rng, piece.rows) for piece in pieces])
         sizes = [piece.end - piece.begin for piece in pieces]
         if first.loss is None:
             found: tuple[Tensor, ...] = (super().forward(first.forward, x, rng),)

@@ -1,4 +1,4 @@
-"""What a call of an attack asks for where it stands still: a pass of its images, or masks on the host."""
+"""What a call of an attack asks for where it stands still: a pass of its images, or columns on the host."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gauntlet.evaluation.tasks import Task
-from gauntlet.threat_model.passes import HostMask, RowLoss
+from gauntlet.threat_model.passes import HostValues, RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward
 
@@ -62,28 +62,32 @@ class RequestRows(NamedTuple):
     end: int
 
     @property
+    def rows(self) -> slice:
+        return slice(self.begin, self.end)
+
+    @property
     def whole(self) -> bool:
         return self.end - self.begin == len(self.request.x)
 
     @property
     def x(self) -> Tensor:
-        return self.request.x if self.whole else self.request.x[self.begin : self.end]
+        return self.request.x if self.whole else self.request.x[self.rows]
 
     @property
     def rng(self) -> Rng:
-        return self.request.rng if self.whole else self.request.rng.select(slice(self.begin, self.end))
+        return self.request.rng if self.whole else self.request.rng.select(self.rows)
 
     @property
     def loss(self) -> RowLoss:
         loss = self.request.loss
         assert loss is not None
-        return loss if self.whole else loss.select(slice(self.begin, self.end))
+        return loss if self.whole else loss.select(self.rows)
 
 
 @dataclass(eq=False)
 class ReadRequest:
-    """Masks that one call wants on the host; answer: there they are, None: the read failed."""
+    """Columns that one call wants on the host; answer: there they are, None: the read failed."""
 
     task: Task[Any]
-    masks: tuple[Tensor, ...]
-    answer: tuple[HostMask, ...] | None = None
+    columns: tuple[Tensor, ...]
+    answer: tuple[HostValues, ...] | None = None

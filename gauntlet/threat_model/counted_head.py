@@ -4,12 +4,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.decision import misclassified
-from gauntlet.threat_model.passes import HostMask, Passes, Pullback, positions, resolved, weighed, with_graph
+from gauntlet.threat_model.passes import (
+    HostValues,
+    Passes,
+    Pullback,
+    doubtful,
+    positions,
+    resolved,
+    weighed,
+    with_graph,
+)
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Forward, Head
 
@@ -98,15 +108,16 @@ class CountedHead:
             others.
         view: what the head is shown of z; the gradient flows through it.
         """
-        logits, gradient, doubtful = self.pulled(z, cotangent, rng, view)
-        return logits, self.settled(gradient, rng) if doubtful.any() else gradient
+        logits, gradient, sums = self.pulled(z, cotangent, rng, view)
+        return logits, self._checked(gradient, sums, rng)
 
     def pulled(
         self, z: Tensor, cotangent: Pullback, rng: Rng, view: View | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what `gradient` does, read by nobody yet, and whose gradient is doubtful, bool [B].
+        """Return what `gradient` does, read by nobody yet, and the sums of the entries of each gradient, [B].
 
-        For loops that read all of a step at once: where one is doubtful, `settled` makes of them what `gradient` gives.
+        For loops that read all of a step at once: where one is `doubtful` by its sum, `settled` makes of the gradients
+        what `gradient` gives.
         """
         logits, gradient = self._pull(z, cotangent, rng.stream("draw0"), view)
         for k in range(1, self.head.draws):
@@ -127,7 +138,7 @@ class CountedHead:
 
         def pull(cotangent: Tensor) -> Tensor:
             (gradient,) = torch.autograd.grad(weighed(mean, cotangent), leaf, retain_graph=True)
-            return self.settled(gradient, rng) if self._booked(gradient, rng).any() else gradient
+            return self._checked(gradient, self._booked(gradient, rng), rng)
 
         total = resolved(mean) * self.head.draws
         return self._mean(total, z, rng, view), pull
@@ -154,18 +165,18 @@ class CountedHead:
         return asked.masked_scatter(asked, self.fooled(z[asked], y[asked], rng.select(asked)))
 
     def fallen(
-        self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, *masks: Tensor, margin: Tensor, plain: bool = False
-    ) -> tuple[HostMask, ...]:
-        """Return on the host what `broken` says, and the other masks bool [B]: by a single read, where the logits are
-        the verdict."""
-        wrong = _wrong(logits, y, margin)
-        if self._decides(plain):
-            return self.passes.read(wrong, *masks)
-        fallen, *others = self.passes.read(wrong if self.head.exact else torch.ones_like(wrong), *masks)
-        if fallen.any():
-            (at,) = positions(z.device, fallen)
-            (fallen[fallen],) = self.passes.read(self.fooled(z.index_select(0, at), y[at], rng.select(at)))
-        return fallen, *others
+        self, z: Tensor, y: Tensor, rng: Rng, margin: Tensor, *columns: Tensor, plain: bool = False
+    ) -> tuple[HostValues, ...]:
+        """Return on the host what `broken` says of candidates whose logits have this margin, the margin, and other
+        columns [B]: by a single read, where the logits are the verdict."""
+        margin_there, *others = self.passes.read(margin, *columns)
+        fallen = ~(margin_there > 0)
+        if not self._decides(plain):
+            asked = fallen if self.head.exact else np.ones_like(fallen)
+            if asked.any():
+                (at,) = positions(z.device, asked.nonzero()[0])
+                (fallen[asked],) = self.passes.read(self.fooled(z.index_select(0, at), y[at], rng.select(at)))
+        return fallen, margin_there, *others
 
     def _decides(self, plain: bool) -> bool:
         """Return whether the logits are the verdict."""
@@ -221,10 +232,13 @@ class CountedHead:
         return with_graph(self._proposes, shown, rng, self.dtype)
 
     def _booked(self, gradient: Tensor, rng: Rng) -> Tensor:
-        """Book the backward passes of a gradient; return which samples' may be zero, or hold what is not finite."""
+        """Book the backward passes of a gradient; return the sum of the entries of each sample's."""
         self.counts.add("backwards", rng.ids, self.head.draws)
-        total = gradient.sum(tuple(range(1, gradient.dim())))
-        return total / total != 1  # a sum that is neither zero nor infinite nor NaN says that no entry is, in one pass
+        return gradient.sum(tuple(range(1, gradient.dim())))
+
+    def _checked(self, gradient: Tensor, sums: Tensor, rng: Rng) -> Tensor:
+        """Return the gradient settled, where a sum is zero or not finite."""
+        return self.settled(gradient, rng) if doubtful(*self.passes.read(sums)).any() else gradient
 
     def settled(self, gradient: Tensor, rng: Rng) -> Tensor:
         """Return the gradient with entries that are not finite set to zero; such, and gradients of zero, are booked."""

@@ -4,6 +4,7 @@ See `gauntlet.evaluation.full_passes` for the second.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,12 @@ from gauntlet.threat_model.victim import Forward
 
 HostMask = NDArray[np.bool_]
 """A mask of samples on the host, bool [B]."""
+
+HostValues = NDArray[Any]
+"""Numbers of samples on the host, float [B]."""
+
+HostIndex = NDArray[np.int64]
+"""Positions of samples on the host, int64 [b]."""
 
 Pullback = Callable[[Tensor], Tensor]
 """Logits [B, K] -> the cotangent [B, K] that is pulled back to the images: row by row, and without side effects."""
@@ -83,14 +90,29 @@ class Passes:
         (gradient,) = torch.autograd.grad(total, leaf)
         return resolved(plain), gradient
 
-    def read(self, *masks: Tensor) -> tuple[HostMask, ...]:
-        """Return masks bool [B] on the host, by a single read: an accelerator is waited for at each."""
-        return tuple(torch.stack(masks).cpu().numpy())
+    def read(self, *columns: Tensor) -> tuple[HostValues, ...]:
+        """Return columns [B], float or bool, on the host by a single read: an accelerator is waited for at each."""
+        return read_together(columns)
 
 
-def positions(device: torch.device, *masks: HostMask) -> tuple[Tensor, ...]:
-    """Return where each mask is true, int64 on the device, by a single copy that waits for nothing."""
-    found = [mask.nonzero()[0] for mask in masks]
+def read_together(columns: Sequence[Tensor]) -> tuple[HostValues, ...]:
+    """Return columns, float or bool and of any lengths, on the host by a single read; numbers in the widest type."""
+    whole = columns[0] if len(columns) == 1 else torch.cat(list(columns))
+    there = (whole.float() if whole.dtype == torch.bfloat16 else whole).cpu().numpy()  # numpy has no bfloat16
+    parts = np.split(there, np.cumsum([len(column) for column in columns])[:-1])
+    return tuple(
+        part.astype(bool) if column.dtype == torch.bool else part for part, column in zip(parts, columns, strict=True)
+    )
+
+
+def doubtful(sums: HostValues) -> HostMask:
+    """Return whose entries may all be zero, or some not finite, by their sums: whose is zero or not finite."""
+    mask: HostMask = ~np.isfinite(sums) | (sums == 0)
+    return mask
+
+
+def positions(device: torch.device, *found: HostIndex) -> tuple[Tensor, ...]:
+    """Return positions on the device, by a single copy that waits for nothing."""
     there = torch.from_numpy(np.concatenate(found)).to(device, non_blocking=True)
     parts: tuple[Tensor, ...] = there.split([len(each) for each in found])  # type: ignore[no-untyped-call]
     return parts

@@ -123,8 +123,8 @@ class TargetedHead(CountedHead):
             toward: Pullback = RowLoss(Toward(cotangent.loss), y, target, *cotangent.columns)
         else:
             toward = partial(Toward(cotangent), y=y, target=target)
-        logits, gradient, doubtful = super().pulled(z, toward, rng, view)
-        return self._shown(logits, y, target), gradient, doubtful
+        logits, gradient, sums = super().pulled(z, toward, rng, view)
+        return self._shown(logits, y, target), gradient, sums
 
     def linearize(self, z: Tensor, rng: Rng, view: View | None = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         y, target = self._of(rng)

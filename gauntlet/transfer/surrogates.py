@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -17,7 +18,7 @@ from gauntlet.errors import UserError
 from gauntlet.evaluation.deployment import Deployed
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.counts import Counts
-from gauntlet.threat_model.passes import HostMask
+from gauntlet.threat_model.passes import HostValues
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.targeted import ExchangedHead, TargetedHead
 from gauntlet.threat_model.victim import Head
@@ -50,10 +51,11 @@ class SurrogateHead(CountedHead):
         return torch.zeros(len(z), dtype=torch.bool, device=z.device)
 
     def fallen(
-        self, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, *masks: Tensor, margin: Tensor, plain: bool = False
-    ) -> tuple[HostMask, ...]:
-        """Return nothing, bool [B], and the other masks; see `broken`."""
-        return self.passes.read(torch.zeros_like(y, dtype=torch.bool), *masks)
+        self, z: Tensor, y: Tensor, rng: Rng, margin: Tensor, *columns: Tensor, plain: bool = False
+    ) -> tuple[HostValues, ...]:
+        """Return nothing, bool [B], and the columns; see `broken`."""
+        there, *others = self.passes.read(margin, *columns)
+        return np.zeros(len(there), dtype=bool), there, *others
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class EnsembleHead(SurrogateHead):
         self, z: Tensor, cotangent: Callable[[Tensor], Tensor], rng: Rng, view: Any = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `gradient` does, of which nothing is doubtful."""
-        return *self.gradient(z, cotangent, rng, view), torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        return *self.gradient(z, cotangent, rng, view), z.new_ones(len(z))
 
     def linearize(self, z: Tensor, rng: Rng, view: Any = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return the mean logits [B, K], and the map that pulls a cotangent of them back to z."""

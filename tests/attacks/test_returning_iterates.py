@@ -11,7 +11,8 @@ from gauntlet.attacks.losses import named
 from gauntlet.attacks.pgd import PGD
 from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
 from gauntlet.attacks.returning_iterates import WINDOW, ReturningIterates, earliest_return
-from gauntlet.threat_model.counted_head import CountedHead, Counts
+from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from tests.attacks.conftest import Case, Crooked
@@ -63,7 +64,7 @@ def test_which_cycles_are_found(period):
     """One point that goes round: what is called the last iterate is the last one."""
     for steps in range(60, 60 + WINDOW):
         points = [torch.full((1, 1, 1, 1), float((k - 5) % period if k > 5 else k - 5)) for k in range(steps + 1)]
-        cycles = ReturningIterates(steps, torch.arange(1))
+        cycles = ReturningIterates(steps)
         said = [k for k in range(steps) if cycles.last(k, points[k])]
         assert all(torch.equal(points[k], points[steps]) for k in said)
         assert bool(said) == (WINDOW % period == 0)

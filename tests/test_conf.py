@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from gauntlet.config.shipped import CONF
+from gauntlet.config.shipped import CONF, content
 
 FOLDER = Path(CONF)
 CHOICES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
@@ -59,7 +59,7 @@ def test_every_node_lists_the_fields_of_its_class(choice):
 
 
 @pytest.mark.parametrize(
-    "choice", [c for c in CHOICES if next(iter(OmegaConf.load(FOLDER / f"{c}.yaml"))) != "defaults"]
+    "choice", [c for c in CHOICES if next(iter(content(FOLDER / f"{c}.yaml"))) != "defaults"]
 )
 def test_the_base_yaml_of_a_class_prints_its_defaults(choice):
     group, name = choice.split("/")

@@ -75,7 +75,21 @@ class Deployed:
     """A defense over networks as they are built, without training."""
 
     def __init__(self, name, double=False):
-        self.name, cfg = name, configured(name)
+        self.name = name
+        if double:
+            other = one(name)
+            self.dataset, self.defense, self.models = other.dataset, other.defense, copy.deepcopy(other.models)
+            for module in self.models.values():
+                module.double()
+        else:
+            self.load(configured(name))
+        self.victim = few_draws(self.defense.fitted(self.models, Images(self.dataset, double)))
+        for module in self.victim.modules:
+            module.eval()
+        batch = self.dataset.split("test").read(slice(0, 16))
+        self.ids, self.x, self.y = batch.ids, batch.x.double() if double else batch.x, batch.y
+
+    def load(self, cfg):
         self.dataset = build(cfg.dataset)
         self.defense = build(cfg.defense)
         self.models = {}
@@ -83,14 +97,6 @@ class Deployed:
             given = {other: self.models[other] for other in part.uses}
             module = part.load(self.dataset, Path("unused"), given=given, progress=False).module
             self.models[part_name] = module
-        if double:
-            for module in self.models.values():
-                module.double()
-        self.victim = few_draws(self.defense.fitted(self.models, Images(self.dataset, double)))
-        for module in self.victim.modules:
-            module.eval()
-        batch = self.dataset.split("test").read(slice(0, 16))
-        self.ids, self.x, self.y = batch.ids, batch.x.double() if double else batch.x, batch.y
 
     def rng(self, at=slice(None)):
         return Rng(0, self.ids[at], "test")

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import get_class
-from omegaconf import OmegaConf
 
 from gauntlet.attacks.pma import PMA
 from gauntlet.commands.calibration import Setting
-from gauntlet.config.shipped import CONF
+from gauntlet.config.shipped import CONF, content
 from gauntlet.data.fitting import FittingImages
 from gauntlet.defenses.purified import Purified
 from gauntlet.defenses.rejection import Rejecting
@@ -29,7 +28,7 @@ DRAWS = 5
 
 def shipped():
     for path in sorted((Path(CONF) / "defense").glob("*.yaml")):
-        target = OmegaConf.load(path).get("_target_")
+        target = content(path).get("_target_")
         kinds = [kind for kind in IGNORANT if target and issubclass(get_class(target), kind)]
         for kind in kinds if not path.stem.endswith("_cifar") else ():
             yield pytest.param(path.stem, IGNORANT[kind], id=path.stem)

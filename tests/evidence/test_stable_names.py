@@ -9,10 +9,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from gauntlet.config import validate
-from gauntlet.config.shipped import CONF
+from gauntlet.config.shipped import CONF, content
 from gauntlet.evidence.stable_names import PLACES, ROOTS, first_name, from_record, place_of, to_record
 from gauntlet.jobs.setup import KEYS
 
@@ -36,7 +35,7 @@ PRINTED = sorted(
     {
         target
         for path in Path(CONF).rglob("*.yaml")
-        for target in targets(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+        for target in targets(content(path))
         if target.startswith("gauntlet.")
     }
 )

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from hydra.utils import get_class
 
-from gauntlet.config.shipped import CONF
+from gauntlet.config.shipped import CONF, content
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evidence.adversarial_set import AdversarialSet
 from gauntlet.jobs.attack_job import evaluate
@@ -187,7 +186,7 @@ SHORT = {"steps": 4, "queries": 30, "restarts": 1, "turns": 2, "trial": 20, "rou
 
 
 def target(name):
-    node = yaml.safe_load((ATTACKS / f"{name}.yaml").read_text())
+    node = content(ATTACKS / f"{name}.yaml")
     return node.get("_target_") or target(node["defaults"][0])
 
 
@@ -203,7 +202,7 @@ PLANNED = {f"{kind.__module__}.{kind.__name__}" for kind in pass_plans._PLANS}
 def test_no_shipped_attack_contradicts_its_plan(name, norm, threat, tmp_path):
     if norm not in traits_of(get_class(target(name))()).norms:
         pytest.skip(f"{name} is not defined for {norm}")
-    node = yaml.safe_load((ATTACKS / f"{name}.yaml").read_text())
+    node = content(ATTACKS / f"{name}.yaml")
     short = [f"attack.{key}={value}" for key, value in SHORT.items() if isinstance(node.get(key), int)]
     words = ["defense=trades", f"attack={name}", "dataset.limit=12", *threat.split(), *short]
     job = prepare(composed(tmp_path, *words), CHOICES | {"attack": name}, "python run.py")

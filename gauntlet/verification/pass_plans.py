@@ -62,6 +62,14 @@ def queries_beside(attack: Any) -> int:
     return attack.probe + 2 * max(attack.trial, attack.queries) if isinstance(attack, Gauntlet) else 0
 
 
+def passes_vary(attack: Any, norm: str) -> bool:
+    """Return whether survivors of one and the same result may have another number of passes.
+
+    So it is where iterates return: rounding decides when, and runs of 0.1.0 did not look.
+    """
+    return isinstance(attack, PGD) and attack.may_return(norm)
+
+
 def of_this_version(run: Evaluation, revisions: Mapping[str, int]) -> bool:
     """Return whether the attacks of this code are of the versions that a run was made by."""
     return dict(revisions) == revisions_of(run.attack[1], run.threat.norm)

@@ -8,7 +8,7 @@ same batches, before anything is called a problem. An attack that compares sampl
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from gauntlet.threat_model.attack import compares
 from gauntlet.transfer.precomputed import PrecomputedTransfer
 from gauntlet.verification.attack_evidence import chunk_places, who
 from gauntlet.verification.crafted_sets import set_problems
-from gauntlet.verification.pass_plans import of_this_version
+from gauntlet.verification.pass_plans import of_this_version, passes_vary
 from gauntlet.verification.report import Replayed, Report
 from gauntlet.verification.row_checks import Key, entries
 from gauntlet.verification.sampling import Amount, in_order
@@ -68,18 +68,22 @@ def replay_attack(
     chosen = _chosen(pools, amount, records_digest(run), nonce, whole)
     if compares(job.evaluation.attack[1]):
         done.units, done.all_units = len(chosen), sum(bool(pool) for pool in pools.values())
+    varying = {stage.name for stage in job.evaluation.stages if passes_vary(stage.attack, job.evaluation.threat.norm)}
     with _ready(report, run, job, manifest, amount) as evaluation:
         again = {} if whole else _alone(job, evaluation, [sample for ids in chosen.values() for sample in ids])
         for chunk, ids in chosen.items():
             done.samples += len(ids)
             wanted = _rows(run.read_part(chunk).to_pandas(), ids)
             found = {key: row for key, row in again.items() if key[0] in set(ids)}
-            if whole or _differing(wanted, found):  # rounding, or a forgery: the chunk as it was recorded tells
+            if whole or _differing(
+                wanted, found, varying
+            ):  # rounding, or a forgery: the chunk as it was recorded tells
                 found = _rows(_again(job, evaluation, list(chunk_places(job, chunk).values())), ids)
             done.rows += len(wanted)
             done.equal += sum(_same(row, found.get(key)) for key, row in wanted.items())
             hint = _elsewhere(manifest, job)
-            report.problems += [f"{who(key)}: re-run, {line}{hint}" for key, line in _differing(wanted, found).items()]
+            lines = _differing(wanted, found, varying)
+            report.problems += [f"{who(key)}: re-run, {line}{hint}" for key, line in lines.items()]
         anew = [sample for ids in chosen.values() for sample in ids]
         report.problems += [line + _elsewhere(manifest, job) for line in set_problems(job, anew)]
         report.problems += _flag_problems(run, job, evaluation, manifest)
@@ -169,27 +173,29 @@ def _rows(table: pd.DataFrame, ids: Sequence[int]) -> dict[Key, Any]:
     return {(int(row.sample), str(row.stage)): row for row in entries(tidy)}
 
 
-def _differing(wanted: dict[Key, Any], found: dict[Key, Any]) -> dict[Key, str]:
-    """Return for each row that differs by more than rounding how it does."""
+def _differing(wanted: dict[Key, Any], found: dict[Key, Any], varying: Collection[str]) -> dict[Key, str]:
+    """Return for each row that differs by more than rounding how it does; varying: stages whose passes may."""
     lines = dict.fromkeys(wanted.keys() - found.keys(), "there is no such row")
     lines |= dict.fromkeys(found.keys() - wanted.keys(), "there is one more row")
     for key in wanted.keys() & found.keys():
-        if line := _difference(wanted[key], found[key]):
+        if line := _difference(wanted[key], found[key], key[1] in varying):
             lines[key] = line
     return dict(sorted(lines.items()))
 
 
-def _difference(row: Any, again: Any) -> str:
+def _difference(row: Any, again: Any, varying: bool) -> str:
     """Return how a row differs from its re-run; empty: not beyond rounding.
 
     Of a broken sample the step at which it fell may differ by rounding; its stored example shows that it fell.
+
+    varying: whether the passes of a survivor may differ too; its margin tells whether it is the same.
     """
     for column in EXACT:
         if getattr(row, column) != getattr(again, column):
             return f"{column} is {getattr(again, column)}, the record says {getattr(row, column)}"
     if row.broken:
         return ""
-    for column in ("backwards", "pred"):
+    for column in ("pred",) if varying else ("backwards", "pred"):
         if getattr(row, column) != getattr(again, column):
             return f"{column} is {getattr(again, column)}, the record says {getattr(row, column)}"
     for column in ("margin", "distance"):

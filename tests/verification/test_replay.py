@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hydra.utils import get_class
 
+from gauntlet.attacks.pgd import PGD
 from gauntlet.config.shipped import CONF, content
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evidence.adversarial_set import AdversarialSet
@@ -152,6 +153,26 @@ def test_other_sums_are_rounding_and_other_verdicts_are_not(tmp_path):
 
     rewrite(run, shift)
     assert verify.verify(run).problems == []
+    assert "re-run, margin is" in "\n".join(verify.verify(run, amount=EVERYTHING).problems)
+
+
+def test_a_long_run_of_all_steps_is_replayed_by_one_that_ends_where_iterates_return(tmp_path, monkeypatch):
+    """As runs of 0.1.0 are; what the rows say of the survivors still counts."""
+    with monkeypatch.context() as before:
+        before.setattr(PGD, "LONG", 10**9)
+        run = done(tmp_path, "attack.steps=96", "dataset.limit=20", attack="pgd")
+    survivors = run.read_part(0).to_pandas().query("stage == 'pgd/true' and not broken")
+    assert set(survivors["backwards"]) == {96}
+    report = verify.verify(run, amount=EVERYTHING)
+    assert report.problems == []
+    assert report.replayed.equal < report.replayed.rows  # some made fewer passes now
+
+    def shift(table):
+        survivors = (table["stage"] != "clean") & ~table["broken"]
+        table.loc[survivors, "margin"] += np.float32(0.01)
+        return table
+
+    rewrite(run, shift)
     assert "re-run, margin is" in "\n".join(verify.verify(run, amount=EVERYTHING).problems)
 
 

@@ -58,9 +58,7 @@ def test_every_node_lists_the_fields_of_its_class(choice):
         assert keys == set(fields), f"{choice}: {path}"
 
 
-@pytest.mark.parametrize(
-    "choice", [c for c in CHOICES if next(iter(content(FOLDER / f"{c}.yaml"))) != "defaults"]
-)
+@pytest.mark.parametrize("choice", [c for c in CHOICES if next(iter(content(FOLDER / f"{c}.yaml"))) != "defaults"])
 def test_the_base_yaml_of_a_class_prints_its_defaults(choice):
     group, name = choice.split("/")
     node = composed(choice)[group]

@@ -112,7 +112,7 @@ class APGD(Knobs, key="attack"):
         target: Tensor | None,
     ) -> None:
         loss, checks, region = scored(self.loss), self.checkpoints(), PerturbationSet.around(threat, x)
-        state, candidates = APGDState.start(threat.edge(x, rng.stream("start"))), RunCandidates(best, index)
+        state, candidates = APGDState.start(threat.edge(x, rng.stream("start"))), RunCandidates.start(best, index)
         progress: LossProgress | None = None
         for number in range(self.steps + 1):
             draw = rng.stream(number)

@@ -12,7 +12,7 @@ from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
 from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
 from gauntlet.threat_model.access import level_of, narrowed
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.passes import RowLoss
+from gauntlet.threat_model.passes import HostIndex, HostMask, HostValues, RowLoss, positions
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -100,19 +100,20 @@ class GauntletState:
         index, least = self.survivors(budget > 0), torch.full_like(self.clean, torch.inf)
         if not len(index):
             return least
-        x, y, clean, budget = self.x[index], self.y[index], self.clean[index], budget[index]
-        draw = self.rng.select(index).stream(name)
+        x, y, draw = self.x[index], self.y[index], self.rng.select(index).stream(name)
+        clean, due = self.clean[index].cpu().numpy(), budget[index].cpu().numpy()
         self.head.counts.enter(name, draw.ids)
 
-        def going_on(query: int, rows: Tensor, margin: Tensor) -> Tensor | None:
+        def going_on(query: int, rows: HostIndex, margin: HostValues) -> HostMask | None:
             stay = margin <= stops[query] * clean[rows] if query in stops else None
             if query == trial:
-                more = budget[rows] > query
+                more = due[rows] > query
                 stay = more if stay is None else stay & more
-                self.head.counts.enter("square", draw.ids[rows[stay & (margin > 0)]])
+                (further,) = positions(x.device, rows[stay & (margin > 0)])
+                self.head.counts.enter("square", draw.ids[further])
             return stay
 
-        attack = Square(queries=int(budget.max()))
+        attack = Square(queries=int(due.max()))
         z = attack.search(
             narrowed(self.head, level_of(attack)), x, y, threat=self.threat.select(index), rng=draw, going_on=going_on
         )

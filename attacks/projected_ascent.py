@@ -74,11 +74,6 @@ class BestCandidates(NamedTuple):
     margin: Tensor  # [B], of the attacked head
     broken: Tensor  # bool [B]
 
-    @property
-    def wide(self) -> bool:
-        """Return whether margins are float64; else they are float32."""
-        return self.margin.dtype == torch.float64
-
     @classmethod
     def start(cls, x: Tensor) -> "BestCandidates":
         """Start with no success: the candidates are the images themselves."""
@@ -109,18 +104,26 @@ class RunCandidates:
 
     Args:
         best: candidates of all samples.
-        index: of those of the run, int64 [b], rising.
+        index: positions of those of the run, int64 [b], rising,
+        place: and the same on the host.
+        margin: of their candidates so far, [b].
 
     Attributes:
         left: rows of `index` of the samples that are left.
+        broken: which have fallen, [b].
     """
 
-    def __init__(self, best: BestCandidates, index: Tensor) -> None:
-        self.best, self._index = best, index
-        place, margin = torch.stack([index.double(), best.margin[index].double()]).cpu().numpy()
-        self._place, self._margin = place.astype(np.int64), margin.astype(np.float64 if best.wide else np.float32)
-        self._broken = np.zeros(len(place), dtype=bool)
+    def __init__(self, best: BestCandidates, index: Tensor, place: HostIndex, margin: HostValues) -> None:
+        self.best, self._index, self._place, self._margin = best, index, place, margin
+        self.broken = np.zeros(len(place), dtype=bool)
         self.left: HostIndex = np.arange(len(place))
+
+    @classmethod
+    def start(cls, best: BestCandidates, index: Tensor) -> "RunCandidates":
+        """Start with what is known of the samples at `index`, by one read."""
+        place, margin = torch.stack([index.double(), best.margin[index].double()]).cpu().numpy()
+        narrow = best.margin.dtype == torch.float32
+        return cls(best, index, place.astype(np.int64), margin.astype(np.float32) if narrow else margin)
 
     def enter(self, z: Tensor, margin: HostValues, fallen: HostMask, ended: HostMask | None = None) -> Tensor | None:
         """Enter candidates z of the samples that are left, of which those leave that have fallen or come to their end.
@@ -131,7 +134,7 @@ class RunCandidates:
         rows = (fallen | (margin < self._margin[self.left])).nonzero()[0]
         where, stay = self.left[rows], (~fallen if ended is None else ~(fallen | ended)).nonzero()[0]
         self._margin[where] = margin[rows]
-        self._broken[self.left] |= fallen
+        self.broken[self.left] |= fallen
         if len(rows) or len(stay) < len(fallen):
             there, places, others = positions(z.device, rows, self._place[where], stay)
             self.best.copy(z, there, places)
@@ -142,11 +145,10 @@ class RunCandidates:
 
     def close(self) -> Tensor:
         """Enter what is on the host; return the positions in `best` of those that are left, int64."""
-        device = self.best.z.device
-        margin, broken = (torch.from_numpy(each).to(device, non_blocking=True) for each in (self._margin, self._broken))
-        self.best.margin[self._index] = margin
-        self.best.broken[self._index] |= broken
-        return positions(device, self._place[self.left])[0]
+        margin, broken = torch.from_numpy(self._margin), torch.from_numpy(self.broken)
+        self.best.margin[self._index] = margin.to(self.best.margin, non_blocking=True)
+        self.best.broken[self._index] |= broken.to(self.best.broken, non_blocking=True)
+        return positions(self.best.z.device, self._place[self.left])[0]
 
 
 def ascend(
@@ -183,7 +185,7 @@ def ascend(
     z, region = start, PerturbationSet.around(threat, x)
     if not len(index):
         return index, z
-    run, every = RunCandidates(best, index), (y, rng)
+    run, every = RunCandidates.start(best, index), (y, rng)
     cycles = ReturningIterates(len(plan)) if returning else None
     for number, step in enumerate(plan):
         draw = rng.stream(number)

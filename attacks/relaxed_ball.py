@@ -8,13 +8,13 @@ of them changes the answer; the released code states them in units of logits.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from gauntlet.attacks.losses import margin, margins
-from gauntlet.attacks.projected_ascent import BestCandidates, PerturbationSet
+from gauntlet.attacks.projected_ascent import BestCandidates, PerturbationSet, RunCandidates
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.passes import RowLoss
+from gauntlet.threat_model.passes import HostMask, HostValues, RowLoss, doubtful, positions, read_together
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -78,30 +78,37 @@ class RelaxedSearch:
             clean: margins at the images, [B].
             enter: called with the number of a round and the ids of its samples.
         """
-        least = clean.new_full(order.shape, torch.inf)  # margin of each pair so far
+        tried = (mine if mine.dim() == 2 else mine[:, None].expand(order.shape)).cpu().numpy()
+        wide = clean.cpu().numpy()
+        least = np.full(order.shape, np.inf, dtype=wide.dtype)  # margin of each pair so far
         for number in range(1 + self.restarts):
             for rank in range(order.shape[1]):
-                due = (mine if mine.dim() == 1 else mine[:, rank]) & ~best.broken
-                index = (due if number == 0 else due & (least[:, rank] < self.near * clean)).nonzero().squeeze(1)
-                if not len(index):
+                margin, broken = read_together([best.margin, best.broken])
+                due = tried[:, rank] & ~broken
+                at = (due if number == 0 else due & (least[:, rank] < self.near * wide)).nonzero()[0]
+                if not len(at):
                     continue
+                (index,) = positions(x.device, at)
                 below = rng.select(index).stream(number).stream(rank)
                 enter(number, below.ids)
                 run = RelaxedRun(
-                    head, best, index, x[index], y[index], order[index, rank], clean[index], least[:, rank],
-                    threat.select(index), below, threat.select(index).random(x[index], below.stream("start")),
+                    head, RunCandidates(best, index, at, margin[at]), x[index], y[index], order[index, rank],
+                    wide[at], least[at, rank], threat.select(index), below,
+                    threat.select(index).random(x[index], below.stream("start")),
                 )  # fmt: skip
                 self._run(run)
+                run.candidates.close()
+                least[at, rank] = run.least
 
     def _run(self, run: "RelaxedRun") -> None:
         for number, scale in enumerate(self.scales()):
             run.walk(self.steps, scale, 1 + scale, (number, "relaxed"))
             if number == 0 and self.early is not None:
-                run.keep(run.least[run.index] <= self.early * run.clean)
+                run.keep(run.least[run.candidates.left] <= self.early * run.clean)
             run.walk(self.steps, scale, 1.0, (number, "inside"))
             run.judge((number, "middle"))
             run.keep(run.margin <= (self.bounds[number] if self.bounds else self.prune * scale) * run.clean)
-            if not len(run.index):
+            if not len(run.z):
                 return
             run.shake(scale, (number, "shake"))
             run.walk(self.steps, scale, 1.0, (number, "again"))
@@ -113,28 +120,27 @@ class RelaxedRun:
     """The run of some samples to one target each; all tensors are [b, ...] of those that are left.
 
     Attributes:
-        best: candidates of all samples.
-        index: the samples' positions in `best` and in `least`.
-        clean: margin at the image.
-        least: margin of each sample to this target so far, float [B], written in place.
+        candidates: of the samples of the run.
+        clean: margin at the image, [b].
+        least: margin of each sample of the run to this target so far, written in place.
         z: where they stand; inside eps but for the relaxed part.
-        margin: of the label over the target at the point that was judged last.
+        margin: of the label over the target at the point that was judged last, [b].
     """
 
     head: CountedHead
-    best: BestCandidates
-    index: Tensor
+    candidates: RunCandidates
     x: Tensor
     y: Tensor
     target: Tensor
-    clean: Tensor
-    least: Tensor
+    clean: HostValues
+    least: HostValues
     threat: Threat
     rng: Rng
     z: Tensor
 
     def __post_init__(self) -> None:
-        self.margin = torch.full_like(self.clean, torch.inf)
+        self.margin = np.full_like(self.clean, np.inf)
+        self._inside = PerturbationSet.around(self.threat, self.x)
 
     def walk(self, steps: int, length: float, reach: float, name: object) -> None:
         """Take steps of `length` eps in the ball of `reach` eps; each begins where its sample is judged.
@@ -142,62 +148,72 @@ class RelaxedRun:
         Where the ball is larger than eps a point is judged by its projection, at the price of one more forward, and
         the last point is brought back into eps.
         """
+        if not len(self.z):
+            return
+        ball = self._inside if reach == 1 else self._ball(reach)
         for number in range(steps):
-            if not len(self.index):
-                return
             draw = self.rng.stream(name).stream(number)
-            logits, gradient = self.head.gradient(self.z, RowLoss(margin, self.y, self.target), draw)
-            inside = self._inside()
+            logits, gradient, sums = self.head.pulled(self.z, RowLoss(margin, self.y, self.target), draw)
             if number and reach > 1:
-                z, draw = inside.project(self.z.clone()), draw.stream("projected")
-                stay = self._note(z, self.head.scores(z, draw), draw, plain=True)
+                below = draw.stream("projected")
+                z = self._inside.project(self.z.clone())
+                stay, seen = self._note(z, self.head.scores(z, below), below, sums, plain=True)
             else:
-                stay = self._note(self.z, logits, draw)
-            gradient = gradient if stay is None else gradient[stay]
-            factors = self.z.new_full((len(self.index),), reach)
-            ball = self._inside() if reach == 1 else PerturbationSet.around(self.threat.scaled(factors), self.x)
+                stay, seen = self._note(self.z, logits, draw, sums)
+            if doubtful(seen[0]).any():
+                gradient = self.head.settled(gradient, draw)
+            if stay is not None:
+                gradient, ball = gradient.index_select(0, stay), ball.select(stay)
+            if not len(self.z):
+                return
             self.z = ball.step(self.z, gradient, length / reach)
-        if reach > 1 and len(self.index):
-            self.z = self._inside().project(self.z)
+        if reach > 1:
+            self.z = self._inside.project(self.z)
 
     def judge(self, name: object) -> None:
         """Judge where the samples stand."""
-        if len(self.index):
+        if len(self.z):
             draw = self.rng.stream(name)
             self._note(self.z, self.head.scores(self.z, draw), draw, plain=True)
 
     def shake(self, scale: float, name: object) -> None:
         """Pull the points into the ball of eps (1 - scale), then go to a random point of a ball of scale eps there."""
-        factors = self.z.new_full((len(self.index),), 1 - scale)
-        near = PerturbationSet.around(self.threat.scaled(factors), self.x).project(self.z.clone())
+        near = self._ball(1 - scale).project(self.z.clone())
         if self.threat.norm != "linf":
-            around = self.threat.scaled(torch.full_like(factors, scale)).random(near, self.rng.stream(name))
-            self.z = self._inside().project(around)
+            factors = self.z.new_full((len(self.z),), scale)
+            self.z = self._inside.project(self.threat.scaled(factors).random(near, self.rng.stream(name)))
             return
         noise = self.rng.stream(name).uniform(tuple(self.x.shape[1:]), -1, 1, dtype=self.x.dtype)
-        self.z = self._inside().project(near + scale * self.threat.budget(self.x) * noise)
+        self.z = self._inside.project(near + scale * self.threat.budget(self.x) * noise)
 
-    def keep(self, mask: Tensor) -> None:
+    def keep(self, mask: HostMask) -> None:
         """Drop the other samples; mask: bool [b]."""
         if not mask.all():
-            self._select(mask.nonzero().squeeze(1))
+            self.candidates.left = self.candidates.left[mask]
+            self._select(mask, positions(self.z.device, mask.nonzero()[0])[0])
 
-    def _note(self, z: Tensor, logits: Tensor, draw: Rng, plain: bool = False) -> Tensor | None:
-        """Enter candidates; drop the samples that they break. Return the positions of the others, None for all."""
-        broken = self.head.broken(z, logits, self.y, draw, plain)
-        self.best.note(self.index, z, margins(logits, self.y), broken)
-        self.margin = (logits.gather(1, self.y[:, None]) - logits.gather(1, self.target[:, None])).squeeze(1)
-        self.least[self.index] = self.least[self.index].minimum(self.margin)
-        if not broken.any():
-            return None
-        stay = (~broken).nonzero().squeeze(1)
-        self._select(stay)
-        return stay
+    def _note(
+        self, z: Tensor, logits: Tensor, draw: Rng, *columns: Tensor, plain: bool = False
+    ) -> tuple[Tensor | None, list[HostValues]]:
+        """Enter candidates; drop the samples that they break. Return the positions of the others, None for all, and the
+        columns on the host."""
+        own, other = logits.gather(1, self.y[:, None]), logits.gather(1, self.target[:, None])
+        fallen, label, self.margin, *seen = self.head.fallen(
+            z, self.y, draw, margins(logits, self.y), (own - other).squeeze(1), *columns, plain=plain
+        )
+        left = self.candidates.left
+        self.least[left] = np.minimum(self.least[left], self.margin)
+        stay = self.candidates.enter(z, label, fallen)
+        if stay is not None:
+            self._select(~fallen, stay)
+        return stay, seen
 
-    def _select(self, at: Tensor) -> None:
-        self.index, self.x, self.y, self.z = (t.index_select(0, at) for t in (self.index, self.x, self.y, self.z))
-        self.target, self.clean, self.margin = (t.index_select(0, at) for t in (self.target, self.clean, self.margin))
-        self.threat, self.rng = self.threat.select(at), self.rng.select(at)
+    def _select(self, mask: HostMask, at: Tensor) -> None:
+        """Keep the same samples, by a mask bool [b] and by positions."""
+        self.x, self.y, self.z, self.target = (t.index_select(0, at) for t in (self.x, self.y, self.z, self.target))
+        self.clean, self.margin = self.clean[mask], self.margin[mask]
+        self.threat, self.rng, self._inside = self.threat.select(at), self.rng.select(at), self._inside.select(at)
 
-    def _inside(self) -> PerturbationSet:
-        return PerturbationSet.around(self.threat, self.x)
+    def _ball(self, reach: float) -> PerturbationSet:
+        """Return the ball of `reach` eps of each sample."""
+        return PerturbationSet.around(self.threat.scaled(self.z.new_full((len(self.z),), reach)), self.x)

@@ -26,6 +26,7 @@ from gauntlet.attacks.gauntlet_state import GauntletState
 from gauntlet.threat_model.access import narrowed
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.counts import Counts
+from gauntlet.threat_model.passes import HostIndex, HostValues
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.victim import Victim, plain
 
@@ -68,9 +69,10 @@ def queries(model: str, options: argparse.Namespace) -> Iterator[str]:
     shares, clean = {}, state.clean[index].double()
     stops = {round(share * attack.queries): bound for share, bound in Gauntlet.STOPS}
 
-    def noted(query: int, rows: Tensor, least: Tensor) -> None:
+    def noted(query: int, rows: HostIndex, least: HostValues) -> None:
         if query in stops:
-            shares[query] = torch.full_like(clean, -1).index_copy(0, rows, least / clean[rows])
+            at = torch.from_numpy(rows)
+            shares[query] = torch.full_like(clean, -1).index_copy(0, at, torch.from_numpy(least) / clean[at])
 
     draw, x, y = state.rng.select(index).stream("queries"), state.x[index], state.y[index]
     head, around = narrowed(state.head, "score"), state.threat.select(index)

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -19,7 +20,7 @@ import gauntlet  # noqa: F401  (settings that must stand before torch is importe
 from benchmarks.public import NETWORKS, images_of, network_of
 from gauntlet.attacks.gauntlet import PROBABILITY, TRUE, Gauntlet, GauntletState, _plan
 from gauntlet.attacks.linearized_boundary import nearest_classes
-from gauntlet.attacks.projected_ascent import BestCandidates
+from gauntlet.attacks.projected_ascent import BestCandidates, RunCandidates
 from gauntlet.attacks.relaxed_ball import RelaxedRun, RelaxedSearch
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.counts import Counts
@@ -40,28 +41,28 @@ def logged(state: GauntletState, index: torch.Tensor) -> Iterator[dict[str, floa
     ]  # the place of each class; that of the label is missing, so classes above it are one too low
     search = RelaxedSearch()
     for rank, target in enumerate(logits.unbind(1)):
-        best, least = BestCandidates.start(state.x), state.clean.new_full((len(state.x),), torch.inf)
+        candidates, clean = RunCandidates.start(BestCandidates.start(state.x), index), state.clean[index].numpy()
         draw, around = state.rng.select(index).stream("run").stream(rank), state.threat.select(index)
         start = around.random(state.x[index], draw.stream("start"))
         run = RelaxedRun(
-            state.head, best, index, state.x[index], state.y[index], target, state.clean[index], least, around, draw,
-            start,
+            state.head, candidates, state.x[index], state.y[index], target, clean, np.full_like(clean, np.inf), around,
+            draw, start,
         )  # fmt: skip
         column = target - (target > state.y[index]).long()
         at = [place.gather(1, column[:, None]).squeeze(1) for place in places]
         for number, scale in enumerate(search.scales()[: len(HOPELESS)]):
             run.walk(search.steps, scale, 1 + scale, (number, "relaxed"))
-            after = least / state.clean
+            after = run.least / clean
             run.walk(search.steps, scale, 1.0, (number, "inside"))
             run.judge((number, "middle"))
             run.keep(run.margin <= HOPELESS[number] * run.clean)
-            if len(run.index):
+            if len(run.z):
                 run.shake(scale, (number, "shake"))
                 run.walk(search.steps, scale, 1.0, (number, "again"))
             for place, sample in enumerate(index.tolist()):
                 yield {
                     "sample": int(state.rng.ids[sample]), "cycle": number, "logits": rank, "image": int(at[0][place]),
-                    "best": int(at[1][place]), "after": float(after[sample]), "broken": bool(best.broken[sample]),
+                    "best": int(at[1][place]), "after": float(after[place]), "broken": bool(candidates.broken[place]),
                 }  # fmt: skip
 
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gauntlet.attacks.losses import margins
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import HostIndex, HostMask, HostValues, positions
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -157,7 +159,7 @@ BLOCK = 64
 """Queries whose random numbers are drawn at once; another number would give other draws."""
 
 
-GoingOn = Callable[[int, Tensor, Tensor], Tensor | None]
+GoingOn = Callable[[int, HostIndex, HostValues], HostMask | None]
 """From the number of queries so far, the positions of the samples that stand, int64 [b], and their least margins [b]:
 which of them go on, bool [b]; None: all."""
 
@@ -200,10 +202,9 @@ class Square(Knobs, key="attack"):
         found = x.clone()
         if not len(x):
             return found
-        index = torch.arange(len(x), device=x.device)
+        index, best = np.arange(len(x)), np.full(len(x), np.inf)
         x = x.contiguous()
         z = tried = begin(x, threat, rng.stream("start"))
-        best = torch.full((len(x),), torch.inf, device=x.device, dtype=torch.float64)
         words = rng.ids[:, None, None]
         for query in range(self.queries):
             draw = rng.stream(query)
@@ -211,21 +212,21 @@ class Square(Knobs, key="attack"):
                 words = rng.stream(f"block{query // BLOCK}").bits((BLOCK, 5 + x.shape[1]))
             if query:
                 tried = propose(z, x, threat, self.side(query - 1, *x.shape[2:]), words[:, query % BLOCK])
-            logits = head.scores(tried, draw)
-            margin = margins(logits, y)
-            broken = head.broken(tried, logits, y, draw, plain=True, margin=margin)
-            margin = margin.double()
-            better = ((margin < best) | broken).nonzero().squeeze(1)
-            if len(better):
-                z[better], best[better] = tried[better], margin[better]
+            fallen, margin = head.fallen(tried, y, draw, margins(head.scores(tried, draw), y), plain=True)
+            better = (margin < best) | fallen
+            best[better] = margin[better]
             asked = None if going_on is None else going_on(query + 1, index, best)
-            leaving = broken if asked is None else broken | ~asked
-            if leaving.any():
-                found[index[leaving]] = z[leaving]
-                stay = (~leaving).nonzero().squeeze(1)
+            leaving = fallen if asked is None else fallen | ~asked
+            there = [mask.nonzero()[0] for mask in (better, leaving, ~leaving)]
+            rows, gone, stay, places = positions(x.device, *there, index[leaving])
+            if len(rows):
+                z[rows] = tried[rows]
+            if len(gone):
+                found[places] = z[gone]
                 if not len(stay):
                     return found
-                x, y, z, best, index, words = (t[stay] for t in (x, y, z, best, index, words))
+                x, y, z, words = (t[stay] for t in (x, y, z, words))
+                best, index = best[~leaving], index[~leaving]
                 threat, rng = threat.select(stay), rng.select(stay)
-        found[index] = z
+        found[positions(x.device, index)[0]] = z
         return found

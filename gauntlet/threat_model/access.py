@@ -14,6 +14,7 @@ from gauntlet.errors import UserError
 from gauntlet.threat_model.attack import leaves, traits_of
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.counts import Counts
+from gauntlet.threat_model.passes import HostValues
 from gauntlet.threat_model.rng import Rng
 
 GRADIENT = "gradient"
@@ -55,12 +56,16 @@ class DecisionHead:
 class ScoreHead:
     """A head for an attacker who learns scores, and never a gradient."""
 
-    __slots__ = ("_blunt", "_broken", "_scores")
+    __slots__ = ("_blunt", "_broken", "_fallen", "_scores")
 
     def __init__(
-        self, scores: Ask, broken: Callable[[Tensor, Tensor, Tensor, Rng, Tensor | None], Tensor], blunt: DecisionHead
+        self,
+        scores: Ask,
+        broken: Callable[[Tensor, Tensor, Tensor, Rng, Tensor | None], Tensor],
+        fallen: Callable[[Tensor, Tensor, Rng, Tensor], tuple[HostValues, ...]],
+        blunt: DecisionHead,
     ) -> None:
-        self._scores, self._broken, self._blunt = scores, broken, blunt
+        self._scores, self._broken, self._fallen, self._blunt = scores, broken, fallen, blunt
 
     def scores(self, z: Tensor, rng: Rng) -> Tensor:
         """Return scores [B, K], as `CountedHead.scores` gives them."""
@@ -75,6 +80,10 @@ class ScoreHead:
         call reads the same at every head.
         """
         return self._broken(z, logits, y, rng, margin)
+
+    def fallen(self, z: Tensor, y: Tensor, rng: Rng, margin: Tensor, plain: bool = True) -> tuple[HostValues, ...]:
+        """Return what `broken` says and the margin, on the host; see `CountedHead.fallen`."""
+        return self._fallen(z, y, rng, margin)
 
     def blunted(self) -> DecisionHead:
         """Return the same defense for an attacker who learns decisions only."""
@@ -123,6 +132,7 @@ def _without_gradients(head: CountedHead) -> ScoreHead:
     return ScoreHead(
         lambda z, rng: head.scores(z.detach(), rng),
         lambda z, logits, y, rng, margin: head.broken(z.detach(), logits, y, rng, True, margin),
+        lambda z, y, rng, margin: head.fallen(z.detach(), y, rng, margin, plain=True),
         DecisionHead(decide, lambda z, y, rng: head.fooled(z.detach(), y, rng)),
     )
 

@@ -1,10 +1,11 @@
 """The CR attack where the answer is known."""
 
+import numpy as np
 import pytest
 import torch
 
 from gauntlet.attacks.cr import CR
-from gauntlet.attacks.projected_ascent import BestCandidates
+from gauntlet.attacks.projected_ascent import BestCandidates, RunCandidates
 from gauntlet.attacks.relaxed_ball import RelaxedRun, RelaxedSearch
 from gauntlet.errors import UserError
 from gauntlet.threat_model.counted_head import CountedHead
@@ -49,10 +50,9 @@ def test_the_longest_plan(case):
 def run_of(case, threat, z):
     head = CountedHead(case.victim.heads[0], case.victim.predict, Counts.of(case.ids))
     everyone, rng = torch.arange(len(case.ids)), Rng(0, case.ids, "run")
-    clean = torch.ones(len(case.ids))
+    candidates, clean = RunCandidates.start(BestCandidates.start(case.x), everyone), np.ones(len(case.ids), np.float32)
     return RelaxedRun(
-        head, BestCandidates.start(case.x), everyone, case.x, case.y, (case.y + 1) % 5, clean, clean.clone(), threat,
-        rng, z,
+        head, candidates, case.x, case.y, (case.y + 1) % 5, clean, clean.copy(), threat, rng, z,
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_relaxed_steps_end_inside_and_shaking_stays_near(case):
     run = run_of(case, threat, case.x)
     run.walk(3, 0.5, 1.5, "relaxed")
     assert threat.contains(run.z, run.x).all()
-    assert threat.contains(run.best.z, case.x).all()
+    assert threat.contains(run.candidates.best.z, case.x).all()
     run.shake(0.25, "shake")
     moved = (run.z - run.x).abs()
     assert (moved <= 0.02 + 1e-7).all()

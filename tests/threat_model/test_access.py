@@ -51,7 +51,7 @@ def metered():
 
 
 @pytest.mark.parametrize(
-    ("needs", "offers"), [("score", {"scores", "broken", "blunted"}), ("decision", {"decisions", "broken"})]
+    ("needs", "offers"), [("score", {"scores", "broken", "fallen", "blunted"}), ("decision", {"decisions", "broken"})]
 )
 def test_a_door_offers_no_more_than_was_asked_for(needs, offers):
     _, head = metered()

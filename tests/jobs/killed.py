@@ -3,6 +3,7 @@
 All libraries are loaded once; each worker is a fork. Leaves FOLDER/whole, of an undisturbed worker, and FOLDER/killed.
 """
 
+import copy
 import os
 import random
 import signal
@@ -26,8 +27,9 @@ CHOICES = {"defense": "none", "attack": "pgd", "model": "small_cnn"}
 
 
 def configured(runs, shards=1, shard=0):
-    with initialize_config_dir(CONF, version_base=None):
-        return compose("run", [*CELL, f"runs_dir={runs}", f"runtime.shards={shards}", f"runtime.shard={shard}"])
+    cfg = copy.deepcopy(COMPOSED)
+    cfg.runs_dir, cfg.runtime.shards, cfg.runtime.shard = str(runs), shards, shard
+    return cfg
 
 
 def worker(runs, shards=1, shard=0):
@@ -69,6 +71,8 @@ def killed(runs, shard, chance):
     return status != 0
 
 
+with initialize_config_dir(CONF, version_base=None):
+    COMPOSED = compose("run", CELL)
 folder, chance = Path(sys.argv[1]), random.Random(0)
 torch.set_num_threads(1)
 prepare(configured(folder), CHOICES, "python run.py")  # loads all that the workers need

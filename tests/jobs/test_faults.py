@@ -9,8 +9,11 @@ CALL = """
 import sys
 from pathlib import Path
 from tests.assault.faults import survives
-from tests.verification.test_verify import made
-work = lambda runs: made(runs, "dataset.limit=4", "runtime.chunk=2", "threat.eps=0.3")
+from gauntlet.jobs.attack_setup import prepare
+from tests.verification.test_verify import CHOICES, composed, made
+words = ["dataset.limit=4", "runtime.chunk=2", "threat.eps=0.3"]
+prepare(composed(sys.argv[1], *words), CHOICES, "")  # composes and loads once what each fork would
+work = lambda runs: made(runs, *words)
 print(survives(work, Path(sys.argv[1]), every=12))
 """
 

@@ -1,10 +1,12 @@
 """Forged, truncated and moved runs are not verified, and an honest one is."""
 
+import copy
 import errno
 import io
 import json
 import os
 import shutil
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -30,14 +32,25 @@ from gauntlet.verification import verify
 CHOICES = {"attack": "pgd", "defense": "none", "model": "small_cnn"}
 
 
-def made(folder, *overrides):
+@cache
+def once_composed(*overrides):
     GlobalHydra.instance().clear()
     attack = [] if any(o.startswith("attack=") for o in overrides) else ["attack=pgd", "attack.steps=3"]
     small = [*attack, "dataset.limit=40", "runtime.chunk=16", "runtime.progress=false",
              "threat.eps=0.25"]  # fmt: skip
     with initialize_config_dir(CONF, version_base=None):
-        composed = compose("run", [*small, f"runs_dir={folder}", *overrides])
-    return evaluate(composed, CHOICES, "python run.py attack=pgd").run
+        return compose("run", [*small, *overrides])
+
+
+def composed(folder, *overrides):
+    """A copy that a test may change; composing takes long."""
+    cfg = copy.deepcopy(once_composed(*overrides))
+    cfg.runs_dir = str(folder)
+    return cfg
+
+
+def made(folder, *overrides):
+    return evaluate(composed(folder, *overrides), CHOICES, "python run.py attack=pgd").run
 
 
 @pytest.fixture(scope="module")

@@ -325,7 +325,7 @@ def test_a_randomized_defense_reports_its_expectation():
         steps=2,
         limit=8,
         protocol="expected",
-        overrides=["protocol.draws=10"],
+        overrides=["protocol.draws=10", "defense.copies=[2]"],
     )
     assert result.summary.expected is not None
     assert result.robust == result.summary.expected.mean

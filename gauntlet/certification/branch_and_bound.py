@@ -13,6 +13,8 @@ from gauntlet.certification.crown.input_region import Region, legal
 from gauntlet.certification.crown.joint import Joint
 from gauntlet.certification.crown.layer_tightening import closer
 from gauntlet.certification.crown.margin_bounds import Effort, Network, comparisons, prove
+from gauntlet.certification.crown.split_bounds import Problem
+from gauntlet.certification.descents import Descents
 from gauntlet.certification.linear_bounds import Claim, LinearBounds, Margins, ProofTask
 from gauntlet.errors import UserError
 from gauntlet.knobs import knob
@@ -35,7 +37,8 @@ class BranchAndBound(LinearBounds):
     On each part the sign of some inputs is fixed: these ReLUs are linear there, and what their sign says enters the
     bounds with multipliers (beta-CROWN; Wang et al. 2021, arXiv 2103.06624). The part with the lowest bound is split
     first. An image is proven when all parts are. The point at which the bound of a part is least is put before the
-    deployed defense: a legal one with another class ends the search as `broken`.
+    deployed defense, and of a hard image where descents by gradients end: a legal one with another class ends the
+    search as `broken`.
 
     The word `stop` of a record says what ended the search: proven, broken, budget, time, or exhausted where a part
     without an open sign is bounded no better; it is empty where no search was needed. `margin` is the least proven
@@ -102,7 +105,7 @@ class BranchAndBound(LinearBounds):
     def _searched(self, opened: "Opened", bounds: Tensor, least: float, deadline: Deadline) -> SearchOutcome:
         """Return what becomes of an image whose functions have these proven bounds [K - 1]."""
         network, region, ranges, task = opened.network, opened.region, opened.ranges, opened.task
-        rows, done = comparisons(task.y, network.exact.classes)[0], 0
+        rows, done, descended = comparisons(task.y, network.exact.classes)[0], 0, False
         hard = [
             (self.easy * parts, splits)
             for parts, splits in HARD
@@ -118,10 +121,13 @@ class BranchAndBound(LinearBounds):
             if end == self.domains or found.why != "budget":
                 return replace(found, bounds=bounds, domains=done)
             searched = deadline.left
+            if not descended and (example := _descended(opened, problem, deadline)) is not None:
+                return SearchOutcome(bounds, "broken", done, example)
+            descended, idle = True, deadline.left
             ranges = closer(problem, self.inner_steps, splits, self.memory, deadline)
             if hard and self.seconds:
                 ahead = (begun - searched) * (hard[0][0] - done) / found.domains  # until the next bounding would begin
-                if DEARER * (searched - deadline.left) > SHARE * (deadline.left - ahead):
+                if DEARER * (idle - deadline.left) > SHARE * (deadline.left - ahead):
                     hard.clear()
 
 
@@ -133,6 +139,13 @@ class Opened:
     region: Region
     ranges: Ranges
     task: ProofTask
+
+
+def _descended(opened: Opened, problem: Problem, deadline: Deadline) -> Tensor | None:
+    """Return an image that breaks one for which no bounds were enough, or None."""
+    task, rows = opened.task, problem.rows.float()
+    descents = Descents(opened.network.quick, rows, task.threat, task.x.float(), task.rng, deadline)
+    return descents.found(fall(task))
 
 
 def fall(ball: ProofTask) -> Falls:

@@ -77,9 +77,10 @@ class Gauntlet(Knobs, key="attack"):
 
     needs: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
-    revisions: ClassVar[dict[str, int]] = {"linf": 2, "l2": 2, "l1": 3}
+    revisions: ClassVar[dict[str, int]] = {"linf": 3, "l2": 3, "l1": 3}
     """Version 1 moved 5 % of the entries under l1; up to 1 (linf, l2) and 2 (l1) queries began anew after a trial, and
-    attempts of wide bounds stood where runs go through a relaxed ball now."""
+    attempts of wide bounds stood where runs go through a relaxed ball now; up to 2 (linf, l2) bounds after such runs
+    were as narrow under a targeted threat."""
     KINDS: ClassVar[tuple[str, ...]] = ("probability", "turn", "margin", "turn", "rival")
     L1_KINDS: ClassVar[tuple[str, ...]] = ("truth", "probability", "truth", "turn", "rival")
     L1_EFFORT: ClassVar[int] = 2
@@ -97,7 +98,8 @@ class Gauntlet(Knobs, key="attack"):
     FAR: ClassVar[float] = 1.4
     """The largest gap of a sample that such runs try, in units of `gap`."""
     NEAR: ClassVar[float] = 0.2
-    """The largest gap of a sample that attempts try after such runs, in units of what it is without them."""
+    """The largest gap of a sample that attempts try after such runs, in units of what it is without them. Under a
+    targeted threat these had one class to go to, and it stays what it is."""
     TRIAL_GAIN_SHARE: ClassVar[float] = 0.2
     """Share of what gradients took from a margin that the queries of a probe must take for a trial."""
     TRIAL_MARGIN_SHARE: ClassVar[float] = 0.5
@@ -120,10 +122,10 @@ class Gauntlet(Knobs, key="attack"):
     trial: int = knob(500, least=0)
     queries: int = knob(5000, least=0)
 
-    def bounds(self, number: int, norm: str, doubted: Tensor) -> Tensor:
+    def bounds(self, number: int, threat: Threat, doubted: Tensor) -> Tensor:
         """Return the largest gap of each sample that attempt `number` (from 0) tries, [B]; doubted: bool [B]."""
-        far = (self.L1_EFFORT if norm == "l1" else 1) * self.gap / (1 + number / 2) if number else math.inf
-        near = self.NEAR * self.gap / (1 + number / 2)
+        far = (self.L1_EFFORT if threat.norm == "l1" else 1) * self.gap / (1 + number / 2) if number else math.inf
+        near = (1.0 if threat.targeted else self.NEAR) * self.gap / (1 + number / 2)
         return torch.where(doubted, far, near)
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
@@ -174,7 +176,7 @@ class Gauntlet(Knobs, key="attack"):
 
     def _attempt(self, state: GauntletState, number: int, doubted: Tensor) -> None:
         """Make one more attempt on the samples that are close."""
-        index = state.survivors(state.gaps() <= self.bounds(number, state.threat.norm, doubted))
+        index = state.survivors(state.gaps() <= self.bounds(number, state.threat, doubted))
         if not len(index):
             return
         cycle, place = divmod(number, len(self.KINDS))

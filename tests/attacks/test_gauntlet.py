@@ -1,5 +1,7 @@
 """The screen, the gap, the further attempts, and the doubts about gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -106,8 +108,10 @@ def test_a_trial_goes_where_the_probe_took_much():
 
 def test_the_bound_falls_and_is_narrow_where_runs_went_through_a_relaxed_ball():
     doubted = torch.tensor([True, False])
-    found = torch.stack([Gauntlet(gap=0.6).bounds(number, "linf", doubted) for number in (0, 2, 4)])
+    found = torch.stack([Gauntlet(gap=0.6).bounds(number, THREAT, doubted) for number in (0, 2, 4)])
     assert found.isclose(torch.tensor([[torch.inf, 0.12], [0.3, 0.06], [0.2, 0.04]])).all()
+    targeted = replace(THREAT, goal="targeted")
+    assert Gauntlet(gap=0.6).bounds(2, targeted, doubted).isclose(torch.tensor([0.3, 0.3])).all()
 
 
 def test_gradients_that_lie_are_doubted_and_queries_take_over():

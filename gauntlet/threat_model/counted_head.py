@@ -129,15 +129,27 @@ class CountedHead:
         """Return the logits [B, K], the mean over `looks` draws, and the map that pulls a cotangent [B, K] back to z.
 
         For cotangents that depend on the logits of several heads. The graph lives as long as the map, which may be
-        called again; each call costs one backward for each draw.
+        called again; each call costs one backward for each draw. A network that was compiled may forbid to call it
+        again (`torch._functorch.config.donated_buffer`): then each call costs one forward for each draw, too.
         """
-        leaf = z.detach().requires_grad_()
-        with torch.enable_grad():
-            draws = [self._seen(leaf, rng.stream(f"draw{k}"), view) for k in range(self.head.draws)]
-            mean = torch.stack(draws).mean(0) if len(draws) > 1 else draws[0]
+
+        def graph() -> tuple[Tensor, Tensor]:
+            leaf = z.detach().requires_grad_()
+            with torch.enable_grad():
+                draws = [self._seen(leaf, rng.stream(f"draw{k}"), view) for k in range(self.head.draws)]
+                return leaf, torch.stack(draws).mean(0) if len(draws) > 1 else draws[0]
+
+        leaf, mean = graph()
 
         def pull(cotangent: Tensor) -> Tensor:
-            (gradient,) = torch.autograd.grad(weighed(mean, cotangent), leaf, retain_graph=True)
+            try:
+                (gradient,) = torch.autograd.grad(weighed(mean, cotangent), leaf, retain_graph=True)
+            except RuntimeError as problem:
+                if "donated" not in str(problem):
+                    raise
+                again, logits = graph()
+                self.counts.add("forwards", rng.ids, self.head.draws)
+                (gradient,) = torch.autograd.grad(weighed(logits, cotangent), again)
             return self._checked(gradient, self._booked(gradient, rng), rng)
 
         total = resolved(mean) * self.head.draws

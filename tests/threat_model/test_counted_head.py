@@ -42,3 +42,30 @@ def test_a_gradient_whose_entries_cancel_is_not_nothing():
     _, gradient = door.gradient(torch.full((2, 1, 1, 2), 0.5), torch.ones_like, Rng(0, IDS[:2]))
     assert torch.equal(gradient.flatten(1), slope)
     assert counts.zero_gradients.tolist() == counts.bad_gradients.tolist() == [0, 0]
+
+
+class Once(torch.autograd.Function):
+    """Three times the input, whose gradient cannot be asked for twice, as that of a network that was compiled."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 3 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if torch._C._autograd._get_current_graph_task_keep_graph():
+            raise RuntimeError("This backward function was compiled with non-empty donated buffers")
+        return 3 * gradient
+
+
+def test_a_graph_that_answers_once_is_made_anew_for_each_cotangent():
+    pulled, counts = [], []
+    for function in (lambda x: 3 * x, Once.apply):
+        head = Head("true", lambda x, rng, function=function: function(x.flatten(1)), exact=True)
+        counts.append(Counts.of(IDS))
+        _, pull = CountedHead(head, head.forward, counts[-1]).linearize(torch.ones(5, 1, 1, 2), Rng(0, IDS))
+        pulled.append([pull(torch.full((5, 2), float(k))) for k in (1, 2)])
+    assert all(torch.equal(mine, other) for mine, other in zip(*pulled, strict=True))
+    assert counts[0].forwards.tolist() == [1] * 5
+    assert counts[1].forwards.tolist() == [3] * 5
+    assert all(count.backwards.tolist() == [2] * 5 for count in counts)

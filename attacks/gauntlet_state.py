@@ -132,6 +132,8 @@ class GauntletState:
         x, y, z, draw = self.x[index], self.y[index], self.best.z[index], self.rng.select(index).stream("slope")
         back = self.LINEARITY_STEP * (x - z)
         logits, gradient = self.head.gradient(z, RowLoss(margin, y), draw)
+        if self.head.dtype is not None:  # in reduced precision they are off by more than the change on so short a way
+            logits = self.head.scores(z, draw)
         rival = ranking(logits, y)[:, :1]
         before = logits.gather(1, rival) - logits.gather(1, y[:, None])
         logits = self.head.scores(z + back, draw.stream("back"))

@@ -61,6 +61,21 @@ def test_the_gap_of_a_linear_model_is_the_perturbation_that_is_missing():
     assert torch.allclose(state.linearity_error(torch.arange(4)), torch.zeros(4, dtype=torch.double), atol=1e-3)
 
 
+def test_logits_of_reduced_precision_raise_no_doubt():
+    """A linear model: its margins change by 0.2 on the way, and bfloat16 rounds its logits of 110 by up to 0.25."""
+    network = nn.Linear(16, 2)
+    with torch.no_grad():
+        network.weight.copy_(torch.stack([torch.full((16,), 1.0), torch.full((16,), 0.5)]))
+        network.bias.copy_(torch.tensor([100.0, 100.0]))
+    network = nn.Sequential(nn.Flatten(), network).requires_grad_(False)
+    ids, x = torch.arange(40), torch.linspace(0.5, 0.9, 40)[:, None, None, None].expand(40, 1, 4, 4)
+    head = replace(door(network, ids), dtype=torch.bfloat16)
+    assert head.pulled(x, torch.ones_like, Rng(0, ids, "g"))[0].ne(network(x)).any()
+    state = GauntletState(head, x, torch.zeros_like(ids), THREAT, Rng(0, ids, "g"))
+    state.best.note(ids, x - EPS, network(x - EPS).diff().squeeze(1).neg(), torch.zeros(40, dtype=torch.bool))
+    assert (state.linearity_error(ids) < 0.01).all()
+
+
 def test_a_linear_model_falls_exactly_where_it_can():
     ids, x, y = grey([0.55, 0.599, 0.601, 0.7])
     z = Gauntlet()(door(Line(), ids), x, y, threat=THREAT, rng=Rng(0, ids, "g"))

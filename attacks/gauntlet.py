@@ -151,7 +151,8 @@ class Gauntlet(Knobs, key="attack"):
     def _doubted(self, state: GauntletState) -> Tensor:
         """Return the survivors whose gradients are not believed, bool [B]."""
         index, doubted = state.survivors(), torch.zeros_like(state.best.broken)
-        doubted[index] = state.linearity_error(index) > self.mismatch
+        if len(index):
+            doubted[index] = state.linearity_error(index) > self.mismatch
         return doubted
 
     def _search_near(self, state: GauntletState, sound: Tensor) -> None:

@@ -5,7 +5,6 @@ benchmarks/flags.md.
 """
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from gauntlet.attacks.losses import ce, dlr, margin, pm
 from gauntlet.sanity_checks.flag import Flag
 from gauntlet.sanity_checks.local_linearity import TINY, LocalLinearity
 from gauntlet.sanity_checks.probe import Probe
+from gauntlet.threat_model.passes import RowLoss
 
 MISMATCH = 0.25
 FINER = 0.1
@@ -101,7 +101,7 @@ def dead_starts(linearity: LocalLinearity) -> dict[str, int]:
     found = {}
     for name, loss in losses.items():
         if name != "margin":
-            gradient = linearity.pull(linearity.points[0], partial(loss, y=linearity.y))[1]
+            gradient = linearity.pull(linearity.points[0], RowLoss(loss, linearity.y))[1]
         found[name] = int((moves & _zero(gradient)).sum())
     return found
 

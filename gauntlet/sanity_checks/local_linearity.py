@@ -1,7 +1,7 @@
 """The margin of the deployed forward as a function of the pixels, its gradient, and how both change nearby."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.counts import Counts
+from gauntlet.threat_model.passes import BatchedPasses, RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim
@@ -31,15 +32,23 @@ class LocalLinearity:
     Random numbers are the same in every call, so that a randomized forward is one function too. Gradients are those of
     the deployed forward, not of its faster BN-fused copy.
 
+    Args:
+        batch_size: images of a pass, >= 1.
+
     Attributes:
         points: two random points of the ball for each image.
         starts: logits and gradient of the gap at these points.
     """
 
-    def __init__(self, victim: Victim, threat: Threat, x: Tensor, y: Tensor, scores: Tensor, rng: Rng) -> None:
+    def __init__(
+        self, victim: Victim, threat: Threat, x: Tensor, y: Tensor, scores: Tensor, rng: Rng, batch_size: int
+    ) -> None:
         self.x, self.y, self.rng = x, y, rng
         self.target = scores.scatter(1, y[:, None], -torch.inf).argmax(1)
-        self.head = CountedHead(replace(victim.heads[0], draws=1), victim.predict, Counts.of(rng.ids))
+        self.head = CountedHead(
+            replace(victim.heads[0], draws=1), victim.predict, Counts.of(rng.ids), passes=BatchedPasses(batch_size)
+        )
+        self._cotangent = RowLoss(_of_gap, y, self.target)
         self.threat = threat
         if threat.norm not in NEAR or threat.unbounded:  # neither l0 nor a patch nor the box says what is near
             self.threat = Threat("linf", 8 / 255 * (threat.high - threat.low), threat.low, threat.high)
@@ -49,7 +58,7 @@ class LocalLinearity:
     def starts(self) -> list[tuple[Tensor, Tensor]]:
         return [self.pull(point, self._cotangent) for point in self.points]
 
-    def pull(self, z: Tensor, cotangent: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def pull(self, z: Tensor, cotangent: RowLoss) -> tuple[Tensor, Tensor]:
         """Return the logits [B, K] at z and the pulled-back cotangent."""
         return self.head.gradient(z, cotangent, self.rng)
 
@@ -86,7 +95,8 @@ class LocalLinearity:
             z = self.threat.project(z + self.threat.budget(self.x) / STEPS * self.threat.steepest(gradient), self.x)
         return torch.stack([*values, self.gap(self.head.scores(z, self.rng))])
 
-    def _cotangent(self, logits: Tensor) -> Tensor:
-        """Return the gradient of the gap with respect to the logits."""
-        up = torch.zeros_like(logits).scatter_(1, self.target[:, None], 1.0)
-        return up.scatter_(1, self.y[:, None], -1.0)
+
+def _of_gap(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return the gradient of the gap with respect to the logits."""
+    up = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
+    return up.scatter_(1, y[:, None], -1.0)

@@ -13,6 +13,7 @@ from gauntlet.threat_model.attack import Attack
 from gauntlet.threat_model.counted_head import TRIALS, CountedHead
 from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.decision import decided
+from gauntlet.threat_model.passes import BatchedPasses
 from gauntlet.threat_model.rejection import rejecting
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
@@ -27,10 +28,11 @@ def fidelity(run: Evaluation, batch: Batch) -> dict[str, dict[str, int]]:
     order = batch.ids.argsort()[:PROBE]
     ids, x, y = (t[order].to(run.device) for t in batch)
     rng = Rng(run.seed, ids, "fidelity")
-    deployed = run.victim.predict(x, rng).argmax(1)
+    passes = BatchedPasses(run.batch_size)
+    deployed = passes.forward(run.victim.predict, x, rng).argmax(1)
     found = {}
     for head in run.victim.surrogates:
-        said = head.forward(x, rng).argmax(1)
+        said = passes.forward(head.forward, x, rng).argmax(1)
         found[head.name] = {
             "agrees": int((said == deployed).sum()),
             "right": int((said == y).sum()),
@@ -49,6 +51,7 @@ class Probe:
     def __init__(self, run: Evaluation, batch: Batch, survivors: set[int]) -> None:
         order = batch.ids.argsort()[:PROBE]
         self.run = run
+        self.passes = BatchedPasses(max(run.batch_size, 2))  # alone, an image has no mates to depend on
         self.left = sum(int(sample) in survivors for sample in batch.ids[order]) / len(order)
         self.ids, self.x, self.y = (t[order].to(run.device) for t in batch)
         self.scores = self.predict(self.x, self.ids, "probe")
@@ -57,19 +60,18 @@ class Probe:
     def linearity(self) -> LocalLinearity:
         """Return the margin of these images and its gradient."""
         run = self.run
-        return LocalLinearity(run.victim, run.threat, self.x, self.y, self.scores, Rng(run.seed, self.ids, "slope"))
+        rng = Rng(run.seed, self.ids, "slope")
+        return LocalLinearity(run.victim, run.threat, self.x, self.y, self.scores, rng, run.batch_size)
 
-    @torch.no_grad()
     def predict(self, x: Tensor, ids: Tensor, stream: str) -> Tensor:
-        return self.run.victim.predict(x, Rng(self.run.seed, ids, stream))
+        return self.passes.forward(self.run.victim.predict, x, Rng(self.run.seed, ids, stream))
 
-    @torch.no_grad()
     def accepted(self, x: Tensor, ids: Tensor, stream: str) -> Tensor:
         """Return which images get an answer, bool [B]: all of them where the defense does not reject."""
         accepts = self.run.victim.accepts
         if accepts is None:
             return torch.ones(len(x), dtype=torch.bool, device=x.device)
-        return accepts(x, Rng(self.run.seed, ids, stream)) >= 0
+        return self.passes.forward(accepts, x, Rng(self.run.seed, ids, stream)) >= 0
 
     def accuracy(self, attack: Attack, threat: Threat) -> float:
         """Return the share of the probe that is right, or mostly right, after an attack on the true head."""
@@ -79,7 +81,9 @@ class Probe:
         ids, x, y = self.ids[right], self.x[right], self.y[right]
         fast = run.fused.heads[0].forward if run.fused else None
         trials = TRIALS if run.victim.randomized else 1
-        head = CountedHead(run.victim.heads[0], run.victim.predict, Counts.of(ids), fast, trials=trials)
+        head = CountedHead(
+            run.victim.heads[0], run.victim.predict, Counts.of(ids), fast, trials=trials, passes=self.passes
+        )
         if run.victim.accepts is not None:
             head = rejecting(head, run.victim.accepts, y, GRADIENT)
         z = attack(head, x, y, threat=threat, rng=Rng(run.seed, ids, "probe")).detach()

@@ -95,6 +95,34 @@ class Passes:
         return read_together(columns)
 
 
+class BatchedPasses(Passes):
+    """Makes passes of so many images at most; what is no `RowLoss` is pulled back in one.
+
+    Args:
+        size: images of a pass, >= 1.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def forward(self, forward: Forward, x: Tensor, rng: Rng) -> Tensor:
+        parts = [Passes.forward(self, forward, x[at], rng.select(at)) for at in self._slices(x)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def pull(
+        self, forward: Forward, x: Tensor, cotangent: Pullback, rng: Rng, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
+        slices = self._slices(x)
+        if len(slices) == 1 or not isinstance(cotangent, RowLoss):
+            return super().pull(forward, x, cotangent, rng, dtype)
+        parts = [Passes.pull(self, forward, x[at], cotangent.select(at), rng.select(at), dtype) for at in slices]
+        logits, gradients = zip(*parts, strict=True)
+        return torch.cat(logits), torch.cat(gradients)
+
+    def _slices(self, x: Tensor) -> list[slice]:
+        return [slice(at, at + self._size) for at in range(0, max(len(x), 1), self._size)]
+
+
 def read_together(columns: Sequence[Tensor]) -> tuple[HostValues, ...]:
     """Return columns, float or bool and of any lengths, on the host by a single read; numbers in the widest type."""
     whole = columns[0] if len(columns) == 1 else torch.cat(list(columns))

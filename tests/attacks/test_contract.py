@@ -133,6 +133,25 @@ def test_no_sample_and_broken_samples_are_fine(name, case):
     assert case.broken(z, threat).all()
 
 
+class OneAtLeast(Crooked):
+    """A network that takes no empty batch, as one that ends in `x.view(len(x), -1)`."""
+
+    def forward(self, x):
+        assert len(x)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_network_is_never_asked_about_no_sample(name):
+    case, attack = Case(OneAtLeast()), shrunk(name, BRIEF)
+    for threat in threats_of(attack):
+        wide = dataclasses.replace(threat, eps=4 * threat.eps) if threat in THREATS else threat
+        case.attack(attack, wide)
+    if attack.needs != "training-set":
+        case.y = (case.y + 1) % 5  # everything is misclassified already
+        case.attack(attack, threat)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scale", [1e-3, 1e8])
 def test_the_scale_of_the_logits_hides_nothing(name, scale, make_case):

@@ -154,6 +154,23 @@ def test_a_check_that_fails_is_a_flag_and_hides_nothing():
     assert all("\n" not in flag.detail for flag in found)
 
 
+def test_no_pass_has_more_images_than_a_batch_and_nothing_else_changes():
+    sizes, values = [], []
+
+    def watched(x, rng):
+        sizes.append(len(x))
+        return NET(x)
+
+    for size in (8, 32):
+        run = Evaluation(Victim(watched, (NET,)), ("pgd", PGD()), Threat("linf", 0.05), 5, batch_size=size)
+        probe = Probe(run, Batch(IDS, X, NET(X).argmax(1)), set())
+        values.append((probe.scores, probe.linearity.climb(), *probe.linearity.starts[1]))
+        assert of_victim(run, Batch(IDS, X, NET(X).argmax(1)), set()) == []
+        assert max(sizes) == size
+    for few, many in zip(*values, strict=True):
+        torch.testing.assert_close(few, many)
+
+
 class Step(torch.autograd.Function):
     """The identity, with the gradient of other pixels."""
 

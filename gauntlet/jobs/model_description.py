@@ -53,7 +53,7 @@ def model_name(cfg: DictConfig, choices: Mapping[str, str]) -> str:
     if pieces[0] in ("file", "given"):
         pieces = []
     if isinstance(inner, DictConfig) and "_target_" in inner:
-        pieces = [str(inner["_target_"]).split(".")[-1]]
+        pieces = [_maker(str(inner["_target_"]))]
         node = inner
     stated = next((str(node[key]) for key in NAMES if isinstance(node.get(key), str)), "")
     if stated:
@@ -61,3 +61,9 @@ def model_name(cfg: DictConfig, choices: Mapping[str, str]) -> str:
     if cfg.checkpoint not in (None, "included"):
         pieces.append(PurePath(cfg.checkpoint).stem)
     return " ".join(dict.fromkeys(pieces))
+
+
+def _maker(target: str) -> str:
+    """Return the name of a class or function, and of a method of a class, such as `from_name`, that of the class."""
+    *_, above, last = f".{target}".split(".")
+    return above if above[:1].isupper() and not last[:1].isupper() else last

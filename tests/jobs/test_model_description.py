@@ -37,6 +37,8 @@ def test_the_default_name_is_of_architecture_and_file():
     assert named(choices=[("model", "resnet18")]) == "resnet18"
     assert named(choices=[("model", "resnet18")], checkpoint="runs/ema_best.pt") == "resnet18 ema_best"
     assert named(choices=[("model", "timm")], model={"name": "resnet10t"}, checkpoint="included") == "timm resnet10t"
+    made = {"network": {"_target_": "nets.EfficientNet.from_name", "model_name": "lite0"}}
+    assert named(choices=[("model", "wrapped")], model=made) == "EfficientNet lite0"
     assert named(choices=[("model", "file")], model={"source": "a/net.py:make"}) == "net.py:make"
     assert named(choices=[("model", "onnx")], model={"path": "a/vit.onnx"}) == "onnx vit.onnx"
     inner = {"_target_": "robustbench.utils.load_model", "model_name": "Carmon2019Unlabeled"}

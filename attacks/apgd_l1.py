@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gauntlet.attacks.losses import Cotangent, Loss, margins, scored
-from gauntlet.attacks.projected_ascent import BestCandidates, Step
+from gauntlet.attacks.projected_ascent import BestCandidates, RunCandidates, Step
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.passes import RowLoss
+from gauntlet.threat_model.passes import Guess, RowLoss, doubtful
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -18,6 +18,9 @@ MARGIN = scored("margin")
 
 SPREAD = 1.5
 """A step moves as many entries as the best point has changed, divided by this."""
+
+MOST_ROUNDS = 16
+"""Rounds of a projection that are made before anything is read."""
 
 SLOWER, LEAST = 1.5, 0.1
 """A step that does not make the best point sparser is divided by the first, down to the second times the radius."""
@@ -110,40 +113,44 @@ def _climb(
     sparsity: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Ascend from z by a loss for each step; worth: the value by which the best point is known."""
-    done, changed = 0, None if sparsity is None else x.new_full((len(x),), SPREAD * sparsity * x[:1].numel())
-    for factor, count in phases(len(losses)) if len(x) else ():
+    if not len(x):
+        return index, z
+    run, done = RunCandidates.start(best, index), 0
+    entries, rounds = Guess(1, x[0].numel(), spare=0.5), Guess(8, MOST_ROUNDS, spare=0.5)
+    changed = None if sparsity is None else x.new_full((len(x),), SPREAD * sparsity * x[0].numel())
+    for factor, count in phases(len(losses)):
         around, below = threat.scaled(x.new_full((len(x),), factor)), rng.stream(factor)
-        z, state = around.project(z, x), None
-        window = max(int(0.04 * count), 1)
+        z, state, window = around.project(z, x), None, max(int(0.04 * count), 1)
         for number in range(count + 1):
             draw, loss = below.stream(number), losses[min(done + number, len(losses) - 1)]
-            logits, gradient = head.gradient(z, RowLoss(loss, y, target), draw)
-            value = worth(logits, y, target)
-            if state is None:
-                state = APGDL1State.start(x, z, gradient, value)
-                state = state if done or changed is None else state._replace(changed=changed)
-            else:
-                state = state.observe(z, gradient, value)
+            logits, gradient, sums = head.pulled(z, RowLoss(loss, y, target), draw)
+            seen = SeenPoint(state, x, z, worth(logits, y, target), changed, number > 0 and number % window == 0)
+            # The next points come before the read, which says of them, too, whether they are right.
+            state = seen.state(gradient)
+            ahead, taken = around.projected(state.ahead(around, x, entries.value), x, rounds.value)
+            assert taken is not None  # under l1
+            columns = sums, state.entries.to(x.dtype), taken
             if factor == 1:
-                margin = margins(logits, y)
-                broken = head.broken(z, logits, y, draw, margin=margin)
-                best.note(index, z, margin, broken)
-                if broken.any():
-                    stay = (~broken).nonzero().squeeze(1)
-                    if not len(stay):
-                        return index[stay], z[stay]
-                    x, y, z, index, state = x[stay], y[stay], z[stay], index[stay], state.select(stay)
-                    target = None if target is None else target[stay]
-                    around, below = around.select(stay), below.select(stay)
-            if number and number % window == 0:
-                state = state.check(x)
-            z = state.ahead(around, x) if number < count else state.top
+                fallen, margin, *there = head.fallen(z, y, draw, margins(logits, y), *columns)
+            else:
+                there = [*head.passes.read(*columns)]
+            doubt, *enough = doubtful(there[0]).any(), entries.enough(there[1]), rounds.enough(there[2])
+            if doubt or not all(enough):
+                state = seen.state(head.settled(gradient, draw)) if doubt else state
+                ahead = around.project(state.ahead(around, x, entries.value), x)
+            if factor == 1 and (stay := run.enter(z, margin, fallen)) is not None:
+                if not len(stay):
+                    return run.close(), z[stay]
+                x, y, ahead, state = x[stay], y[stay], ahead[stay], state.select(stay)
+                target = None if target is None else target[stay]
+                around, below = around.select(stay), below.select(stay)
+            z, changed = ahead if number < count else state.top, None
         done += count
-    return index, z
+    return run.close(), z
 
 
 class APGDL1State(NamedTuple):
-    """One phase of each sample: all tensors [B, ...]. Rows of `top` and `top_gradient` are written in place."""
+    """One phase of each sample: all tensors [B, ...]."""
 
     z: Tensor
     gradient: Tensor  # at z
@@ -155,7 +162,12 @@ class APGDL1State(NamedTuple):
 
     @classmethod
     def start(cls, x: Tensor, z: Tensor, gradient: Tensor, value: Tensor) -> "APGDL1State":
-        return cls(z, gradient, x.new_ones(len(x)), _changed(z, x), z.clone(), gradient.clone(), value)
+        return cls(z, gradient, x.new_ones(len(x)), _changed(z, x), z, gradient, value)
+
+    @property
+    def entries(self) -> Tensor:
+        """Return how many entries the next step moves, int64 [B]."""
+        return (self.changed / SPREAD).ceil().long().clamp(1, self.z[:1].numel())
 
     def select(self, index: Tensor) -> "APGDL1State":
         return APGDL1State(*(item.index_select(0, index) for item in self))
@@ -163,12 +175,12 @@ class APGDL1State(NamedTuple):
     def observe(self, z: Tensor, gradient: Tensor, value: Tensor) -> "APGDL1State":
         """Return the state after the loss at the new point z is known."""
         better = value > self.top_value
-        rows = better.nonzero().squeeze(1)
-        self.top.index_copy_(0, rows, z.index_select(0, rows))
-        self.top_gradient.index_copy_(0, rows, gradient.index_select(0, rows))
+        there = better.reshape(-1, *[1] * (z.dim() - 1))
         return self._replace(
             z=z,
             gradient=gradient,
+            top=torch.where(there, z, self.top),
+            top_gradient=torch.where(there, gradient, self.top_gradient),
             top_value=torch.where(better, value, self.top_value),
         )
 
@@ -176,22 +188,41 @@ class APGDL1State(NamedTuple):
         """Back to the best point with the full step where that has become sparser by 5 %, else a shorter step."""
         changed = _changed(self.top, x)
         sparser = changed < 0.95 * self.changed
-        rows = sparser.nonzero().squeeze(1)
+        there = sparser.reshape(-1, *[1] * (x.dim() - 1))
         return self._replace(
-            z=self.z.index_copy(0, rows, self.top.index_select(0, rows)),
-            gradient=self.gradient.index_copy(0, rows, self.top_gradient.index_select(0, rows)),
+            z=torch.where(there, self.top, self.z),
+            gradient=torch.where(there, self.top_gradient, self.gradient),
             step=torch.where(sparser, 1.0, (self.step / SLOWER).clamp_min(LEAST)),
             changed=changed,
         )
 
-    def ahead(self, threat: Threat, x: Tensor) -> Tensor:
-        """Return the next point."""
-        size = self.gradient.abs().flatten(1)
-        count = (self.changed / SPREAD).ceil().long().clamp(1, size.shape[1])[:, None]
-        least = size.topk(int(count.max()), dim=1).values.gather(1, count - 1)
+    def ahead(self, threat: Threat, x: Tensor, most: int) -> Tensor:
+        """Return the next point, not yet inside the threat; most: entries that a step moves, at least `entries`."""
+        size, count = self.gradient.abs().flatten(1), self.entries[:, None]
+        least = size.topk(min(most, size.shape[1]), dim=1).values.gather(1, count.clamp_max(most) - 1)
         direction = self.gradient.flatten(1).sign() * (size >= least)
         direction = direction / direction.abs().sum(1, keepdim=True).clamp_min(1.0) * self.step[:, None]
-        return threat.project(self.z + threat.budget(x) * direction.reshape(x.shape), x)
+        return self.z + threat.budget(x) * direction.reshape(x.shape)
+
+
+class SeenPoint(NamedTuple):
+    """What is known of each sample after a pass, but for its gradient."""
+
+    before: APGDL1State | None  # None: the point is the first
+    x: Tensor
+    z: Tensor
+    value: Tensor  # of the loss
+    changed: Tensor | None  # as of the state, where that is the first; None: those of z
+    check: bool  # whether the step is checked
+
+    def state(self, gradient: Tensor) -> APGDL1State:
+        """Return the state after the pass."""
+        if self.before is not None:
+            state = self.before.observe(self.z, gradient, self.value)
+        else:
+            state = APGDL1State.start(self.x, self.z, gradient, self.value)
+            state = state if self.changed is None else state._replace(changed=self.changed)
+        return state.check(self.x) if self.check else state
 
 
 def _changed(z: Tensor, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """How full the passes of an attack are: calls of the network, samples in each, and reads that a device would wait for.
 
     python -m benchmarks.occupancy [--network NAME] [--attack NAME ...] [--samples 1000] [--batch 256] [--repeats 3]
+                                   [--norm l1 --eps 2] [--knob attack.KEY=VALUE ...]
 
 `occupancy`: samples passed, over calls times the batch size. `calls over least`: calls over those that full batches
 would need. `longest chain`: the most forward passes of one sample, of which none can begin before the one before it
@@ -31,6 +32,7 @@ from gauntlet.data.dataset import Batch
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
 from gauntlet.evaluation.full_passes import FullPasses
+from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain
 
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal")
@@ -136,7 +138,8 @@ def evaluation(name: str, attack: str, options: argparse.Namespace, full: bool) 
     data, threat = NETWORKS[name]
     network, images = Sizes(network_of(name)), images_of(data, 0, options.samples)
     victim, copy = Victim(plain(network), (network,)), Victim(plain(network), (network,)) if options.copy else None
-    chosen = built(attack, [])
+    chosen = built(attack, options.knob)
+    threat = Threat(options.norm, options.eps) if options.eps else threat
     run = Evaluation(victim, (attack, chosen), threat, 10, fused=copy, batch_size=options.batch, full_passes=full)
     return run, images, network.seen
 
@@ -161,6 +164,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=0, help="of the second table, CPU seconds; 0: none")
     parser.add_argument("--copy", action="store_true", help="gradients from a copy, as under runtime.fold=true")
+    parser.add_argument("--norm", default="linf", choices=Threat.NORMS, help="of another threat, with --eps")
+    parser.add_argument("--eps", help="of another threat than the network's; or unbounded")
+    parser.add_argument("--knob", nargs="+", default=[], metavar="attack.KEY=VALUE")
     parser.add_argument("--only-full", action="store_true", help="leave out the calls that run one after the other")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -14,7 +14,8 @@ from gauntlet.commands.run import main
 from gauntlet.commands.train import main as train
 from gauntlet.config.shipped import CONF
 from gauntlet.errors import UserError
-from gauntlet.threat_model.threat import Threat, parse_eps
+from gauntlet.threat_model.eps import parse_eps
+from gauntlet.threat_model.threat import Threat
 
 SLIPS = [
     (["checkpoint=${oc.env:NOSUCH}"], "checkpoint: the environment has no variable NOSUCH; export it"),

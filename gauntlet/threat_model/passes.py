@@ -139,6 +139,25 @@ def doubtful(sums: HostValues) -> HostMask:
     return mask
 
 
+class Guess:
+    """How much work to do before anybody reads how much it takes: what it took the last time, and some more.
+
+    Args:
+        first: the first guess.
+        most: the largest; who needs more asks otherwise.
+        spare: share of what it took the last time that is done besides.
+    """
+
+    def __init__(self, first: int, most: int, spare: float) -> None:
+        self.value, self.most, self.spare = first, most, spare
+
+    def enough(self, taken: HostValues) -> bool:
+        """Return whether the guess was enough for what each sample takes, [b]; guess anew."""
+        needed, guessed = int(taken.max()), self.value
+        self.value = min(needed + int(self.spare * needed), self.most)
+        return needed <= guessed
+
+
 def positions(device: torch.device, *found: HostIndex) -> tuple[Tensor, ...]:
     """Return positions on the device, by a single copy that waits for nothing."""
     there = torch.from_numpy(np.concatenate(found)).to(device, non_blocking=True)

@@ -4,21 +4,19 @@ The benchmark owns the threat; no attack has an eps of its own. Images are float
 """
 
 import math
-import re
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
-from functools import cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from gauntlet.errors import UserError
+from gauntlet.threat_model.eps import UNBOUNDED, parse_eps
 from gauntlet.threat_model.l1_projection import project_l1
 from gauntlet.threat_model.rng import Rng
 
-UNBOUNDED = "unbounded"
-"""The eps of a run that measures distances: only the box limits."""
+ROUNDS = 12
+"""Newton steps of a projection on an l1 ball that nearly always suffice."""
 
 GOALS = ("untargeted", "targeted")
 """What counts as a success: any class but the label, or the target of each image."""
@@ -151,34 +149,52 @@ class Threat:
         """Return the point of the set near z. Exact for linf, l1 and l0; for l2 the ball comes first and the box
         second, which stays inside both but is not the nearest point where a pixel meets the box.
         """
+        point, taken = self.projected(z, x, ROUNDS)
+        if taken is None or not (taken > ROUNDS).any():
+            return point
+        if self.norm == "l1":
+            point, _ = project_l1(z, x, self.budget(x), self.low, self.high)
+        return self._settled(point, x)
+
+    def projected(self, z: Tensor, x: Tensor, rounds: int) -> tuple[Tensor, Tensor | None]:
+        """Return what `project` does, by so many rounds and read by nobody yet, and how many each sample takes, [B]:
+        the point of one that takes more is not there. None: all are.
+
+        For loops that read all of a step at once.
+        """
         if self.unbounded:
-            return z.clamp(self.low, self.high)
+            return z.clamp(self.low, self.high), None
         eps = self.budget(x)
         if self.norm == "linf":
-            return z.clamp(x - eps, x + eps).clamp_(self.low, self.high)
+            return z.clamp(x - eps, x + eps).clamp_(self.low, self.high), None
         if self.norm == "l2":
             delta = z - x
             scaled = x + delta * (eps / _length(delta).clamp_min(1e-30)).clamp_max(1.0)
-            return self._settled(scaled.clamp(self.low, self.high), x)
+            point = scaled.clamp_(self.low, self.high)
+            return point, 1 + rounds * self._outside(point, x)[0]
         if self.norm == "l1":
-            return self._settled(project_l1(z, x, eps, self.low, self.high), x)
+            point, taken = project_l1(z, x, eps, self.low, self.high, rounds)
+            return point, taken + rounds * self._outside(point, x)[0]
         delta = z.clamp(self.low, self.high) - x
         size = delta.square().sum(1, keepdim=True)
         keep = _largest(size.flatten(1), eps.flatten().floor().long()).reshape(size.shape)
-        return x + delta * keep
+        return x + delta * keep, None
 
     def _settled(self, z: Tensor, x: Tensor) -> Tensor:
         """Return z, pulled towards x where rounding its many pixels to the dtype of x left it outside the ball."""
-        eps = self._exact_eps(x)
         slack = 1e-6
         while True:
-            distance = self.distance(z, x)
-            over = distance > eps * (1 + 5e-7) + 5e-8
+            over, share = self._outside(z, x)
             if slack > 0.5 or not over.any():
                 return z
-            share = torch.where(over, eps / distance * (1 - slack), 1.0).reshape(-1, *[1] * (x.dim() - 1))
+            share = torch.where(over, share * (1 - slack), 1.0).reshape(-1, *[1] * (x.dim() - 1))
             z = torch.where(share < 1, (x + (z - x) * share.to(x.dtype)).clamp(self.low, self.high), z)
             slack *= 2
+
+    def _outside(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which points lie outside the ball by more than rounding, bool [B], and eps over their distance."""
+        eps, distance = self._exact_eps(x), self.distance(z, x)
+        return distance > eps * (1 + 5e-7) + 5e-8, eps / distance
 
     def sample(self, x: Tensor, unit: Tensor, gauss: Tensor) -> Tensor:
         """Return a random point of the set. unit: uniform [0, 1), gauss: standard normal, both of the shape of x.
@@ -263,27 +279,6 @@ class Threat:
         inside = ((z >= self.low) & (z <= self.high)).flatten(1).all(1)  # false for NaN
         eps = self._exact_eps(x)
         return inside & (self.distance(z, x) <= eps * (1 + 1e-6) + 1e-7)
-
-
-@cache
-def parse_eps(eps: str | float) -> Fraction | float:
-    """Return eps as an exact fraction where it was given as one; infinite for "unbounded".
-
-    Raises:
-        UserError: it is neither a positive finite number nor "unbounded".
-    """
-    if eps == UNBOUNDED:
-        return math.inf
-    try:
-        if isinstance(eps, str) and (parts := re.fullmatch(r"\s*([+-]?\d*\.?\d+)/(\d+)\s*", eps)):
-            value: Fraction | float = Fraction(parts[1]) / int(parts[2])  # such as 8/255, or 0.5/255
-        else:
-            value = float(eps)
-    except (ValueError, TypeError, ZeroDivisionError):
-        raise UserError(f"threat.eps={eps!r} is not a number; write for example threat.eps=8/255 or 0.03") from None
-    if not (math.isfinite(value) and value > 0):
-        raise UserError(f"threat.eps={eps} must be a positive number; write for example threat.eps=8/255 or 0.03")
-    return value
 
 
 def _length(delta: Tensor) -> Tensor:

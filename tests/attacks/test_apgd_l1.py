@@ -64,7 +64,7 @@ def test_a_step_moves_two_thirds_as_many_entries_as_the_best_point_has_changed()
     changed = x.clone()
     changed[0, 0, :3] += 0.1
     state = APGDL1State.start(x, changed, gradient, torch.zeros(1))._replace(step=torch.full((1,), 0.05))
-    moved = state.ahead(Threat("l1", 2.0), x) - changed
+    moved = state.ahead(Threat("l1", 2.0), x, 36) - changed
     assert (moved.abs() > 1e-6).sum() == 12
     assert moved.abs().sum().item() == pytest.approx(0.1)
 

@@ -47,16 +47,16 @@ class DDN(Knobs, key="attack"):
         start = DDNState(x, x.new_full((len(x),), self.first), farthest(x, threat))
         return minimize_norm(head, x, y, start, self._advance, self.steps, loss=ce, threat=threat, rng=rng)
 
-    def _advance(self, state: "DDNState", result: StepResult) -> "DDNState":
+    def _advance(self, state: "DDNState", result: StepResult) -> tuple["DDNState", Tensor | None]:
         x, direction = result.x, unit(result.gradient)
         lost = (direction == 0).flatten(1).all(1)
-        if lost.any():
+        if result.rounds is None and lost.any():
             noise = result.rng.select(lost).stream(f"lost{result.number}").normal(tuple(x.shape[1:]), dtype=x.dtype)
             direction = direction.index_copy(0, lost.nonzero().squeeze(1), unit(noise))
         eps = (state.eps * torch.where(result.broken, 1 - self.rate, 1 + self.rate)).minimum(state.most)
         delta = state.z - x + self.step_size * (0.01 + 0.99 * result.cosine) * direction
         z = (x + wide(eps, x) * unit(delta)).clamp(result.threat.low, result.threat.high)
-        return state._replace(z=z, eps=eps)
+        return state._replace(z=z, eps=eps), None if result.rounds is None else 1 + result.rounds * lost
 
 
 class DDNState(NamedTuple):

@@ -62,13 +62,13 @@ class FMN(Knobs, key="attack"):
         start = FMNState(x, x.new_full((len(x),), first), farthest(x, threat))
         return minimize_norm(head, x, y, start, self._advance, self.steps, loss=margin, threat=threat, rng=rng)
 
-    def _advance(self, state: "FMNState", result: StepResult) -> "FMNState":
+    def _advance(self, state: "FMNState", result: StepResult) -> tuple["FMNState", Tensor | None]:
         rate = self.last_rate + (self.rate - self.last_rate) * result.cosine
         resized = state.pixels(result, rate) if result.threat.norm == "l0" else state.radius(result, rate)
         eps = resized.minimum(state.most)
         length = self.step_size * REACH[result.threat.norm] * (0.01 + 0.99 * result.cosine)
-        z = result.threat.within(eps).project(state.z + length * unit(result.gradient), result.x)
-        return state._replace(z=z, eps=eps)
+        z, taken = result.projected(result.threat.within(eps), state.z + length * unit(result.gradient))
+        return state._replace(z=z, eps=eps), taken
 
 
 class FMNState(NamedTuple):

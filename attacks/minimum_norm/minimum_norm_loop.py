@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gauntlet.attacks.losses import CLEAR, Cotangent, margins
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.passes import RowLoss
+from gauntlet.threat_model.passes import MOST_ROUNDS, Guess, HostValues, RowLoss, doubtful, positions
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -33,10 +33,10 @@ class NearestExamples(NamedTuple):
 
     def note(self, index: Tensor, z: Tensor, distance: Tensor, broken: Tensor) -> None:
         """Enter candidates z of the samples at `index` (positions), in place."""
-        better = broken & (distance < self.distance[index])
-        where = index[better]
-        self.z[where] = z[better]
-        self.distance[where] = distance[better]
+        near = self.distance[index]
+        better = broken & (distance < near)
+        self.z[index] = torch.where(wide(better, z), z, self.z[index])
+        self.distance[index] = torch.where(better, distance, near)
 
     def within(self, threat: Threat, x: Tensor) -> Tensor:
         """Return the legal adversarial examples, and the images of the other samples."""
@@ -48,6 +48,7 @@ class StepResult(NamedTuple):
 
     number: int  # of the step
     share: float  # of the steps that is behind, in [0, 1)
+    rounds: int | None  # of what is found in rounds, without a read; None: as many as it takes
     x: Tensor
     gap: Tensor  # [b], half of true logit minus best other one: the value that falls along the gradient of `margin`
     gradient: Tensor  # without what pushes out of the box
@@ -57,16 +58,14 @@ class StepResult(NamedTuple):
     threat: Threat
     rng: Rng
 
-    def select(self, index: Tensor) -> "StepResult":
-        return StepResult(
-            self.number, self.share, self.x[index], self.gap[index], self.gradient[index], self.broken[index],
-            self.distance[index], self.best[index], self.threat.select(index), self.rng.select(index),
-        )  # fmt: skip
-
     @property
     def cosine(self) -> float:
         """Return a factor that falls from one to zero over the steps."""
         return (1 + math.cos(math.pi * self.share)) / 2
+
+    def projected(self, ball: Threat, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the point of a ball near z, and how many rounds that takes, [b]; None: no more than were made."""
+        return (ball.project(z, self.x), None) if self.rounds is None else ball.projected(z, self.x, self.rounds)
 
 
 class MinimumNormState(Protocol):
@@ -86,7 +85,7 @@ def minimize_norm(
     x: Tensor,
     y: Tensor,
     state: S,
-    advance: Callable[[S, StepResult], S],
+    advance: Callable[[S, StepResult], tuple[S, Tensor | None]],
     steps: int,
     *,
     loss: Cotangent,
@@ -99,30 +98,37 @@ def minimize_norm(
     Args:
         x, y: images [B, C, H, W] and labels int64 [B].
         state: at the start.
-        advance: the state with the next point, which lies in the box.
+        advance: the state with the next point, which lies in the box, and how many rounds that takes, [b]; None: no
+            more than were made.
         loss: whose gradient the steps follow.
     """
     best, index, images = NearestExamples.start(x), torch.arange(len(x), device=x.device), x
-    whole, labels, draws = threat, y, rng
+    whole, labels, draws, rounds = threat, y, rng, Guess(8, MOST_ROUNDS, spare=0.34)
     for number in range(steps if len(x) else 0):
         draw = rng.stream(number)
-        logits, gradient = head.gradient(state.z, RowLoss(loss, y), draw)
-        distance = threat.distance(state.z, x)
-        broken, found = _check_candidates(head, state.z, logits, y, distance < best.distance[index], draw)
+        logits, gradient, sums = head.pulled(state.z, RowLoss(loss, y), draw)
+        distance, ends = threat.distance(state.z, x), arrived(state.z, x, threat)
+        nearer = distance < best.distance[index]
+        broken, found, known = _check_candidates(head, state.z, logits, y, nearer, draw, sums, ends)
         best.note(index, state.z, distance, found)
-        leave = found & arrived(state.z, x, threat)
         result = StepResult(
-            number, number / steps, x, margins(logits, y) / 2, free(gradient, state.z, threat), broken, distance,
-            best.distance[index], threat, rng,
+            number, number / steps, rounds.value, x, margins(logits, y) / 2, free(gradient, state.z, threat), broken,
+            distance, best.distance[index], threat, rng,
         )  # fmt: skip
+        # The next points come before the read, which says of them, too, whether they are right.
+        ahead, taken = advance(state, result)
+        columns = [*(() if known else (sums, found & ends)), *(() if taken is None else (taken,))]
+        sums_there, leave, *taken_there = [*known, *(head.passes.read(*columns) if columns else ())]
+        doubt, enough = doubtful(sums_there).any(), all(rounds.enough(each) for each in taken_there)
+        if doubt:
+            result = result._replace(gradient=free(head.settled(gradient, draw), state.z, threat))
+        state = ahead if enough and not doubt else advance(state, result._replace(rounds=None))[0]
         if leave.any():
-            stay = (~leave).nonzero().squeeze(1)
+            (stay,) = positions(x.device, (~leave).nonzero()[0])
             if not len(stay):
                 break
-            result, state, y, index = result.select(stay), state.select(stay), y[stay], index[stay]
-            x, threat, rng = result.x, result.threat, result.rng
-        if number < steps - 1:
-            state = advance(state, result)
+            state, x, y, index = state.select(stay), x[stay], y[stay], index[stay]
+            threat, rng = threat.select(stay), rng.select(stay)
     refine(head, images, labels, best, threat=whole, rng=draws.stream("refine"))
     return best.within(whole, images)
 
@@ -160,24 +166,24 @@ def arrived(z: Tensor, x: Tensor, threat: Threat) -> Tensor:
 
 
 def _check_candidates(
-    head: CountedHead, z: Tensor, logits: Tensor, y: Tensor, nearer: Tensor, rng: Rng
-) -> tuple[Tensor, Tensor]:
+    head: CountedHead, z: Tensor, logits: Tensor, y: Tensor, nearer: Tensor, rng: Rng, sums: Tensor, ends: Tensor
+) -> tuple[Tensor, Tensor, tuple[HostValues, ...]]:
     """Decide by which the steps go on, and which of the points are adversarial and nearer than those before, both bool
     [b].
 
     The logits of an exact head are good enough to step by. So are those of a fused copy, which differ by rounding, to
-    enter points by, since these must be clearly wrong. In reduced precision, or where the defense is random, the
-    deployed forward is asked about what would be entered.
+    enter points by, since these must be clearly wrong: then nothing is read. In reduced precision, or where the defense
+    is random, the deployed forward is asked about what would be entered. Then the sums, and which of the points found
+    are ends, are returned on the host, too.
     """
-    if not head.head.exact:
-        broken = head.broken(z, logits, y, rng)
-        return broken, broken & nearer
-    broken = clear(logits, y)
-    found = broken & nearer
-    at = found.nonzero().squeeze(1)
-    if len(at) and (head.dtype is not None or head.trials > 1):
-        found[at] = head.broken(z[at], logits[at], y[at], rng.select(at))
-    return broken, found
+    exact, broken = head.head.exact, clear(logits, y)
+    found, margin = broken & nearer, margins(logits, y)
+    if exact and head.dtype is None and head.trials == 1:
+        return broken, found, ()
+    margin = margin.masked_fill(~found, math.inf) if exact else margin
+    fallen, _, sums_there, leave = head.fallen(z, y, rng, margin, sums, nearer & ends)
+    fell = torch.from_numpy(fallen).to(z.device, non_blocking=True)
+    return broken if exact else fell, fell & nearer, (sums_there, fallen & leave)
 
 
 def clearly_broken(head: CountedHead, z: Tensor, logits: Tensor, y: Tensor, rng: Rng, plain: bool = False) -> Tensor:

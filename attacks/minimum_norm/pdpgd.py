@@ -65,7 +65,7 @@ class PDPGD(Knobs, key="attack"):
         start = PDPGDState(x, 0 * x, 0 * x, none, none, dual, dual.sigmoid())
         return minimize_norm(head, x, y, start, self._advance, self.steps, loss=margin, threat=threat, rng=rng)
 
-    def _advance(self, state: "PDPGDState", result: StepResult) -> "PDPGDState":
+    def _advance(self, state: "PDPGDState", result: StepResult) -> tuple["PDPGDState", Tensor]:
         x, threat = result.x, result.threat
         now = result.gap.to(x.dtype)
         tiny = torch.finfo(x.dtype).tiny
@@ -80,12 +80,12 @@ class PDPGD(Knobs, key="attack"):
         z = (state.z - length / (1 - MOMENTS[0] ** count) * first / metric).clamp(threat.low, threat.high)
         stiff = metric.flatten(1).amax(1)
         pull = (1 - state.weight) / state.weight * length / stiff
-        z = _proximal(z, x, metric / wide(stiff, x), pull, threat, self.inner)
+        z, taken = _proximal(z, x, metric / wide(stiff, x), pull, threat, self.inner, result.rounds or self.inner)
         dual_step = self.dual_step * (1 - 0.9 * result.share)
         bound = -math.log(LEAST_RATIO)
         dual = (state.dual + torch.where(result.broken, -dual_step, dual_step)).clamp(-bound, bound)
         weight = self.memory * state.weight + (1 - self.memory) * torch.sigmoid(dual)
-        return PDPGDState(z, first, second, gap, peak, dual, weight)
+        return PDPGDState(z, first, second, gap, peak, dual, weight), taken
 
 
 class PDPGDState(NamedTuple):
@@ -101,22 +101,24 @@ class PDPGDState(NamedTuple):
         return PDPGDState(*(part[index] for part in self))
 
 
-def _proximal(z: Tensor, x: Tensor, metric: Tensor, pull: Tensor, threat: Threat, steps: int) -> Tensor:
-    """Return the u in the box that minimizes <u - z, metric (u - z)> / 2 + pull ||u - x||, by proximal gradient steps.
+def _proximal(
+    z: Tensor, x: Tensor, metric: Tensor, pull: Tensor, threat: Threat, steps: int, rounds: int
+) -> tuple[Tensor, Tensor]:
+    """Return the u in the box that minimizes <u - z, metric (u - z)> / 2 + pull ||u - x||, by proximal gradient steps,
+    and how many steps it takes, [B].
 
-    A sample whose last step changed its move by less than `SETTLED` of it makes no more. metric: in (0, 1]; pull: [B].
+    A sample whose last step changed its move by less than `SETTLED` of it makes no more. metric: in (0, 1]; pull: [B];
+    rounds: of the steps, to be made now.
     """
-    u, active = z.clone(), torch.arange(len(z), device=z.device)
-    for _ in range(steps):
-        old, image = u[active], x[active]
-        delta = shrink(old - metric[active] * (old - z[active]) - image, pull[active], threat.norm)
-        new = (image + delta).clamp(threat.low, threat.high)
-        u[active] = new
-        change, length = ((new - other).flatten(1).norm(dim=1) for other in (old, image))
-        active = active[change > SETTLED * length]
-        if not len(active):
-            break
-    return u
+    u, active, taken = z, torch.ones_like(pull, dtype=torch.bool), torch.ones_like(pull)
+    for _ in range(min(steps, rounds)):
+        delta = shrink(u - metric * (u - z) - x, pull, threat.norm)
+        new = (x + delta).clamp(threat.low, threat.high)
+        change, length = ((new - other).flatten(1).norm(dim=1) for other in (u, x))
+        u = torch.where(wide(active, u), new, u)
+        active = active & (change > SETTLED * length)
+        taken += active
+    return u, taken.clamp_max(steps)
 
 
 def shrink(delta: Tensor, pull: Tensor, norm: str) -> Tensor:

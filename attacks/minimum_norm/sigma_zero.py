@@ -61,7 +61,7 @@ class SigmaZero(Knobs, key="attack"):
         start = SigmaZeroState(x, 0 * x, 0 * x, none, none + self.threshold)
         return minimize_norm(head, x, y, start, self._advance, self.steps, loss=margin, threat=threat, rng=rng)
 
-    def _advance(self, state: "SigmaZeroState", result: StepResult) -> "SigmaZeroState":
+    def _advance(self, state: "SigmaZeroState", result: StepResult) -> tuple["SigmaZeroState", None]:
         x, threat = result.x, result.threat
         peak = state.peak if result.number else result.gradient.flatten(1).abs().amax(1)
         gradient = _unit_peak(self._gradient(state, result, peak))
@@ -74,7 +74,7 @@ class SigmaZero(Knobs, key="attack"):
         change = torch.where(result.broken, self.rate * length, -self.rate * length)
         threshold = (state.threshold + change).clamp(0, 1)
         keep = (z - x).abs().amax(1, keepdim=True) >= wide(threshold, x)
-        return SigmaZeroState(torch.where(keep, z, x), first, second, peak, threshold)
+        return SigmaZeroState(torch.where(keep, z, x), first, second, peak, threshold), None
 
     def _gradient(self, state: "SigmaZeroState", result: StepResult, peak: Tensor) -> Tensor:
         """Return the gradient of what is descended on."""

@@ -14,7 +14,6 @@ from gauntlet.threat_model.passes import (
     HostValues,
     Passes,
     Pullback,
-    doubtful,
     positions,
     resolved,
     weighed,
@@ -108,8 +107,8 @@ class CountedHead:
             others.
         view: what the head is shown of z; the gradient flows through it.
         """
-        logits, gradient, sums = self.pulled(z, cotangent, rng, view)
-        return logits, self._checked(gradient, sums, rng)
+        logits, gradient, _ = self.pulled(z, cotangent, rng, view)
+        return logits, self.settled(gradient, rng)
 
     def pulled(
         self, z: Tensor, cotangent: Pullback, rng: Rng, view: View | None = None
@@ -123,7 +122,8 @@ class CountedHead:
         for k in range(1, self.head.draws):
             more = self._pull(z, cotangent, rng.stream(f"draw{k}"), view)
             logits, gradient = logits + more[0], gradient + more[1]
-        return self._mean(logits, z, rng, view), gradient, self._booked(gradient, rng)
+        self.counts.add("backwards", rng.ids, self.head.draws)
+        return self._mean(logits, z, rng, view), gradient, gradient.sum(tuple(range(1, gradient.dim())))
 
     def linearize(self, z: Tensor, rng: Rng, view: View | None = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return the logits [B, K], the mean over `looks` draws, and the map that pulls a cotangent [B, K] back to z.
@@ -150,7 +150,8 @@ class CountedHead:
                 again, logits = graph()
                 self.counts.add("forwards", rng.ids, self.head.draws)
                 (gradient,) = torch.autograd.grad(weighed(logits, cotangent), again)
-            return self._checked(gradient, self._booked(gradient, rng), rng)
+            self.counts.add("backwards", rng.ids, self.head.draws)
+            return self.settled(gradient, rng)
 
         total = resolved(mean) * self.head.draws
         return self._mean(total, z, rng, view), pull
@@ -171,10 +172,13 @@ class CountedHead:
         wrong = _wrong(logits, y, margin)
         if self._decides(plain):
             return wrong
-        asked = wrong if self.head.exact else torch.ones_like(wrong)
+        if not self.head.exact:
+            return self.fooled(z, y, rng)
+        (asked,) = self.passes.read(wrong)
         if not asked.any():
             return wrong
-        return asked.masked_scatter(asked, self.fooled(z[asked], y[asked], rng.select(asked)))
+        (at,) = positions(z.device, asked.nonzero()[0])
+        return wrong.index_copy(0, at, self.fooled(z.index_select(0, at), y[at], rng.select(at)))
 
     def fallen(
         self, z: Tensor, y: Tensor, rng: Rng, margin: Tensor, *columns: Tensor, plain: bool = False
@@ -243,22 +247,13 @@ class CountedHead:
             shown = leaf if view is None else view(leaf)
         return with_graph(self._proposes, shown, rng, self.dtype)
 
-    def _booked(self, gradient: Tensor, rng: Rng) -> Tensor:
-        """Book the backward passes of a gradient; return the sum of the entries of each sample's."""
-        self.counts.add("backwards", rng.ids, self.head.draws)
-        return gradient.sum(tuple(range(1, gradient.dim())))
-
-    def _checked(self, gradient: Tensor, sums: Tensor, rng: Rng) -> Tensor:
-        """Return the gradient settled, where a sum is zero or not finite."""
-        return self.settled(gradient, rng) if doubtful(*self.passes.read(sums)).any() else gradient
-
     def settled(self, gradient: Tensor, rng: Rng) -> Tensor:
-        """Return the gradient with entries that are not finite set to zero; such, and gradients of zero, are booked."""
+        """Return the gradient with entries that are not finite set to zero; such, and gradients of zero, are booked.
+        Nothing is read."""
         peak = gradient.abs().flatten(1).amax(1)
-        bad = ~peak.isfinite()
         self.counts.add("zero_gradients", rng.ids, (peak == 0).long())
-        self.counts.add("bad_gradients", rng.ids, bad.long())
-        return gradient.nan_to_num(0.0, 0.0, 0.0) if bad.any() else gradient
+        self.counts.add("bad_gradients", rng.ids, (~peak.isfinite()).long())
+        return gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _wrong(logits: Tensor, y: Tensor, margin: Tensor | None) -> Tensor:

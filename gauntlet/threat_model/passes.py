@@ -139,6 +139,10 @@ def doubtful(sums: HostValues) -> HostMask:
     return mask
 
 
+MOST_ROUNDS = 16
+"""Rounds of what is found in rounds that are made before anybody reads how many it takes."""
+
+
 class Guess:
     """How much work to do before anybody reads how much it takes: what it took the last time, and some more.
 
@@ -154,7 +158,8 @@ class Guess:
     def enough(self, taken: HostValues) -> bool:
         """Return whether the guess was enough for what each sample takes, [b]; guess anew."""
         needed, guessed = int(taken.max()), self.value
-        self.value = min(needed + int(self.spare * needed), self.most)
+        more = needed + int(self.spare * needed)
+        self.value = min(max(more, (guessed + more) // 2), self.most)
         return needed <= guessed
 
 

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from itertools import count
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from gauntlet.attacks.losses import margin_hidden_by_rounding, margins, ranking
 from gauntlet.attacks.minimum_norm.minimum_norm_loop import NearestExamples, arrived, refine
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import MOST_ROUNDS, Guess, HostMask, doubtful, positions
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -55,16 +58,17 @@ class FAB(Knobs, key="attack"):
 
     def __call__(self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng) -> Tensor:
         """Return candidates z like x [B, C, H, W], the image itself where nothing was found; y: int64 [B]."""
-        best, alive = NearestExamples.start(x), torch.arange(len(x), device=x.device)
+        best, alive = NearestExamples.start(x), np.arange(len(x))
         if not len(x):
             return best.z
         order = ranking(head.scores(x, rng.stream("targets")), y) if self.targets else None
         for rank in range(1 if order is None else min(self.targets, order.shape[1])):
             for restart in range(1 if threat.unbounded else self.restarts):
                 if len(alive):
-                    below = rng.select(alive).stream(rank).stream(restart)
+                    (index,) = positions(x.device, alive)
+                    below = rng.select(index).stream(rank).stream(restart)
                     target = None if order is None else order[:, rank]
-                    done = self._run(head, x, y, target, best, alive, threat, below, restart > 0)
+                    done = self._run(head, x, y, target, best, index, threat, below, restart > 0)
                     alive = alive[~done]
         if threat.unbounded:
             refine(head, x, y, best, threat=threat, rng=rng.stream("refine"))
@@ -77,74 +81,103 @@ class FAB(Knobs, key="attack"):
         y: Tensor,
         target: Tensor | None,
         best: NearestExamples,
-        alive: Tensor,
+        index: Tensor,
         threat: Threat,
         rng: Rng,
         astray: bool,
-    ) -> Tensor:
-        """Walk the samples at `alive` to their target; enter what is found, return which were, bool like alive.
+    ) -> HostMask:
+        """Walk the samples at `index` to their target; enter what is found, return which were, bool like index.
 
         astray: begin at a random point.
         """
-        done = torch.zeros(len(alive), dtype=torch.bool, device=x.device)
-        place = torch.arange(len(alive), device=x.device)
-        x, y, threat = x[alive], y[alive], threat.select(alive)
-        target = None if target is None else target[alive]
+        done, place, rounds = np.zeros(len(index), dtype=bool), np.arange(len(index)), Guess(6, MOST_ROUNDS, spare=0.5)
+        x, y, threat = x[index], y[index], threat.select(index)
+        target = None if target is None else target[index]
         far = 2 * x[0].numel() * (threat.high - threat.low)  # no two images lie so far apart
         point = (x + threat.edge(x, rng.stream("start"))) / 2 if astray else x
         for number in range(self.steps):
             draw = rng.stream(number)
-            if target is None:
-                boundary = nearest_boundary(head, point, y, threat.norm, draw)
-            else:
-                boundary = linearize_boundary(head, point, y, target, draw)
-            point = self._ahead(point, x, boundary, threat)
+            point = self._step(head, point, x, y, target, threat, draw, rounds)
             logits = head.scores(point, draw)
-            wrong = head.broken(point, logits, y, draw, plain=True)
-            inside = wrong.clone()
-            inside[wrong] = arrived(point[wrong], x[wrong], threat.select(wrong))
+            margin = margins(logits, y)
             # A tie that only an offset of the logits makes is no end, but better than nothing.
-            tie = (margins(logits, y) == 0) & (margin_hidden_by_rounding(logits) > 0)
-            broken = wrong & ~tie if head.head.exact else wrong
-            noted = broken if threat.unbounded else inside
-            if noted.any():
-                near = threat.distance(point[noted], x[noted])
-                near[~broken[noted]] += far
-                best.note(alive[place[noted]], point[noted], near, torch.ones_like(noted[noted]))
-            inside &= broken
+            tie = (margin == 0) & (margin_hidden_by_rounding(logits) > 0)
+            wrong, _, tied, near = head.fallen(point, y, draw, margin, tie, arrived(point, x, threat), plain=True)
+            broken = wrong & ~tied if head.head.exact else wrong
+            rows = (broken if threat.unbounded else wrong & near).nonzero()[0]
+            inside = wrong & near & broken
+            at, stay, back = positions(x.device, rows, (~inside).nonzero()[0], broken[~inside].nonzero()[0])
+            if len(rows):
+                away = threat.select(at).distance(point[at], x[at])
+                away += far * torch.from_numpy(~broken[rows]).to(away, non_blocking=True)
+                best.note(index[at], point[at], away, torch.ones_like(at, dtype=torch.bool))
             if inside.any():
-                done[place[inside]] = True
-                stay = (~inside).nonzero().squeeze(1)
+                done[place[inside]], place = True, place[~inside]
                 if not len(stay):
                     break
-                place, point, x, y, broken = (t[stay] for t in (place, point, x, y, broken))
+                index, point, x, y = (t[stay] for t in (index, point, x, y))
                 target = None if target is None else target[stay]
                 threat, rng = threat.select(stay), rng.select(stay)
-            point = torch.where(broken.reshape(-1, 1, 1, 1), x + self.pull * (point - x), point)
+            if len(back):
+                near_image = x[back] + self.pull * (point[back] - x[back])
+                point = point.index_copy(0, back, near_image)
         return done
 
-    def _ahead(self, point: Tensor, x: Tensor, boundary: LinearizedBoundary, threat: Threat) -> Tensor:
-        """Return the point a little beyond the mixture of the projections of point and image."""
-        gap, gradient = boundary
+    def _step(
+        self,
+        head: CountedHead,
+        point: Tensor,
+        x: Tensor,
+        y: Tensor,
+        target: Tensor | None,
+        threat: Threat,
+        rng: Rng,
+        rounds: Guess,
+    ) -> Tensor:
+        """Return the points after a step, of one gradient or one for each class."""
+        if target is None:
+            boundary = nearest_boundary(head, point, y, threat.norm, rng)
+        else:
+            boundary = linearize_boundary(head, point, y, target, rng)
+        ahead, taken = self._ahead(point, x, boundary, threat, rounds.value)
+        sums, taken_there = head.passes.read(boundary.sums, taken)
+        enough = rounds.enough(taken_there)
+        if doubtful(sums).any():
+            boundary = boundary._replace(gradient=head.settled(boundary.gradient, rng))
+        elif enough:
+            return ahead
+        return self._ahead(point, x, boundary, threat, None)[0]
+
+    def _ahead(
+        self, point: Tensor, x: Tensor, boundary: LinearizedBoundary, threat: Threat, rounds: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the point a little beyond the mixture of the projections of point and image, and the rounds that these
+        take, as `reach` does."""
+        gap, gradient, _ = boundary
         offset = (gradient * (point - x)).flatten(1).sum(1)
-        from_point, from_image = reach(point, gradient, -gap, threat), reach(x, gradient, offset - gap, threat)
+        from_point, taken = reach(point, gradient, -gap, threat, rounds)
+        from_image, more = reach(x, gradient, offset - gap, threat, rounds)
         order = {"linf": math.inf, "l2": 2, "l1": 1}[threat.norm]
         one, two = (torch.linalg.vector_norm(d.flatten(1), order, dim=1) for d in (from_point, from_image))
         share = (one / (one + two).clamp_min(1e-12)).clamp(0, self.bias).reshape(-1, 1, 1, 1)
         mixed = torch.lerp(point + self.overshoot * from_point, x + self.overshoot * from_image, share)
-        return mixed.clamp_(threat.low, threat.high)
+        return mixed.clamp_(threat.low, threat.high), taken.maximum(more)
 
 
-def reach(x: Tensor, gradient: Tensor, amount: Tensor, threat: Threat) -> Tensor:
+def reach(
+    x: Tensor, gradient: Tensor, amount: Tensor, threat: Threat, rounds: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the least move d with <gradient, d> = amount that keeps x + d in the box; as far as the box allows where
     none does.
 
     Args:
         x, gradient: [B, C, H, W].
         amount: [B].
+        rounds: of Newton's method, which read nothing; None: until all moves are found.
 
     Returns:
-        d like x, least in the norm of the threat, of which it is the exact projection on a plane inside the box.
+        d like x, least in the norm of the threat, of which it is the exact projection on a plane inside the box, and
+        how many rounds it takes, [B]: where these are more than were made, it is not found.
     """
     peak = gradient.flatten(1).abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     weight, need = gradient.flatten(1) / peak, amount.abs().to(x.dtype)[:, None] / peak
@@ -152,30 +185,34 @@ def reach(x: Tensor, gradient: Tensor, amount: Tensor, threat: Threat) -> Tensor
     start, size = x.flatten(1), weight.abs()
     room = torch.where(helps > 0, threat.high - start, start - threat.low) * (size > 0)
     if threat.norm == "l1":
-        move = _greedy(size, room, need)
+        move, taken = _greedy(size, room, need), torch.ones_like(need)
     else:
-        move = _level(size, room, torch.ones_like(size) if threat.norm == "linf" else size, need)
-    return (helps * move).reshape(x.shape)
+        move, taken = _level(size, room, torch.ones_like(size) if threat.norm == "linf" else size, need, rounds)
+    return (helps * move).reshape(x.shape), taken.squeeze(1)
 
 
-def _level(size: Tensor, room: Tensor, pace: Tensor, need: Tensor) -> Tensor:
-    """Return min(t pace, room) for the t at which the gain, the sum of size times that, is `need`; [B, d], need [B, 1].
+def _level(size: Tensor, room: Tensor, pace: Tensor, need: Tensor, rounds: int | None) -> tuple[Tensor, Tensor]:
+    """Return min(t pace, room) for the t at which the gain, the sum of size times that, is `need`, and the rounds that
+    it takes; [B, d], need [B, 1].
 
     The gain is concave and piecewise linear in t, so Newton's method climbs to the answer from the left in finitely
-    many steps, mostly four or five, where sorting the kinks costs many times as much.
+    many steps, mostly four or five, where sorting the kinks costs many times as much. More steps change nothing.
     """
     close = need * (1 - 16 * torch.finfo(size.dtype).eps)
     beyond = (size * room).sum(1, keepdim=True) <= need
-    speed, t = size * pace, torch.zeros_like(need)
+    speed, t, taken, piece = size * pace, torch.zeros_like(need), torch.ones_like(need), torch.empty_like(size)
     done = beyond | (need == 0)
-    while not done.all():
+    for _ in range(rounds) if rounds else count():
+        if rounds is None and done.all():
+            break
         ahead = t * pace
-        gain = (size * ahead.minimum(room)).sum(1, keepdim=True)
-        rate = (speed * (ahead < room)).sum(1, keepdim=True)
+        gain = torch.minimum(ahead, room, out=piece).mul_(size).sum(1, keepdim=True)
+        rate = torch.lt(ahead, room, out=piece).mul_(speed).sum(1, keepdim=True)
         done |= gain >= close
+        taken += ~done
         step = (need - gain) / rate.clamp_min(1e-30)
         t = torch.where(done, t, (t + step).clamp_max(1e30))
-    return torch.where(beyond, room, (t * pace).minimum(room))
+    return torch.where(beyond, room, (t * pace).minimum(room)), taken
 
 
 def _greedy(size: Tensor, room: Tensor, need: Tensor) -> Tensor:

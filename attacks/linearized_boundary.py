@@ -24,12 +24,13 @@ class LinearizedBoundary(NamedTuple):
 
     gap: Tensor  # [B], at the point: negative where the true logit is larger
     gradient: Tensor  # [B, C, H, W]
+    sums: Tensor  # of the entries of each gradient, [B]: where one is doubtful, nobody has settled them yet
 
 
 def linearize_boundary(head: CountedHead, point: Tensor, y: Tensor, target: Tensor, rng: Rng) -> LinearizedBoundary:
     """Return the boundary to a chosen class, for one gradient. y, target: int64 [B]."""
-    logits, gradient = head.gradient(point, RowLoss(margin, y, target), rng)
-    return LinearizedBoundary(_gap(logits, y, target, point), gradient)
+    logits, gradient, sums = head.pulled(point, RowLoss(margin, y, target), rng)
+    return LinearizedBoundary(_gap(logits, y, target, point), gradient, sums)
 
 
 def nearest_boundary(head: CountedHead, point: Tensor, y: Tensor, norm: str, rng: Rng) -> LinearizedBoundary:
@@ -39,19 +40,19 @@ def nearest_boundary(head: CountedHead, point: Tensor, y: Tensor, norm: str, rng
     become the target an image must be ahead of all, and the best is the last that it passes.
     """
     if isinstance(head, TargetedHead):
-        logits, gradient = head.gradient(point, RowLoss(margin, y), rng)
-        return LinearizedBoundary(_gap(logits, y, runner_up(logits, y), point), gradient)
+        logits, gradient, sums = head.pulled(point, RowLoss(margin, y), rng)
+        return LinearizedBoundary(_gap(logits, y, runner_up(logits, y), point), gradient, sums)
     logits, pull = head.linearize(point, rng)
-    best, least = None, torch.full((len(point),), math.inf, dtype=point.dtype, device=point.device)
+    best, least, settled = None, point.new_full((len(point),), math.inf), point.new_ones(len(point))
     for number in range(1, logits.shape[1]):
         target = (y + number) % logits.shape[1]
-        boundary = LinearizedBoundary(_gap(logits, y, target, point), pull(margin(logits, y, target)))
+        boundary = LinearizedBoundary(_gap(logits, y, target, point), pull(margin(logits, y, target)), settled)
         length = torch.linalg.vector_norm(boundary.gradient.flatten(1), DUAL[norm], dim=1)
         away = boundary.gap.abs() / length.clamp_min(1e-12)
         nearer = away < least
         wide = nearer.reshape(-1, *[1] * (point.dim() - 1))
         best = boundary if best is None else LinearizedBoundary(
-            torch.where(nearer, boundary.gap, best.gap), torch.where(wide, boundary.gradient, best.gradient)
+            torch.where(nearer, boundary.gap, best.gap), torch.where(wide, boundary.gradient, best.gradient), settled
         )  # fmt: skip
         least = torch.where(nearer, away, least)
     assert best is not None, "a classifier has two classes at least"

@@ -126,7 +126,7 @@ class UAP(Universal):
         target = order[0, : min(self.classes, logits.shape[1] - 1)]
         gradient = torch.cat([pull(margin(logits, y, rival)) for rival in target.split(1)])  # type: ignore[no-untyped-call]
         need = (logits[0, y] - logits[0, target]).to(z.dtype) / 2  # the cotangent is half of e_t - e_y
-        step = reach(z.expand_as(gradient), gradient, need, Threat("l2", 1.0, threat.low, threat.high))
+        step, _ = reach(z.expand_as(gradient), gradient, need, Threat("l2", 1.0, threat.low, threat.high))
         short = (gradient * step).flatten(1).sum(1) < 0.999 * need  # the box ends before the boundary
         length = step.flatten(1).norm(dim=1).masked_fill(short | (need <= 0), math.inf)
         best = length.argmin()

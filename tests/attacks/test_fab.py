@@ -32,7 +32,7 @@ def test_reach_is_the_least_move_in_the_box(norm, seed, share):
     start, slope = x.flatten().numpy(), w.flatten().numpy()
     most = float((w.clamp_min(0) * (1 - x) - w.clamp_max(0) * x).sum())
     for amount in (share * most, -share * float((-w).clamp_min(0).mul(1 - x).sum() - (-w).clamp_max(0).mul(x).sum())):
-        d = reach(x, w, torch.tensor([amount], dtype=torch.float64), Threat(norm, 1.0)).flatten()
+        d = reach(x, w, torch.tensor([amount], dtype=torch.float64), Threat(norm, 1.0))[0].flatten()
         assert float(d @ w.flatten()) == pytest.approx(amount, abs=1e-9)
         assert ((x.flatten() + d) >= -1e-12).all()
         assert ((x.flatten() + d) <= 1 + 1e-12).all()
@@ -59,9 +59,9 @@ def test_reach_is_the_least_move_in_the_box(norm, seed, share):
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_reach_goes_as_far_as_the_box_allows(norm):
     x, w = problem(0)
-    d = reach(x, w, torch.tensor([1e6]), Threat(norm, 1.0))
+    d, _ = reach(x, w, torch.tensor([1e6]), Threat(norm, 1.0))
     assert torch.equal(x + d, torch.where(w > 0, 1.0, 0.0).double())
-    assert torch.equal(reach(x, 0 * w, torch.tensor([1.0]), Threat(norm, 1.0)), 0 * x)
+    assert torch.equal(reach(x, 0 * w, torch.tensor([1.0]), Threat(norm, 1.0))[0], 0 * x)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Iterative ascent whose gradient is put together from pieces: the engine of the transfer attacks."""
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from gauntlet.attacks.transfer.input_transforms import Piece, TransformGrid
 from gauntlet.errors import UserError
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
+from gauntlet.threat_model.passes import HostMask, positions
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -120,14 +123,14 @@ class Transfer(Knobs, key="attack"):
         state = MomentumState(torch.arange(len(z), device=z.device), context, z, torch.zeros_like(z), None, rng)
         best, done = z.clone(), torch.zeros(len(z), dtype=torch.bool, device=z.device)
         for number in range(self.steps):
-            result = None
+            result, draw, shown = None, state.rng.stream(number), self._ahead(state)
             if self.smoothing is None or self.smoothing.central:
-                result = self._mean_gradient(members, state.context, self._ahead(state), state.rng.stream(number))
-            broken = _broken(head, state, self._ahead(state), result, state.rng.stream(number))
+                result = self._mean_gradient(members, state.context, shown, draw)
+            broken = _fallen(head, state, shown, result, draw)
             center = None if result is None else result.gradient
             if broken.any():
-                best[state.at[broken]], done[state.at[broken]] = state.z[broken], True
-                stay = (~broken).nonzero().squeeze(1)
+                gone, stay = positions(z.device, broken.nonzero()[0], (~broken).nonzero()[0])
+                best[state.at[gone]], done[state.at[gone]] = state.z[gone], True
                 state, center = state.select(stay), None if center is None else center.select(stay)
             if not len(state.at):
                 return best, done
@@ -204,18 +207,24 @@ class MomentumState(NamedTuple):
         )
 
 
-def _broken(head: CountedHead, state: MomentumState, shown: Tensor, result: GradientResult | None, rng: Rng) -> Tensor:
+def _fallen(
+    head: CountedHead, state: MomentumState, shown: Tensor, result: GradientResult | None, rng: Rng
+) -> HostMask:
     """Return which points fool the victim, bool [b]. Where the logits of a gradient pass are not those of the point
     itself, that costs one more forward; surrogates, which could only say no, are not asked.
     """
-    broken = torch.zeros_like(state.at, dtype=torch.bool)
-    if not head.answers:
-        return broken
-    own = broken if result is None else result.plain & (shown == state.z).flatten(1).all(1)
-    for asked in (own, ~own):
-        at = asked.nonzero().squeeze(1)
-        if len(at):
-            z, y, draw, free = state.z[at], state.context.y[at], rng.select(at), result is not None and asked is own
-            logits = result.logits[at] if result is not None and free else head.scores(z, draw.stream("check"))
-            broken = broken.index_put((at,), head.broken(z, logits, y, draw, plain=not free))
-    return broken
+    z, y, fallen = state.z, state.context.y, np.zeros(len(state.at), dtype=bool)
+    own = ~fallen if not head.answers else fallen
+    if head.answers and result is not None:
+        plain, margin = result.plain & (shown == z).flatten(1).all(1), margins(result.logits, y)
+        if head.head.exact:  # points with logits of their own that say they are right are not asked about
+            fallen, _, own = head.fallen(z, y, rng, margin.masked_fill(~plain, math.inf), plain)
+        else:
+            (own,) = head.passes.read(plain)
+            (at,) = positions(z.device, own.nonzero()[0])
+            fallen[own] = head.fallen(z[at], y[at], rng.select(at), margin[at])[0] if len(at) else False
+    if not own.all():
+        (at,) = positions(z.device, (~own).nonzero()[0])
+        z, y, draw = z[at], y[at], rng.select(at)
+        fallen[~own] = head.fallen(z, y, draw, margins(head.scores(z, draw.stream("check")), y), plain=True)[0]
+    return fallen

@@ -13,7 +13,16 @@ from gauntlet.attacks.losses import SCORED, fewest_classes, margins, ranking, sc
 from gauntlet.attacks.projected_ascent import BestCandidates, PerturbationSet, RunCandidates
 from gauntlet.knobs import Knobs, choice, knob
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.passes import HostIndex, HostMask, HostValues, RowLoss, doubtful, positions
+from gauntlet.threat_model.passes import (
+    MOST_ROUNDS,
+    Guess,
+    HostIndex,
+    HostMask,
+    HostValues,
+    RowLoss,
+    doubtful,
+    positions,
+)
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -114,28 +123,34 @@ class APGD(Knobs, key="attack"):
         loss, checks, region = scored(self.loss), self.checkpoints(), PerturbationSet.around(threat, x)
         state, candidates = APGDState.start(threat.edge(x, rng.stream("start"))), RunCandidates.start(best, index)
         progress: LossProgress | None = None
+        rounds = Guess(8, MOST_ROUNDS, spare=0.5)
         for number in range(self.steps + 1):
             draw = rng.stream(number)
             logits, gradient, sums = head.pulled(state.z, RowLoss(loss.cotangent, y, target), draw)
-            fallen, margin, sums_there, value = head.fallen(
-                state.z, y, draw, margins(logits, y), sums, loss.value(logits, y, target)
+            keep, checked = self.MOMENTUM if number else 1.0, number in checks
+            # The next points come before the read, which says of them, too, whether they are right.
+            ahead, taken = (state.z, []) if checked else state.ahead(gradient, region, keep, rounds)
+            fallen, margin, sums_there, value, *more = head.fallen(
+                state.z, y, draw, margins(logits, y), sums, loss.value(logits, y, target), *taken
             )
-            if doubtful(sums_there).any():
+            if doubt := doubtful(sums_there).any():
                 gradient = head.settled(gradient, draw)
             better = np.arange(len(value)) if progress is None else progress.observe(value)
             progress = progress or LossProgress(value)
             state = state.observe(gradient, better)
             stay = candidates.enter(state.z, margin, fallen)
+            again = checked or doubt or not all(rounds.enough(each) for each in more)
             if stay is not None:
-                y, region, state = y[stay], region.select(stay), state.select(stay)
+                y, region, state, ahead = y[stay], region.select(stay), state.select(stay), ahead[stay]
                 target, rng = None if target is None else target[stay], rng.select(stay)
                 progress.keep(~fallen)
             if not len(y):
                 break
-            if number in checks:
+            if checked:
                 state = state.check(progress.check(checks[number], self.rho))
-            if number < self.steps:
-                state = state.advance(region, self.MOMENTUM if number else 1.0)
+            if again:
+                ahead, _ = state.ahead(state.gradient, region, keep, None)
+            state = state._replace(z=ahead, before=state.z)
         candidates.close()
 
 
@@ -210,9 +225,20 @@ class APGDState(NamedTuple):
             step=torch.where(halve, self.step / 2, self.step),
         )
 
-    def advance(self, region: PerturbationSet, keep: float) -> "APGDState":
-        """Take one step with momentum; keep: share of the new direction."""
-        ahead = region.step(self.z, self.gradient, self.step.reshape(-1, *[1] * (self.z.dim() - 1)))
+    def ahead(
+        self, gradient: Tensor, region: PerturbationSet, keep: float, rounds: Guess | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the points after one step with momentum, and in a list how many rounds they take, [b], of which so
+        many are made; keep: share of the new direction; rounds: None: as many as it takes.
+        """
+        length, taken = self.step.reshape(-1, *[1] * (self.z.dim() - 1)), list[Tensor]()
+        if rounds is None:
+            ahead = region.step(self.z, gradient, length)
+        else:
+            ahead, taken = region.stepped(self.z, gradient, length, rounds)
         drift = (self.z - self.before).mul_(1 - keep)
-        z = region.project(ahead.sub_(self.z).mul_(keep).add_(self.z).add_(drift))
-        return self._replace(z=z, before=self.z)
+        aim = ahead.sub_(self.z).mul_(keep).add_(self.z).add_(drift)
+        if rounds is None:
+            return region.project(aim), []
+        point, more = region.projected(aim, rounds)
+        return point, [one.maximum(two) for one, two in zip(taken, more, strict=True)]

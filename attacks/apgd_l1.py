@@ -10,7 +10,7 @@ from torch import Tensor
 from gauntlet.attacks.losses import Cotangent, Loss, margins, scored
 from gauntlet.attacks.projected_ascent import BestCandidates, RunCandidates, Step
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.passes import Guess, RowLoss, doubtful
+from gauntlet.threat_model.passes import MOST_ROUNDS, Guess, RowLoss, doubtful
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -18,9 +18,6 @@ MARGIN = scored("margin")
 
 SPREAD = 1.5
 """A step moves as many entries as the best point has changed, divided by this."""
-
-MOST_ROUNDS = 16
-"""Rounds of a projection that are made before anything is read."""
 
 SLOWER, LEAST = 1.5, 0.1
 """A step that does not make the best point sparser is divided by the first, down to the second times the radius."""

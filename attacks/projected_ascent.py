@@ -11,7 +11,16 @@ from torch import Tensor
 from gauntlet.attacks.losses import Cotangent, margins
 from gauntlet.attacks.returning_iterates import ReturningIterates
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.passes import HostIndex, HostMask, HostValues, RowLoss, doubtful, positions
+from gauntlet.threat_model.passes import (
+    MOST_ROUNDS,
+    Guess,
+    HostIndex,
+    HostMask,
+    HostValues,
+    RowLoss,
+    doubtful,
+    positions,
+)
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -56,8 +65,24 @@ class PerturbationSet(NamedTuple):
 
         length: a number, or one for each sample [B, 1, 1, 1].
         """
-        direction = self.threat.steepest(gradient, sparsity).mul_(self.eps * length)
-        return self.project(direction.add_(z))
+        return self.project(self._aim(z, gradient, length, sparsity))
+
+    def stepped(
+        self, z: Tensor, gradient: Tensor, length: Tensor | float, rounds: Guess, sparsity: float = 0.05
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return what `step` does, by so many rounds and read by nobody yet, and in a list how many rounds that takes,
+        [B]; empty: no more."""
+        return self.projected(self._aim(z, gradient, length, sparsity), rounds)
+
+    def projected(self, z: Tensor, rounds: Guess) -> tuple[Tensor, list[Tensor]]:
+        """Return what `project` does, as `stepped` does."""
+        if self.low is not None:
+            return self.project(z), []
+        point, taken = self.threat.projected(z, self.x, rounds.value)
+        return point, [] if taken is None else [taken]
+
+    def _aim(self, z: Tensor, gradient: Tensor, length: Tensor | float, sparsity: float) -> Tensor:
+        return self.threat.steepest(gradient, sparsity).mul_(self.eps * length).add_(z)
 
 
 class Step(NamedTuple):
@@ -186,26 +211,30 @@ def ascend(
     if not len(index):
         return index, z
     run, every = RunCandidates.start(best, index), (y, rng)
-    cycles = ReturningIterates(len(plan)) if returning else None
+    cycles, rounds = ReturningIterates(len(plan)) if returning else None, Guess(8, MOST_ROUNDS, spare=0.5)
     for number, step in enumerate(plan):
         draw = rng.stream(number)
         logits, gradient, sums = head.pulled(z, RowLoss(step.loss, y, target), draw)
         last = [cycles.last(number, z)] if cycles else []
-        fallen, margin, sums_there, *ended = head.fallen(z, y, draw, margins(logits, y), sums, *last)
-        if doubtful(sums_there).any():
-            gradient = head.settled(gradient, draw)
+        # The next points come before the read, which says of them, too, whether they are right.
+        ahead, taken = region.stepped(z, gradient, step.length, rounds, sparsity)
+        fallen, margin, sums_there, *more = head.fallen(z, y, draw, margins(logits, y), sums, *last, *taken)
+        doubt, ended = doubtful(sums_there).any(), more[: len(last)]
+        if doubt or not all(rounds.enough(each) for each in more[len(last) :]):
+            gradient = head.settled(gradient, draw) if doubt else gradient
+            ahead = region.step(z, gradient, step.length, sparsity)
         if cycles:
             cycles.leave(run.left, z, ended[0] & ~fallen)
         stay = run.enter(z, margin, fallen, *ended)
         if stay is not None:
             if cycles:
                 cycles.select(stay)
-            y, z, gradient = y[stay], z.index_select(0, stay), gradient.index_select(0, stay)
+            y, ahead = y[stay], ahead.index_select(0, stay)
             target = None if target is None else target[stay]
             region, rng = region.select(stay), rng.select(stay)
+        z = ahead
         if not len(z):
             break
-        z = region.step(z, gradient, step.length, sparsity)
     if cycles and cycles.ended:
         run.left, z = cycles.merged(run.left, z)
         (at,) = positions(z.device, run.left)

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+LOOKS = 16
+"""Steps between two looks at whether all points are found."""
+
 MOST = 200
 """Newton steps and halvings after which no digits are left."""
 
@@ -30,7 +33,7 @@ def project_l1(
     left, right = torch.zeros_like(size[:, :1]), size.amax(1, keepdim=True)
     t, spare, number = left, torch.zeros_like(done, dtype=torch.int32), 0
     for number in range(1, 1 + (rounds or MOST)):
-        if rounds is None and done.all():
+        if rounds is None and number % LOOKS == 0 and done.all():
             break
         torch.minimum(torch.sub(size, t, out=moved).clamp_min_(0), room, out=moved)
         excess = moved.sum(1, keepdim=True).sub_(limit)

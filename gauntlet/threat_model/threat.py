@@ -149,12 +149,12 @@ class Threat:
         """Return the point of the set near z. Exact for linf, l1 and l0; for l2 the ball comes first and the box
         second, which stays inside both but is not the nearest point where a pixel meets the box.
         """
+        if self.norm == "l2" and not self.unbounded:
+            return self._settled(self._scaled(z, x), x)[0]
         point, taken = self.projected(z, x, ROUNDS)
         if taken is None or not (taken > ROUNDS).any():
             return point
-        if self.norm == "l1":
-            point, _ = project_l1(z, x, self.budget(x), self.low, self.high)
-        return self._settled(point, x)
+        return self._settled(project_l1(z, x, self.budget(x), self.low, self.high)[0], x)[0]
 
     def projected(self, z: Tensor, x: Tensor, rounds: int) -> tuple[Tensor, Tensor | None]:
         """Return what `project` does, by so many rounds and read by nobody yet, and how many each sample takes, [B]:
@@ -168,33 +168,37 @@ class Threat:
         if self.norm == "linf":
             return z.clamp(x - eps, x + eps).clamp_(self.low, self.high), None
         if self.norm == "l2":
-            delta = z - x
-            scaled = x + delta * (eps / _length(delta).clamp_min(1e-30)).clamp_max(1.0)
-            point = scaled.clamp_(self.low, self.high)
-            return point, 1 + rounds * self._outside(point, x)[0]
+            return self._settled(self._scaled(z, x), x, rounds)
         if self.norm == "l1":
             point, taken = project_l1(z, x, eps, self.low, self.high, rounds)
-            return point, taken + rounds * self._outside(point, x)[0]
+            return point, taken + rounds * (self._settled(point, x, 1)[1] - 1)
         delta = z.clamp(self.low, self.high) - x
         size = delta.square().sum(1, keepdim=True)
         keep = _largest(size.flatten(1), eps.flatten().floor().long()).reshape(size.shape)
         return x + delta * keep, None
 
-    def _settled(self, z: Tensor, x: Tensor) -> Tensor:
-        """Return z, pulled towards x where rounding its many pixels to the dtype of x left it outside the ball."""
-        slack = 1e-6
+    def _scaled(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return z, pulled towards x into the l2 ball, then moved into the box."""
+        delta = z - x
+        return (x + delta * (self.budget(x) / _length(delta).clamp_min(1e-30)).clamp_max(1.0)).clamp_(
+            self.low, self.high
+        )
+
+    def _settled(self, z: Tensor, x: Tensor, rounds: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return z, pulled towards x where rounding its many pixels to the dtype of x left it outside the ball, and how
+        many rounds that takes, [B]; rounds: of these, without a read; None: as many as it takes."""
+        eps = self._exact_eps(x)
+        slack, taken = 1e-6, torch.ones(len(z), device=z.device)
         while True:
-            over, share = self._outside(z, x)
-            if slack > 0.5 or not over.any():
-                return z
-            share = torch.where(over, share * (1 - slack), 1.0).reshape(-1, *[1] * (x.dim() - 1))
+            distance = self.distance(z, x)
+            over = distance > eps * (1 + 5e-7) + 5e-8
+            taken += over
+            rounds = None if rounds is None else rounds - 1
+            if rounds == 0 or slack > 0.5 or (rounds is None and not over.any()):
+                return z, taken
+            share = torch.where(over, eps / distance * (1 - slack), 1.0).reshape(-1, *[1] * (x.dim() - 1))
             z = torch.where(share < 1, (x + (z - x) * share.to(x.dtype)).clamp(self.low, self.high), z)
             slack *= 2
-
-    def _outside(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which points lie outside the ball by more than rounding, bool [B], and eps over their distance."""
-        eps, distance = self._exact_eps(x), self.distance(z, x)
-        return distance > eps * (1 + 5e-7) + 5e-8, eps / distance
 
     def sample(self, x: Tensor, unit: Tensor, gauss: Tensor) -> Tensor:
         """Return a random point of the set. unit: uniform [0, 1), gauss: standard normal, both of the shape of x.

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 
 from gauntlet.errors import UserError
 from gauntlet.threat_model.eps import parse_eps
+from gauntlet.threat_model.l1_projection import LOOKS
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import ROUNDS, Threat
 
@@ -138,7 +139,7 @@ def test_l1_projects_far_points_onto_a_small_ball_in_few_steps(dtype, monkeypatc
     x = torch.full((8, 1, 8, 8), 0.5, dtype=dtype)
     z = x + 30 * Rng(0, torch.arange(8), "far").normal((1, 8, 8), dtype=dtype)
     moved = Threat("l1", 0.01).project(z, x)
-    assert len(sums) < 150 + 2 * ROUNDS  # those come first, and read nothing
+    assert len(sums) < 150 + 2 * (ROUNDS + LOOKS)  # rounds before the first look, and between two
     monkeypatch.undo()
     assert Threat("l1", 0.01).distance(moved, x).tolist() == pytest.approx([0.01] * 8, rel=0.02)
 

@@ -34,8 +34,9 @@ YOURS = (
     "defense=rounding",
     "mine.data",
     "mine/data.py",
+    "efficientnet_lite_pytorch",
 )
-"""Commands that need files which the page tells the reader to write: tests of their own run those."""
+"""Commands that need files which the page tells the reader to write, which tests of their own run, or to fetch."""
 
 FEW = ["dataset.limit=2", "runtime.chunk=2", "runtime.progress=false"]
 MANY = ("threat=l2 defense=gaussian_smoothing", "attack=sga", "attack=uap", "defense=bat")

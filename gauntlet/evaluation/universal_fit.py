@@ -201,7 +201,7 @@ def _key(evaluation: Evaluation, stage: Stage, split: Split, victim: str) -> str
         victim, split.digest(), [threat.norm, threat.label, threat.low, threat.high], type(attack).__qualname__, knobs,
         stage.name, evaluation.seed,
     ]  # fmt: skip
-    if revisions := revisions_of(attack, threat.norm):  # a perturbation of the first version keeps its file
+    if revisions := revisions_of(attack, threat):  # a perturbation of the first version keeps its file
         answer.append(revisions)
     return hashlib.sha256(json.dumps(answer, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -66,7 +66,7 @@ def attack_manifest(
     if asked.enough is not None:  # its chunks hold other images; how wide is enough is no part of what it is
         answer["order"] = "shuffled"
     if revisions is None:
-        revisions = revisions_of(suite, evaluation.threat.norm)
+        revisions = revisions_of(suite, evaluation.threat)
     if revisions:  # runs of the first version keep their hash
         answer["revisions"] = dict(revisions)
     if evaluation.replaced:

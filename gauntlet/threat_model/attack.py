@@ -42,8 +42,9 @@ class Traits:
         stages: name -> attack, of a suite; empty: it is one attack.
         under: norm -> the stages as they run under a threat of that norm; None: `stages` under all.
         targetable: whether a targeted head (`gauntlet.threat_model.targeted`) makes it a targeted attack.
-        revisions: norm -> version of what the attack does there, from 2 on; None: the first everywhere. It belongs to
-            the identity of a run, so that a run of an earlier version is never continued by a later one.
+        revisions: norm -> version of what the attack does there, from 2 on; None: the first everywhere. "targeted" is
+            that under targeted threats, where it is the later one. It belongs to the identity of a run, so that a run
+            of an earlier version is never continued by a later one.
     """
 
     needs: str
@@ -137,10 +138,11 @@ def compares(attack: object) -> bool:
     return any(traits_of(part).cross_sample for part in stages_of("", attack).values())
 
 
-def revisions_of(attack: Any, norm: str, name: str = "attack") -> dict[str, int]:
-    """Return the place of each attack, such as `attack.stages.pma` -> its version under that norm, without those at
+def revisions_of(attack: Any, threat: Threat, name: str = "attack") -> dict[str, int]:
+    """Return the place of each attack, such as `attack.stages.pma` -> its version under that threat, without those at
     their first."""
-    own = (traits_of(attack).revisions or {}).get(norm, 1) if hasattr(attack, "needs") else 1
+    revisions = (traits_of(attack).revisions or {}) if hasattr(attack, "needs") else {}
+    own = max(revisions.get(threat.norm, 1), revisions.get("targeted", 1) if threat.targeted else 1)
     found = {name: own} if own > 1 else {}
     for knob in fields(attack) if is_dataclass(attack) else ():
         value, place = getattr(attack, knob.name), f"{name}.{knob.name}"
@@ -148,7 +150,7 @@ def revisions_of(attack: Any, norm: str, name: str = "attack") -> dict[str, int]
             {f"{place}.{key}": part for key, part in value.items()} if isinstance(value, Mapping) else {place: value}
         )
         for below, part in parts.items():
-            found |= revisions_of(part, norm, below) if is_dataclass(part) else {}
+            found |= revisions_of(part, threat, below) if is_dataclass(part) else {}
     return found
 
 

@@ -166,7 +166,7 @@ def _workshop(
     if targets is not None and targets.listed is not None:
         key["targets"] = digest_of(targets.listed.tolist())
     models = {"sources": {name: model.identity for name, model in sources.items()}}
-    revisions = revisions_of(craft.attack, threat.norm)
+    revisions = revisions_of(craft.attack, threat)
     if revisions and digest_of(key | models) not in sets:
         key["revisions"] = revisions
     identity = digest_of(key | models)

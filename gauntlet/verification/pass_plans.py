@@ -72,7 +72,7 @@ def passes_vary(attack: Any, norm: str) -> bool:
 
 def of_this_version(run: Evaluation, revisions: Mapping[str, int]) -> bool:
     """Return whether the attacks of this code are of the versions that a run was made by."""
-    return dict(revisions) == revisions_of(run.attack[1], run.threat.norm)
+    return dict(revisions) == revisions_of(run.attack[1], run.threat)
 
 
 def pass_problems(row: Any, plan: PassPlan | None) -> Iterator[str]:

@@ -6,15 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gauntlet.attacks.gauntlet import Gauntlet
+from gauntlet.attacks.gauntlet import PROBABILITY, TRUE, Gauntlet
 from gauntlet.attacks.gauntlet_state import GauntletState
 from gauntlet.data.dataset import Batch
 from gauntlet.errors import UserError
 from gauntlet.evaluation.chunk import evaluate_chunk
 from gauntlet.evaluation.evaluation import Evaluation
+from gauntlet.threat_model.attack import revisions_of
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.counts import Counts
 from gauntlet.threat_model.rng import Rng
+from gauntlet.threat_model.targeted import targeting
 from gauntlet.threat_model.threat import Threat
 from gauntlet.threat_model.victim import Victim, plain
 
@@ -189,3 +191,21 @@ def test_more_rounds_break_no_less(case):
 def test_knobs_out_of_range_are_refused(knob):
     with pytest.raises(UserError, match=rf"attack\.{next(iter(knob))}="):
         Gauntlet(**knob)
+
+
+def test_a_targeted_screen_ascends_cross_entropy_alone_and_says_so(case, monkeypatch):
+    screens, run = [], GauntletState.run
+
+    def noted(self, phase, index, plan, *others, **knobs):
+        screens.append({step.loss for step in plan})
+        return run(self, phase, index, plan, *others, **knobs)
+
+    monkeypatch.setattr(GauntletState, "run", noted)
+    attack, target = Gauntlet(rounds=0, probe=0), (case.y + 1) % 5
+    threats = Threat("linf", 0.15), Threat("linf", 0.15, goal="targeted")
+    for threat in threats:
+        head = CountedHead(case.victim.heads[0], case.victim.predict, Counts.of(case.ids))
+        head = targeting(head, case.y, target) if threat.targeted else head
+        attack(head, case.x, case.y, threat=threat, rng=Rng(0, case.ids, "attack"))
+    assert screens == [{TRUE, PROBABILITY}, {TRUE}]
+    assert [revisions_of(attack, threat) for threat in threats] == [{"attack": 3}, {"attack": 4}]

@@ -1,6 +1,7 @@
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from scipy.optimize import minimize
 from gauntlet.errors import UserError
 from gauntlet.threat_model.eps import parse_eps
 from gauntlet.threat_model.l1_projection import LOOKS
+from gauntlet.threat_model.passes import Guess
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import ROUNDS, Threat
 
@@ -176,3 +178,24 @@ def test_an_eps_beyond_every_image_is_refused(norm, most):
     if norm != "linf":  # refused at once
         with pytest.raises(UserError, match="wider than the pixel box: no two images of 3x2x2"):
             Threat(norm, most * 1.01).check_reach((3, 2, 2))
+
+
+@pytest.mark.parametrize("rounds", [1, 4, 7, 12])
+@pytest.mark.parametrize(("norm", "eps"), [("l1", 2.0), ("l2", 0.2)])
+def test_points_that_take_no_more_rounds_are_those_of_project(norm, eps, rounds):
+    ids, threat = torch.arange(64), Threat(norm, eps)
+    x = Rng(0, ids, "x").uniform((3, 8, 8))
+    z = x + Rng(0, ids, "z").normal((3, 8, 8)) * torch.linspace(0, 3, 64)[:, None, None, None]
+    point, taken = threat.projected(z, x, rounds)
+    found = taken <= rounds
+    assert found.any()
+    assert torch.equal(point[found], threat.project(z, x)[found])
+
+
+def test_a_guess_is_what_it_took_and_some_more():
+    guess = Guess(8, 16, spare=0.5)
+    assert guess.enough(np.array([3.0, 8.0]))
+    assert guess.value == 12
+    assert not guess.enough(np.array([17.0]))
+    assert guess.value == 16
+    assert [guess.enough(np.array([2.0])) and guess.value for _ in range(4)] == [9, 6, 4, 3]

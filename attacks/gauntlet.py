@@ -13,6 +13,7 @@ from gauntlet.attacks.linearized_boundary import nearest_classes
 from gauntlet.attacks.losses import Cotangent, ce, margin, pm, temperature_scaled
 from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
 from gauntlet.attacks.projected_ascent import Step
+from gauntlet.attacks.query_fallback import QueryFallback
 from gauntlet.attacks.relaxed_ball import RelaxedSearch
 from gauntlet.knobs import Knobs, knob
 from gauntlet.threat_model.counted_head import CountedHead
@@ -52,10 +53,10 @@ class Gauntlet(Knobs, key="attack"):
     of the screen: with shorter steps, with a smoother count of pixels, and as it is by default. The queries below know
     no l0.
 
-    Gradients may lie. Each survivor gets a few random queries (`probe`; Square, arXiv 1912.00049). Where local
-    linearity fails, or the queries took much beside what gradients took and what is left, more of them follow
-    (`trial`), and where it fails they go on after these (`square`), as long as the margin falls fast enough; a search
-    that came close is made again from another start.
+    Gradients may lie. Each survivor gets a few random queries from its best point (`probe`; Square, arXiv 1912.00049).
+    Where local linearity fails, or the queries took a tenth of what gradients left, more of them follow (`trial`), and
+    where it fails they go on after these (`square`), as long as the margin falls fast enough; a search that came close
+    is followed by another (`gauntlet.attacks.query_fallback`).
 
     Everything is decided from the sample itself, so neither batch-mates nor chunks matter. Records name the phase that
     broke a sample: screen, relaxed, restart, the kind of attempt, sparse, probe, trial or square.
@@ -69,7 +70,8 @@ class Gauntlet(Knobs, key="attack"):
         turns: ODI steps of eps before a `turn`, >= 0.
         mismatch: relative error of the linear model beyond which gradients are not believed, > 0.
         probe: queries to each survivor, >= 0.
-        trial: queries at most to samples whose gradients are not believed, and where the probe did well, >= 0.
+        trial: queries at most to samples whose gradients are not believed, and where the probe did well, those of the
+            probe included, >= 0.
         queries: of a search to the former at most, those of the trial included, >= 0.
 
     Raises:
@@ -78,11 +80,11 @@ class Gauntlet(Knobs, key="attack"):
 
     needs: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
-    revisions: ClassVar[dict[str, int]] = {"linf": 3, "l2": 3, "l1": 3, "targeted": 4}
+    revisions: ClassVar[dict[str, int]] = {"linf": 4, "l2": 4, "l1": 4, "targeted": 5}
     """Version 1 moved 5 % of the entries under l1; up to 1 (linf, l2) and 2 (l1) queries began anew after a trial, and
     attempts of wide bounds stood where runs go through a relaxed ball now; up to 2 (linf, l2) bounds after such runs
-    were as narrow under a targeted threat; up to 3 half of a targeted screen ascended the probability
-    margin."""
+    were as narrow under a targeted threat; up to 3 queries began at stripes or bumps and not at the best point; up to 4
+    half of a targeted screen ascended the probability margin."""
     KINDS: ClassVar[tuple[str, ...]] = ("probability", "turn", "margin", "turn", "rival")
     L1_KINDS: ClassVar[tuple[str, ...]] = ("truth", "probability", "truth", "turn", "rival")
     L1_EFFORT: ClassVar[int] = 2
@@ -102,17 +104,6 @@ class Gauntlet(Knobs, key="attack"):
     NEAR: ClassVar[float] = 0.2
     """The largest gap of a sample that attempts try after such runs, in units of what it is without them. Under a
     targeted threat these had one class to go to, and it stays what it is."""
-    TRIAL_GAIN_SHARE: ClassVar[float] = 0.2
-    """Share of what gradients took from a margin that the queries of a probe must take for a trial."""
-    TRIAL_MARGIN_SHARE: ClassVar[float] = 0.5
-    """Share of what is left of the margin that they must take."""
-    STOPS: ClassVar[tuple[tuple[float, float], ...]] = (
-        (0.01, 0.84), (0.02, 0.78), (0.03, 0.75), (0.04, 0.7), (0.06, 0.52), (0.1, 0.47), (0.15, 0.42), (0.2, 0.35),
-        (0.3, 0.3), (0.4, 0.26), (0.6, 0.06),
-    )  # fmt: skip
-    """Shares of the queries, and shares of the clean margin above which no more are made there."""
-    AGAIN: ClassVar[float] = 0.3
-    """Share of the clean margin to which a search must have come for another from a new start."""
 
     steps: int = knob(20, least=1)
     rounds: int = knob(12, least=0)
@@ -148,7 +139,8 @@ class Gauntlet(Knobs, key="attack"):
             for number, knobs in enumerate(self.SPARSE):
                 state.sparse(SigmaZero(steps=self.SPARSE_EFFORT * self.steps, **knobs), number)
         else:
-            self._black_box_fallback(state, doubted if relaxed else self._doubted(state))
+            fallback = QueryFallback(self.probe, self.trial, self.queries)
+            fallback(state, doubted if relaxed else self._doubted(state))
         return state.best.z
 
     def _doubted(self, state: GauntletState) -> Tensor:
@@ -201,20 +193,6 @@ class Gauntlet(Knobs, key="attack"):
             odi_plan, odi_direction = [ODI_STEP] * self.turns, state.odi_direction(index, number)
             index, start = state.run(kind, index, odi_plan, (number, "aside"), target=odi_direction)
             state.run(kind, index, _plan(TRUE, PROBABILITY, steps), number, start=start)
-
-    def _black_box_fallback(self, state: GauntletState, doubted: Tensor) -> None:
-        """Query the survivors, more of them where gradients cannot be believed."""
-        taken = state.clean - state.best.margin  # by gradients
-        by_probe = state.clean - state.search_by_queries("probe", torch.full_like(state.y, self.probe), {})
-        promising = (by_probe >= self.TRIAL_GAIN_SHARE * taken) & (
-            by_probe >= self.TRIAL_MARGIN_SHARE * state.best.margin
-        )
-        most = max(self.trial, self.queries) if self.trial else 0
-        stops = {max(1, round(share * most)): bound for share, bound in self.STOPS}
-        budget = torch.where(doubted, most, torch.where(promising, self.trial, 0))
-        least = state.search_by_queries("trial", budget, stops, self.trial)
-        close = doubted & (least <= self.AGAIN * state.clean)
-        state.search_by_queries("square", torch.where(close, most, 0), stops)
 
 
 def _plan(first: Cotangent, second: Cotangent, steps: int) -> list[Step]:

@@ -1,18 +1,14 @@
 """What `gauntlet` knows of the samples of a call, and how its parts run on them."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from gauntlet.attacks.apgd_l1 import sparse_ascent
-from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.losses import along, margin, margins, ranking
 from gauntlet.attacks.minimum_norm.sigma_zero import SigmaZero
 from gauntlet.attacks.projected_ascent import BestCandidates, Step, ascend
-from gauntlet.threat_model.access import level_of, narrowed
 from gauntlet.threat_model.counted_head import CountedHead
-from gauntlet.threat_model.passes import HostIndex, HostMask, HostValues, RowLoss, positions
+from gauntlet.threat_model.passes import RowLoss
 from gauntlet.threat_model.rng import Rng
 from gauntlet.threat_model.threat import Threat
 
@@ -86,42 +82,6 @@ class GauntletState:
             z, y, end = z[moved], y[moved], draw.select(moved).stream("end")
             logits = self.head.scores(z, end)
             self.best.note(index[moved], z, margins(logits, y), self.head.broken(z, logits, y, end, plain=True))
-
-    def search_by_queries(self, name: str, budget: Tensor, stops: Mapping[int, float], trial: int = 0) -> Tensor:
-        """Query survivors by one search each; return the margins where they end, [B], infinite of those not asked.
-
-        Args:
-            name: of the phase; where there is a trial, it is `square` after that.
-            budget: the most queries of each, int64 [B]: none, those of the trial, or a larger number that all others
-                share.
-            stops: queries -> share of the clean margin above which a sample leaves there.
-            trial: queries of the trial.
-        """
-        index, least = self.survivors(budget > 0), torch.full_like(self.clean, torch.inf)
-        if not len(index):
-            return least
-        x, y, draw = self.x[index], self.y[index], self.rng.select(index).stream(name)
-        clean, due = self.clean[index].cpu().numpy(), budget[index].cpu().numpy()
-        self.head.counts.enter(name, draw.ids)
-
-        def going_on(query: int, rows: HostIndex, margin: HostValues) -> HostMask | None:
-            stay = margin <= stops[query] * clean[rows] if query in stops else None
-            if query == trial:
-                more = due[rows] > query
-                stay = more if stay is None else stay & more
-                (further,) = positions(x.device, rows[stay & (margin > 0)])
-                self.head.counts.enter("square", draw.ids[further])
-            return stay
-
-        attack = Square(queries=int(due.max()))
-        z = attack.search(
-            narrowed(self.head, level_of(attack)), x, y, threat=self.threat.select(index), rng=draw, going_on=going_on
-        )
-        end = draw.stream("end")
-        logits = self.head.scores(z, end)
-        least[index] = margins(logits, y)
-        self.best.note(index, z, least[index], self.head.broken(z, logits, y, end, plain=True))
-        return least
 
     def linearity_error(self, index: Tensor) -> Tensor:
         """Return how far the linear model at the best point is from the change of the margin on the way back to the

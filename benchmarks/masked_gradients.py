@@ -1,12 +1,13 @@
 """When `gauntlet` may ask whether gradients are masked, and how early a search by queries shows that it will fail.
 
     python -m benchmarks.masked_gradients doubts [--model NAME ...] [--first 4000] [--samples 500]
-    python -m benchmarks.masked_gradients queries [--model NAME ...] [--first 4000] [--samples 200]
+    python -m benchmarks.masked_gradients queries [--model NAME ...] [--first 4000] [--samples 200] [--stripes]
 
 `doubts`: survivors whose local linearity fails after the screen of `gauntlet`, after its other runs, and both times.
-`queries`: Square attack of 5,000 queries on all that its gradients leave. At the queries of each stop: the largest
-share of the clean margin that stands of a sample that falls later, how many of these stand above the stop, and how many
-of those that never fall are below it, and so asked on. Models are those of benchmarks.gauntlet.
+`queries`: Square attack of 5,000 queries on all that its gradients leave, from their best points with small squares, as
+`gauntlet` makes it, or from stripes (`--stripes`). At the queries of each stop: the largest shares of the clean margin
+and of the margin at the best point that stand of a sample that falls later, how many of these stand above the stop, and
+how many of those that never fall are below it, and so asked on. Models are those of benchmarks.gauntlet.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from benchmarks.public import images_of
 from gauntlet.attacks.black_box.square import Square
 from gauntlet.attacks.gauntlet import PROBABILITY, TRUE, Gauntlet, _plan
 from gauntlet.attacks.gauntlet_state import GauntletState
+from gauntlet.attacks.query_fallback import QueryFallback
 from gauntlet.threat_model.access import narrowed
 from gauntlet.threat_model.counted_head import CountedHead
 from gauntlet.threat_model.counts import Counts
@@ -66,24 +68,28 @@ def doubts(model: str, options: argparse.Namespace) -> str:
 def queries(model: str, options: argparse.Namespace) -> Iterator[str]:
     state, _ = attacked(model, options)
     index, attack = state.survivors(), Square()
-    shares, clean = {}, state.clean[index].double()
-    stops = {round(share * attack.queries): bound for share, bound in Gauntlet.STOPS}
+    clean, begun = state.clean[index].double(), state.best.margin[index].double()
+    left: dict[int, Tensor] = {}
 
     def noted(query: int, rows: HostIndex, least: HostValues) -> None:
-        if query in stops:
+        if query in QueryFallback.STOPS:
             at = torch.from_numpy(rows)
-            shares[query] = torch.full_like(clean, -1).index_copy(0, at, torch.from_numpy(least) / clean[at])
+            left[query] = torch.full_like(clean, -1).index_copy(0, at, torch.from_numpy(least).double())
 
     draw, x, y = state.rng.select(index).stream("queries"), state.x[index], state.y[index]
     head, around = narrowed(state.head, "score"), state.threat.select(index)
-    z = attack.search(head, x, y, threat=around, rng=draw, going_on=noted)
+    start, ahead = (None, 0) if options.stripes else (state.best.z[index], QueryFallback.AHEAD)
+    z = attack.search(head, x, y, threat=around, rng=draw, start=start, ahead=ahead, going_on=noted)
     falls = state.head.broken(z, state.head.scores(z, draw), y, draw, plain=True)
     yield f"{model}: {len(index)} survivors, {falls.sum()} fall"
-    for query, bound in stops.items():
-        share = shares.get(query, torch.full_like(clean, -1))
-        later, asked = falls & (share >= 0), (~falls & (share <= bound)).sum()
-        most = f"{share[later].max():.2f}" if later.any() else "none"
-        yield f"  {query}: {most} of {later.sum()}, above {bound}: {(later & (share > bound)).sum()}, asked on: {asked}"
+    for query, (of_clean, of_start) in QueryFallback.STOPS.items():
+        margin = left.get(query, torch.full_like(clean, -1))
+        later, kept = falls & (margin >= 0), (margin <= of_clean * clean) & (margin <= of_start * begun)
+        most = [f"{(margin / whole)[later].max():.2f}" if later.any() else "none" for whole in (clean, begun)]
+        yield (
+            f"  {query}: {later.sum()} later, of {' and '.join(most)}; above {of_clean} or {of_start}: "
+            f"{(later & ~kept).sum()}, asked on: {(~falls & (margin >= 0) & kept).sum()}"
+        )
 
 
 def main() -> None:
@@ -92,6 +98,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="*")
     parser.add_argument("--samples", type=int)
     parser.add_argument("--first", type=int, default=4000)
+    parser.add_argument("--stripes", action="store_true")
     parser.add_argument("--trained", type=Path, default=Path("runs/_trained"))
     options = parser.parse_args()
     options.samples = options.samples or {"doubts": 500, "queries": 200}[options.what]

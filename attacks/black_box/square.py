@@ -196,22 +196,36 @@ class Square(Knobs, key="attack"):
         return self.search(head, x, y, threat=threat, rng=rng)
 
     def search(
-        self, head: CountedHead, x: Tensor, y: Tensor, *, threat: Threat, rng: Rng, going_on: GoingOn | None = None
+        self,
+        head: CountedHead,
+        x: Tensor,
+        y: Tensor,
+        *,
+        threat: Threat,
+        rng: Rng,
+        start: Tensor | None = None,
+        ahead: int = 0,
+        going_on: GoingOn | None = None,
     ) -> Tensor:
-        """Return what a call does, with the samples that stand left out as soon as `going_on` says so."""
+        """Return what a call does, with the samples that stand left out as soon as `going_on` says so.
+
+        start: first candidates like x, legal; None: stripes or bumps.
+        ahead: queries that count as made already where the side of a square is chosen, >= 0: a start that is nearly
+            adversarial is lost by large squares.
+        """
         found = x.clone()
         if not len(x):
             return found
         index, best = np.arange(len(x)), np.full(len(x), np.inf)
         x = x.contiguous()
-        z = tried = begin(x, threat, rng.stream("start"))
+        z = tried = begin(x, threat, rng.stream("start")) if start is None else start.clone()
         words = rng.ids[:, None, None]
         for query in range(self.queries):
             draw = rng.stream(query)
             if query % BLOCK == 0:
                 words = rng.stream(f"block{query // BLOCK}").bits((BLOCK, 5 + x.shape[1]))
             if query:
-                tried = propose(z, x, threat, self.side(query - 1, *x.shape[2:]), words[:, query % BLOCK])
+                tried = propose(z, x, threat, self.side(ahead + query - 1, *x.shape[2:]), words[:, query % BLOCK])
             fallen, margin = head.fallen(tried, y, draw, margins(head.scores(tried, draw), y), plain=True)
             better = (margin < best) | fallen
             best[better] = margin[better]

@@ -34,7 +34,7 @@ def test_the_cut_into_chunks_belongs_to_runs_that_compare_samples(attack, compar
 
 @pytest.mark.parametrize(
     ("attack", "place", "revised", "version", "kept"),
-    [("gauntlet", "attack", "l1", 3, "l0 threat.eps=3"), ("pma_plus", "attack.stages.pma", "l1", 2, "linf")],
+    [("gauntlet", "attack", "l1", 4, "l0 threat.eps=3"), ("pma_plus", "attack.stages.pma", "l1", 2, "linf")],
 )
 def test_a_later_version_of_an_attack_is_another_run_in_the_norms_that_it_changes(
     attack, place, revised, version, kept, weights, tmp_path

@@ -172,4 +172,4 @@ def test_a_targeted_screen_ascends_cross_entropy_alone_and_says_so(case, monkeyp
         head = targeting(head, case.y, target) if threat.targeted else head
         attack(head, case.x, case.y, threat=threat, rng=Rng(0, case.ids, "attack"))
     assert screens == [{TRUE, PROBABILITY}, {TRUE}]
-    assert [revisions_of(attack, threat) for threat in threats] == [{"attack": 3}, {"attack": 4}]
+    assert [revisions_of(attack, threat) for threat in threats] == [{"attack": 4}, {"attack": 5}]

@@ -146,7 +146,7 @@ class PatchThreat(Threat):
             found.append(_ranked(left, *self.size(left), 1).reshape(first.shape))
         return torch.stack(found, 2)
 
-    def project(self, z: Tensor, x: Tensor) -> Tensor:
+    def projected(self, z: Tensor, x: Tensor, rounds: int) -> tuple[Tensor, None]:
         """Return the point of the set near z: what is outside of the patches is undone, then the box.
 
         Without `corners` the patches go where undoing costs the most; for one patch that is the nearest point.
@@ -154,7 +154,7 @@ class PatchThreat(Threat):
         inside = z.clamp(self.low, self.high)
         cost = ((z - x).square() - (z - inside).square()).sum(1, keepdim=True)
         corners = self.places(cost)[:, 0] if self.corners is None else self.corners
-        return torch.where(self.mask(x, corners), inside, x)
+        return torch.where(self.mask(x, corners), inside, x), None
 
     def sample(self, x: Tensor, unit: Tensor, gauss: Tensor) -> Tensor:
         """Return a random point: uniform values, at places that the largest of gauss pick; both of the shape of x."""

@@ -5,7 +5,7 @@ The benchmark owns the threat; no attack has an eps of its own. Images are float
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -145,6 +145,7 @@ class Threat:
         factors = torch.ones(1, device=x.device, dtype=x.dtype) if self.factors is None else self.factors.to(x)
         return (factors * self.radius).reshape(-1, *[1] * (x.dim() - 1))
 
+    @final
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """Return the point of the set near z. Exact for linf, l1 and l0; for l2 the ball comes first and the box
         second, which stays inside both but is not the nearest point where a pixel meets the box.

@@ -74,10 +74,10 @@ class TransformationThreat(Threat):
     def check_reach(self, shape: tuple[int, ...]) -> None:
         """Refuse images that cannot be transformed; shape: (C, H, W)."""
 
-    def project(self, z: Tensor, x: Tensor) -> Tensor:
+    def projected(self, z: Tensor, x: Tensor, rounds: int) -> tuple[Tensor, None]:
         """Return the nearest parameters of the set; those without a limit of their own are 0."""
         free = torch.tensor([limit > 0 for limit in self.axes], device=z.device)
-        return torch.where(free, z.clamp(-self.radius, self.radius), 0.0)
+        return torch.where(free, z.clamp(-self.radius, self.radius), 0.0), None
 
     def random(self, x: Tensor, rng: Rng) -> Tensor:
         """Return uniform parameters of the set, [B, P]."""

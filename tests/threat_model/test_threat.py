@@ -199,3 +199,18 @@ def test_a_guess_is_what_it_took_and_some_more():
     assert not guess.enough(np.array([17.0]))
     assert guess.value == 16
     assert [guess.enough(np.array([2.0])) and guess.value for _ in range(4)] == [9, 6, 4, 3]
+
+
+def test_every_threat_projects_in_one_way():
+    """Attacks read the projection late (`projected`); a threat with another `project` would be left by them."""
+    import gauntlet.threat_model.color
+    import gauntlet.threat_model.patch
+    import gauntlet.threat_model.spatial  # noqa: F401
+
+    found, waiting = [], [Threat]
+    while waiting:
+        below = waiting.pop().__subclasses__()
+        found += below
+        waiting += below
+    assert len(found) >= 4
+    assert all("project" not in vars(kind) for kind in found)

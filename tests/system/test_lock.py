@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -113,13 +114,20 @@ def test_an_owner_on_a_machine_that_shares_no_locks_is_seen_by_its_lease(tmp_pat
     path = elsewhere(tmp_path)
     monkeypatch.setattr(lock, "BEAT", 10)
     assert holder(tmp_path, "it").doing == "its work 45 %"
-    renew = subprocess.Popen(["sh", "-c", f"while sleep 0.01; do touch '{path}'; done"])
+    ended = threading.Event()
+
+    def renew():
+        while not ended.wait(0.01):
+            os.utime(path)
+
+    owner = threading.Thread(target=renew)
+    owner.start()
     try:
         with pytest.raises(UserError, match=f"{OTHER} is working on"):
             sole_owner(tmp_path, "it", "; wait").__enter__()
     finally:
-        renew.kill()
-        renew.wait()
+        ended.set()
+        owner.join()  # a process may leave a child that renews once more
     monkeypatch.setattr(lock, "BEAT", 0.05)
     with sole_owner(tmp_path, "it", "; wait"):  # nobody has renewed it while we looked
         assert owner_of(tmp_path, "it").who == whoami()
